@@ -1,0 +1,55 @@
+"""Every error a user can meet: one line that names the thing and the mend, and an exit code.
+
+The command line prints ``str(error)`` without a traceback and leaves with ``error.exit_code``
+(the table is in the README and in ``docs/exit-codes.md``).
+"""
+
+from __future__ import annotations
+
+
+class Lr2EvalError(Exception):
+    """Base of the tree; ``exit_code`` is what the command line leaves with."""
+
+    exit_code = 5
+
+
+class UsageError(Lr2EvalError):
+    """The question itself is wrong: a flag, a configuration, a folder. Nothing was started."""
+
+    exit_code = 2
+
+
+class CheckpointError(UsageError):
+    """The model folder cannot be used: missing or truncated weights, no tokenizer, pickles, bad factors."""
+
+
+class TaskError(UsageError):
+    """Unknown task, or a task that cannot exist at the asked length."""
+
+
+class MissingDataError(UsageError):
+    """Benchmark data is not there. ``missing`` lists every thing that is missing, one line each."""
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing or (message,)
+
+
+class NotComparableError(Lr2EvalError):
+    """Two runs do not answer the same question (other samples, prompts, tokenizers)."""
+
+    exit_code = 4
+
+
+class RunFailedError(Lr2EvalError):
+    """The run stopped part-way; every finished batch is in the store and the same command resumes."""
+
+    exit_code = 5
+
+
+class StoreError(RunFailedError):
+    """The run folder cannot be read or written: full disk, damaged database, lost folder."""
+
+
+class BackendError(RunFailedError):
+    """The model produced something unusable (NaN logits) or does not fit into memory."""

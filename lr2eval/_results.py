@@ -1,0 +1,114 @@
+"""``results.json``: the published summary of a run. Stored numbers only, no timing, so equal runs give equal files.
+
+The JSON schema in ``lr2eval/schemas/results.schema.json`` is generated from these models; a test fails when the
+two drift apart (``python -m lr2eval._results`` rewrites it).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+SCHEMA_FILE = Path(__file__).with_name("schemas") / "results.schema.json"
+
+Cell = str | int | float | bool | None
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Interval(_Model):
+    """A confidence interval on the 0..100 scale."""
+
+    low: float
+    high: float
+    confidence: float = Field(description="Coverage aimed at, for example 0.95")
+    method: str = Field(description="wilson, or mover-wilson for means over tasks")
+
+
+class ModelFacts(_Model):
+    """Which model was run, as far as its folder tells."""
+
+    name: str
+    fingerprint: str = Field(description="sha256 over configuration and weights")
+    tokenizer_fingerprint: str
+    architecture: str
+    parameters: int
+    dtype: str
+    window: int = Field(description="max_position_embeddings: the longest sequence the model is run at")
+    original_window: int | None = Field(description="Lt for a rescaled checkpoint, else null")
+    rope_type: str
+    rope: dict[str, Any] = Field(description="rope_parameters of the configuration, verbatim")
+
+
+class ShardResult(_Model):
+    """One task at one length."""
+
+    benchmark: str
+    task: str
+    length: int | None
+    metric: str
+    n: int = Field(description="samples scored; skipped ones are not among them")
+    score: float | None = Field(description="mean over samples, 0..100; null when nothing was scored")
+    interval: Interval | None
+    empty: int = Field(description="samples answered with nothing but white space")
+    truncated: int = Field(description="samples whose prompt was shortened in the middle")
+    skipped: int = Field(description="samples left out because they did not fit")
+    windows: dict[str, int] = Field(description="samples by RoPE used: only, short, long, short->long")
+    prompt_tokens: int
+    new_tokens: int
+    data: dict[str, Cell] = Field(description="facts about the data: hash, haystack, fill")
+
+
+class Summary(_Model):
+    """A mean over several shards: of one benchmark at one length (or without length)."""
+
+    benchmark: str
+    length: int | None
+    over: Literal["tasks", "samples"]
+    headline: bool = Field(description="whether this is the benchmark's one number")
+    score: float
+    interval: Interval
+    n: int
+    tasks: int
+
+
+class NotRun(_Model):
+    """Something that was asked for and did not run, with the reason."""
+
+    task: str
+    length: int | None
+    reason: str
+
+
+class Results(_Model):
+    """The whole file."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    lr2eval_version: str
+    digest: str = Field(description="digest over sample ids, prompt hashes, answers and scores")
+    complete: bool
+    model: ModelFacts
+    settings: dict[str, Any] = Field(description="the resolved configuration that decides the samples")
+    shards: list[ShardResult]
+    summaries: list[Summary]
+    not_run: list[NotRun]
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of ``results.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Results.model_json_schema()}
+
+
+def schema_text() -> str:
+    """The committed text of the schema file."""
+    return json.dumps(schema(), indent=2, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(schema_text(), encoding="utf-8")

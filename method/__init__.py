@@ -1,0 +1,1 @@
+"""LongRoPE2 and its rivals: RoPE factors, the windowed rotary module."""

@@ -1,0 +1,1 @@
+"""A finished run -> one self-contained HTML file."""
