@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-SCHEMA_VERSION = 1
 SCHEMA_FILE = Path(__file__).with_name("schemas") / "results.schema.json"
 
 Cell = str | int | float | bool | None
@@ -89,7 +88,7 @@ class NotRun(_Model):
 class Results(_Model):
     """The whole file."""
 
-    schema_version: Literal[1] = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     lr2eval_version: str
     digest: str = Field(description="digest over sample ids, prompt hashes, answers and scores")
     complete: bool

@@ -96,7 +96,9 @@ class RunStore:
             if version is None:
                 store.set_meta("store_version", str(STORE_VERSION))
             elif version != str(STORE_VERSION):
-                raise StoreError(f"{path}: store version {version}, this lr2eval reads {STORE_VERSION}; use a fresh --out")
+                raise StoreError(
+                    f"{path}: store version {version}, this lr2eval reads {STORE_VERSION}; use a fresh --out"
+                )
             return store
 
     @classmethod
@@ -132,7 +134,8 @@ class RunStore:
         """The batches of a shard (lists of request numbers), or ``None`` before it was planned."""
         with _store_errors(self.path):
             rows = self._db.execute(
-                "SELECT members FROM batches WHERE shard=? AND request_type=? ORDER BY number", (shard, request_type)
+                "SELECT members FROM batches WHERE shard=? AND request_type=? ORDER BY number",
+                (shard, request_type),
             ).fetchall()
         return [json.loads(row[0]) for row in rows] or None
 
@@ -153,9 +156,7 @@ class RunStore:
             ).fetchall()
         return {r: (key, json.loads(text), ResponseDetail(**json.loads(detail))) for r, key, text, detail in rows}
 
-    def save_batch(
-        self, shard: str, request_type: str, rows: Sequence[tuple[int, str, Any, ResponseDetail]]
-    ) -> None:
+    def save_batch(self, shard: str, request_type: str, rows: Sequence[tuple[int, str, Any, ResponseDetail]]) -> None:
         """Commit the responses of one finished batch: (request number, key, response, detail)."""
         with self._transaction() as db:
             db.executemany(

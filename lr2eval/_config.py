@@ -1,0 +1,207 @@
+"""What the user asked for: one typed, frozen run configuration out of flags, a TOML file and ``--set``."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lr2eval._errors import UsageError
+from lr2eval._ids import digest
+
+DEFAULT_SAMPLES = 100
+FIRST_LENGTH = 4096
+
+
+class RunConfig(BaseModel):
+    """A run, fully described. Field names are the keys of ``--config`` files and ``--set``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    tasks: tuple[str, ...]
+    baseline: str | None = None
+    lengths: tuple[int, ...] | None = None
+    """Token counts; ``None`` doubles from 4k to the model's window."""
+    samples_per_task: int = Field(DEFAULT_SAMPLES, ge=1)
+    limit: int | float | None = None
+    seed: int = 0
+    backend: str = "hf"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str | None = None
+    batch_size: int | Literal["auto"] = "auto"
+    data_dir: Path | None = None
+    offline: bool = False
+    truncation: Literal["error", "skip", "middle"] = "error"
+    window_policy: Literal["exact", "budget"] = "exact"
+    chat: bool = False
+    out: Path | None = None
+
+    # Without a flag: --config or --set only.
+    prefill_chunk: int | None = Field(None, ge=1)
+    """Prefill long prompts in pieces of so many tokens: less memory, same answers."""
+    memory_limit: str | None = None
+    """Bytes the batches may use, for example ``8GiB``; the free memory when not given."""
+    missing_data: Literal["error", "skip"] = "error"
+    """``skip`` runs what can run and lists the rest as not run."""
+    beyond_window: bool = False
+    """Run lengths above ``max_position_embeddings`` on purpose."""
+    trust_remote_code: bool = False
+    options: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Options of single benchmarks: ``[ruler]`` in a file, ``--set ruler.key=value``."""
+
+    @field_validator("lengths", mode="before")
+    @classmethod
+    def _lengths(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(sorted({parse_length(part) for part in parts}))
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _tasks(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+        if not names:
+            raise ValueError("name at least one task (`lr2eval tasks` lists them)")
+        return names
+
+    @field_validator("batch_size")
+    @classmethod
+    def _batch_size(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("must be at least 1, or auto")
+        return value
+
+    @field_validator("limit", mode="before")
+    @classmethod
+    def _limit(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        number = float(value)
+        if number > 0 and number.is_integer():
+            return int(number)
+        if 0 < number < 1:
+            return number
+        raise ValueError("must be a whole number of samples or a share between 0 and 1")
+
+    def settings(self) -> dict[str, Any]:
+        """The keys that decide samples, prompts and answers; a run folder belongs to exactly one such set."""
+        kept = self.model_dump(
+            mode="json",
+            exclude={"model", "baseline", "out", "data_dir", "offline", "missing_data", "memory_limit"},
+        )
+        return kept
+
+    def run_name(self, model_name: str) -> str:
+        """Folder name: the same command names the same folder, so running it again resumes."""
+        safe = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name).strip("-.") or "model"
+        return f"{safe}-{digest(self.settings())[:8]}"
+
+
+def parse_length(value: str | int) -> int:
+    """``4096``, ``"4096"`` or ``"4k"`` -> 4096 (k = 1024, m = 1048576)."""
+    text = str(value).strip().lower()
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([km]?)", text)
+    if not match:
+        raise ValueError(f"{value!r} is no length; write 4096 or 4k")
+    number = float(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2]]
+    if number < 1 or not number.is_integer():
+        raise ValueError(f"{value!r} is no whole number of tokens")
+    return int(number)
+
+
+def format_length(length: int) -> str:
+    """4096 -> ``4k``; lengths that are no multiple of 1024 stay numbers."""
+    return f"{length // 1024}k" if length % 1024 == 0 else str(length)
+
+
+def parse_bytes(text: str) -> int:
+    """``8GiB``, ``500MB`` or plain bytes -> bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    if not match:
+        raise UsageError(f"memory_limit {text!r}: write a number of bytes such as 8GiB or 500MB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+
+
+def default_lengths(window: int) -> tuple[int, ...]:
+    """Lengths double from 4k to the window; a model with a smaller window is run at its window."""
+    lengths = []
+    length = FIRST_LENGTH
+    while length <= window:
+        lengths.append(length)
+        length *= 2
+    return tuple(lengths) or (window,)
+
+
+def load_config(flags: Mapping[str, Any], file: Path | None = None, sets: Sequence[str] = ()) -> RunConfig:
+    """Merge (lowest first) the TOML ``file``, ``--set`` and ``flags`` (``None`` = not given) and validate.
+
+    Raises :class:`UsageError` naming the key that is wrong.
+    """
+    values = _read_toml(file) if file else {}
+    for item in sets:
+        key, separator, text = item.partition("=")
+        if not separator or not key.strip():
+            raise UsageError(f"--set {item}: write key=value")
+        _put(values, key.strip(), _parse_value(text))
+    for key, value in flags.items():
+        if value is not None:
+            values[key] = value
+    known = RunConfig.model_fields
+    options = {key: values.pop(key) for key in list(values) if key not in known and isinstance(values[key], dict)}
+    if options:
+        values["options"] = {**values.get("options", {}), **options}
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_first_problem(error)) from error
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {file}: not valid TOML ({error})") from error
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    head, dot, tail = key.partition(".")
+    if dot:
+        inner = values.setdefault(head, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {key}: {head} is not a group of options")
+        inner[tail] = value
+    else:
+        values[head.replace("-", "_")] = value
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    where = str(problem["loc"][0]) if problem["loc"] else "configuration"
+    if problem["type"] == "extra_forbidden":
+        import difflib
+
+        near = difflib.get_close_matches(where, RunConfig.model_fields, 1)
+        return f"unknown key {where!r} in the configuration" + (f"; did you mean {near[0]!r}?" if near else "")
+    if problem["type"] == "missing":
+        return f"--{where.replace('_', '-')} is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"--{where.replace('_', '-')} {problem.get('input')!r}: {message}"

@@ -1,0 +1,160 @@
+"""Everything that can be checked before the model is loaded: checkpoint, lengths, tasks, data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lr2eval import _models
+from lr2eval._checkpoint import Checkpoint
+from lr2eval._config import RunConfig, default_lengths, format_length
+from lr2eval._errors import MissingDataError, NotComparableError, UsageError
+from lr2eval._paths import cache_dir
+from lr2eval._registry import resolve
+from lr2eval._results import NotRun
+from lr2eval._tokens import PromptTokenizer
+from lr2eval._types import Benchmark, Shard, TaskContext
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: its shards have their data, its checkpoint was checked."""
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    tokenizer: PromptTokenizer
+    lengths: tuple[int, ...]
+    shards: tuple[Shard, ...]
+    not_run: tuple[NotRun, ...]
+    headline: Mapping[str, Any]
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.n for shard in self.shards)
+
+    def settings(self) -> dict[str, Any]:
+        """What a run folder belongs to: configuration, model, tokenizer and the data of every shard."""
+        config = self.config.settings()
+        config["lengths"] = list(self.lengths)
+        config["dtype"] = self.config.dtype if self.config.dtype != "auto" else self.checkpoint.dtype
+        return {
+            "config": config,
+            "model": self.checkpoint.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint(),
+            "data": {shard.id: shard.data_hash for shard in self.shards},
+        }
+
+
+def prepare(config: RunConfig, say: Callable[[str], None]) -> Prepared:
+    """Check and gather everything one run needs. Raises the errors of the design, all before any forward pass."""
+    checkpoint = open_checkpoint(config.model, config)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
+    lengths = config.lengths or default_lengths(checkpoint.window)
+    _check_lengths(lengths, checkpoint, config)
+    shards, not_run, headline = _shards(config, tokenizer, lengths, say)
+    return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline)
+
+
+def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepared, Prepared]:
+    """The original (``--baseline``) and the extended model (``--model``) on the same data.
+
+    Lengths beyond the original's window are not run for the original (and listed as such), unless
+    ``beyond_window`` is set. Raises :class:`NotComparableError` when the tokenizers differ.
+    """
+    extended = prepare(config, say)
+    assert config.baseline is not None
+    checkpoint = open_checkpoint(config.baseline, config)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
+    if tokenizer.fingerprint() != extended.tokenizer.fingerprint():
+        raise NotComparableError(
+            f"{config.baseline} and {config.model} have different tokenizers, so no prompt is the same for both; "
+            "run each by itself"
+        )
+    keep: list[Shard] = []
+    beyond: list[Shard] = []
+    for shard in extended.shards:
+        fits = config.beyond_window or shard.length is None or shard.length <= checkpoint.window
+        (keep if fits else beyond).append(shard)
+    reason = f"above the window of the original model ({checkpoint.window} tokens)"
+    not_run = tuple(NotRun(task=shard.task, length=shard.length, reason=reason) for shard in beyond)
+    original = replace(
+        extended,
+        config=config.model_copy(update={"model": config.baseline}),
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        shards=tuple(keep),
+        not_run=extended.not_run + not_run,
+    )
+    return original, extended
+
+
+def open_checkpoint(name: str, config: RunConfig) -> Checkpoint:
+    """The checkpoint of ``--model`` or ``--baseline``, checked."""
+    folder = _models.locate(name, offline=config.offline)
+    return Checkpoint.open(folder, cache=cache_dir(), name=name if not Path(name).exists() else None)
+
+
+def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunConfig) -> None:
+    beyond = [length for length in lengths if length > checkpoint.window]
+    if beyond and not config.beyond_window:
+        raise UsageError(
+            f"{checkpoint.name}: its window (max_position_embeddings) is {checkpoint.window} tokens, "
+            f"below the asked {format_length(beyond[0])}; choose --lengths up to {format_length(checkpoint.window)}, "
+            "or run beyond the window on purpose with --set beyond_window=true"
+        )
+
+
+def _shards(
+    config: RunConfig, tokenizer: PromptTokenizer, lengths: tuple[int, ...], say: Callable[[str], None]
+) -> tuple[tuple[Shard, ...], tuple[NotRun, ...], dict[str, Any]]:
+    context = TaskContext(
+        tokenizer=tokenizer,
+        lengths=lengths,
+        samples_per_task=config.samples_per_task,
+        seed=config.seed,
+        cache_dir=cache_dir(),
+        limit=config.limit,
+        data_dir=config.data_dir,
+        offline=config.offline,
+        progress=say,
+    )
+    if config.data_dir is not None and not config.data_dir.is_dir():
+        raise UsageError(f"--data-dir {config.data_dir}: no such folder")
+    chosen = resolve(config.tasks)
+    _check_options(config, [benchmark for benchmark, _ in chosen])
+    shards: list[Shard] = []
+    not_run: list[NotRun] = []
+    missing: list[str] = []
+    for benchmark, tasks in chosen:
+        options = config.options.get(benchmark.name, {})
+        try:
+            shards += benchmark.prepare(tasks, replace(context, options=options))
+        except MissingDataError as error:
+            missing += error.missing
+            reason = "; ".join(error.missing)
+            not_run.append(NotRun(task=benchmark.name, length=None, reason=f"missing data: {reason}"))
+    if missing and config.missing_data == "error":
+        raise MissingDataError(
+            "missing data: " + "; ".join(missing) + " (or run the rest with --set missing_data=skip)",
+            tuple(missing),
+        )
+    shards = [shard for shard in shards if shard.n]
+    if not shards:
+        raise MissingDataError("nothing to run: " + ("; ".join(missing) or "no task has a sample under this --limit"))
+    # Short lengths first: results that come early, and a failure at the longest length costs nothing finished.
+    shards.sort(key=lambda shard: shard.length or 0)
+    return tuple(shards), tuple(not_run), {benchmark.name: benchmark.headline for benchmark, _ in chosen}
+
+
+def _check_options(config: RunConfig, benchmarks: Sequence[Benchmark]) -> None:
+    names = {benchmark.name for benchmark in benchmarks}
+    for name in config.options:
+        if name not in names:
+            raise UsageError(
+                f"options for {name!r}, which is not among the tasks of this run ({', '.join(sorted(names))})"
+            )

@@ -1,0 +1,237 @@
+"""Running prepared shards on a backend into a run folder that survives anything (design D2)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lr2eval import _manifest
+from lr2eval._backend import load_backend
+from lr2eval._errors import Lr2EvalError, RunFailedError, StoreError, UsageError
+from lr2eval._paths import write_json
+from lr2eval._prepare import Prepared
+from lr2eval._progress import RunProgress
+from lr2eval._results import ModelFacts, Results, ShardResult
+from lr2eval._scoring import scored_samples
+from lr2eval._store import RunStore
+from lr2eval._summary import shard_result, summaries
+from lr2eval._types import Shard
+from lr2eval._version import __version__
+
+RESULTS = "results.json"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run left behind."""
+
+    folder: Path
+    results: Results
+    wall_seconds: float
+    model_seconds: float
+
+
+def execute(run: Prepared, folder: Path, command: Sequence[str], progress: RunProgress) -> Finished:
+    """Run what is not finished yet in ``folder`` and write ``results.json``.
+
+    Raises :class:`UsageError` when the folder holds another configuration or foreign files, and the errors of
+    backend and store; whatever was finished is in the store and the same call goes on from there.
+    """
+    started = time.perf_counter()
+    _open_folder(folder)
+    try:
+        lock = FileLock(folder / "run.lock", timeout=0)
+        with lock:
+            return _locked(run, folder, command, progress, started)
+    except Timeout:
+        raise StoreError(
+            f"{folder}: another lr2eval is writing this run; wait for it or choose another --out"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror or error}; mend that and run the same command again") from error
+
+
+def _open_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".write-probe"
+        probe.touch()
+        probe.unlink()
+        entries = {entry.name for entry in folder.iterdir()}
+    except OSError as error:
+        raise UsageError(f"--out {folder}: {error.strerror or error}; choose a folder that can be written") from error
+    if entries - {"run.lock"} and _manifest.FILE not in entries:
+        raise UsageError(f"--out {folder}: holds files that are no lr2eval run; choose an empty or new folder")
+
+
+def _locked(run: Prepared, folder: Path, command: Sequence[str], progress: RunProgress, started: float) -> Finished:
+    settings = run.settings()
+    manifest = _manifest.read(folder)
+    if manifest is not None:
+        _manifest.refuse_other(manifest["settings"], settings, folder)
+    else:
+        manifest = _new_manifest(run, settings, command)
+    session: dict[str, Any] = {
+        "started": _manifest.now(),
+        "outcome": "running",
+        "versions": _manifest.versions(),
+    }
+    manifest["sessions"].append(session)
+    _manifest.write(folder, manifest)
+    model_seconds = 0.0
+
+    def close_session(outcome: str) -> None:
+        session.update(
+            outcome=outcome,
+            ended=_manifest.now(),
+            wall_seconds=round(time.perf_counter() - started, 3),
+            model_seconds=round(model_seconds, 3),
+        )
+        manifest["finished"] = session["ended"] if outcome == "finished" else None
+        _manifest.write(folder, manifest)
+
+    with RunStore.create(folder) as store:
+        try:
+            waiting = [shard for shard in run.shards if not store.shard_done(shard.id)]
+            if waiting:
+                model_seconds = _run_shards(run, waiting, store, folder, progress)
+            results = write_results(run, store, folder)
+        except BaseException as error:
+            # The first error is the one to tell; a disk that is full stays full for the next two files.
+            with contextlib.suppress(Lr2EvalError):
+                write_results(run, store, folder)
+                close_session("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+            raise
+        close_session("finished")
+    return Finished(folder, results, time.perf_counter() - started, model_seconds)
+
+
+def _run_shards(run: Prepared, waiting: Sequence[Shard], store: RunStore, folder: Path, progress: RunProgress) -> float:
+    from lr2eval._recording import RecordingLM
+
+    progress.message(f"loading {run.checkpoint.name}")
+    backend = load_backend(run.checkpoint, run.config)
+    lm = RecordingLM(
+        backend,
+        store,
+        {
+            "model": run.checkpoint.fingerprint,
+            **{key: run.settings()["config"][key] for key in _RESPONSE_KEYS},
+        },
+        truncation=run.config.truncation,
+    )
+    progress.start(run.shards)
+    for shard in run.shards:
+        if shard in waiting:
+            _run_shard(run, shard, lm, store, progress)
+            write_results(run, store, folder)
+        else:
+            progress.shard_kept(shard)
+    return float(getattr(backend, "model_seconds", 0.0))
+
+
+_RESPONSE_KEYS = (
+    "backend",
+    "dtype",
+    "device",
+    "window_policy",
+    "truncation",
+    "chat",
+    "prefill_chunk",
+    "batch_size",
+)
+"""Beside the model, what decides a response: part of every response key."""
+
+
+def _run_shard(run: Prepared, shard: Shard, lm: Any, store: RunStore, progress: RunProgress) -> None:
+    from lm_eval.evaluator import evaluate
+
+    random.seed(run.config.seed)  # lm-eval's few-shot samplers may draw from the global generator
+    task = shard.load()
+    task.set_fewshot_seed(run.config.seed)
+    name = task.config.task
+    progress.shard_started(shard)
+    lm.begin(shard.id)
+    lm.on_batch = progress.batch_done
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    chat = run.config.chat
+    logged = evaluate(
+        lm,
+        {"tasks": {name: task}, "groups": {}, "group_map": {}},
+        bootstrap_iters=0,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+    )
+    samples = scored_samples(shard, logged["samples"][name], lm.details, task.OUTPUT_TYPE, run.config.seed)
+    if len(samples) != shard.n:
+        raise RunFailedError(f"{shard.id}: {len(samples)} samples came back, {shard.n} were planned")
+    store.save_scores(shard.id, samples)
+    result = shard_result(shard, samples)
+    progress.shard_done(shard, result.score, result.n)
+
+
+def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
+    """Summarise what is scored so far into ``results.json``."""
+    shards: list[ShardResult] = [
+        shard_result(shard, store.samples(shard.id)) for shard in run.shards if store.shard_done(shard.id)
+    ]
+    checkpoint = run.checkpoint
+    results = Results(
+        lr2eval_version=__version__,
+        digest=store.digest(),
+        complete=len(shards) == len(run.shards),
+        model=ModelFacts(
+            name=checkpoint.name,
+            fingerprint=checkpoint.fingerprint,
+            tokenizer_fingerprint=run.tokenizer.fingerprint(),
+            architecture=checkpoint.architecture,
+            parameters=checkpoint.parameters,
+            dtype=run.settings()["config"]["dtype"],
+            window=checkpoint.window,
+            original_window=checkpoint.original_window,
+            rope_type=checkpoint.rope_type,
+            rope=dict(checkpoint.rope),
+        ),
+        settings=run.settings()["config"],
+        shards=shards,
+        summaries=summaries(shards, run.headline),
+        not_run=list(run.not_run),
+    )
+    write_json(folder / RESULTS, results.model_dump(mode="json"))
+    return results
+
+
+def read_results(folder: Path) -> Results:
+    """``results.json`` of a run folder, validated; :class:`StoreError` if absent or damaged."""
+    path = folder / RESULTS
+    try:
+        return Results.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; is {folder} a run folder?") from error
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged; run the same command again to rewrite it") from error
+
+
+def _new_manifest(run: Prepared, settings: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
+    return {
+        "created": _manifest.now(),
+        "finished": None,
+        "command": list(command),
+        "settings": settings,
+        "config": run.config.model_dump(mode="json"),
+        "model_folder": str(run.checkpoint.folder),
+        "versions": _manifest.versions(),
+        "hardware": _manifest.hardware(),
+        "data": {shard.id: {"hash": shard.data_hash, **shard.data} for shard in run.shards},
+        "not_run": [item.model_dump() for item in run.not_run],
+        "sessions": [],
+    }

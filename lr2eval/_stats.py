@@ -1,0 +1,39 @@
+"""Intervals for what a run measured: pure numbers in, numbers out. All on the 0..1 scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+
+def wilson(mean: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (Wilson 1927) from its mean and number of samples.
+
+    Also used for graded scores in [0, 1]: no such score varies more than a coin with the same mean, so the
+    interval is then conservative (too wide, never too narrow).
+    """
+    if n < 1:
+        raise ValueError("an interval needs at least one sample")
+    if not 0.0 <= mean <= 1.0:
+        raise ValueError(f"mean {mean} is not in [0, 1]")
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    centre = mean + z * z / (2 * n)
+    spread = z * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    # The limits are exactly 0 and 1 at the ends; rounding must not leave 1e-17 behind.
+    low = 0.0 if mean == 0 else max(0.0, (centre - spread) / scale)
+    high = 1.0 if mean == 1 else min(1.0, (centre + spread) / scale)
+    return low, high
+
+
+def mover_mean(means: Sequence[float], ns: Sequence[int], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the unweighted mean of independent means (MOVER: Zou & Donner 2008, from Wilson limits)."""
+    if not means or len(means) != len(ns):
+        raise ValueError("one number of samples for each mean is needed")
+    k = len(means)
+    limits = [wilson(mean, n, confidence) for mean, n in zip(means, ns, strict=True)]
+    centre = math.fsum(means) / k
+    below = math.sqrt(math.fsum((mean - low) ** 2 for mean, (low, _) in zip(means, limits, strict=True))) / k
+    above = math.sqrt(math.fsum((high - mean) ** 2 for mean, (_, high) in zip(means, limits, strict=True))) / k
+    return max(0.0, centre - below), min(1.0, centre + above)

@@ -1,0 +1,83 @@
+"""From stored samples to ``results.json``: shard results and the means over shards."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from lr2eval._results import Interval, ShardResult, Summary
+from lr2eval._stats import mover_mean, wilson
+from lr2eval._store import StoredSample
+from lr2eval._types import Shard
+
+CONFIDENCE = 0.95
+
+
+def shard_result(shard: Shard, samples: Iterable[StoredSample]) -> ShardResult:
+    """Score, interval and shares of one finished shard."""
+    rows = list(samples)
+    scored = [row for row in rows if not row.skipped and row.score is not None]
+    scores = [row.score / 100 for row in scored if row.score is not None]
+    mean = math.fsum(scores) / len(scores) if scores else None
+    return ShardResult(
+        benchmark=shard.benchmark,
+        task=shard.task,
+        length=shard.length,
+        metric=shard.metric,
+        n=len(scores),
+        score=None if mean is None else _percent(mean),
+        interval=None if mean is None or not _bounded(scores) else _interval(wilson(mean, len(scores)), "wilson"),
+        empty=sum(not row.answer.strip() for row in scored),
+        truncated=sum(row.detail.truncated_tokens > 0 for row in scored),
+        skipped=sum(row.skipped for row in rows),
+        windows=dict(sorted(Counter(row.detail.window for row in scored).items())),
+        prompt_tokens=sum(row.detail.prompt_tokens for row in scored),
+        new_tokens=sum(row.detail.new_tokens for row in scored),
+        data=dict(shard.data),
+    )
+
+
+def summaries(shards: Sequence[ShardResult], headline: Mapping[str, Literal["tasks", "samples"]]) -> list[Summary]:
+    """Means of each benchmark at each length, over tasks (each task counts the same) and over samples."""
+    groups: dict[tuple[str, int | None], list[ShardResult]] = defaultdict(list)
+    for shard in shards:
+        if shard.n and shard.interval is not None:
+            groups[shard.benchmark, shard.length].append(shard)
+    rows = []
+    for (benchmark, length), members in groups.items():
+        means = [member.score / 100 for member in members if member.score is not None]
+        ns = [member.n for member in members]
+        total = sum(ns)
+        by_sample = math.fsum(mean * n for mean, n in zip(means, ns, strict=True)) / total
+        for over, mean, interval in (
+            ("tasks", math.fsum(means) / len(means), _interval(mover_mean(means, ns), "mover-wilson")),
+            ("samples", by_sample, _interval(wilson(min(1.0, by_sample), total), "wilson")),
+        ):
+            rows.append(
+                Summary(
+                    benchmark=benchmark,
+                    length=length,
+                    over=over,
+                    headline=headline.get(benchmark, "samples") == over,
+                    score=_percent(mean),
+                    interval=interval,
+                    n=total,
+                    tasks=len(members),
+                )
+            )
+    return rows
+
+
+def _bounded(scores: Sequence[float]) -> bool:
+    return all(0.0 <= score <= 1.0 for score in scores)
+
+
+def _interval(limits: tuple[float, float], method: str) -> Interval:
+    return Interval(low=_percent(limits[0]), high=_percent(limits[1]), confidence=CONFIDENCE, method=method)
+
+
+def _percent(value: float) -> float:
+    # Ten digits: enough for any n, and free of the last-bit noise of different summation orders.
+    return round(100 * value, 10)

