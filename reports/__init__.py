@@ -1,1 +1,9 @@
-"""A finished run -> one self-contained HTML file."""
+"""A finished run -> one self-contained HTML file (design D11).
+
+The report is inert: no network, no script but its own, whose hash the content security policy names. It reads
+stored numbers and computes none, so what it shows can be checked against ``results.json`` cell by cell.
+"""
+
+from lr2eval.reports._page import render
+
+__all__ = ["render"]

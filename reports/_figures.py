@@ -1,0 +1,165 @@
+"""Charts as inline SVG that follow the page: text stays text, colours are CSS variables, equal data gives equal bytes.
+
+matplotlib writes plain colours only, so each role of a colour is drawn in one unlikely colour of its own that is
+replaced by ``currentColor`` or ``var(--...)`` afterwards. Names of models and tasks never enter a figure: the page
+writes them beside it, where they wrap and are escaped like all other text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from lr2eval.reports import _text
+from lr2eval.reports._load import Run
+from lr2eval.reports._tables import Cell, ScoreTable, headlines
+
+RULER_THRESHOLD = 85.6
+"""RULER calls a length effective while its mean exceeds this (Llama-2-7B at 4k)."""
+COLOURS = 6
+"""Number of series colours the style sheet has."""
+
+_INK, _MUTED, _GRID = "#0a0b01", "#0a0b02", "#0a0b03"
+_MARKERS = "os^Dvp"
+_SIZE = (7.4, 3.3)
+_BLANK: dict[str, Any] = {key: None for key in ("Creator", "Date", "Format", "Type")}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An inline SVG and the words around it. ``legend`` holds (series number, text)."""
+
+    svg: Markup
+    caption: str
+    legend: tuple[tuple[int, str], ...]
+
+
+def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None:
+    """Score by length, or ``None`` for a table without lengths: its rows carry bars with intervals themselves.
+
+    ``identity`` keeps the SVG ids of several charts on one page apart.
+    """
+    lengths = [length for length in table.lengths if length]
+    if len(lengths) < 2:
+        return None
+    with _style(identity):
+        figure, axes = _blank(_SIZE)
+        if len(runs) == 1:
+            for row in table.rows:
+                known = [(n, c.score) for n, c in zip(table.lengths, row.cells, strict=True) if n and c and c.n]
+                axes.plot(*zip(*known, strict=True), color=_MUTED, linewidth=0.7, alpha=0.45) if known else None
+        for number, run in enumerate(runs):
+            means = [s for s in headlines(run, table.benchmark) if s.length]
+            if means:
+                xs = [float(s.length or 0) for s in means]
+                _series(axes, number, len(runs), xs, [Cell(s.score, s.interval, s.n) for s in means])
+        _windows(axes, runs, max(lengths))
+        if table.benchmark == "ruler":
+            axes.axhline(RULER_THRESHOLD, color=_MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+            axes.text(1.005, RULER_THRESHOLD, "85.6", color=_MUTED, va="center", transform=axes.get_yaxis_transform())
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(lengths, [_text.length(length) for length in lengths])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(lengths[0] / 1.12, lengths[-1] * 1.12)
+        axes.set_ylim(0, 103)
+        axes.set_xlabel("tokens in the prompt and the answer")
+        axes.set_ylabel("score")
+        name = _text.title(table.benchmark)
+        said = "; ".join(
+            f"{run.label}: "
+            + ", ".join(f"{_text.score(s.score)} at {_text.length(s.length)}" for s in headlines(run, table.benchmark))
+            for run in runs
+        )
+        svg = _svg(figure, identity, f"{name} score by length", said)
+    caption = f"{name} mean by length. Bars: intervals of the mean."
+    if len(runs) == 1:
+        caption += " Thin lines: the single tasks."
+    if table.benchmark == "ruler":
+        caption += " Dotted line: 85.6, above which RULER calls a length effective."
+    if any(run.results.model.original_window for run in runs):
+        caption += " Dashed line: the original window Lt."
+    return Chart(svg, caption, tuple((number % COLOURS, run.label) for number, run in enumerate(runs)))
+
+
+def _series(axes: Axes, number: int, of: int, xs: Sequence[float], cells: Sequence[Cell]) -> None:
+    colour, marker = _colour(number), _MARKERS[number % len(_MARKERS)]
+    spread = [x * 2 ** (0.05 * (number - (of - 1) / 2)) for x in xs]  # side by side where they would overlap
+    axes.plot(spread, [c.score or 0.0 for c in cells], color=colour, marker=marker, markersize=5.5, linewidth=1.9)
+    for x, cell in zip(spread, cells, strict=True):
+        if cell.interval is not None:
+            low, high = cell.interval.low, cell.interval.high
+            axes.vlines(x, low, high, color=colour, linewidth=1.3)
+            axes.plot([x, x], [low, high], color=colour, marker="_", markersize=7, linestyle="none")
+
+
+def _windows(axes: Axes, runs: Sequence[Run], longest: int) -> None:
+    for window in sorted({run.results.model.original_window for run in runs} - {None}, key=lambda w: w or 0):
+        if window is not None and window <= longest:
+            axes.axvline(window, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.text(window, 1.01, f"Lt {_text.length(window)}", color=_MUTED, ha="center", va="bottom",
+                      transform=axes.get_xaxis_transform())  # fmt: skip
+
+
+def _colour(number: int) -> str:
+    return f"#0a0c{number % COLOURS:02x}"
+
+
+def _style(identity: str) -> Any:
+    """matplotlib's own defaults, whatever the user's matplotlibrc says, with what the page needs on top."""
+    ours: dict[str, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": identity,
+        "text.parse_math": False,
+        "font.size": 9.5,
+        "text.color": _INK,
+        "axes.labelcolor": _MUTED,
+        "axes.edgecolor": _GRID,
+        "axes.grid": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.axisbelow": True,
+        "grid.color": _GRID,
+        "grid.linewidth": 0.8,
+        "xtick.color": _GRID,
+        "xtick.labelcolor": _INK,
+        "ytick.color": _GRID,
+        "ytick.labelcolor": _INK,
+        "ytick.major.size": 0,
+    }
+    keep = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "webagg.address")
+    clean = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in keep}
+    return matplotlib.rc_context({**clean, **ours})
+
+
+def _blank(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasSVG(figure)
+    return figure, figure.add_subplot()
+
+
+def _svg(figure: Figure, identity: str, title: str, description: str) -> Markup:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata=_BLANK)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r'(?<=\bid=")|(?<=url\(#)|(?<=href="#)', f"{identity}-", text)
+    for drawn, shown in ((_INK, "currentColor"), (_MUTED, "var(--muted)"), (_GRID, "var(--line)")):
+        text = text.replace(drawn, shown)
+    text = re.sub(r"#0a0c0(\d)", r"var(--s\1)", text)
+    box = re.search(r'viewBox="[^"]*"', text)
+    head = (
+        f'<svg {box[0] if box else ""} role="img" aria-labelledby="{identity}-title {identity}-desc">'
+        f'<title id="{identity}-title">{escape(_text.visible(title))}</title>'
+        f'<desc id="{identity}-desc">{escape(_text.visible(description))}</desc>'
+    )
+    return Markup(re.sub(r"<svg[^>]*>", lambda _: head, text, count=1))  # noqa: S704  # our own SVG, names escaped

@@ -1,0 +1,87 @@
+"""Putting the page together: tables, charts and samples into the template, one file out."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from lr2eval._errors import UsageError
+from lr2eval._paths import write_atomic
+from lr2eval.reports import _figures, _load, _notices, _samples, _tables, _text
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def render(runs: Sequence[Path], out: Path) -> Path:
+    """Write the report of one or more run folders to ``out`` and return it.
+
+    Several runs stand side by side, in the order given. Raises :class:`lr2eval._errors.StoreError` for a folder
+    that is no run or is damaged; ``out`` is then left as it was.
+    """
+    if not runs:
+        raise UsageError("a report needs at least one run folder")
+    write_atomic(out, html(_load.load(runs)))
+    return out
+
+
+def html(runs: Sequence[_load.Run]) -> str:
+    """The whole page as text."""
+    samples, categories, places = _samples.collect(runs)
+    tables = _tables.score_tables(runs, categories)
+    charts = [_figures.chart(table, runs, f"chart{number}") for number, table in enumerate(tables)]
+    script = _asset("report.js")
+    return (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            runs=runs,
+            sentences=[_tables.sentence(run) for run in runs],
+            tiles=_tables.tiles(runs),
+            notices=_notices.notices(runs),
+            benchmarks=list(zip(tables, charts, strict=True)),
+            shard_rows=_tables.shard_rows(runs),
+            fact_groups=_tables.fact_groups(runs),
+            commands=[_command(run.manifest.get("command")) for run in runs],
+            samples=samples,
+            places=places,
+            rule=_samples,
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            style=_asset("report.css"),
+        )
+    )
+
+
+def environment() -> Environment:
+    """Escapes everything, stumbles over every misspelt name, and makes visible what acts unseen."""
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_text.finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.filters.update(
+        score=_text.score, number=_text.count, tokens=_text.length, benchmark=_text.title, clip=_text.clip
+    )
+    return env
+
+
+def _asset(name: str) -> Markup:
+    """A file of ours that goes into the page as it is."""
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704
+
+
+def _command(value: Any) -> str:
+    """The command as one would type it."""
+    if isinstance(value, list):
+        return shlex.join(str(part) for part in value)
+    return _text.NOTHING if value is None else str(value)

@@ -1,0 +1,164 @@
+"""Which samples a report shows, by a stated rule, and what it shows of each.
+
+With several runs a sample stands once, with the answers of all of them: same id, same prompt hash (D3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from lr2eval._store import RunStore, StoredSample
+from lr2eval.reports import _text
+from lr2eval.reports._load import Run, shard_id
+
+PER_SHARD = 30
+PER_REPORT = 900
+LEAST = 3
+HEAD, TAIL, NEEDLE, AROUND, ANSWER, EXCERPTS, CHOICES = 400, 500, 300, 120, 600, 6, 12
+"""Characters (and, at the end, entries) shown of each part of a sample."""
+
+_MARK = {"right": "✓", "partly": "◐", "wrong": "✗", "skipped": "○"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one run made of a sample."""
+
+    run: str
+    sample: StoredSample
+
+    @property
+    def verdict(self) -> str:
+        score = self.sample.score
+        if self.sample.skipped or score is None:
+            return "skipped"
+        return "right" if score >= 100 else "wrong" if score <= 0 else "partly"
+
+    @property
+    def mark(self) -> str:
+        return _MARK[self.verdict]
+
+    @property
+    def empty(self) -> bool:
+        return not self.sample.skipped and not self.sample.answer.strip()
+
+    @property
+    def text(self) -> str:
+        return _text.clip(self.sample.answer, ANSWER)
+
+    @property
+    def gist(self) -> str:
+        """One line for the closed entry."""
+        return _text.clip(" ".join(self.sample.answer[:200].split()), 80)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One sample with the answers of the runs that have it."""
+
+    answers: tuple[Answer, ...]
+
+    @property
+    def sample(self) -> StoredSample:
+        return self.answers[0].sample
+
+    @property
+    def wrong(self) -> bool:
+        return any(answer.verdict in ("wrong", "partly") for answer in self.answers)
+
+    @property
+    def kinds(self) -> str:
+        """Words the sample filter looks for."""
+        kinds = ["wrong"] * self.wrong
+        kinds += ["empty"] * any(answer.empty for answer in self.answers)
+        kinds += ["cut"] * any(answer.sample.detail.truncated_tokens > 0 for answer in self.answers)
+        kinds += ["skipped"] * any(answer.verdict == "skipped" for answer in self.answers)
+        return " ".join(kinds)
+
+    @property
+    def columns(self) -> str:
+        return " · ".join(f"{key} {text}" for key, text in _text.facts(self.sample.columns) if text != _text.NOTHING)
+
+    @property
+    def gold(self) -> str:
+        return _text.clip(" | ".join(self.sample.gold), ANSWER)
+
+    @property
+    def head(self) -> str:
+        return _text.clip(self.sample.prompt_head, HEAD + TAIL if not self.sample.prompt_tail else HEAD)
+
+    @property
+    def tail(self) -> str:
+        return _text.clip_start(self.sample.prompt_tail, TAIL)
+
+    @property
+    def excerpts(self) -> list[tuple[str, str, str]]:
+        return [
+            (_text.clip_start(before, AROUND), _text.clip(needle, NEEDLE), _text.clip(after, AROUND))
+            for before, needle, after in self.sample.excerpts[:EXCERPTS]
+        ]
+
+
+@dataclass(frozen=True)
+class ShardSamples:
+    """The shown samples of one shard, and how many there are in all."""
+
+    name: str
+    title: str
+    entries: tuple[Entry, ...]
+    total: int
+    wrong: int
+
+
+def places(shards: int) -> int:
+    """Samples shown per shard, so that a report of any number of shards stays small enough to send."""
+    return max(LEAST, min(PER_SHARD, PER_REPORT // max(1, shards)))
+
+
+def pick(entries: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
+    """The first wrong and the first other samples, two to one; places one kind leaves free go to the other.
+
+    Wrong answers teach most, but a report of mistakes alone would not show what a right answer looks like.
+    """
+    wrong = [entry for entry in entries if entry.wrong]
+    other = [entry for entry in entries if not entry.wrong]
+    of_wrong = min(len(wrong), max(-(-2 * limit // 3), limit - len(other)))
+    chosen = wrong[:of_wrong] + other[: limit - of_wrong]
+    return tuple(sorted(chosen, key=lambda entry: entry.sample.number))
+
+
+def collect(runs: Sequence[Run]) -> tuple[list[ShardSamples], dict[str, str], int]:
+    """(shown samples by shard, category by shard where the samples name one, places per shard)."""
+    shards = {shard_id(shard): shard for run in runs for shard in run.results.shards}
+    limit = places(len(shards))
+    shown, categories = [], {}
+    with ExitStack() as stack:
+        stores = [(run.label, stack.enter_context(RunStore.read(run.folder))) for run in runs]
+        for name, shard in shards.items():
+            entries = _entries([(label, store.samples(name)) for label, store in stores])
+            if not entries:
+                continue
+            category = entries[0].sample.columns.get("category")
+            if category is not None:
+                categories[name] = str(category)
+            length = "" if shard.length is None else f" at {_text.length(shard.length)}"
+            shown.append(
+                ShardSamples(
+                    name=name,
+                    title=f"{_text.title(shard.benchmark)} · {_text.task(shard.benchmark, shard.task)}{length}",
+                    entries=pick(entries, limit),
+                    total=len(entries),
+                    wrong=sum(entry.wrong for entry in entries),
+                )
+            )
+    return shown, categories, limit
+
+
+def _entries(samples: Sequence[tuple[str, Iterable[StoredSample]]]) -> list[Entry]:
+    together: dict[tuple[str, str], list[Answer]] = {}
+    for label, mine in samples:
+        for sample in mine:
+            together.setdefault((sample.id, sample.prompt_hash), []).append(Answer(label, sample))
+    return [Entry(tuple(answers)) for answers in together.values()]

@@ -1,0 +1,244 @@
+"""Stored numbers into the rows and columns of the report. pandas arranges; nothing is averaged or rounded here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from lr2eval._results import Interval, ShardResult, Summary
+from lr2eval.reports import _text
+from lr2eval.reports._load import Run, shard_id
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One score with what it takes to judge it."""
+
+    score: float | None
+    interval: Interval | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One task; ``cells`` follow the table's lengths, then the runs within each length."""
+
+    name: str
+    category: str
+    cells: tuple[Cell | None, ...]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """One benchmark, task by length by run. ``lengths`` is ``(None,)`` for a benchmark without lengths."""
+
+    benchmark: str
+    metrics: tuple[str, ...]
+    lengths: tuple[int | None, ...]
+    runs: tuple[str, ...]
+    rows: tuple[Row, ...]
+    means: tuple[Row, ...]
+
+    @property
+    def grid(self) -> bool:
+        """Whether lengths make the columns (RULER) or the table is a plain list of tasks (MMLU)."""
+        return self.lengths != (None,)
+
+    @property
+    def categories(self) -> bool:
+        return any(row.category for row in self.rows)
+
+
+def score_tables(runs: Sequence[Run], categories: Mapping[str, str]) -> list[ScoreTable]:
+    """One table per benchmark, in the order of the results. ``categories``: shard id -> category of its samples."""
+    frame = pd.DataFrame(
+        [
+            {
+                "benchmark": shard.benchmark,
+                "task": shard.task,
+                "length": shard.length or 0,
+                "run": number,
+                "metric": shard.metric,
+                "category": categories.get(shard_id(shard), ""),
+                "cell": Cell(shard.score, shard.interval, shard.n),
+            }
+            for number, run in enumerate(runs)
+            for shard in run.results.shards
+        ],
+        columns=["benchmark", "task", "length", "run", "metric", "category", "cell"],
+    )
+    return [_score_table(str(name), part, runs) for name, part in frame.groupby("benchmark", sort=False)]
+
+
+def _score_table(benchmark: str, part: pd.DataFrame, runs: Sequence[Run]) -> ScoreTable:
+    lengths = tuple(int(value) or None for value in sorted(part["length"].unique()))
+    places = [(length or 0, run) for length in lengths for run in range(len(runs))]
+    cells = part.set_index(["task", "length", "run"])["cell"].to_dict()
+    order = part.drop_duplicates("task")[["category", "task"]]
+    if order["category"].any():
+        order = order.sort_values(["category", "task"])
+    return ScoreTable(
+        benchmark=benchmark,
+        metrics=tuple(str(metric) for metric in part["metric"].unique()),
+        lengths=lengths,
+        runs=tuple(run.label for run in runs),
+        rows=tuple(
+            Row(
+                name=_text.task(benchmark, task),
+                category=category,
+                cells=tuple(cells.get((task, *place)) for place in places),
+            )
+            for category, task in order.itertuples(index=False, name=None)
+        ),
+        means=_means(benchmark, lengths, runs),
+    )
+
+
+def _means(benchmark: str, lengths: Sequence[int | None], runs: Sequence[Run]) -> tuple[Row, ...]:
+    stored = {
+        (summary.over, summary.length, number): summary
+        for number, run in enumerate(runs)
+        for summary in run.results.summaries
+        if summary.benchmark == benchmark
+    }
+    rows = []
+    for over in ("tasks", "samples"):
+        found = [stored.get((over, length, number)) for length in lengths for number in range(len(runs))]
+        if any(found):
+            cells = tuple(None if s is None else Cell(s.score, s.interval, s.n) for s in found)
+            rows.append((any(s is not None and s.headline for s in found), Row(f"Mean over {over}", "", cells)))
+    return tuple(row for _, row in sorted(rows, key=lambda pair: not pair[0]))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The headline numbers of one benchmark in one run, lengths ascending."""
+
+    benchmark: str
+    run: str
+    summaries: tuple[Summary, ...]
+
+
+def tiles(runs: Sequence[Run]) -> list[Tile]:
+    """One tile per benchmark and run, benchmarks together."""
+    names = dict.fromkeys(summary.benchmark for run in runs for summary in run.results.summaries)
+    found = [Tile(name, run.label, headlines(run, name)) for name in names for run in runs]
+    return [tile for tile in found if tile.summaries]
+
+
+def headlines(run: Run, benchmark: str) -> tuple[Summary, ...]:
+    """The benchmark's one number, at each length it has."""
+    mine = [s for s in run.results.summaries if s.benchmark == benchmark and s.headline]
+    return tuple(sorted(mine, key=lambda s: s.length or 0))
+
+
+def sentence(run: Run) -> str:
+    """The run in one plain sentence, made of stored numbers only: the shortest and the longest length of each."""
+    parts = []
+    for benchmark in dict.fromkeys(s.benchmark for s in run.results.summaries):
+        mine = headlines(run, benchmark)
+        shown = [mine[0], mine[-1]] if len(mine) > 1 else list(mine)
+        if shown:
+            parts.append(f"{_text.title(benchmark)} mean " + " and ".join(_said(s) for s in shown))
+    return "; ".join(parts) + "." if parts else "Nothing has been scored yet."
+
+
+def _said(summary: Summary) -> str:
+    at = "" if summary.length is None else f" at {_text.length(summary.length)}"
+    interval = summary.interval
+    return (
+        f"{_text.score(summary.score)}{at} (n = {_text.count(summary.n)}, {interval.confidence:.0%} interval "
+        f"{_text.score(interval.low)}–{_text.score(interval.high)})"
+    )
+
+
+@dataclass(frozen=True)
+class ShardRow:
+    """Everything stored about one shard of one run."""
+
+    run: str
+    name: str
+    result: ShardResult
+    windows: str
+    data: str
+
+
+def shard_rows(runs: Sequence[Run]) -> list[ShardRow]:
+    """The full record, for those who check."""
+    return [
+        ShardRow(
+            run=run.label,
+            name=shard_id(shard),
+            result=shard,
+            windows=", ".join(f"{name} {_text.count(n)}" for name, n in shard.windows.items()),
+            data="; ".join(f"{key}: {text}" for key, text in _text.facts(shard.data)),
+        )
+        for run in runs
+        for shard in run.results.shards
+    ]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One key of the record of a run, with the value of each run beside the others."""
+
+    key: str
+    values: tuple[str, ...]
+
+    @property
+    def differs(self) -> bool:
+        return len(set(self.values)) > 1
+
+
+def fact_groups(runs: Sequence[Run]) -> list[tuple[str, list[Fact]]]:
+    """(heading, facts) of "How it was run": the whole manifest and the identity part of the results."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for number, run in enumerate(runs):
+        for heading, values in _record(run).items():
+            groups.setdefault(heading, [{} for _ in runs])[number] = values
+    return [(heading, found) for heading, columns in groups.items() if (found := _side_by_side(columns))]
+
+
+def _record(run: Run) -> dict[str, Mapping[str, Any]]:
+    manifest = dict(run.manifest)
+    model = run.results.model.model_dump()
+    named = {
+        heading: _mapping(manifest.pop(key, {}))
+        for heading, key in (
+            ("Configuration", "config"),
+            ("Versions", "versions"),
+            ("Hardware", "hardware"),
+            ("Timing", "timing"),
+            ("Environment", "environment"),
+            ("Data", "data"),
+        )
+    }
+    for known in ("command", "not_run", "settings"):  # shown elsewhere in the report
+        manifest.pop(known, None)
+    return {
+        "Identity": {
+            "run folder": run.folder.name,
+            "digest": run.results.digest,
+            "complete": run.results.complete,
+            "lr2eval": run.results.lr2eval_version,
+            **{key: manifest.pop(key) for key in ("created", "finished") if key in manifest},
+        },
+        "Model": {key: value for key, value in model.items() if key != "rope"},
+        "RoPE": model["rope"],
+        "Settings that decide the samples": run.results.settings,
+        **named,
+        "Further": manifest,
+    }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {"value": value}
+
+
+def _side_by_side(columns: Sequence[Mapping[str, Any]]) -> list[Fact]:
+    flat = [dict(_text.facts(column)) for column in columns]
+    keys = dict.fromkeys(key for column in flat for key in column)
+    return [Fact(key, tuple(column.get(key, _text.NOTHING) for column in flat)) for key in keys]

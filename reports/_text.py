@@ -1,0 +1,104 @@
+"""Making any text fit to be shown: what a model or a data file says must neither act nor hide.
+
+HTML escaping is jinja's business. This module makes visible what escaping leaves alone: control characters,
+marks that reorder or hide text, and lone surrogates, which no UTF-8 file can hold.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+NOTHING = "–"
+"""Stands where a number or a fact is not there, so that a gap is never taken for a zero."""
+
+_UNSEEN = re.compile(
+    "["
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
+    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # direction marks, invisible separators
+    "\u2028\u2029\ufff9-\ufffb\ufffe\uffff"  # line separators, annotations, non-characters
+    "\ud800-\udfff"  # lone surrogates
+    "\U000e0000-\U000e007f"  # tag characters
+    "]"
+)
+
+
+def visible(text: str) -> str:
+    """``text`` with every character that acts unseen replaced by a visible sign for it."""
+    return _UNSEEN.sub(_sign, text)
+
+
+def _sign(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if code < 0x20:
+        return chr(0x2400 + code)  # the control pictures: ␀ ␁ ...
+    return "\u2421" if code == 0x7F else f"⟨U+{code:04X}⟩"
+
+
+def finalize(value: Any) -> Any:
+    """What every ``{{ expression }}`` of the templates passes through before it is escaped."""
+    if isinstance(value, Markup):
+        return value
+    if value is None:
+        return NOTHING
+    return visible(str(value))
+
+
+def clip(text: str, limit: int) -> str:
+    """At most ``limit`` characters, the cut marked."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def clip_start(text: str, limit: int) -> str:
+    """The last ``limit`` characters, the cut marked: what stands at the end of a prompt matters most."""
+    return text if len(text) <= limit else "…" + text[1 - limit :]
+
+
+def score(value: float | None) -> str:
+    """A score on the 0..100 scale, one decimal."""
+    return NOTHING if value is None else f"{value:.1f}"
+
+
+def count(value: int | None) -> str:
+    """A whole number with separators."""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def length(value: int | None) -> str:
+    """``4096`` -> ``4k``; a length that is no whole multiple of 1024 stays as it is."""
+    if value is None:
+        return NOTHING
+    return f"{value // 1024}k" if value and value % 1024 == 0 else f"{value:,}"
+
+
+def title(benchmark: str) -> str:
+    """The name people use for a benchmark."""
+    known = {"ruler": "RULER", "mmlu": "MMLU", "niah": "Needle in a haystack", "longbench": "LongBench"}
+    return known.get(benchmark, benchmark)
+
+
+def task(benchmark: str, name: str) -> str:
+    """A task name without the benchmark's name in front: ``mmlu_anatomy`` -> ``anatomy``."""
+    return name.removeprefix(f"{benchmark}_") or name
+
+
+def facts(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """A nested mapping as (dotted key, text) pairs, in its own order."""
+    for key, item in value.items():
+        if isinstance(item, Mapping) and item:
+            yield from facts(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", plain(item)
+
+
+def plain(value: Any) -> str:
+    """One stored value as text: strings as they are, the rest as JSON."""
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
