@@ -51,7 +51,7 @@ def _sample(
         raise RunFailedError(f"{shard.id}: the task reports no metric {shard.metric!r}, only {record['metrics']}")
     info = shard.describe(record["doc"])
     skipped = any(detail.finish == "skipped" for detail in details)
-    prompt = str(record["arguments"][0][0])
+    prompt = _text(record["arguments"][0][0])
     answer, choices = _answer(record, output_type, info)
     head, tail = (prompt, "") if len(prompt) <= 2 * EDGE else (prompt[:EDGE], prompt[-EDGE:])
     return StoredSample(
@@ -62,7 +62,7 @@ def _sample(
         length=shard.length,
         number=number,
         prompt_hash=_prompt_hash(record["arguments"], output_type),
-        answer="" if skipped else answer,
+        answer="" if skipped else _text(answer),
         score=None if skipped else _score(record[shard.metric], shard),
         skipped=skipped,
         gold=info.gold,
@@ -75,6 +75,11 @@ def _sample(
         source=info.source,
         detail=_merge(details),
     )
+
+
+def _text(value: Any) -> str:
+    """Text that any file can hold: a lone surrogate (broken byte sequence) becomes the replacement character."""
+    return str(value).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _prompt_hash(arguments: Sequence[Sequence[Any]], output_type: str) -> str:

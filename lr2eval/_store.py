@@ -229,7 +229,7 @@ def _store_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        text = str(error)
+        text = " ".join(str(error).split())
         if "full" in text:
             mend = "free some disk space and run the same command again: finished batches are kept"
         elif "readonly" in text or "unable to open" in text:

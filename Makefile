@@ -1,0 +1,60 @@
+# `make demo` and `make test` do all the set-up a fresh machine needs; CI runs the same targets.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Real benchmark data, where it is at hand; everything works without it and says what is missing.
+DATA ?= $(wildcard ../shared/data)
+DEMO_DATA := $(if $(DATA),--data-dir $(DATA),--offline)
+
+.PHONY: demo test check format wheel-check campaign clean help
+
+help:
+	@echo "make demo    evaluate SmolLM2-135M on a few RULER tasks (and MMLU where the data is) -> runs/demo/report.html"
+	@echo "make test    run the tests          make check   ruff, mypy --strict, import directions"
+
+# torch first and alone: another package asking for it may bring another build of several gigabytes.
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0 uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $(READY)
+
+demo: $(READY)
+	$(BIN)/lr2eval models fetch smollm2-135m
+	$(BIN)/lr2eval run --model smollm2-135m --tasks ruler:niah_single_1,ruler:niah_multikey_2,ruler:vt,mmlu:anatomy,mmlu:high_school_geography,mmlu:sociology \
+	  --lengths 1k,2k --samples-per-task 5 --limit 12 --dtype bfloat16 --set missing_data=skip $(DEMO_DATA) --out runs/demo
+
+test: $(READY)
+	-$(BIN)/lr2eval models fetch smollm2-135m
+	$(BIN)/python -m pytest -q $(PYTEST)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p lr2eval
+	$(BIN)/python -m pytest -q tests/lr2eval/test_house.py
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The wheel in an environment that never saw this tree: what a user of `pip install` gets.
+wheel-check: $(READY)
+	rm -rf build dist .toy
+	$(BIN)/python -m build --quiet --wheel --outdir dist .
+	$(PYTHON) -m venv .toy/venv
+	.toy/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/uv pip install --quiet --python .toy/venv/bin/python -c constraints.txt dist/*.whl
+	$(BIN)/python benchmarks/make_toy_model.py .toy/model
+	cd .toy && venv/bin/lr2eval --help >/dev/null && venv/bin/lr2eval run --model model --tasks ruler:niah_single_1 \
+	  --lengths 512 --samples-per-task 2 --dtype float32 --offline --out run
+	test -s .toy/run/report.html
+	$(BIN)/python benchmarks/compare_wheel.py dist/*.whl
+
+# Kill and resume, 20 times at random moments (minutes; CI does 3 of them in the tests).
+campaign: $(READY)
+	$(BIN)/python benchmarks/kill_resume.py --kills 20
+
+clean:
+	rm -rf build dist .toy runs *.egg-info
