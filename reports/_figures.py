@@ -31,16 +31,15 @@ COLOURS = 6
 _INK, _MUTED, _GRID = "#0a0b01", "#0a0b02", "#0a0b03"
 _MARKERS = "os^Dvp"
 _SIZE = (7.4, 3.3)
-_BLANK: dict[str, Any] = {key: None for key in ("Creator", "Date", "Format", "Type")}
+_BLANK: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 @dataclass(frozen=True)
 class Chart:
-    """An inline SVG and the words around it. ``legend`` holds (series number, text)."""
+    """An inline SVG and the words around it."""
 
     svg: Markup
     caption: str
-    legend: tuple[tuple[int, str], ...]
 
 
 def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None:
@@ -87,7 +86,7 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None
         caption += " Dotted line: 85.6, above which RULER calls a length effective."
     if any(run.results.model.original_window for run in runs):
         caption += " Dashed line: the original window Lt."
-    return Chart(svg, caption, tuple((number % COLOURS, run.label) for number, run in enumerate(runs)))
+    return Chart(svg, caption)
 
 
 def _series(axes: Axes, number: int, of: int, xs: Sequence[float], cells: Sequence[Cell]) -> None:
@@ -137,8 +136,9 @@ def _style(identity: str) -> Any:
         "ytick.major.size": 0,
     }
     keep = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "webagg.address")
-    clean = {key: value for key, value in matplotlib.rcParamsDefault.items() if key not in keep}
-    return matplotlib.rc_context({**clean, **ours})
+    defaults: dict[str, Any] = dict(matplotlib.rcParamsDefault)
+    clean: Any = {key: value for key, value in defaults.items() if key not in keep} | ours
+    return matplotlib.rc_context(clean)
 
 
 def _blank(size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -162,4 +162,4 @@ def _svg(figure: Figure, identity: str, title: str, description: str) -> Markup:
         f'<title id="{identity}-title">{escape(_text.visible(title))}</title>'
         f'<desc id="{identity}-desc">{escape(_text.visible(description))}</desc>'
     )
-    return Markup(re.sub(r"<svg[^>]*>", lambda _: head, text, count=1))  # noqa: S704  # our own SVG, names escaped
+    return Markup(re.sub(r"<svg[^>]*>", lambda _: head, text, count=1))  # our own SVG, names escaped

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,10 +19,11 @@ RESULTS_FILE = "results.json"
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder, read. ``label`` tells the runs of a report apart."""
+    """One run folder, read. ``label`` and, where space is short, ``key`` tell the runs of a report apart."""
 
     folder: Path
     label: str
+    key: str
     results: Results
     manifest: Mapping[str, Any]
 
@@ -34,10 +36,11 @@ def load(folders: Sequence[Path]) -> list[Run]:
         Run(
             folder=folder,
             label=result.model.name if names.count(result.model.name) == 1 else f"{result.model.name} ({folder.name})",
+            key=ascii_uppercase[number % 26],
             results=result,
             manifest=_manifest.read(folder) or {},
         )
-        for folder, result in zip(folders, results, strict=True)
+        for number, (folder, result) in enumerate(zip(folders, results, strict=True))
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lr2eval._results import ShardResult
@@ -14,80 +14,66 @@ FEW = 30
 
 
 @dataclass(frozen=True)
+class Part:
+    """What one run has to say under a notice."""
+
+    run: Run
+    text: str
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Notice:
     """One thing to mind; ``grave`` ones change what the numbers mean, the others how far they carry."""
 
     title: str
     text: str
-    items: tuple[str, ...] = ()
-    grave: bool = False
+    grave: bool
+    parts: tuple[Part, ...]
 
 
 def notices(runs: Sequence[Run]) -> list[Notice]:
-    """Everything to mind, run by run, the grave things first."""
-    found = [notice for run in runs for notice in _of(run, f"{run.label}: " if len(runs) > 1 else "")]
-    return sorted(found, key=lambda notice: not notice.grave)
-
-
-def _of(run: Run, who: str) -> Iterable[Notice]:
-    results, shards = run.results, run.results.shards
-    if not results.complete:
-        yield Notice(
-            f"{who}unfinished run",
-            "The numbers below are those of the shards finished so far. The same command resumes it.",
-            grave=True,
-        )
-    if results.not_run:
-        yield Notice(
-            f"{who}asked for but not run",
-            "These are missing from every mean below.",
-            tuple(
-                f"{entry.task}{'' if entry.length is None else f' at {_text.length(entry.length)}'}: {entry.reason}"
-                for entry in results.not_run
-            ),
-            grave=True,
-        )
-    if standing_in := [shard for shard in shards if _stands_in(shard)]:
-        yield Notice(
-            f"{who}stand-in data",
-            "Scores on stand-in data cannot be compared with published ones.",
-            tuple(shard_id(shard) for shard in standing_in),
-            grave=True,
-        )
-    yield from _counted(shards, who)
-    if few := [shard for shard in shards if shard.n < FEW]:
-        yield Notice(
-            f"{who}few samples",
-            f"{len(few)} of {len(shards)} shards have fewer than {FEW} samples. Read their scores through the "
-            "intervals; a difference between two of them is seldom a finding.",
-        )
-
-
-def _counted(shards: Sequence[ShardResult], who: str) -> Iterable[Notice]:
-    scored = sum(shard.n for shard in shards)
-    asked = scored + sum(shard.skipped for shard in shards)
-    for title, field, of, text in (
+    """Everything to mind, the grave things first."""
+    kinds: tuple[tuple[str, str, bool, Callable[[Run], Part | None]], ...] = (
+        ("Unfinished run", "Only finished shards are shown. The same command resumes the run.", True, _unfinished),
+        ("Asked for but not run", "Missing from every mean below.", True, _not_run),
+        ("Stand-in data", "Scores on stand-in data cannot be compared with published ones.", True, _stand_in),
+        ("Truncated prompts", "Shortened in the middle, so the answer may have been cut out.", True, _truncated),
+        ("Skipped samples", "They did not fit and are not among n.", True, _skipped),
+        ("Empty answers", "Nothing but white space; they count as they scored.", False, _empty),
         (
-            "truncated prompts",
-            "truncated",
-            scored,
-            "were shortened in the middle, so the answer may have been cut out.",
+            "Few samples",
+            f"A shard of fewer than {FEW} samples says little by itself: read its score through the interval.",
+            False,
+            _few,
         ),
-        ("skipped samples", "skipped", asked, "did not fit and are not among n."),
-        ("empty answers", "empty", scored, "were answered with nothing but white space; they count as they scored."),
-    ):
-        counts = {shard_id(shard): (getattr(shard, field), shard) for shard in shards if getattr(shard, field)}
-        if counts:
-            total = sum(n for n, _ in counts.values())
-            yield Notice(
-                f"{who}{title}",
-                f"{_text.count(total)} of {_text.count(of)} samples ({total / of:.1%}) {text}",
-                tuple(
-                    f"{name}: {n} of {shard.n + (shard.skipped if field == 'skipped' else 0)}"
-                    for name, (n, shard) in counts.items()
-                ),
-                grave=field != "empty",
-            )
+    )
+    found = [Notice(title, text, grave, _parts(runs, part)) for title, text, grave, part in kinds]
+    return [notice for notice in found if notice.parts]
+
+
+def _parts(runs: Sequence[Run], part: Callable[[Run], Part | None]) -> tuple[Part, ...]:
+    return tuple(found for run in runs if (found := part(run)) is not None)
+
+
+def _unfinished(run: Run) -> Part | None:
+    finished = len(run.results.shards)
+    return (
+        None if run.results.complete else Part(run, f"{finished} shard{'' if finished == 1 else 's'} finished so far.")
+    )
+
+
+def _not_run(run: Run) -> Part | None:
+    missing = tuple(
+        f"{entry.task}{'' if entry.length is None else f' at {_text.length(entry.length)}'}: {entry.reason}"
+        for entry in run.results.not_run
+    )
+    return Part(run, "", missing) if missing else None
+
+
+def _stand_in(run: Run) -> Part | None:
+    shards = tuple(shard_id(shard) for shard in run.results.shards if _stands_in(shard))
+    return Part(run, "", shards) if shards else None
 
 
 def _stands_in(shard: ShardResult) -> bool:
@@ -97,3 +83,32 @@ def _stands_in(shard: ShardResult) -> bool:
         or (isinstance(value, str) and "stand-in" in value.lower())
         for key, value in shard.data.items()
     )
+
+
+def _truncated(run: Run) -> Part | None:
+    return _share(run, lambda shard: shard.truncated, lambda shard: shard.n)
+
+
+def _skipped(run: Run) -> Part | None:
+    return _share(run, lambda shard: shard.skipped, lambda shard: shard.n + shard.skipped)
+
+
+def _empty(run: Run) -> Part | None:
+    return _share(run, lambda shard: shard.empty, lambda shard: shard.n)
+
+
+def _share(run: Run, some: Callable[[ShardResult], int], of: Callable[[ShardResult], int]) -> Part | None:
+    shards = [shard for shard in run.results.shards if some(shard)]
+    if not shards:
+        return None
+    total, every = sum(map(some, shards)), sum(map(of, run.results.shards))
+    return Part(
+        run,
+        f"{_text.count(total)} of {_text.count(every)} samples ({100 * total / every:.1f} %).",
+        tuple(f"{shard_id(shard)}: {some(shard)} of {of(shard)}" for shard in shards),
+    )
+
+
+def _few(run: Run) -> Part | None:
+    few = sum(shard.n < FEW for shard in run.results.shards)
+    return Part(run, f"{few} of {len(run.results.shards)} shards.") if few else None

@@ -70,14 +70,19 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     env.filters.update(
-        score=_text.score, number=_text.count, tokens=_text.length, benchmark=_text.title, clip=_text.clip
+        score=_text.score,
+        number=_text.count,
+        tokens=_text.length,
+        benchmark=_text.title,
+        clip=_text.clip,
+        breakable=_text.breakable,
     )
     return env
 
 
 def _asset(name: str) -> Markup:
     """A file of ours that goes into the page as it is."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))  # noqa: S704
+    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def _command(value: Any) -> str:

@@ -5,10 +5,11 @@ With several runs a sample stands once, with the answers of all of them: same id
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from lr2eval._errors import StoreError
 from lr2eval._store import RunStore, StoredSample
 from lr2eval.reports import _text
 from lr2eval.reports._load import Run, shard_id
@@ -26,7 +27,7 @@ _MARK = {"right": "✓", "partly": "◐", "wrong": "✗", "skipped": "○"}
 class Answer:
     """What one run made of a sample."""
 
-    run: str
+    run: Run
     sample: StoredSample
 
     @property
@@ -135,9 +136,14 @@ def collect(runs: Sequence[Run]) -> tuple[list[ShardSamples], dict[str, str], in
     limit = places(len(shards))
     shown, categories = [], {}
     with ExitStack() as stack:
-        stores = [(run.label, stack.enter_context(RunStore.read(run.folder))) for run in runs]
+        stores = [(run, stack.enter_context(RunStore.read(run.folder))) for run in runs]
         for name, shard in shards.items():
-            entries = _entries([(label, store.samples(name)) for label, store in stores])
+            entries = _entries([(run, store, name) for run, store in stores])
+            if not entries and shard.n:
+                raise StoreError(
+                    f"{stores[0][1].path}: no samples of {name}, of which results.json counts {shard.n}; "
+                    "restore the run folder from a copy"
+                )
             if not entries:
                 continue
             category = entries[0].sample.columns.get("category")
@@ -156,9 +162,14 @@ def collect(runs: Sequence[Run]) -> tuple[list[ShardSamples], dict[str, str], in
     return shown, categories, limit
 
 
-def _entries(samples: Sequence[tuple[str, Iterable[StoredSample]]]) -> list[Entry]:
+def _entries(sources: Sequence[tuple[Run, RunStore, str]]) -> list[Entry]:
     together: dict[tuple[str, str], list[Answer]] = {}
-    for label, mine in samples:
-        for sample in mine:
-            together.setdefault((sample.id, sample.prompt_hash), []).append(Answer(label, sample))
+    for run, store, shard in sources:
+        try:
+            for sample in store.samples(shard):
+                together.setdefault((sample.id, sample.prompt_hash), []).append(Answer(run, sample))
+        except (ValueError, TypeError) as error:
+            raise StoreError(
+                f"{store.path}: damaged sample in {shard} ({error}); restore the run folder from a copy"
+            ) from error
     return [Entry(tuple(answers)) for answers in together.values()]

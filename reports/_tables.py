@@ -38,7 +38,7 @@ class ScoreTable:
     benchmark: str
     metrics: tuple[str, ...]
     lengths: tuple[int | None, ...]
-    runs: tuple[str, ...]
+    runs: tuple[Run, ...]
     rows: tuple[Row, ...]
     means: tuple[Row, ...]
 
@@ -84,7 +84,7 @@ def _score_table(benchmark: str, part: pd.DataFrame, runs: Sequence[Run]) -> Sco
         benchmark=benchmark,
         metrics=tuple(str(metric) for metric in part["metric"].unique()),
         lengths=lengths,
-        runs=tuple(run.label for run in runs),
+        runs=tuple(runs),
         rows=tuple(
             Row(
                 name=_text.task(benchmark, task),
@@ -115,18 +115,22 @@ def _means(benchmark: str, lengths: Sequence[int | None], runs: Sequence[Run]) -
 
 @dataclass(frozen=True)
 class Tile:
-    """The headline numbers of one benchmark in one run, lengths ascending."""
+    """The headline numbers of one benchmark: (length, summary of each run), lengths ascending."""
 
     benchmark: str
-    run: str
-    summaries: tuple[Summary, ...]
+    rows: tuple[tuple[int | None, tuple[Summary | None, ...]], ...]
 
 
 def tiles(runs: Sequence[Run]) -> list[Tile]:
-    """One tile per benchmark and run, benchmarks together."""
-    names = dict.fromkeys(summary.benchmark for run in runs for summary in run.results.summaries)
-    found = [Tile(name, run.label, headlines(run, name)) for name in names for run in runs]
-    return [tile for tile in found if tile.summaries]
+    """One tile per benchmark."""
+    found = []
+    for name in dict.fromkeys(summary.benchmark for run in runs for summary in run.results.summaries):
+        columns = [{summary.length: summary for summary in headlines(run, name)} for run in runs]
+        lengths = sorted({length for column in columns for length in column}, key=lambda length: length or 0)
+        if lengths:
+            rows = tuple((length, tuple(column.get(length) for column in columns)) for length in lengths)
+            found.append(Tile(name, rows))
+    return found
 
 
 def headlines(run: Run, benchmark: str) -> tuple[Summary, ...]:
@@ -150,7 +154,7 @@ def _said(summary: Summary) -> str:
     at = "" if summary.length is None else f" at {_text.length(summary.length)}"
     interval = summary.interval
     return (
-        f"{_text.score(summary.score)}{at} (n = {_text.count(summary.n)}, {interval.confidence:.0%} interval "
+        f"{_text.score(summary.score)}{at} (n = {_text.count(summary.n)}, {interval.confidence * 100:.0f} % interval "
         f"{_text.score(interval.low)}–{_text.score(interval.high)})"
     )
 
@@ -159,7 +163,7 @@ def _said(summary: Summary) -> str:
 class ShardRow:
     """Everything stored about one shard of one run."""
 
-    run: str
+    run: Run
     name: str
     result: ShardResult
     windows: str
@@ -170,7 +174,7 @@ def shard_rows(runs: Sequence[Run]) -> list[ShardRow]:
     """The full record, for those who check."""
     return [
         ShardRow(
-            run=run.label,
+            run=run,
             name=shard_id(shard),
             result=shard,
             windows=", ".join(f"{name} {_text.count(n)}" for name, n in shard.windows.items()),

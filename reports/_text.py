@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 NOTHING = "–"
 """Stands where a number or a fact is not there, so that a gap is never taken for a zero."""
@@ -33,10 +33,7 @@ def visible(text: str) -> str:
 
 
 def _sign(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(0x2400 + code)  # the control pictures: ␀ ␁ ...
-    return "\u2421" if code == 0x7F else f"⟨U+{code:04X}⟩"
+    return f"⟨U+{ord(match[0]):04X}⟩"  # a name rather than a control picture, which many fonts lack
 
 
 def finalize(value: Any) -> Any:
@@ -46,6 +43,11 @@ def finalize(value: Any) -> Any:
     if value is None:
         return NOTHING
     return visible(str(value))
+
+
+def breakable(text: str) -> Markup:
+    """A name that may wrap after its underscores and slashes, not in the middle of a word."""
+    return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(visible(text)))))
 
 
 def clip(text: str, limit: int) -> str:
@@ -59,8 +61,8 @@ def clip_start(text: str, limit: int) -> str:
 
 
 def score(value: float | None) -> str:
-    """A score on the 0..100 scale, one decimal."""
-    return NOTHING if value is None else f"{value:.1f}"
+    """A score on the 0..100 scale, one decimal; never "-0.0"."""
+    return NOTHING if value is None else f"{round(value, 1) + 0.0:.1f}"
 
 
 def count(value: int | None) -> str:

@@ -47,7 +47,7 @@ def wilson(share: float, n: int) -> Interval:
     return Interval(low=100 * (middle - half), high=100 * (middle + half), confidence=0.95, method="wilson")
 
 
-def make_run(  # noqa: PLR0915
+def make_run(
     folder: Path,
     *,
     name: str = "tiny-llama-extended",
