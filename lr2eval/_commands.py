@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,18 +49,28 @@ def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> 
 
 
 def tasks_command(model: str | None) -> None:
-    """``lr2eval tasks``."""
-    from lr2eval._registry import benchmarks
+    """``lr2eval tasks``: per benchmark its data needs, then its tasks; minimum lengths where prompts are made."""
+    from lr2eval._registry import benchmarks, failures
 
-    table = _table("task", "what it asks", "needs", "shortest length")
     minimum = {} if model is None else _exact_minimums(model)
     for benchmark in benchmarks().values():
-        for info in benchmark.tasks():
+        tasks = benchmark.tasks()
+        needs = list(dict.fromkeys(info.needs for info in tasks))
+        print(f"\n{benchmark.name}: {len(tasks)} tasks" + (f"; needs {needs[0]}" if len(needs) == 1 else ""))
+        if all(info.min_length is None for info in tasks):
+            names = ", ".join(info.name for info in tasks)
+            print(textwrap.fill(names, 108, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
+            continue
+        table = _table("task", "what it asks", "shortest length", *(["needs"] if len(needs) > 1 else []))
+        for info in tasks:
             shortest = minimum.get(info.name, info.min_length)
-            shown = "as it is" if shortest is None else str(shortest)
-            table.add_row(f"{info.benchmark}:{info.name}", info.description, info.needs, shown)
-    _print_table(table)
-    print("Any other name is looked up among lm-eval's tasks (hellaswag, gsm8k, ...).")
+            row = [f"{info.benchmark}:{info.name}", info.description, "-" if shortest is None else str(shortest)]
+            table.add_row(*row, *([info.needs] if len(needs) > 1 else []))
+        _print_table(table)
+    for problem in failures().values():
+        print(f"\n{problem}")
+    source = f"with the tokenizer of {model}" if model else "with common tokenizers; exact with --model DIR"
+    print(f"\nShortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks (hellaswag, ...).")
 
 
 def _exact_minimums(model: str) -> dict[str, int]:

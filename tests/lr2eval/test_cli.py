@@ -1,0 +1,343 @@
+"""The command line as a user meets it: what a run leaves behind, and every bad input as one line and a code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from lr2eval._results import SCHEMA_FILE
+from lr2eval._store import FILE, RunStore
+
+Run = Callable[..., Any]
+QUICK = ("--tasks", "ruler:niah_single_1,ruler:fwe", "--lengths", "768,1k", "--samples-per-task", "2", "--offline",
+         "--dtype", "float32", "--device", "cpu")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(toy_checkpoint: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the toy model; copy it before changing it."""
+    import os
+    import subprocess
+    import sys
+
+    out = tmp_path_factory.mktemp("finished") / "run"
+    arguments = [sys.executable, "-m", "lr2eval", "run", "--model", str(toy_checkpoint), *QUICK, "--out", str(out)]
+    environment = {**os.environ, "LR2EVAL_CACHE": str(shared_cache)}
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith(f"report: {out / 'report.html'}")
+    assert "Traceback" not in done.stderr
+    return out
+
+
+def test_a_run_leaves_a_complete_folder(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"manifest.json", "samples.sqlite", "results.json", "report.html"} <= names
+    results = json.loads((finished / "results.json").read_text())
+    Draft202012Validator(json.loads(SCHEMA_FILE.read_text())).validate(results)
+    assert results["complete"]
+    assert {(s["task"], s["length"], s["n"]) for s in results["shards"]} == {
+        (task, length, 2) for task in ("niah_single_1", "fwe") for length in (768, 1024)
+    }
+    assert [(s["length"], s["tasks"], s["n"]) for s in results["summaries"] if s["headline"]] == [(768, 2, 4), (1024, 2, 4)]
+    manifest = json.loads((finished / "manifest.json").read_text())
+    assert manifest["sessions"][0]["outcome"] == "finished"
+    assert 0 < manifest["sessions"][0]["model_seconds"] < manifest["sessions"][0]["wall_seconds"]
+
+
+def test_samples_fill_their_length_and_can_be_found_again(finished: Path, shared_cache: Path) -> None:
+    with RunStore.read(finished) as store:
+        samples = list(store.samples())
+        assert store.digest() == json.loads((finished / "results.json").read_text())["digest"]
+    assert len(samples) == 8
+    for sample in samples:
+        assert sample.length is not None
+        assert sample.source is not None
+        file, offset = sample.source
+        with (shared_cache / file).open("rb") as data:
+            data.seek(offset)
+            row = json.loads(data.readline())
+        assert row["id"] == sample.id, "the data file and the store must name a sample alike"
+        assert row["prompt"].startswith(sample.prompt_head[:100])
+        assert row["token_count"] == sample.detail.prompt_tokens + row["max_new_tokens"]
+        assert row["token_count"] <= sample.length
+        assert sample.detail.new_tokens <= row["max_new_tokens"]
+
+
+def test_the_same_command_again_only_reports(finished: Path, toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
+    out = shutil.copytree(finished, tmp_path / "run")
+    before = (out / "results.json").read_bytes()
+    again = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--out", out)
+    assert again.code == 0
+    assert "loading" not in again.err, "nothing is left to do, so the model must not be loaded"
+    assert (out / "results.json").read_bytes() == before
+
+
+def test_another_configuration_is_refused_with_the_keys(finished: Path, toy_checkpoint: Path, lr2eval: Run) -> None:
+    got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--seed", "5", "--out", finished)
+    assert got.code == 2
+    assert "config.seed: 0 there, 5 now" in got.error
+
+
+def test_another_model_is_refused(finished: Path, toy: Path, lr2eval: Run) -> None:
+    config = json.loads((toy / "config.json").read_text())
+    (toy / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 1e-3}))
+    got = lr2eval("run", "--model", toy, *QUICK, "--out", finished)
+    assert got.code == 2
+    assert "model:" in got.error
+
+
+def test_baseline_runs_both_on_the_same_samples(toy_checkpoint: Path, toy: Path, lr2eval: Run, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(toy / "model.safetensors")
+    save_file({name: tensor * 1.5 for name, tensor in weights.items()}, toy / "model.safetensors", {"format": "pt"})
+    out = tmp_path / "pair"
+    got = lr2eval("run", "--model", toy, "--baseline", toy_checkpoint, *QUICK, "--out", out)
+    assert got.code == 0, got.err
+    with RunStore.read(out / "original") as original, RunStore.read(out / "extended") as extended:
+        pairs = list(zip(original.samples(), extended.samples(), strict=True))
+    assert all((a.id, a.prompt_hash) == (b.id, b.prompt_hash) for a, b in pairs)
+    assert any(a.answer != b.answer for a, b in pairs)
+    assert (out / "report.html").stat().st_size > 10_000
+
+
+def test_baseline_with_another_tokenizer_is_not_comparable(toy_checkpoint: Path, toy: Path, lr2eval: Run) -> None:
+    text = (toy / "tokenizer.json").read_text()
+    (toy / "tokenizer.json").write_text(text.replace('"</s>"', '"</t>"'))
+    settings = (toy / "tokenizer_config.json").read_text()
+    (toy / "tokenizer_config.json").write_text(settings.replace("</s>", "</t>"))
+    got = lr2eval("run", "--model", toy, "--baseline", toy_checkpoint, *QUICK, "--dry-run")
+    assert got.code == 4
+    assert "different tokenizers" in got.error
+
+
+def test_baseline_with_a_smaller_window_runs_what_it_can(toy_checkpoint: Path, toy: Path, lr2eval: Run) -> None:
+    config = json.loads((toy / "config.json").read_text())
+    (toy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 800}))
+    got = lr2eval("run", "--model", toy_checkpoint, "--baseline", toy, *QUICK, "--dry-run")
+    assert got.code == 0
+    assert "not run: fwe at 1k: above the window of the original model (800 tokens)" in got.err
+
+
+def test_dry_run_writes_nothing(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
+    got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--dry-run", "--out", tmp_path / "run")
+    assert got.code == 0
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_is_listed_or_skipped_when_asked(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
+    arguments = ("run", "--model", toy_checkpoint, *QUICK[2:], "--tasks", "ruler:fwe,mmlu:anatomy", "--data-dir", tmp_path)
+    got = lr2eval(*arguments, "--out", tmp_path / "run")
+    assert got.code == 2
+    assert "mmlu" in got.error
+    assert "--data-dir" in got.error
+    got = lr2eval(*arguments, "--set", "missing_data=skip", "--out", tmp_path / "run")
+    assert got.code == 0, got.err
+    assert "not run: mmlu: missing data" in got.out
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [item["task"] for item in results["not_run"]] == ["mmlu"]
+    assert "mmlu" in (tmp_path / "run" / "report.html").read_text()
+
+
+BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no weights": (lambda m: (m / "model.safetensors").unlink(), "safetensors"),
+    "truncated weights": (
+        lambda m: (m / "model.safetensors").write_bytes((m / "model.safetensors").read_bytes()[:-100]),
+        "truncated",
+    ),
+    "pickle": (
+        lambda m: (m / "model.safetensors").rename(m / "pytorch_model.bin"),
+        "pickle",
+    ),
+    "no tokenizer": (
+        lambda m: [(m / name).unlink() for name in ("tokenizer.json", "tokenizer_config.json")],
+        "tokenizer",
+    ),
+    "empty tokenizer": (
+        lambda m: (m / "tokenizer.json").write_text(
+            json.dumps(
+                {
+                    **json.loads((m / "tokenizer.json").read_text()),
+                    "normalizer": {"type": "Replace", "pattern": {"Regex": "."}, "content": ""},
+                    "post_processor": None,
+                }
+            )
+        ),
+        "zero tokens",
+    ),
+    "bad factors": (
+        lambda m: (m / "config.json").write_text(
+            json.dumps(
+                {
+                    **json.loads((m / "config.json").read_text()),
+                    "rope_parameters": {
+                        "rope_type": "longrope",
+                        "rope_theta": 10000.0,
+                        "short_factor": [1.0] * 8,
+                        "long_factor": [1.0] * 7,
+                        "original_max_position_embeddings": 512,
+                    },
+                }
+            )
+        ),
+        "7",
+    ),
+    "no config": (lambda m: (m / "config.json").unlink(), "config.json"),
+}
+
+
+@pytest.mark.parametrize("damage", BAD_MODELS)
+def test_bad_checkpoints(damage: str, toy: Path, lr2eval: Run) -> None:
+    change, word = BAD_MODELS[damage]
+    change(toy)
+    got = lr2eval("run", "--model", toy, *QUICK)
+    assert got.code == 2
+    assert word in got.error
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (("--model", "nothing-here"), "nothing-here: no such folder"),
+        (("--lengths", "2k"), "window (max_position_embeddings) is 1024 tokens, below the asked 2k"),
+        (("--tasks", "ruler:niah_singel_1"), "did you mean 'niah_single_1'"),
+        (("--lengths", "64"), "niah_single_1"),
+        (("--lengths", "many"), "'many' is no length"),
+        (("--backend", "hff"), "did you mean"),
+        (("--data-dir", "/nonexistent"), "no such folder"),
+        (("--set", "rulr.x=1"), "not among the tasks"),
+        (("--config", "/nonexistent.toml"), "No such file"),
+        (("--device", "gpu9"), "gpu9"),
+    ],
+)
+def test_bad_arguments(changes: tuple[str, str], words: str, toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
+    arguments = {"--model": str(toy_checkpoint), "--out": str(tmp_path / "run")}
+    flat = [item for pair in {**arguments, **dict([changes])}.items() for item in pair]
+    rest = list(QUICK)
+    if changes[0] in rest:
+        at = rest.index(changes[0])
+        del rest[at : at + 2]
+    got = lr2eval("run", *flat, *rest)
+    assert got.code == 2, got.err
+    assert words in got.error
+
+
+@pytest.mark.parametrize("place", ["under a file", "foreign folder"])
+def test_bad_output_folders(place: str, toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    out = tmp_path / "file" / "run" if place == "under a file" else tmp_path
+    got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--out", out)
+    assert got.code == 2
+    assert "--out" in got.error
+    assert (tmp_path / "file").read_text() == "precious"
+    assert not (tmp_path / "samples.sqlite").exists()
+
+
+def test_full_disk_keeps_what_is_finished(
+    toy_checkpoint: Path, lr2eval: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("run", "--model", toy_checkpoint, *QUICK, "--batch-size", "1", "--out", tmp_path / "run")
+    create = RunStore.create.__func__  # type: ignore[attr-defined]
+
+    def small(cls: type[RunStore], folder: Path) -> RunStore:
+        store: RunStore = create(cls, folder)
+        store._db.execute("PRAGMA max_page_count=15")  # SQLite then reports a full disk, for real
+        return store
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "create", classmethod(small))
+        got = lr2eval(*arguments)
+    assert got.code == 5
+    assert "free some disk space" in got.error
+    with sqlite3.connect(tmp_path / "run" / FILE) as db:
+        (kept,) = db.execute("SELECT count(*) FROM responses").fetchone()
+    assert kept > 0
+    assert lr2eval(*arguments).code == 0
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["complete"]
+
+
+def test_corrupt_database_is_named(finished: Path, toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
+    out = shutil.copytree(finished, tmp_path / "run")
+    (out / FILE).write_bytes(b"not a database at all" * 1000)
+    got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--out", out)
+    assert got.code == 5
+    assert FILE in got.error
+    assert "damaged" in got.error
+
+
+def test_nan_logits_end_the_run_with_everything_finished_kept(toy: Path, lr2eval: Run, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(toy / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, toy / "model.safetensors", {"format": "pt"})
+    got = lr2eval("run", "--model", toy, *QUICK, "--out", tmp_path / "run")
+    assert got.code == 5
+    assert "NaN" in got.error
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["sessions"][0]["outcome"] == "failed"
+
+
+def test_a_run_that_is_being_written_is_left_alone(finished: Path, toy_checkpoint: Path, lr2eval: Run) -> None:
+    from filelock import FileLock
+
+    with FileLock(finished / "run.lock"):
+        got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--out", finished)
+    assert got.code == 5
+    assert "another lr2eval" in got.error
+
+
+def test_interrupt_resumes(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lr2eval import _recording
+
+    run = _recording.RecordingLM._run
+    calls: list[int] = []
+
+    def interrupted(self: Any, *arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return run(self, *arguments)
+
+    arguments = ("run", "--model", toy_checkpoint, *QUICK, "--batch-size", "1", "--out", tmp_path / "run")
+    monkeypatch.setattr(_recording.RecordingLM, "_run", interrupted)
+    got = lr2eval(*arguments)
+    assert got.code == 130
+    assert "same command resumes" in got.error
+    assert not json.loads((tmp_path / "run" / "results.json").read_text())["complete"]
+    assert lr2eval(*arguments).code == 0
+    assert len(calls) == 8 + 1, "eight samples, one interrupted attempt, nothing twice"
+
+
+def test_tasks_doctor_models_and_report(finished: Path, lr2eval: Run, tmp_path: Path) -> None:
+    got = lr2eval("tasks")
+    assert got.code == 0
+    assert "ruler:niah_single_1" in got.out
+    assert "mmlu: 57 tasks" in got.out
+    got = lr2eval("doctor")
+    assert got.code == 0, got.out
+    assert "torch" in got.out
+    got = lr2eval("models", "list")
+    assert got.code == 0
+    assert "smollm2-135m" in got.out
+    got = lr2eval("report", finished, "--out", tmp_path / "again.html")
+    assert got.code == 0
+    assert got.out.strip() == str(tmp_path / "again.html")
+    got = lr2eval("report", tmp_path)
+    assert got.code == 5
+    assert "run folder" in got.error
+
+
+def test_version_and_usage(lr2eval: Run) -> None:
+    assert lr2eval("--version").out.startswith("lr2eval ")
+    assert lr2eval("run").code == 2
+    assert lr2eval("run", "--no-such-flag").code == 2
+    assert lr2eval("nonsense").code == 2
