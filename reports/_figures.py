@@ -136,7 +136,7 @@ def _style(identity: str) -> Any:
         "ytick.major.size": 0,
     }
     keep = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "webagg.address")
-    defaults: dict[str, Any] = dict(matplotlib.rcParamsDefault)
+    defaults: Any = matplotlib.rcParamsDefault
     clean: Any = {key: value for key, value in defaults.items() if key not in keep} | ours
     return matplotlib.rc_context(clean)
 

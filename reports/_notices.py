@@ -104,7 +104,7 @@ def _share(run: Run, some: Callable[[ShardResult], int], of: Callable[[ShardResu
     total, every = sum(map(some, shards)), sum(map(of, run.results.shards))
     return Part(
         run,
-        f"{_text.count(total)} of {_text.count(every)} samples ({100 * total / every:.1f} %).",
+        f"{_text.count(total)} of {_text.count(every)} samples ({100 * total / every:.1f}\u00a0%).",
         tuple(f"{shard_id(shard)}: {some(shard)} of {of(shard)}" for shard in shards),
     )
 

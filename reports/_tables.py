@@ -152,11 +152,9 @@ def sentence(run: Run) -> str:
 
 def _said(summary: Summary) -> str:
     at = "" if summary.length is None else f" at {_text.length(summary.length)}"
-    interval = summary.interval
-    return (
-        f"{_text.score(summary.score)}{at} (n = {_text.count(summary.n)}, {interval.confidence * 100:.0f} % interval "
-        f"{_text.score(interval.low)}–{_text.score(interval.high)})"
-    )
+    low, high = _text.score(summary.interval.low), _text.score(summary.interval.high)
+    confidence = f"{summary.interval.confidence * 100:.0f}\u00a0%"
+    return f"{_text.score(summary.score)}{at} (n = {_text.count(summary.n)}, {confidence} interval {low}–{high})"
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,8 @@ def make_run(
             mean = sum(row.score or 0.0 for row in scored) / 100 / len(scored) if scored else 0.0
             shards.append(
                 ShardResult(
-                    benchmark=benchmark, task=task, length=length, metric="acc" if length is None else "string_match_all",
+                    benchmark=benchmark, task=task, length=length,
+                    metric="acc" if length is None else "string_match_all",
                     n=len(scored), score=100 * mean if scored else None,
                     interval=wilson(mean, len(scored)) if scored else None,
                     empty=sum(not row.answer.strip() for row in scored), truncated=min(truncated, len(scored)),
@@ -147,7 +148,8 @@ def make_run(
         "versions": {"python": "3.11.7", "torch": "2.9.0", "transformers": "5.16.0", "lm_eval": "0.4.13"},
         "hardware": {"processor": "A processor", "cores": 2, "memory_gib": 7.8},
         "timing": {"wall_seconds": 3723.5, "model_seconds": 3650.1},
-        "data": {"ruler/vt@4096": {"hash": "ab" * 32, "file": "vt.jsonl"}}, "environment": {"LR2EVAL_CACHE": HOSTILE[0]},
+        "data": {"ruler/vt@4096": {"hash": "ab" * 32, "file": "vt.jsonl"}},
+        "environment": {"LR2EVAL_CACHE": HOSTILE[0]},
     }  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return folder

@@ -1,0 +1,267 @@
+"""The finished page: inert, true to ``results.json``, equal for equal runs, honest about gaps."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jinja2 import UndefinedError
+
+from lr2eval._errors import StoreError, UsageError
+from lr2eval._results import NotRun, Results
+from lr2eval.reports import _page, _text, render
+from lr2eval.reports._load import load
+
+VOID = {"meta", "link", "input", "br", "wbr", "img", "hr"}
+ALLOWED = set(
+    "html head meta link title style body a header p div h1 h2 h3 h5 i ul li b nav main section article table thead tbody "
+    "tfoot tr th td span small br wbr details summary figure figcaption label input button pre bdi mark strong code dl dt "
+    "dd footer script svg desc defs g path use text clippath rect".split()
+)
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about and checks that tags close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.stack: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.data: dict[str, list[str]] = {}
+        self.rows: list[list[tuple[dict[str, str | None], str]]] = []
+        self.feed(text)
+        self.close()
+        assert self.stack == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.stack.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append((dict(attrs), ""))
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.stack, f"</{tag}> closes nothing"
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.data.setdefault(self.stack[-1] if self.stack else "", []).append(data)
+        if self.rows and self.rows[-1] and {"td", "th"} & set(self.stack):
+            attrs, text = self.rows[-1][-1]
+            self.rows[-1][-1] = (attrs, text + data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(part for tag, parts in self.data.items() if tag not in ("script", "style") for part in parts)
+
+
+@pytest.fixture(scope="module")
+def html(run_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render([run_folder], tmp_path_factory.mktemp("out") / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html: str) -> Page:
+    return Page(html)
+
+
+def test_one_script_and_the_policy_names_its_hash(page: Page) -> None:
+    [script] = page.data["script"]
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    [policy] = [
+        a["content"] for tag, a in page.tags if tag == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    ]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy == (f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:")
+
+
+def test_nothing_is_fetched_and_nothing_acts(page: Page) -> None:
+    for tag, attributes in page.tags:
+        assert tag in ALLOWED, f"unexpected <{tag}>: did something get in unescaped?"
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "href", "xlink:href", "action", "srcset", "data", "poster"):
+                assert (value or "").startswith("#") or value == "data:,", (tag, name, value)
+            if name == "style":
+                assert "url(" not in (value or "").replace("url(#", ""), value
+    assert "@import" not in page.data["style"][0]
+    assert "url(" not in page.data["style"][0]
+
+
+def test_ids_are_unique_and_links_inside_lead_somewhere(page: Page) -> None:
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in page.tags:
+        for name in ("href", "xlink:href", "aria-labelledby", "for"):
+            for target in (attributes.get(name) or "").split():
+                if target != "data:,":
+                    assert target.removeprefix("#") in ids, (tag, name, target)
+
+
+def test_hostile_text_is_shown_as_text(page: Page, html: str) -> None:
+    shown = page.text
+    for hostile in ("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "{{ 7 * 7 }}{% raw %}{{ config }}",
+                    "</script></style></title>", "nul⟨U+0000⟩ bell⟨U+0007⟩", "right⟨U+202E⟩to left⟨U+2066⟩",
+                    "lone ⟨U+D800⟩ surrogate", "$\\frac{1}{0}$ &lt;b&gt; &amp;"):  # fmt: skip
+        assert hostile in shown, hostile
+    assert _text.visible(html) == html
+
+
+def test_hostile_names_everywhere(maker: Any, tmp_path: Path) -> None:
+    for number, name in enumerate(["</title><script>alert(1)</script>", "\u202emodel\x00", "{{ runs }}", "a\nb" * 99]):
+        run = maker(tmp_path / str(number), name=name, tasks=(name,), lengths=(4096, 8192), subjects=0, samples=3)
+        text = render([run, run], tmp_path / f"{number}.html").read_text(encoding="utf-8")
+        page = Page(text)
+        assert {tag for tag, _ in page.tags} <= ALLOWED
+        assert [tag for tag, _ in page.tags].count("script") == 1
+        assert re.sub(r"\s", "", _text.visible(name)) in re.sub(r"\s", "", page.text)
+
+
+def test_every_stored_score_is_shown(page: Page, run_folder: Path) -> None:
+    results = Results.model_validate_json((run_folder / "results.json").read_bytes())
+    stored = {row[0][1]: row for row in page.rows if row and row[0][0].get("scope") == "row"}
+    names = list(dict.fromkeys(s.length for s in results.shards if s.length))
+    for shard in results.shards:
+        row = stored[_text.visible(_text.task(shard.benchmark, shard.task))]
+        attributes, text = row[1 + (names.index(shard.length) if shard.length else 0)]
+        assert shard.score is not None
+        assert shard.interval is not None
+        assert attributes["data-v"] == str(shard.score)
+        assert text.startswith(f"{shard.score:.1f}")
+        whole = text if shard.length else text + row[2][1] + "n " + row[3][1]
+        assert f"{_text.score(shard.interval.low)}–{_text.score(shard.interval.high)}" in whole
+        assert f"n {shard.n}" in whole
+    for summary in results.summaries:
+        assert any(cell[0].get("data-v") == str(summary.score) for row in page.rows for cell in row[1:]), summary
+
+
+def test_the_record_is_complete(page: Page, run_folder: Path) -> None:
+    results = json.loads((run_folder / "results.json").read_text())
+    cells = {text for row in page.rows for _, text in row}
+    for fact in (results["digest"], results["model"]["fingerprint"], "0.4.13", "A processor", "3723.5"):
+        assert fact in cells, fact
+    assert {"backend.batch_size", "window_policy", "LR2EVAL_CACHE", "rope_type"} <= cells
+    assert "--out 'runs/it'\"'\"'s here'" in page.text
+
+
+def test_equal_runs_give_equal_pages(maker: Any, tmp_path: Path) -> None:
+    pages = []
+    for place in ("one", "two"):
+        run = maker(tmp_path / place / "run", subjects=2, samples=4)
+        pages.append(render([run], tmp_path / f"{place}.html").read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_gaps_are_named(maker: Any, tmp_path: Path) -> None:
+    run = maker(
+        tmp_path / "run", complete=False, skipped=2, truncated=1, samples=5, subjects=1,
+        data={"haystack": "stand-in essays"}, not_run=(NotRun(task="ruler/qa_1", length=8192, reason="SQuAD <is> missing"),),
+    )  # fmt: skip
+    page = Page(render([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+    for part in ("Unfinished run", "ruler/qa_1 at 8k: SQuAD <is> missing", "Stand-in data", "Truncated prompts",
+                 "Skipped samples", "Empty answers", "Few samples", "unfinished"):  # fmt: skip
+        assert part in page.text, part
+
+
+def test_a_whole_run_has_nothing_to_mind(maker: Any, tmp_path: Path) -> None:
+    run = maker(tmp_path / "run", tasks=("vt",), lengths=(4096,), subjects=0, samples=30, lift=9.0)
+    text = render([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Nothing: the run is complete" in text
+    assert "unfinished" not in Page(text).text
+
+
+def test_a_run_that_has_just_begun(maker: Any, tmp_path: Path) -> None:
+    run = maker(tmp_path / "run", tasks=(), subjects=0, complete=False)
+    text = Page(render([run], tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "Nothing has been scored yet." in text
+    assert "No sample has been scored yet." in text
+
+
+def test_a_shard_with_every_sample_skipped(maker: Any, tmp_path: Path) -> None:
+    run = maker(tmp_path / "run", tasks=("vt", "cwe"), lengths=(4096, 8192), subjects=1, samples=3, skipped=3)
+    assert Page(render([run], tmp_path / "report.html").read_text(encoding="utf-8"))
+
+
+def test_two_runs_stand_side_by_side(maker: Any, run_folder: Path, tmp_path: Path) -> None:
+    original = maker(tmp_path / "original", name="tiny-llama", lift=-0.2, lengths=(4096, 8192))
+    page = Page(render([original, run_folder], tmp_path / "report.html").read_text(encoding="utf-8"))
+    [row] = [row for row in page.rows if row and row[0][1] == "niah_single_1"]
+    a, b = (Results.model_validate_json((run / "results.json").read_bytes()).shards for run in (original, run_folder))
+    assert [cell[0]["data-v"] for cell in row[1:5]] == [str(x.score) for x in (a[0], b[0], a[1], b[1])]
+    assert [cell[0]["data-v"] for cell in row[5:]] == ["", str(b[2].score), "", str(b[3].score)]
+    assert "tiny-llama-extended" in page.text
+
+
+def test_runs_of_one_model_are_told_apart(maker: Any, tmp_path: Path) -> None:
+    runs = [maker(tmp_path / name, tasks=("vt",), lengths=(4096,), subjects=0, samples=2) for name in ("fp32", "bf16")]
+    assert [run.label for run in load(runs)] == ["tiny-llama-extended (fp32)", "tiny-llama-extended (bf16)"]
+
+
+def test_no_manifest_is_no_obstacle(maker: Any, tmp_path: Path) -> None:
+    run = maker(tmp_path / "run", tasks=("vt",), lengths=(4096,), subjects=0, samples=2)
+    (run / "manifest.json").unlink()
+    assert render([run], tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda run: (run / "results.json").unlink(), "results.json: no such file; is .* a run folder"),
+        (lambda run: (run / "results.json").write_text("{"), "results.json: damaged at file"),
+        (lambda run: (run / "results.json").write_text("{}"), "results.json: damaged at lr2eval_version"),
+        (lambda run: (run / "results.json").write_bytes(b"\xff\xfe"), "results.json: damaged"),
+        (lambda run: (run / "samples.sqlite").unlink(), "samples.sqlite: no such file"),
+        (lambda run: (run / "samples.sqlite").write_bytes(b"no database" * 99), "samples.sqlite: .*damaged"),
+        (lambda run: (run / "manifest.json").write_text("["), "manifest.json: damaged"),
+    ],
+)
+def test_bad_folders_are_one_line_and_write_nothing(maker: Any, tmp_path: Path, damage: Any, message: str) -> None:
+    run = maker(tmp_path / "run", tasks=("vt",), lengths=(4096,), subjects=0, samples=2)
+    damage(run)
+    with pytest.raises(StoreError, match=message) as caught:
+        render([run], tmp_path / "report.html")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_no_folder_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UsageError):
+        render([], tmp_path / "report.html")
+    with pytest.raises(StoreError, match=r"is .* a run folder"):
+        render([tmp_path / "absent"], tmp_path / "report.html")
+
+
+def test_unwritable_place_is_one_line(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"report\.html: No such file or directory"):
+        render([run_folder], tmp_path / "absent" / "report.html")
+
+
+def test_templates_stumble_over_unknown_names() -> None:
+    with pytest.raises(UndefinedError):
+        _page.environment().from_string("{{ misspelt }}").render()
+    assert _page.environment().from_string("{{ x }}").render(x="<\x00>") == "&lt;⟨U+0000⟩&gt;"
+
+
+def test_a_full_suite_stays_small_and_fast(maker: Any, tmp_path: Path) -> None:
+    tasks = tuple(f"task_{number}" for number in range(13))
+    lengths = tuple(4096 * 2**step for step in range(6))
+    runs = [
+        maker(tmp_path / name, name=name, tasks=tasks, lengths=lengths, samples=100, lift=lift)
+        for name, lift in (("original", 0.0), ("extended", -0.1))
+    ]
+    start = time.monotonic()
+    out = render(runs, tmp_path / "report.html")
+    assert time.monotonic() - start < 10
+    assert out.stat().st_size < 3_000_000
