@@ -1,0 +1,38 @@
+"""Access to Hugging Face data sets: its cache only when offline, and errors that name what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def hub_access(offline: bool) -> Iterator[None]:
+    """Inside the block the ``datasets`` library reads its local cache only, if ``offline``.
+
+    The libraries read HF_HUB_OFFLINE once, when they are imported, which is too early for our flag.
+    """
+    import datasets
+    import huggingface_hub
+
+    modules: tuple[Any, ...] = (datasets.config, huggingface_hub.constants)
+    before = [module.HF_HUB_OFFLINE for module in modules]
+    try:
+        for module in modules:
+            module.HF_HUB_OFFLINE = offline or module.HF_HUB_OFFLINE
+        yield
+    finally:
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value
+
+
+def is_missing_data(error: BaseException) -> bool:
+    """Whether an exception means that a data set is not to be had (file, cache or network), not a mistake in a task."""
+    libraries = ("datasets", "huggingface_hub", "httpx", "requests", "urllib3")
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in libraries
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, at most 160 characters, or its type."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

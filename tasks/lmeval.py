@@ -1,0 +1,164 @@
+"""Every plain lm-eval task as a benchmark: ``hellaswag``, ``gsm8k``, ``arc``, or a user's own YAML file.
+
+The tasks keep lm-eval's prompts, few-shot settings and metrics. Only what lr2eval can compare sample by sample is
+taken: the first metric whose aggregation is a mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any, Literal
+
+from lr2eval import _ids
+from lr2eval._errors import MissingDataError, TaskError
+from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.tasks import _hub, _lm_eval, _select
+
+NAME = "lm_eval"
+OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
+DEFAULT_NEW_TOKENS = 256
+"""What lm-eval's models generate for a task that sets no ``max_gen_toks``."""
+
+
+@cache
+def lm_eval_benchmark(include_path: Path | None) -> LmEval:
+    """The benchmark over lm-eval's tasks and the YAML files under ``include_path``."""
+    if include_path is not None and not include_path.is_dir():
+        raise TaskError(f"{include_path}: no such folder; give the folder of your task's YAML file")
+    return LmEval(include_path)
+
+
+class LmEval:
+    """lm-eval's task index. Building it takes about 10 s, so it is built for the first name only we do not know."""
+
+    name = NAME
+    headline: Literal["tasks", "samples"] = "samples"
+
+    def __init__(self, include_path: Path | None) -> None:
+        self._include_path = include_path
+        self.version = installed_version("lm-eval")
+
+    def tasks(self) -> Sequence[TaskInfo]:
+        """Every lm-eval task and group (some thousands)."""
+        return [TaskInfo(name, NAME, "lm-eval task", "its hub data set") for name in self.names()]
+
+    def names(self) -> Sequence[str]:
+        """All names of tasks and groups."""
+        names: list[str] = self._manager_for(None).all_tasks
+        return names
+
+    def knows(self, name: str) -> bool:
+        """Whether lm-eval has a task or group of this name."""
+        return name in self._manager_for(name).all_tasks
+
+    def select(self, selector: str | None) -> Sequence[str]:
+        """The task or group itself; a group becomes its tasks when it is prepared."""
+        if selector is None:
+            raise TaskError(f"{NAME} is thousands of tasks; name one, for instance {NAME}:hellaswag")
+        if not self.knows(selector):
+            raise TaskError(f"{selector}: no such lm-eval task; {_select.suggestion(selector, self.names())}")
+        return [selector]
+
+    def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
+        """Load the tasks. Raises :class:`MissingDataError` naming every data set that is not to be had."""
+        loaded: dict[str, Any] = {}
+        missing: list[str] = []
+        for name in tasks:
+            try:
+                loaded.update(self._load(name, context.offline))
+            except MissingDataError as error:
+                missing.extend(error.missing)
+        if missing:
+            raise MissingDataError("; ".join(missing), tuple(missing))
+        return [_shard(name, task, self.version, context) for name, task in loaded.items()]
+
+    def _load(self, name: str, offline: bool) -> dict[str, Any]:
+        try:
+            with _hub.hub_access(offline), _lm_eval.quiet_lm_eval():
+                tasks: dict[str, Any] = self._manager_for(name).load([name])["tasks"]
+        except ImportError as error:
+            raise TaskError(f"{name}: needs a package that is not installed ({_hub.first_line(error)})") from error
+        except Exception as error:
+            if _hub.is_missing_data(error):
+                raise MissingDataError(
+                    f"{name}: its data set cannot be read ({_hub.first_line(error)}); connect once so that it is cached"
+                ) from error
+            raise TaskError(f"{name}: lm-eval cannot build this task ({_hub.first_line(error)})") from error
+        return tasks
+
+    def _manager_for(self, name: str | None) -> Any:
+        """The user's own folder first, it is indexed at once; everything when the name is not there."""
+        if self._include_path is not None and name is not None:
+            own = _lm_eval.task_manager(self._include_path)
+            if name in own.all_tasks:
+                return own
+        return _everything(self._include_path)
+
+
+@cache
+def _everything(include_path: Path | None) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    with _lm_eval.quiet_lm_eval():
+        return TaskManager(include_path=None if include_path is None else [include_path])
+
+
+def _shard(name: str, task: Any, version: str, context: TaskContext) -> Shard:
+    kind = task.OUTPUT_TYPE
+    if kind not in OUTPUT_TYPES or getattr(task, "MULTIMODAL", False):
+        raise TaskError(
+            f"{name}: lr2eval runs {', '.join(OUTPUT_TYPES)} tasks on text, and this is another kind ({kind})"
+        )
+    if getattr(task, "UNSAFE_CODE", False):
+        raise TaskError(f"{name}: scoring it runs code that the model writes; use lm-eval itself in a sandbox")
+    docs = list(task.eval_docs)
+    count = _select.limited(len(docs), context.limit)
+    _keep_first(task, count)
+    settings = (getattr(task.config, "generation_kwargs", None) or {}) if kind == "generate_until" else {}
+    return Shard(
+        benchmark=NAME,
+        task=name,
+        length=None,
+        n=count,
+        version=f"{version}/{task.VERSION}",
+        data_hash=_ids.text_hash("\n".join(json.dumps(doc, sort_keys=True, default=repr) for doc in docs[:count])),
+        metric=_metric(name, task),
+        load=lambda: task,
+        describe=lambda doc: SampleInfo(gold=_gold(task, doc)),
+        data={"source": str(task.DATASET_PATH or "custom"), "shots": task.config.num_fewshot or 0},
+        max_new_tokens=int(settings.get("max_gen_toks", DEFAULT_NEW_TOKENS)) if kind == "generate_until" else None,
+    )
+
+
+def _metric(name: str, task: Any) -> str:
+    means = [metric for metric, function in task.aggregation().items() if function.__name__ in ("mean", "nanmean")]
+    if not means:
+        raise TaskError(
+            f"{name}: its metrics ({', '.join(task.aggregation())}) have no value per sample, "
+            "so runs cannot be compared"
+        )
+    metric: str = means[0]
+    return metric
+
+
+def _keep_first(task: Any, count: int) -> None:
+    """Let the task see its first ``count`` evaluation documents only, whatever kind of container they come in."""
+    split = "test_docs" if task.has_test_docs() else "validation_docs"
+    all_docs = getattr(task, split)
+
+    def first_docs() -> Any:
+        docs = all_docs()
+        return docs.select(range(count)) if hasattr(docs, "select") else list(docs)[:count]
+
+    setattr(task, split, first_docs)
+
+
+def _gold(task: Any, doc: Mapping[str, Any]) -> tuple[str, ...]:
+    target = task.doc_to_target(doc)
+    if isinstance(target, int) and task.OUTPUT_TYPE == "multiple_choice":
+        target = task.doc_to_choice(doc)[target]
+    return tuple(map(str, target)) if isinstance(target, list | tuple) else (str(target),)

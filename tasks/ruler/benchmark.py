@@ -1,0 +1,141 @@
+"""RULER as a benchmark plug-in: selects tasks, makes their data files and hands out shards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from lr2eval import _ids
+from lr2eval._errors import TaskError
+from lr2eval._tokens import PromptTokenizer
+from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.tasks import _lm_eval, _select, _upstream
+from lr2eval.tasks.ruler import files, generate
+from lr2eval.tasks.ruler.score import string_match_all
+from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
+
+METRIC = "string_match_all"
+
+
+class Ruler:
+    """The benchmark object behind the task name ``ruler``."""
+
+    name = "ruler"
+    version = VERSION
+    headline: Literal["tasks", "samples"] = "tasks"
+
+    def tasks(self) -> Sequence[TaskInfo]:
+        """Every task, in upstream's order."""
+        return [TaskInfo(t.name, self.name, t.description, min_length=t.min_length) for t in TASKS.values()]
+
+    def select(self, selector: str | None) -> Sequence[str]:
+        """All tasks, or the one named."""
+        return _select.one_or_all(self.name, selector, list(TASKS))
+
+    def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
+        """Make or find the data of every task and length. Raises :class:`TaskError` below a task's minimum."""
+        if not context.lengths:
+            raise TaskError("ruler needs at least one length in tokens, for instance --lengths 4k")
+        count = _select.limited(context.samples_per_task, context.limit)
+        return [self._shard(TASKS[task], length, count, context) for task in tasks for length in context.lengths]
+
+    def min_lengths(self, tokenizer: PromptTokenizer) -> dict[str, int]:
+        """Per task a length that suffices for the first 20 samples of seed 0, and hardly more."""
+        return {name: generate.sufficient_length(task, 1, 20, 0, tokenizer) for name, task in TASKS.items()}
+
+    def _shard(self, task: RulerTask, length: int, count: int, context: TaskContext) -> Shard:
+        data = _data_file(task, length, count, context)
+        path, manifest = data.path, data.manifest
+        source = path.relative_to(context.cache_dir).as_posix()
+
+        def describe(doc: Mapping[str, Any]) -> SampleInfo:
+            return SampleInfo(
+                gold=tuple(doc["answers"]),
+                columns={"depth": doc["depth"], "token_count": doc["token_count"]},
+                marks=tuple(doc["marks"]),
+                source=(source, doc["offset"]),
+            )
+
+        return Shard(
+            benchmark=self.name,
+            task=task.name,
+            length=length,
+            n=count,
+            version=VERSION,
+            data_hash=manifest["sha256"],
+            metric=METRIC,
+            load=lambda: lm_eval_task(data, task.name),
+            describe=describe,
+            data={
+                "haystack": task.haystack,
+                "file": source,
+                "sha256": manifest["sha256"],
+                **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
+            },
+            max_new_tokens=manifest["max_new_tokens"],
+        )
+
+
+RULER = Ruler()
+
+
+def lm_eval_task(data: files.DataFile, name: str) -> Any:
+    """The lm-eval task over a data file: its prompts are exactly ``PromptTokenizer.render(prompt, prefix)``."""
+
+    def dataset(**_: Any) -> Any:
+        import datasets
+
+        return datasets.DatasetDict({"test": datasets.Dataset.from_list(list(data.rows()))})
+
+    def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
+        return {METRIC: string_match_all(results[0], doc["answers"])}
+
+    return _lm_eval.build_task(
+        {
+            "task": name,
+            "output_type": "generate_until",
+            "custom_dataset": dataset,
+            "test_split": "test",
+            "doc_to_text": "prompt",
+            "gen_prefix": "answer_prefix",
+            "doc_to_target": "answers",
+            # The prefix brings its own space; a delimiter could only add a second one.
+            "target_delimiter": "",
+            "generation_kwargs": {
+                "until": [],
+                "do_sample": False,
+                "max_gen_toks": data.manifest["max_new_tokens"],
+            },
+            "process_results": score,
+            "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": VERSION},
+        }
+    )
+
+
+def _data_file(task: RulerTask, length: int, count: int, context: TaskContext) -> files.DataFile:
+    tokenizer = context.tokenizer
+    facts = {
+        "generator": VERSION,
+        "task": task.name,
+        "length": length,
+        "seed": context.seed,
+        "haystack": task.haystack,
+        "tokenizer": tokenizer.fingerprint(),
+        "chat": tokenizer.chat,
+        "max_new_tokens": task.recipe(tokenizer, length, context.seed).max_new_tokens,
+        # The installed lm-eval provides the prompt texts.
+        "texts": _ids.digest([repr(_upstream.niah_texts()), *(repr(_upstream.task_texts(t)) for t in _TEXTS)]),
+    }
+    key = _ids.digest([facts, count])[:16]
+    path = context.cache_dir / "data" / "ruler" / f"{task.name}-{length}-{key}.jsonl"
+    return files.ensure(
+        path,
+        facts,
+        lambda: generate.samples(task, length, count, context.seed, tokenizer),
+        lambda row: row["token_count"] / length,
+        context.progress,
+    )
+
+
+_TEXTS = ("vt", "cwe", "fwe")

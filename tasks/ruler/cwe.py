@@ -1,0 +1,103 @@
+"""Common words: a numbered, shuffled list in which ten words occur more often than all others.
+
+After ``scripts/data/synthetic/common_words_extraction.py`` of NVIDIA/RULER: one solved example in front; below 4096
+tokens the words repeat 6 and 1 times (example: 20 words, 3 and 1), from there on 30 and 3 times (40 words, 10 and 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from lr2eval.tasks import _upstream
+from lr2eval.tasks.ruler import words
+from lr2eval.tasks.ruler.draft import Draft
+from lr2eval.tasks.ruler.stream import ShuffledStream
+
+COMMON = 10
+
+
+@dataclass(frozen=True)
+class CweRecipe:
+    """How often common and other words occur, in the question and in the solved example."""
+
+    repeats: tuple[int, int]
+    example_words: int
+    example_repeats: tuple[int, int]
+
+    @classmethod
+    def make(cls, length: int) -> CweRecipe:
+        """Upstream's numbers for this length (tokens)."""
+        return cls((6, 1), 20, (3, 1)) if length < 4096 else cls((30, 3), 40, (10, 3))
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens to generate."""
+        return _upstream.task_texts("cwe").max_new_tokens
+
+    def draw(self, rng: Random) -> CweDraw:
+        """The example, then the words of the question in the order in which a growing list takes them up."""
+        texts = _upstream.task_texts("cwe")
+        solved = WordList(rng, words.common_words(), self.example_words, self.example_repeats)
+        answer = _numbered(solved.common)
+        example = f"{_question(solved.text(self.example_words))}{texts.answer_prefix} {answer}\n"
+        return CweDraw(example, WordList(rng, words.common_words(), len(words.common_words()), self.repeats))
+
+
+class WordList:
+    """``count`` words drawn from ``source``; the first ten are the common ones."""
+
+    def __init__(self, rng: Random, source: Sequence[str], count: int, repeats: tuple[int, int]) -> None:
+        self.words = rng.sample(source, count)
+        self.common = tuple(self.words[:COMMON])
+        self._repeats = repeats
+        self._stream = ShuffledStream(rng.getrandbits(64))
+        self._ends = [0]  # entries of the first n words together
+
+    def entries(self, size: int) -> int:
+        """Entries of the list that uses the first ``size`` words."""
+        for index in range(len(self._ends) - 1, size):
+            self._stream.add(self.words[index], self._repeats[0] if index < COMMON else self._repeats[1])
+            self._ends.append(len(self._stream))
+        return self._ends[size]
+
+    def text(self, size: int) -> str:
+        """The numbered list that uses the first ``size`` words."""
+        return _numbered(self._stream.first(self.entries(size)))
+
+
+class CweDraw:
+    """One sample; a unit is one word with all its repetitions. The smallest list has one word that is not common."""
+
+    smallest = COMMON + 1
+
+    def __init__(self, example: str, words: WordList) -> None:
+        self._example = example
+        self._words = words
+        self.largest = len(words.words)
+
+    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
+        """Each repetition of a word, and the numbers by which the list gets longer."""
+        pieces = []
+        for index in range(start, stop):
+            begin, end = self._words.entries(index), self._words.entries(index + 1)
+            numbers = [f" {number + 1}." for number in range(begin, end)]
+            pieces.append([f" {self._words.words[index]}"] * (end - begin) + numbers)
+        return pieces
+
+    def render(self, size: int) -> Draft:
+        """The sample with ``size`` different words."""
+        return Draft(
+            prompt=self._example + _question(self._words.text(size)),
+            answer_prefix=_upstream.task_texts("cwe").answer_prefix,
+            answers=self._words.common,
+        )
+
+
+def _question(context: str) -> str:
+    return _upstream.task_texts("cwe").template.format(context=context, query="")
+
+
+def _numbered(entries: Sequence[str]) -> str:
+    return " ".join(f"{number}. {entry}" for number, entry in enumerate(entries, 1))

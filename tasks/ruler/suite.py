@@ -1,0 +1,76 @@
+"""The RULER tasks that need no outside text, and the version of the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lr2eval._tokens import PromptTokenizer
+from lr2eval.tasks.ruler.cwe import CweRecipe
+from lr2eval.tasks.ruler.draft import Recipe
+from lr2eval.tasks.ruler.fwe import FweRecipe
+from lr2eval.tasks.ruler.niah import NiahRecipe
+from lr2eval.tasks.ruler.vt import VtRecipe
+
+VERSION = "1"
+"""Part of every sample's identity and seed: raise it when the same identity would give another text."""
+
+
+@dataclass(frozen=True)
+class RulerTask:
+    """One task of the suite. ``recipe`` makes it for a tokenizer, a length (tokens) and a seed."""
+
+    name: str
+    description: str
+    haystack: str
+    min_length: int
+    recipe: Callable[[PromptTokenizer, int, int], Recipe]
+
+
+TASKS: dict[str, RulerTask] = {
+    task.name: task
+    for task in (
+        RulerTask(
+            "niah_single_1",
+            "one word -> number needle in a repeated noise sentence",
+            "noise",
+            512,
+            lambda tokenizer, length, seed: NiahRecipe("noise", "words", "numbers"),
+        ),
+        RulerTask(
+            "niah_multikey_2",
+            "one word -> number needle among nothing but such needles",
+            "needles",
+            512,
+            lambda tokenizer, length, seed: NiahRecipe("needles", "words", "numbers"),
+        ),
+        RulerTask(
+            "niah_multikey_3",
+            "one UUID -> UUID needle among nothing but such needles",
+            "needles",
+            1024,
+            lambda tokenizer, length, seed: NiahRecipe("needles", "uuids", "uuids"),
+        ),
+        RulerTask(
+            "vt",
+            "follow a value through five variable assignments hidden in noise",
+            "noise",
+            1024,
+            lambda tokenizer, length, seed: VtRecipe.make(tokenizer, VERSION, seed),
+        ),
+        RulerTask(
+            "cwe",
+            "name the ten most common words of a numbered list",
+            "words",
+            1024,
+            lambda tokenizer, length, seed: CweRecipe.make(length),
+        ),
+        RulerTask(
+            "fwe",
+            "name the three most frequent coded words",
+            "coded words",
+            512,
+            lambda tokenizer, length, seed: FweRecipe.make(length),
+        ),
+    )
+}

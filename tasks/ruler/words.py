@@ -1,0 +1,36 @@
+"""Random words, numbers and UUIDs as upstream RULER draws them, from a given generator only."""
+
+from __future__ import annotations
+
+import uuid
+from functools import cache
+from random import Random
+
+
+@cache
+def _list(category: str) -> tuple[str, ...]:
+    """Distinct words of one wonderwords list, sorted: the order of the package's files does not matter."""
+    import wonderwords
+
+    return tuple(sorted(set(wonderwords.RandomWord().filter(include_categories=[category]))))
+
+
+@cache
+def common_words() -> tuple[str, ...]:
+    """Nouns, adjectives and verbs together, sorted and distinct: the word list of cwe."""
+    return tuple(sorted({*_list("noun"), *_list("adjective"), *_list("verb")}))
+
+
+def word(rng: Random) -> str:
+    """``adjective-noun``. Upstream draws from the list of all pairs; drawing the halves is the same without it."""
+    return f"{rng.choice(_list('adjective'))}-{rng.choice(_list('noun'))}"
+
+
+def number(rng: Random) -> str:
+    """Seven digits, the first not 0."""
+    return str(rng.randint(1_000_000, 9_999_999))
+
+
+def uuid4(rng: Random) -> str:
+    """A version-4 UUID."""
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
