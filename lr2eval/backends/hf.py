@@ -1,0 +1,415 @@
+"""The Hugging Face backend: lm-eval's ``HFLM`` with the window rule of D6, exact batches and bounded memory."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from lr2eval._checkpoint import Checkpoint
+from lr2eval._errors import BackendError, CheckpointError
+from lr2eval._tokens import PromptTokenizer
+from lr2eval._types import ResponseDetail, Truncation, WindowPolicy
+from lr2eval.backends._encoding import TokenCache, cut_middle
+from lr2eval.backends._generation import Decoder, Decoding, Row, decode_rows
+from lr2eval.backends._memory import Footprint, free_memory, run_split, smallest_chunk_needed
+from lr2eval.backends._planning import MAX_ROWS, TOKENS_CPU, TOKENS_GPU, Limits, pack
+from lr2eval.backends._scoring import Reading, Score, readings, score
+from lr2eval.method.windowed import install
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+_Pair = tuple[list[int], list[int]]
+
+
+class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
+    """A checkpoint folder behind lm-eval's interface; implements :class:`lr2eval.backends.Backend`.
+
+    Every call plans its own requests, so it may get a planned batch or a whole shard.
+
+    Args:
+        checkpoint: the checked folder (:meth:`Checkpoint.open`).
+        dtype: torch dtype name; ``auto`` is the checkpoint's own.
+        device: ``cuda`` if there is one, else ``cpu``, unless given.
+        batch_size: rows of a batch at most, or ``auto`` (at most 64 rows and a budget of tokens). Memory bounds both.
+        max_length: the window in tokens; by default the checkpoint's.
+        window_policy: ``exact`` lets a prompt of at most ``Lt`` tokens start under the short factors and changes over when
+            it outgrows them; ``budget`` starts long when prompt + new tokens would exceed ``Lt``.
+        truncation: ``middle`` cuts the middle out of prompts that are too long. Otherwise one that gets here raises.
+        prefill_chunk: read prompts in pieces of so many tokens; by default only those that do not fit in one piece.
+        memory_limit: bytes a batch may take beside the weights; by default most of what is free.
+        trust_remote_code: run Python code from the checkpoint folder.
+        chat: the prompts are rendered with the chat template; checks that there is one.
+
+    Raises :class:`CheckpointError` for a checkpoint that does not load whole, has no usable tokenizer, or is longrope
+    without a rotary module of the known kind.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        dtype: str = "auto",
+        device: str | None = None,
+        batch_size: int | str = "auto",
+        max_length: int | None = None,
+        window_policy: WindowPolicy = "exact",
+        truncation: Truncation = "error",
+        prefill_chunk: int | None = None,
+        memory_limit: int | None = None,
+        trust_remote_code: bool = False,
+        chat: bool = False,
+    ) -> None:
+        prompts = PromptTokenizer.load(checkpoint.folder, chat=chat)
+        with _quiet():
+            model = _load(checkpoint, checkpoint.dtype if dtype == "auto" else dtype, trust_remote_code)
+            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            super().__init__(
+                pretrained=model,
+                backend="causal",
+                tokenizer=prompts.tokenizer,
+                max_length=max_length or checkpoint.window,
+                batch_size=MAX_ROWS if batch_size == "auto" else int(batch_size),
+            )
+        try:
+            rotary = install(model)
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint.folder}: {error}; use another --backend") from error
+        self.checkpoint = checkpoint
+        self.model_seconds = 0.0
+        self._policy = window_policy
+        self._truncation = truncation
+        self._prefill_chunk = prefill_chunk
+        self._memory_limit = memory_limit
+        self._auto = batch_size == "auto"
+        self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
+        self._rotary = rotary
+        self._decoder = Decoder(model, self.tokenizer, rotary, _eos_ids(model, self.tokenizer))
+        self._encode_prompt = TokenCache(prompts.encode_rendered)
+        self._encode_text = TokenCache(super().tok_encode)
+        self._details: list[ResponseDetail] = []
+
+    @property
+    def limit(self) -> int:
+        """The window: tokens that prompt and answer may hold together."""
+        return int(self.max_length)
+
+    def tok_encode(
+        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **kwargs: Any
+    ) -> list[int]:
+        """lm-eval's tokenisation of a text, remembered for the plain case."""
+        if add_special_tokens is None and left_truncate_len is None and not kwargs:
+            return self._encode_text(string)
+        ids: list[int] = super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
+        return ids
+
+    def plan(self, request_type: str, requests: list[Instance]) -> list[list[int]]:
+        """Batches of request numbers; see :class:`lr2eval.backends.Backend`."""
+        if request_type == "generate_until":
+            return self._plan_rows(*self._prompts(requests))
+        if request_type == "loglikelihood":
+            found = readings([self._fit_pair(pair) for pair in self._pairs(requests)])
+            return [[n for i in batch for n in found[i].members] for batch in self._plan_readings(found)]
+        lengths = self.measure(request_type, requests)
+        return pack(lengths, [0] * len(lengths), lambda batch: self._limits.allow(len(batch), lengths[batch[0]], 0))
+
+    def measure(self, request_type: str, requests: list[Instance]) -> list[int]:
+        """Tokens each request needs in all, untruncated; a rolling request needs no more than the window."""
+        if request_type == "generate_until":
+            return [len(self._prompt(r.args[0])) + self._decoding(r).new_tokens for r in requests]
+        if request_type == "loglikelihood":
+            return [len(context) + len(continuation) for context, continuation in self._pairs(requests)]
+        return [min(1 + len(self.tok_encode(request.args[0])), self.limit) for request in requests]
+
+    def take_details(self) -> list[ResponseDetail]:
+        """Details of the last call's responses in the order of its requests; empties the list."""
+        details, self._details = self._details, []
+        return details
+
+    # Generation
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers cut before the first stop string. Raises :class:`BackendError` (length, memory, NaN logits)."""
+        rows, decodings = self._prompts(requests)
+        original = self._rotary.scaling.original_window if self._rotary else None
+        cut = [len(self._prompt(r.args[0])) - len(row.prompt) for r, row in zip(requests, rows, strict=True)]
+        answers = [""] * len(rows)
+        details = [ResponseDetail()] * len(rows)
+        for batch in self._plan_rows(rows, decodings):
+            members, decoding = [rows[i] for i in batch], decodings[batch[0]]
+            long_first = self._starts_long(members[0], decoding)
+            sides = decode_rows(
+                members, decoding, self._extend(decoding), original_window=original, long_first=long_first
+            )
+            for row, side in zip(members, sides, strict=True):
+                text = self.tok_decode(row.tokens)
+                answers[row.number] = decoding.cut(text)
+                stopped = row.finished or answers[row.number] != text
+                details[row.number] = ResponseDetail(
+                    prompt_tokens=len(row.prompt),
+                    new_tokens=len(row.tokens),
+                    window=side,
+                    finish="stop" if stopped else "length",
+                    truncated_tokens=cut[row.number],
+                )
+        self._details = details
+        return answers
+
+    def _extend(self, decoding: Decoding) -> Callable[[Sequence[Row], Sequence[int], int], list[tuple[list[int], bool]]]:
+        def extend(rows: Sequence[Row], ends: Sequence[int], window: int) -> list[tuple[list[int], bool]]:
+            def run(part: Sequence[tuple[Row, int]], chunk: int | None) -> list[tuple[list[int], bool]]:
+                with self._clock():
+                    some_rows, some_ends = [row for row, _ in part], [end for _, end in part]
+                    return self._decoder.extend(some_rows, decoding, some_ends, window=window, chunk=chunk)
+
+            longest = max(len(row) for row in rows)
+            new = max(ends) - longest
+            chunk = self._chunk(
+                longest,
+                lambda size: self._footprint.generating(decoding.beams, longest, new, padded=False, chunk=size),
+            )
+            pairs = list(zip(rows, ends, strict=True))
+            return run_split(pairs, run, chunk=chunk, length=lambda pair: len(pair[0]))
+
+        return extend
+
+    def _prompts(self, requests: Sequence[Instance]) -> tuple[list[Row], list[Decoding]]:
+        decodings = [self._decoding(request) for request in requests]
+        rows = []
+        for number, (request, decoding) in enumerate(zip(requests, decodings, strict=True)):
+            ids, room = self._prompt(request.args[0]), self.limit - decoding.new_tokens
+            if len(ids) > room and (self._truncation != "middle" or room < 1):
+                raise self._too_long(number, len(ids) + decoding.new_tokens)
+            rows.append(Row(number, cut_middle(ids, room)))
+        return rows, decodings
+
+    def _prompt(self, text: str) -> list[int]:
+        return self._encode_prompt(text) or [self.prefix_token_id]
+
+    def _decoding(self, request: Instance) -> Decoding:
+        return Decoding.parse(request.args[1], self.tokenizer.eos_token)
+
+    def _starts_long(self, row: Row, decoding: Decoding) -> bool:
+        if self._rotary is None:
+            return False
+        final = len(row) + (decoding.new_tokens if self._policy == "budget" else 0)
+        return final > self._rotary.scaling.original_window
+
+    def _plan_rows(self, rows: Sequence[Row], decodings: Sequence[Decoding]) -> list[list[int]]:
+        limits = self._limits
+
+        def fits(batch: list[int]) -> bool:
+            decoding, lengths = decodings[batch[0]], [len(rows[i]) for i in batch]
+            count, prompt, new = len(batch) * decoding.beams, max(lengths), decoding.new_tokens
+            padded = min(lengths) < prompt
+            memory = self._footprint.generating(count, prompt, new, padded=padded, chunk=self._prefill_chunk)
+            return limits.allow(len(batch), prompt + new, memory)
+
+        groups = [
+            json.dumps([d.stops, d.new_tokens, dict(d.extra), self._starts_long(row, d)], sort_keys=True, default=str)
+            for row, d in zip(rows, decodings, strict=True)
+        ]
+        return pack([len(row) for row in rows], groups, fits)
+
+    # Log-likelihood
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[Score]:
+        """(log-probability in nats, greedy?) per request. Raises :class:`BackendError` (length, memory, NaN logits)."""
+        pairs = self._pairs(requests)
+        return self._loglikelihood_tokens(
+            [(request.args, *pair) for request, pair in zip(requests, pairs, strict=True)], disable_tqdm=disable_tqdm
+        )
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[Score]:
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        fitted = [self._fit_pair(pair, number) for number, pair in enumerate(pairs)]
+        found = readings(fitted)
+        scores: dict[int, Score] = {}
+        for batch in self._plan_readings(found):
+            members = [found[i] for i in batch]
+            for reading, values in zip(members, self._score(members), strict=True):
+                scores.update(zip(reading.members, values, strict=True))
+        self._details = [
+            ResponseDetail(
+                prompt_tokens=len(context) + len(continuation),
+                window=self._side(len(context) + len(continuation) - 1),
+                finish="choice",
+                truncated_tokens=len(whole[0]) - len(context),
+            )
+            for whole, (context, continuation) in zip(pairs, fitted, strict=True)
+        ]
+        return [scores[number] for number in range(len(requests))]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability in nats of each text, read in disjoint windows of at most ``limit`` tokens."""
+        windows = []
+        owners = []
+        for number, request in enumerate(requests):
+            parts = get_rolling_token_windows(
+                token_list=self.tok_encode(request.args[0]),
+                prefix_token=self.prefix_token_id,
+                max_seq_len=self.limit,
+                context_len=1,
+            )
+            for part in parts:
+                windows.append((None, *make_disjoint_window(part)))
+                owners.append(number)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
+            totals[owner] += value
+        self._details = [
+            ResponseDetail(
+                prompt_tokens=len(self.tok_encode(request.args[0])),
+                window=max((d.window for d, owner in zip(self._details, owners, strict=True) if owner == number)),
+                finish="choice",
+            )
+            for number, request in enumerate(requests)
+        ]
+        return totals
+
+    def _pairs(self, requests: Sequence[Instance]) -> list[_Pair]:
+        return [self._pair(number, *request.args) for number, request in enumerate(requests)]
+
+    def _pair(self, number: int, context: str, continuation: str) -> _Pair:
+        if context:
+            ids, target = self._encode_pair(context, continuation)
+        else:
+            target = self.tok_encode(continuation, add_special_tokens=False)
+            # A text that brings its own first special token needs no other before it.
+            own = target[:1] == [self.prefix_token_id]
+            ids, target = (target[:1], target[1:]) if own else ([self.prefix_token_id], target)
+        if not ids or not target:
+            raise BackendError(
+                f"request {number}: {continuation!r:.60} adds no token to its context, so it cannot be scored; change the "
+                "task's choices"
+            )
+        return ids, target
+
+    def _fit_pair(self, pair: _Pair, number: int = 0) -> _Pair:
+        context, continuation = pair
+        room = self.limit - (len(continuation) - 1)
+        if len(context) <= room:
+            return pair
+        if self._truncation != "middle" or room < 1:
+            raise self._too_long(number, len(context) + len(continuation))
+        return cut_middle(context, room), continuation
+
+    def _plan_readings(self, found: Sequence[Reading]) -> list[list[int]]:
+        limits = self._limits
+
+        def fits(batch: list[int]) -> bool:
+            width = max(len(found[i].ids) for i in batch)
+            positions = sum(found[i].positions for i in batch)
+            memory = self._footprint.scoring(len(batch), width, positions, chunk=self._prefill_chunk)
+            return limits.allow(len(batch), width, memory)
+
+        return pack([len(reading.ids) for reading in found], [0] * len(found), fits)
+
+    def _score(self, batch: Sequence[Reading]) -> list[list[Score]]:
+        def run(part: Sequence[Reading], chunk: int | None) -> list[list[Score]]:
+            with self._clock():
+                return score(self.model, self._rotary, part, chunk)
+
+        width, positions = max(len(r.ids) for r in batch), max(r.positions for r in batch)
+        chunk = self._chunk(width, lambda size: self._footprint.scoring(1, width, positions, chunk=size))
+        return run_split(batch, run, chunk=chunk, length=lambda reading: len(reading.ids))
+
+    # Shared
+
+    @property
+    def _limits(self) -> Limits:
+        cpu = self.device.type == "cpu"
+        tokens = (TOKENS_CPU if cpu else TOKENS_GPU) if self._auto else None
+        return Limits(rows=self.batch_size, tokens=tokens, memory=self._memory)
+
+    @property
+    def _memory(self) -> int:
+        return self._memory_limit or free_memory(self.device)
+
+    def _chunk(self, length: int, cost: Callable[[int | None], int]) -> int | None:
+        return self._prefill_chunk or smallest_chunk_needed(length, self._memory, cost)
+
+    def _side(self, tokens: int) -> Any:
+        if self._rotary is None:
+            return "only"
+        return "long" if tokens > self._rotary.scaling.original_window else "short"
+
+    def _too_long(self, number: int, tokens: int) -> BackendError:
+        return BackendError(
+            f"request {number} needs {tokens:,} tokens, the window is {self.limit:,}; choose --truncation skip or middle, "
+            "or shorter --lengths"
+        )
+
+    @contextmanager
+    def _clock(self) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.model_seconds += time.perf_counter() - started
+
+
+def _load(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool) -> Any:
+    """The model in evaluation mode, with every weight read from the checkpoint."""
+    torch_dtype = getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+        raise CheckpointError(f"--dtype {dtype}: unknown; choose auto, float32, bfloat16 or float16")
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            str(checkpoint.folder),
+            dtype=torch_dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{checkpoint.folder}: transformers cannot load it ({reason[:160]}); check that it is a causal language model "
+            "and that its files belong together"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{checkpoint.folder}: {len(missing)} tensors are missing from the weights (first: {missing[0]}); download "
+            "the checkpoint again"
+        )
+    return model.eval()
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    stated = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(stated if isinstance(stated, list | tuple) else [stated]) | {tokenizer.eos_token_id}
+    return tuple(sorted(token for token in ids if token is not None))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No chatter about advice and pre-built models while loading; levels are put back."""
+    logger = logging.getLogger("lm_eval")
+    level, verbosity = logger.level, transformers.logging.get_verbosity()
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
