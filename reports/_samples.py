@@ -15,9 +15,9 @@ from lr2eval.reports import _text
 from lr2eval.reports._load import Run, shard_id
 
 PER_SHARD = 30
-PER_REPORT = 900
+PER_REPORT = 720
 LEAST = 3
-HEAD, TAIL, NEEDLE, AROUND, ANSWER, EXCERPTS, CHOICES = 400, 500, 300, 120, 600, 6, 12
+HEAD, TAIL, NEEDLE, AROUND, ANSWER, EXCERPTS, CHOICES = 400, 500, 300, 90, 600, 4, 12
 """Characters (and, at the end, entries) shown of each part of a sample."""
 
 _MARK = {"right": "✓", "partly": "◐", "wrong": "✗", "skipped": "○"}

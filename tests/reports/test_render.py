@@ -20,11 +20,13 @@ from lr2eval.reports import _page, _text, render
 from lr2eval.reports._load import load
 
 VOID = {"meta", "link", "input", "br", "wbr", "img", "hr"}
-ALLOWED = set(
-    "html head meta link title style body a header p div h1 h2 h3 h5 i ul li b nav main section article table thead tbody "
-    "tfoot tr th td span small br wbr details summary figure figcaption label input button pre bdi mark strong code dl dt "
-    "dd footer script svg desc defs g path use text clippath rect".split()
-)
+ALLOWED = {
+    "html", "head", "meta", "link", "title", "style", "body", "a", "header", "p", "div", "h1", "h2", "h3", "h5",
+    "i", "ul", "li", "b", "nav", "main", "section", "article", "table", "thead", "tbody", "tfoot", "tr", "th",
+    "td", "span", "small", "br", "wbr", "details", "summary", "figure", "figcaption", "label", "input",
+    "button", "pre", "bdi", "mark", "strong", "code", "dl", "dt", "dd", "footer", "script", "svg", "desc",
+    "defs", "g", "path", "use", "text", "clippath", "rect",
+}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -165,10 +167,10 @@ def test_equal_runs_give_equal_pages(maker: Any, tmp_path: Path) -> None:
 
 
 def test_gaps_are_named(maker: Any, tmp_path: Path) -> None:
-    run = maker(
-        tmp_path / "run", complete=False, skipped=2, truncated=1, samples=5, subjects=1,
-        data={"haystack": "stand-in essays"}, not_run=(NotRun(task="ruler/qa_1", length=8192, reason="SQuAD <is> missing"),),
-    )  # fmt: skip
+    missing = NotRun(task="ruler/qa_1", length=8192, reason="SQuAD <is> missing")
+    data = {"haystack": "stand-in essays"}
+    counts = {"skipped": 2, "truncated": 1, "samples": 5, "subjects": 1}
+    run = maker(tmp_path / "run", complete=False, data=data, not_run=(missing,), **counts)
     page = Page(render([run], tmp_path / "report.html").read_text(encoding="utf-8"))
     for part in ("Unfinished run", "ruler/qa_1 at 8k: SQuAD <is> missing", "Stand-in data", "Truncated prompts",
                  "Skipped samples", "Empty answers", "Few samples", "unfinished"):  # fmt: skip
