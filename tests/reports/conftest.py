@@ -96,7 +96,7 @@ def make_run(
                         choices=None if lost else choices,
                         prompt_head="A special magic number is hidden within the following text. " + filler * 6,
                         prompt_tail=f"{next(storable)} " + filler * 5 + "What is the special magic number?\nAnswer:",
-                        excerpts=((filler, needle, filler + next(poison)),) if length else (),
+                        excerpts=((filler, needle, f" {next(poison)} {filler}"),) if length else (),
                         source=(f"{task}-{length}.jsonl", number * 16000),
                         detail=ResponseDetail(
                             prompt_tokens=(length or 640) - 12, new_tokens=12 if length else 0,

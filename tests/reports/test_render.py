@@ -16,7 +16,7 @@ from jinja2 import UndefinedError
 
 from lr2eval._errors import StoreError, UsageError
 from lr2eval._results import NotRun, Results
-from lr2eval.reports import _page, _text, render
+from lr2eval.reports import _page, _samples, _text, render
 from lr2eval.reports._load import load
 
 VOID = {"meta", "link", "input", "br", "wbr", "img", "hr"}
@@ -147,6 +147,20 @@ def test_every_stored_score_is_shown(page: Page, run_folder: Path) -> None:
         assert f"n {shard.n}" in whole
     for summary in results.summaries:
         assert any(cell[0].get("data-v") == str(summary.score) for row in page.rows for cell in row[1:]), summary
+
+
+def test_the_cap_is_kept_and_stated(page: Page, run_folder: Path) -> None:
+    shards = len(Results.model_validate_json((run_folder / "results.json").read_bytes()).shards)
+    shown, current = [], 0
+    for _, attributes in page.tags:
+        if attributes.get("class") == "shard":
+            shown.append(current := 0)
+        elif attributes.get("class") == "sample":
+            shown[-1] = current = current + 1
+    assert len(shown) == shards
+    assert max(shown) == _samples.places(shards) < 40
+    assert f"At most {max(shown)} per shard" in page.text
+    assert f"{max(shown)} of 40 shown" in page.text
 
 
 def test_the_record_is_complete(page: Page, run_folder: Path) -> None:
