@@ -6,7 +6,8 @@ type. One that cannot be imported harms nobody until it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -16,6 +17,8 @@ from lr2eval._errors import TaskError
 from lr2eval._types import Benchmark
 
 GROUP = "lr2eval.tasks"
+LM_EVAL = EntryPoint("lm_eval", "lr2eval.tasks.lmeval:lm_eval_benchmark", GROUP)
+"""Who answers for names that no plug-in owns. It is found like a plug-in, so that the core imports no task."""
 
 
 def benchmarks() -> dict[str, Benchmark]:
@@ -58,20 +61,24 @@ def _owner(name: str, include_path: Path | None) -> tuple[Benchmark, Sequence[st
         if isinstance(found, str):
             raise TaskError(found)
         return found, found.select(selector if colon else None)
-    from lr2eval.tasks import _select, lmeval
-
-    if plugin == lmeval.NAME:
-        foreign = lmeval.lm_eval_benchmark(include_path)
+    if plugin == LM_EVAL.name:
+        foreign = LM_EVAL.load()(include_path)
         return foreign, foreign.select(selector if colon else None)
     ours = [f"{each}:{t.name}" for each, found in benchmarks().items() for t in found.tasks()]
     meant = [full for full in ours if name in (full.partition(":")[2], full.replace(":", "_"))]
     if meant:
         # lm-eval has tasks of such names too (its own port of RULER, 0-shot MMLU): never run them by mistake.
-        raise TaskError(f"{name}: did you mean {' or '.join(meant)}? (lm-eval's own would be {lmeval.NAME}:{name})")
-    foreign = lmeval.lm_eval_benchmark(include_path)
+        raise TaskError(f"{name}: did you mean {' or '.join(meant)}? (lm-eval's own would be {LM_EVAL.name}:{name})")
+    foreign = LM_EVAL.load()(include_path)
     if not foreign.knows(name):
-        raise TaskError(f"{name}: unknown task; {_select.suggestion(name, [*_points(), *ours, *foreign.names()])}")
+        raise TaskError(f"{name}: unknown task; {suggestion(name, [*_points(), *ours, *foreign.names()])}")
     return foreign, foreign.select(name)
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``did you mean 'a' or 'b'?``, or where to look when nothing is near."""
+    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(map(repr, near))}?" if near else "`lr2eval tasks` lists all names"
 
 
 def _points() -> dict[str, list[EntryPoint]]:

@@ -29,6 +29,8 @@ def hub_access(offline: bool) -> Iterator[None]:
 
 def is_missing_data(error: BaseException) -> bool:
     """Whether an exception means that a data set is not to be had (file, cache or network), not a mistake in a task."""
+    if isinstance(error, ValueError) and "find cache" in str(error):
+        return True  # datasets, offline, when another configuration of the set is cached
     libraries = ("datasets", "huggingface_hub", "httpx", "requests", "urllib3")
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in libraries
 

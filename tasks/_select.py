@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 
 from lr2eval._errors import TaskError
+from lr2eval._registry import suggestion
 
 
 def one_or_all(benchmark: str, selector: str | None, names: Sequence[str]) -> list[str]:
@@ -16,12 +16,6 @@ def one_or_all(benchmark: str, selector: str | None, names: Sequence[str]) -> li
     if selector in names:
         return [selector]
     raise TaskError(f"{benchmark}:{selector}: {benchmark} has no such task; {suggestion(selector, names)}")
-
-
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """``did you mean 'a' or 'b'?``, or where to look when nothing is near."""
-    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(map(repr, near))}?" if near else "`lr2eval tasks` lists all names"
 
 
 def limited(count: int, limit: int | float | None) -> int:

@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 from lr2eval import _ids
 from lr2eval._errors import MissingDataError, TaskError
+from lr2eval._registry import LM_EVAL, suggestion
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _hub, _lm_eval, _select
 
-NAME = "lm_eval"
+NAME = LM_EVAL.name
 OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
 DEFAULT_NEW_TOKENS = 256
 """What lm-eval's models generate for a task that sets no ``max_gen_toks``."""
@@ -60,7 +61,7 @@ class LmEval:
         if selector is None:
             raise TaskError(f"{NAME} is thousands of tasks; name one, for instance {NAME}:hellaswag")
         if not self.knows(selector):
-            raise TaskError(f"{selector}: no such lm-eval task; {_select.suggestion(selector, self.names())}")
+            raise TaskError(f"{selector}: no such lm-eval task; {suggestion(selector, self.names())}")
         return [selector]
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from string import ascii_uppercase
 
@@ -16,7 +17,7 @@ from lr2eval import _ids
 from lr2eval._tokens import PromptTokenizer
 from lr2eval.tasks import _upstream
 from lr2eval.tasks.ruler.draft import Draft, places
-from lr2eval.tasks.ruler.fit import largest_fitting
+from lr2eval.tasks.ruler.fit import TooSmallError, largest_fitting
 
 HOPS = 4
 EXAMPLE_TOKENS = 500
@@ -33,7 +34,7 @@ class Chain:
 
     def statements(self) -> list[str]:
         """The assignments. Upstream leaves a space at the end of all but the first."""
-        copies = [f"VAR {new} = VAR {old} " for old, new in zip(self.names, self.names[1:], strict=False)]
+        copies = [f"VAR {new} = VAR {old} " for old, new in pairwise(self.names)]
         return [f"VAR {self.names[0]} = {self.value}", *copies]
 
     def context(self, size: int) -> str:
@@ -63,11 +64,17 @@ class VtRecipe:
 
     @classmethod
     def make(cls, tokenizer: PromptTokenizer, version: str, seed: int) -> VtRecipe:
-        """Size the solved example: the most noise lines with which it stays within 500 bare tokens."""
+        """Size the solved example: the most noise lines with which it stays within 500 bare tokens.
+
+        With a tokenizer that needs more for the fewest lines, it has the fewest (upstream would never return).
+        """
         rng = Random(_ids.sample_seed(version, "vt/example", None, 0, seed))
         chain = _chain(rng, EXAMPLE_NAME_LETTERS)
         bare = PromptTokenizer(tokenizer.tokenizer, name=tokenizer.name)
-        size = largest_fitting(VtDraw(chain, ""), bare, EXAMPLE_TOKENS).size
+        try:
+            size = largest_fitting(VtDraw(chain, ""), bare, EXAMPLE_TOKENS).size
+        except TooSmallError:
+            size = VtDraw.smallest
         return cls(size, chain.fractions)
 
     @property

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lr2eval._errors import TaskError
+from lr2eval._tokens import PromptTokenizer
+from lr2eval._types import Shard, TaskContext
+from lr2eval.tasks.ruler import RULER, benchmark
+from lr2eval.tasks.ruler.suite import TASKS
+
+Context = Callable[..., TaskContext]
+
+
+def one(task: str, context: TaskContext) -> Shard:
+    (shard,) = RULER.prepare([task], context)
+    return shard
+
+
+def test_names() -> None:
+    assert [info.name for info in RULER.tasks()] == RULER.select(None) == list(TASKS)
+    assert RULER.select("vt") == ["vt"]
+    with pytest.raises(TaskError, match=r"ruler:niah_singel_1: .*'niah_single_1'"):
+        RULER.select("niah_singel_1")
+
+
+def test_published_minimum_suffices(context: Context) -> None:
+    for info in RULER.tasks():
+        assert info.min_length is not None
+        shard = one(info.name, context(lengths=(info.min_length,), samples_per_task=5))
+        assert shard.n == 5
+    exact = RULER.min_lengths(context().tokenizer)
+    assert all(info.min_length >= exact[info.name] for info in RULER.tasks())
+
+
+def test_shards(context: Context) -> None:
+    made = context(lengths=(1024, 2048), samples_per_task=2)
+    shards = RULER.prepare(["fwe", "niah_single_1"], made)
+    assert [(shard.task, shard.length) for shard in shards] == [
+        ("fwe", 1024),
+        ("fwe", 2048),
+        ("niah_single_1", 1024),
+        ("niah_single_1", 2048),
+    ]
+    shard = shards[-1]
+    assert (shard.id, shard.n, shard.metric, shard.max_new_tokens) == (
+        "ruler/niah_single_1@2048",
+        2,
+        "string_match_all",
+        128,
+    )
+    path = made.cache_dir / str(shard.data["file"])
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert list(rows[0]) == [
+        *("id", "task", "length", "index", "prompt", "answer_prefix"),
+        *("answers", "max_new_tokens", "token_count", "depth", "marks"),
+    ]
+    fill = [row["token_count"] / 2048 for row in rows]
+    assert (shard.data["fill_min"], shard.data["fill_max"]) == (min(fill), max(fill))
+    assert shard.data["haystack"] == "noise"
+    assert shard.data_hash == shard.data["sha256"]
+    manifest = json.loads(path.with_suffix(".manifest.json").read_text())
+    assert manifest["tokenizer"] == made.tokenizer.fingerprint()
+
+
+@pytest.mark.parametrize(("limit", "count"), [(None, 3), (2, 2), (0.5, 2), (10, 3), (1, 1)])
+def test_limit(limit: float | None, count: int, context: Context) -> None:
+    assert one("fwe", context(limit=limit)).n == count
+    assert len(one("fwe", context(limit=limit)).load().eval_docs) == count
+
+
+def test_limit_takes_the_first(context: Context) -> None:
+    few, all_of_them = one("fwe", context(limit=1)).load(), one("fwe", context()).load()
+    assert few.eval_docs[0]["prompt"] == all_of_them.eval_docs[0]["prompt"]
+
+
+def test_no_length(context: Context) -> None:
+    with pytest.raises(TaskError, match="--lengths"):
+        RULER.prepare(["vt"], context(lengths=()))
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("task", TASKS)
+def test_requests_are_what_was_counted(
+    task: str, chat: bool, tokenizer: PromptTokenizer, context: Context, caplog: pytest.LogCaptureFixture
+) -> None:
+    """lm-eval's final text equals ``PromptTokenizer.render``, with and without chat template."""
+    prompts = PromptTokenizer(tokenizer.tokenizer, chat=chat, name=tokenizer.name)
+    shard = one(task, context(tokenizer=prompts, lengths=(3072,), samples_per_task=2))
+    lm_eval_task = shard.load()
+    assert not caplog.records
+
+    def template(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        text: str = tokenizer.tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )
+        return text
+
+    lm_eval_task.build_all_requests(apply_chat_template=chat, chat_template=template if chat else None)
+    docs = list(lm_eval_task.eval_docs)
+    assert len(lm_eval_task.instances) == shard.n == len(docs)
+    for instance, doc in zip(lm_eval_task.instances, docs, strict=True):
+        text, settings = instance.args
+        assert text == prompts.render(doc["prompt"], doc["answer_prefix"])
+        assert settings == {"until": [], "do_sample": False, "max_gen_toks": shard.max_new_tokens}
+        assert len(prompts.encode_rendered(text)) + shard.max_new_tokens == doc["token_count"]
+
+
+def test_scores_and_descriptions(context: Context) -> None:
+    made = context()
+    shard = one("vt", made)
+    task = shard.load()
+    doc = task.eval_docs[1]
+    info = shard.describe(doc)
+    assert info.gold == tuple(doc["answers"])
+    assert len(info.gold) == 5
+    assert all(mark in doc["prompt"] for mark in info.marks)
+    assert info.columns == {"depth": None, "token_count": doc["token_count"]}
+    file, offset = info.source or ("", -1)
+    line = (made.cache_dir / file).read_bytes()[offset:].split(b"\n")[0]
+    assert json.loads(line)["prompt"] == doc["prompt"]
+    assert task.process_results(doc, [" ".join(info.gold[:2]).lower()]) == {"string_match_all": 0.4}
+    assert task.aggregation()["string_match_all"]([0.0, 1.0]) == 0.5
+    assert task.dump_config()["task"] == "vt"
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"samples_per_task": 4}, {"lengths": (1024,)}])
+def test_other_contents_have_other_files(change: dict[str, Any], context: Context) -> None:
+    assert one("fwe", context()).data["file"] != one("fwe", context(**change)).data["file"]
+
+
+def test_tokenizer_and_chat_are_part_of_the_key(context: Context, trained: dict[str, Any]) -> None:
+    kinds = [PromptTokenizer(each, chat=chat) for each in trained.values() for chat in (False, True)]
+    assert len({one("fwe", context(tokenizer=kind)).data["file"] for kind in kinds}) == 4
+
+
+def test_other_prompt_texts_have_other_files(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = one("fwe", context()).data["file"]
+    texts = benchmark._upstream.task_texts
+    monkeypatch.setattr(
+        "lr2eval.tasks._upstream.task_texts",
+        lambda task: replace(texts(task), template=texts(task).template.replace("Read", "Study")),
+    )
+    assert one("fwe", context()).data["file"] != before
+
+
+def test_damaged_cache_is_made_again(context: Context) -> None:
+    said: list[str] = []
+    made = context(progress=said.append)
+    shard = one("fwe", made)
+    path = made.cache_dir / str(shard.data["file"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert one("fwe", made).data_hash == shard.data_hash
+    assert path.read_bytes() == whole
+    assert len(said) == 1
+    assert "damaged" in said[0]
+
+
+def _prepare(tokenizer: Any, cache: Path, barrier: Any, results: Any) -> None:
+    context = TaskContext(PromptTokenizer(tokenizer, name="t"), (2048,), 20, 0, cache)
+    barrier.wait()
+    results.put([(shard.data["file"], shard.data_hash) for shard in RULER.prepare(["fwe", "cwe"], context)])
+
+
+def test_two_runs_at_once(one_tokenizer: PromptTokenizer, tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    barrier, results = spawn.Barrier(2), spawn.Queue()
+    runs = [
+        spawn.Process(target=_prepare, args=(one_tokenizer.tokenizer, tmp_path, barrier, results)) for _ in range(2)
+    ]
+    for run in runs:
+        run.start()
+    first, second = results.get(timeout=120), results.get(timeout=120)
+    for run in runs:
+        run.join(60)
+    assert first == second
+    made = [path.name for path in (tmp_path / "data" / "ruler").iterdir() if path.suffix != ".lock"]
+    assert len(made) == 4, made

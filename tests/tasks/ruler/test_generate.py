@@ -1,0 +1,137 @@
+"""What holds for every task: maximal, within budget, independent of everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from random import Random
+from typing import Any
+
+import pytest
+
+from lr2eval import _ids
+from lr2eval._errors import TaskError
+from lr2eval._tokens import PromptTokenizer
+from lr2eval.tasks.ruler import generate
+from lr2eval.tasks.ruler.suite import TASKS, VERSION
+
+LENGTHS = (512, 1024, 4096)
+
+
+def make(task: str, length: int, count: int, tokenizer: PromptTokenizer, seed: int = 0) -> list[dict[str, Any]]:
+    return list(generate.samples(TASKS[task], length, count, seed, tokenizer))
+
+
+def one_more(task: str, row: dict[str, Any], tokenizer: PromptTokenizer) -> int:
+    """Tokens of the sample with one unit more than ``row``, found without the product's search."""
+    length = row["length"]
+    recipe = TASKS[task].recipe(tokenizer, length, 0)
+    seed = _ids.sample_seed(VERSION, f"ruler/{task}", length, row["index"], 0)
+    draw = recipe.draw(Random(seed))
+    size = draw.smallest
+    while draw.render(size).prompt != row["prompt"]:
+        size += 1
+    draft = draw.render(size + 1)
+    return tokenizer.count_prompt(draft.prompt, draft.answer_prefix) + recipe.max_new_tokens
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("task", TASKS)
+def test_samples_are_maximal(task: str, length: int, chat: bool, tokenizer: PromptTokenizer) -> None:
+    prompts = PromptTokenizer(tokenizer.tokenizer, chat=chat, name=tokenizer.name)
+    minimum = generate.sufficient_length(TASKS[task], 1, 3, 0, prompts)
+    try:
+        rows = make(task, length, 3, prompts)
+    except TaskError:
+        assert length < minimum * 1.3 or (task, length) == ("cwe", 4096)  # words repeat more from 4096 on
+        return
+    for row in rows:
+        rendered = prompts.render(row["prompt"], row["answer_prefix"])
+        assert row["token_count"] == len(prompts.encode_rendered(rendered)) + row["max_new_tokens"]
+        assert row["token_count"] <= length < one_more(task, row, prompts)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_answers_and_marks_are_in_the_prompt(task: str, tokenizer: PromptTokenizer) -> None:
+    for row in make(task, 2048, 5, tokenizer):
+        question_free = row["prompt"]
+        assert row["answers"]
+        assert all(answer in question_free for answer in row["answers"])
+        assert all(mark in question_free for mark in row["marks"])
+        assert row["answer_prefix"].startswith(" ")
+        assert not any(answer in row["answer_prefix"] for answer in row["answers"])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_sample_depends_on_its_identity_alone(task: str, one_tokenizer: PromptTokenizer) -> None:
+    texts = {(length, row["index"]): row for length in (2048, 1536) for row in make(task, length, 4, one_tokenizer)}
+    # In another order, in other company, with other numbers of samples, twice.
+    make("fwe", 2048, 2, one_tokenizer)
+    for length, count in ((1536, 2), (2048, 6), (2048, 1)):
+        for row in make(task, length, count, one_tokenizer):
+            if row["index"] < 4:
+                assert row == texts[length, row["index"]]
+    assert len({row["prompt"] for row in texts.values()}) == 8
+    assert len({row["id"] for row in texts.values()}) == 8
+    assert make(task, 2048, 1, one_tokenizer, seed=1)[0]["prompt"] != texts[2048, 0]["prompt"]
+
+
+def test_ids_are_those_of_the_run_store(one_tokenizer: PromptTokenizer) -> None:
+    (row,) = make("vt", 2048, 1, one_tokenizer, seed=3)
+    assert row["id"] == _ids.sample_id(VERSION, "ruler/vt", 2048, 0, 3)
+
+
+def test_global_generators_are_left_alone(one_tokenizer: PromptTokenizer) -> None:
+    import random
+
+    state = random.getstate()
+    first = [make(task, 2048, 1, one_tokenizer) for task in TASKS]
+    assert random.getstate() == state
+    random.seed(5)
+    assert first == [make(task, 2048, 1, one_tokenizer) for task in TASKS]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_below_the_minimum(task: str, tokenizer: PromptTokenizer) -> None:
+    with pytest.raises(TaskError) as caught:
+        make(task, 100, 4, tokenizer)
+    message = str(caught.value)
+    assert f"ruler:{task}" in message
+    assert "100" in message
+    enough = int(message.rsplit(" ", 1)[1])
+    rows = make(task, enough, 4, tokenizer)
+    assert max(row["token_count"] for row in rows) <= enough
+    assert caught.value.exit_code == 2
+
+
+def test_cwe_runs_out_of_words(one_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = tuple(f"word{number}" for number in range(60))
+    monkeypatch.setattr("lr2eval.tasks.ruler.words.common_words", lambda: words)
+    with pytest.raises(TaskError, match="ruler:cwe at length 2048: its 60 different words"):
+        make("cwe", 2048, 1, one_tokenizer)
+
+
+def _made_elsewhere(job: tuple[str, Callable[[], Any]]) -> list[dict[str, Any]]:
+    task, tokenizer = job
+    return make(task, 2048, 2, PromptTokenizer(tokenizer, name="elsewhere"))
+
+
+def test_other_processes_make_the_same(one_tokenizer: PromptTokenizer) -> None:
+    import multiprocessing
+
+    jobs = [(task, one_tokenizer.tokenizer) for task in TASKS]
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        elsewhere = list(pool.map(_made_elsewhere, jobs))
+    assert elsewhere == [make(task, 2048, 2, one_tokenizer) for task in TASKS]
+
+
+def test_ordinary_samples_cost_three_tokenisations(one_tokenizer: PromptTokenizer) -> None:
+    """The smallest prompt, the guess and one more: the guess is right."""
+    counted = PromptTokenizer(one_tokenizer.tokenizer, name="counted")
+    calls: list[int] = []
+    plain = counted.count_prompt
+    counted.count_prompt = lambda *texts: calls.append(1) or plain(*texts)  # type: ignore[method-assign, func-returns-value]
+    for task in ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "cwe", "fwe"):
+        make(task, 4096, 10, counted)
+    assert len(calls) <= 5 * 10 * 3.2

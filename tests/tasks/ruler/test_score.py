@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lr2eval.tasks.ruler.score import string_match_all
+
+
+def restated(prediction: str, references: list[str]) -> float:
+    """NVIDIA/RULER's post-processing and metric for one sample, written down independently: letter by letter."""
+    text = prediction.strip()
+    text = "".join("\n" if ord(letter) < 0x20 else letter for letter in text)
+    text = text.strip()
+    hits = 0
+    for reference in references:
+        needle, hay = reference.lower(), text.lower()
+        hits += any(hay[start : start + len(needle)] == needle for start in range(len(hay) - len(needle) + 1))
+    return hits / len(references)
+
+
+NASTY = st.text(alphabet=st.sampled_from("aAbBİıßſK1234567\x00\x1f\x7f\n\t \u2028é,."), max_size=30)
+
+
+@given(st.one_of(st.text(max_size=60), NASTY), st.lists(st.one_of(st.text(max_size=4), NASTY), min_size=1, max_size=5))
+def test_equals_restatement(prediction: str, references: list[str]) -> None:
+    assert string_match_all(prediction, references) == restated(prediction, references)
+
+
+@given(st.lists(st.text(alphabet="abcXYZ019-", min_size=1, max_size=8), min_size=1, max_size=5), st.data())
+def test_equals_restatement_where_answers_occur(references: list[str], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(references)))
+    prediction = data.draw(st.sampled_from([" ", "\x00", ", "])).join(chosen).swapcase()
+    score = string_match_all(prediction, references)
+    assert score == restated(prediction, references)
+    assert score >= len(set(chosen)) / len(references) / len(references)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "references", "score"),
+    [
+        ("The number is 1234567.", ["1234567"], 1.0),
+        ("81234567", ["1234567"], 1.0),  # a plain substring test, as upstream
+        ("ABCDE, fghij", ["abcde", "FGHIJ", "xyzzy", "zzzzz"], 0.5),
+        ("12345\x0067", ["1234567"], 0.0),
+        ("", ["a"], 0.0),
+        ("\x00a\x00", ["a"], 1.0),
+    ],
+)
+def test_examples(prediction: str, references: list[str], score: float) -> None:
+    assert string_match_all(prediction, references) == score
+
+
+def test_no_reference_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="reference"):
+        string_match_all("a", [])
