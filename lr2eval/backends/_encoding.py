@@ -13,8 +13,8 @@ _CAPACITY = 32_000_000
 class TokenCache:
     """``encode`` with a memory, least recently used out first.
 
-    Ids take 4 bytes each and texts are kept as hashes, so that the default capacity (in tokens) is 128 MB and a shard of
-    long prompts is never held twice.
+    Ids take 4 bytes each and texts are kept as hashes, so that the default capacity (in tokens) is 128 MB and a
+    shard of long prompts is never held twice.
     """
 
     def __init__(self, encode: Callable[[str], list[int]], capacity: int = _CAPACITY) -> None:

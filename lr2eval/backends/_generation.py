@@ -38,7 +38,10 @@ class Decoding:
             raise BackendError("generation_kwargs: max_length counts the padding of a batch; use max_gen_toks instead")
         if not kwargs["do_sample"]:
             kwargs.pop("temperature", None)
-        return cls(tuple(stop for stop in stops if stop), kwargs.pop("max_gen_toks"), kwargs)
+        new_tokens = kwargs.pop("max_gen_toks")
+        if new_tokens < 1:
+            raise BackendError(f"generation_kwargs: max_gen_toks is {new_tokens}; ask for at least one token")
+        return cls(tuple(stop for stop in stops if stop), new_tokens, kwargs)
 
     @property
     def beams(self) -> int:
@@ -66,7 +69,9 @@ class Row:
         return len(self.prompt) + len(self.tokens)
 
 
-Extend = Callable[[Sequence[Row], Sequence[int], int], Sequence[tuple[list[int], bool]]]
+Extension = tuple[list[int], bool]
+"""A row's next tokens, and whether it finished by EOS or a stop string."""
+Extend = Callable[[Sequence[Row], Sequence[int], int], list[Extension]]
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,11 @@ class Decoder:
 
     def extend(
         self, rows: Sequence[Row], decoding: Decoding, ends: Sequence[int], *, window: int, chunk: int | None
-    ) -> list[tuple[list[int], bool]]:
+    ) -> list[Extension]:
         """Continue each row up to ``ends[i]`` tokens (prompt included), all under the factors for ``window`` tokens.
 
-        Returns each row's next tokens and whether it finished by EOS or a stop string. ``rows`` are not changed, so that
-        a call that ran out of memory can be repeated. Stop strings are looked for in all new tokens of a row, those of
-        earlier calls included.
+        ``rows`` are not changed, so that a call that ran out of memory can be repeated. Stop strings are looked for in
+        all new tokens of a row, those of earlier calls included.
         """
         width = max(len(row) for row in rows)
         ids_BL = torch.full((len(rows), width), self.tokenizer.pad_token_id, dtype=torch.int64)
@@ -205,7 +209,7 @@ def decode_rows(
     return ["short->long" if i in crossing else "short" for i in range(len(rows))]
 
 
-def _advance(rows: Sequence[Row], results: Sequence[tuple[list[int], bool]]) -> None:
+def _advance(rows: Sequence[Row], results: Sequence[Extension]) -> None:
     for row, (tokens, finished) in zip(rows, results, strict=True):
         row.tokens += tokens
         row.finished = finished

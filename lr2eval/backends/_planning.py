@@ -27,9 +27,7 @@ class Limits:
         return rows <= self.rows and fits and memory <= self.memory
 
 
-def pack(
-    lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[list[int]], bool]
-) -> list[list[int]]:
+def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[list[int]], bool]) -> list[list[int]]:
     """Numbers 0..n-1 packed greedily, group by group, longest first (ties in order).
 
     Packing the members of one batch again, in its order, gives that batch: the property that lets a backend plan the

@@ -51,14 +51,13 @@ def readings(requests: Sequence[tuple[list[int], list[int]]]) -> list[Reading]:
     return list(found.values())
 
 
-@torch.no_grad()
 def score(
     model: Any, rotary: WindowedRotaryEmbedding | None, batch: Sequence[Reading], chunk: int | None
 ) -> list[list[Score]]:
     """For each reading, (log-probability in nats, greedy?) of each of its continuations.
 
-    Rows are right-padded and carry no attention mask: causality already keeps real tokens from seeing the padding, and a
-    mask would cost L x L. With ``chunk``, columns are read in pieces of that many tokens over a KV cache.
+    Rows are right-padded and carry no attention mask: causality already keeps real tokens from seeing the padding,
+    and a mask would cost L x L. With ``chunk``, columns are read in pieces of that many tokens over a KV cache.
 
     Raises :class:`BackendError` for logits that are not finite.
     """
@@ -72,7 +71,7 @@ def score(
     cache = DynamicCache(config=model.config) if step < width else None
     asked = sorted({query for row, reading in enumerate(batch) for query in _queries(row, reading)})
     answers: dict[_Query, Score] = {}
-    with rotary.window(lengths) if rotary else nullcontext():
+    with torch.no_grad(), rotary.window(lengths) if rotary else nullcontext():
         for start in range(0, width, step):
             queries = [query for query in asked if start <= query.column < start + step]
             places = sorted({(query.row, query.column) for query in queries})

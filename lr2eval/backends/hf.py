@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -19,7 +17,8 @@ from lr2eval._errors import BackendError, CheckpointError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import ResponseDetail, Truncation, WindowPolicy
 from lr2eval.backends._encoding import TokenCache, cut_middle
-from lr2eval.backends._generation import Decoder, Decoding, Row, decode_rows
+from lr2eval.backends._generation import Decoder, Decoding, Extend, Extension, Row, decode_rows
+from lr2eval.backends._loading import eos_ids, load_model, quiet
 from lr2eval.backends._memory import Footprint, free_memory, run_split, smallest_chunk_needed
 from lr2eval.backends._planning import MAX_ROWS, TOKENS_CPU, TOKENS_GPU, Limits, pack
 from lr2eval.backends._scoring import Reading, Score, readings, score
@@ -42,8 +41,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         device: ``cuda`` if there is one, else ``cpu``, unless given.
         batch_size: rows of a batch at most, or ``auto`` (at most 64 rows and a budget of tokens). Memory bounds both.
         max_length: the window in tokens; by default the checkpoint's.
-        window_policy: ``exact`` lets a prompt of at most ``Lt`` tokens start under the short factors and changes over when
-            it outgrows them; ``budget`` starts long when prompt + new tokens would exceed ``Lt``.
+        window_policy: ``exact`` lets a prompt of at most ``Lt`` tokens start under the short factors and changes over
+            when it outgrows them; ``budget`` starts long when prompt + new tokens would exceed ``Lt``.
         truncation: ``middle`` cuts the middle out of prompts that are too long. Otherwise one that gets here raises.
         prefill_chunk: read prompts in pieces of so many tokens; by default only those that do not fit in one piece.
         memory_limit: bytes a batch may take beside the weights; by default most of what is free.
@@ -70,8 +69,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         chat: bool = False,
     ) -> None:
         prompts = PromptTokenizer.load(checkpoint.folder, chat=chat)
-        with _quiet():
-            model = _load(checkpoint, checkpoint.dtype if dtype == "auto" else dtype, trust_remote_code)
+        with quiet():
+            model = load_model(checkpoint, checkpoint.dtype if dtype == "auto" else dtype, trust_remote_code)
             model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             super().__init__(
                 pretrained=model,
@@ -93,7 +92,7 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         self._auto = batch_size == "auto"
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
-        self._decoder = Decoder(model, self.tokenizer, rotary, _eos_ids(model, self.tokenizer))
+        self._decoder = Decoder(model, self.tokenizer, rotary, eos_ids(model, self.tokenizer))
         self._encode_prompt = TokenCache(prompts.encode_rendered)
         self._encode_text = TokenCache(super().tok_encode)
         self._details: list[ResponseDetail] = []
@@ -164,21 +163,22 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         self._details = details
         return answers
 
-    def _extend(self, decoding: Decoding) -> Callable[[Sequence[Row], Sequence[int], int], list[tuple[list[int], bool]]]:
-        def extend(rows: Sequence[Row], ends: Sequence[int], window: int) -> list[tuple[list[int], bool]]:
-            def run(part: Sequence[tuple[Row, int]], chunk: int | None) -> list[tuple[list[int], bool]]:
+    def _extend(self, decoding: Decoding) -> Extend:
+        """:meth:`Decoder.extend` within memory: rows in parts and prompts in pieces as it must be."""
+
+        def extend(rows: Sequence[Row], ends: Sequence[int], window: int) -> list[Extension]:
+            def run(part: Sequence[tuple[Row, int]], chunk: int | None) -> list[Extension]:
+                members, last = [row for row, _ in part], [end for _, end in part]
                 with self._clock():
-                    some_rows, some_ends = [row for row, _ in part], [end for _, end in part]
-                    return self._decoder.extend(some_rows, decoding, some_ends, window=window, chunk=chunk)
+                    return self._decoder.extend(members, decoding, last, window=window, chunk=chunk)
+
+            def cost(chunk: int | None) -> int:
+                new = max(ends) - longest
+                return self._footprint.generating(decoding.beams, longest, new, padded=False, chunk=chunk)
 
             longest = max(len(row) for row in rows)
-            new = max(ends) - longest
-            chunk = self._chunk(
-                longest,
-                lambda size: self._footprint.generating(decoding.beams, longest, new, padded=False, chunk=size),
-            )
             pairs = list(zip(rows, ends, strict=True))
-            return run_split(pairs, run, chunk=chunk, length=lambda pair: len(pair[0]))
+            return run_split(pairs, run, chunk=self._chunk(longest, cost), length=lambda pair: len(pair[0]))
 
         return extend
 
@@ -294,8 +294,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
             ids, target = (target[:1], target[1:]) if own else ([self.prefix_token_id], target)
         if not ids or not target:
             raise BackendError(
-                f"request {number}: {continuation!r:.60} adds no token to its context, so it cannot be scored; change the "
-                "task's choices"
+                f"request {number}: {continuation!r:.60} adds no token to its context and cannot be scored; "
+                "change the task's choices"
             )
         return ids, target
 
@@ -350,8 +350,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
 
     def _too_long(self, number: int, tokens: int) -> BackendError:
         return BackendError(
-            f"request {number} needs {tokens:,} tokens, the window is {self.limit:,}; choose --truncation skip or middle, "
-            "or shorter --lengths"
+            f"request {number} needs {tokens:,} tokens, the window is {self.limit:,}; choose --truncation skip or "
+            "middle, or shorter --lengths"
         )
 
     @contextmanager
@@ -361,55 +361,3 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
             yield
         finally:
             self.model_seconds += time.perf_counter() - started
-
-
-def _load(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool) -> Any:
-    """The model in evaluation mode, with every weight read from the checkpoint."""
-    torch_dtype = getattr(torch, dtype, None)
-    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
-        raise CheckpointError(f"--dtype {dtype}: unknown; choose auto, float32, bfloat16 or float16")
-    try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
-            str(checkpoint.folder),
-            dtype=torch_dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=trust_remote_code,
-            output_loading_info=True,
-        )
-    except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{checkpoint.folder}: transformers cannot load it ({reason[:160]}); check that it is a causal language model "
-            "and that its files belong together"
-        ) from error
-    if missing := sorted(report["missing_keys"]):
-        raise CheckpointError(
-            f"{checkpoint.folder}: {len(missing)} tensors are missing from the weights (first: {missing[0]}); download "
-            "the checkpoint again"
-        )
-    return model.eval()
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
-    stated = getattr(model.generation_config, "eos_token_id", None)
-    ids = set(stated if isinstance(stated, list | tuple) else [stated]) | {tokenizer.eos_token_id}
-    return tuple(sorted(token for token in ids if token is not None))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No chatter about advice and pre-built models while loading; levels are put back."""
-    logger = logging.getLogger("lm_eval")
-    level, verbosity = logger.level, transformers.logging.get_verbosity()
-    bars = transformers.utils.logging.is_progress_bar_enabled()
-    logger.setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        transformers.logging.set_verbosity(verbosity)
-        if bars:
-            transformers.utils.logging.enable_progress_bar()

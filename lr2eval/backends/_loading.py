@@ -1,0 +1,71 @@
+"""From a checked folder to a model in memory, with every weight read and no chatter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import transformers
+
+from lr2eval._checkpoint import Checkpoint
+from lr2eval._errors import CheckpointError
+
+
+def load_model(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool) -> Any:
+    """The model in evaluation mode, on the CPU.
+
+    Raises :class:`CheckpointError` if transformers cannot load it, and for weights that the folder lacks: transformers
+    would fill those with random numbers and only warn.
+    """
+    torch_dtype = getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+        raise CheckpointError(f"--dtype {dtype}: unknown; choose auto, float32, bfloat16 or float16")
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            str(checkpoint.folder),
+            dtype=torch_dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{checkpoint.folder}: transformers cannot load it ({reason[:160]}); check that it is a causal "
+            "language model and that its files belong together"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{checkpoint.folder}: {len(missing)} tensors are missing from the weights (first: {missing[0]}); download "
+            "the checkpoint again"
+        )
+    return model.eval()
+
+
+def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every token id that ends an answer, by the generation configuration or the tokenizer."""
+    stated = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(stated if isinstance(stated, list | tuple) else [stated]) | {tokenizer.eos_token_id}
+    return tuple(sorted(token for token in ids if token is not None))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No chatter about advice and pre-built models while loading; levels are put back."""
+    logger = logging.getLogger("lm_eval")
+    level, verbosity = logger.level, transformers.logging.get_verbosity()
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()
