@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ CLASSES: dict[str, tuple[Any, Any]] = {
 ARCHITECTURES = tuple(CLASSES)
 SHORT_FACTOR = [1.0 + 0.05 * i for i in range(PAIRS)]
 LONG_FACTOR = [1.5 + 0.9 * i for i in range(PAIRS)]
-_WORDS = ["river", "stone", "lamp", "garden", "winter", "copper", "signal", "harbour", "quiet", "yellow", "seven"]
+_WORDS = ("river", "stone", "lamp", "garden", "winter", "copper", "signal", "harbour", "quiet", "yellow", "seven")
 
 
 def longrope(**changes: Any) -> dict[str, Any]:
@@ -75,13 +76,16 @@ def tiny_config(architecture: str, rope: dict[str, Any] | None = None, **changes
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: Any) -> Any:
-    """A random model as transformers makes it. It hardly ever says EOS of itself."""
+    """A random model as transformers makes it, but one that says plain ASCII and hardly ever EOS."""
     torch.manual_seed(seed)
     model = CLASSES[architecture][1](tiny_config(architecture, **changes)).eval()
-    model.lm_head.weight.data[EOS] = 0.0
+    tokenizer = tiny_tokenizer()
+    mute = [token for token in range(VOCABULARY) if token == EOS or not tokenizer.decode([token]).isascii()]
+    model.lm_head.weight.data[mute] = 0.0
     return model
 
 
+@lru_cache(maxsize=1)
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on a few words; ``<eos>`` is 0, ``<pad>`` is 1, no special token is added to a text."""
     tokenizer = Tokenizer(models.BPE())
