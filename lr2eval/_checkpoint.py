@@ -57,8 +57,8 @@ class Checkpoint:
         Weight files are hashed in full; with ``cache`` (a folder) the hash of an unchanged file (same path, size and
         modification time) is remembered there. ``name`` is what to call it, by default the folder's name.
 
-        Raises :class:`CheckpointError` for a missing folder, configuration or weight file, damaged or truncated weights,
-        pickled weights and broken longrope parameters.
+        Raises :class:`CheckpointError` for a missing folder, configuration or weight file, damaged, truncated or
+        pickled weights, and broken longrope parameters.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -113,7 +113,7 @@ def _weight_files(folder: Path) -> list[Path]:
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(
-                f"{folder / missing[0]}: missing, one of {len(missing)} of {len(names)} weight files named by {_INDEX}; "
+                f"{folder / missing[0]}: missing, like {len(missing)} of the {len(names)} weight files in {_INDEX}; "
                 "download the checkpoint again"
             )
         files = [folder / name for name in names]
@@ -172,8 +172,8 @@ def _window(folder: Path, config: Mapping[str, Any]) -> int:
     window = config.get("max_position_embeddings")
     if not isinstance(window, int) or window <= 0:
         raise CheckpointError(
-            f"{folder / 'config.json'}: max_position_embeddings is {window!r}; only plain text decoders that state their "
-            "window are supported, so give one (with its number of positions filled in)"
+            f"{folder / 'config.json'}: max_position_embeddings is {window!r}; only text decoders that state their "
+            "window are supported: fill in its number of positions or choose another model"
         )
     return window
 

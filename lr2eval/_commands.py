@@ -31,6 +31,7 @@ def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> 
             original, extended = prepare_pair(config, progress.message)
             runs = {"original": original, "extended": extended}
         _print_plan(runs)
+        progress.message(f"roughly {format_seconds(_estimate(runs))} on this machine, by a half-second calibration")
         if dry_run:
             return
         from lr2eval._runner import execute
@@ -70,7 +71,9 @@ def tasks_command(model: str | None) -> None:
     for problem in failures().values():
         print(f"\n{problem}")
     source = f"with the tokenizer of {model}" if model else "with common tokenizers; exact with --model DIR"
-    print(f"\nShortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks (hellaswag, ...).")
+    print(
+        f"\nShortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks (hellaswag, ...)."
+    )
 
 
 def _exact_minimums(model: str) -> dict[str, int]:
@@ -119,6 +122,17 @@ def _print_plan(runs: dict[str, Prepared]) -> None:
         for item in run.not_run:
             at = "" if item.length is None else f" at {format_length(item.length)}"
             print(f"not run: {item.task}{at}: {item.reason}", file=sys.stderr)
+
+
+def _estimate(runs: dict[str, Prepared]) -> float:
+    from lr2eval import _estimate
+
+    total = 0.0
+    for run in runs.values():
+        dtype = run.settings()["config"]["dtype"]
+        speed = _estimate.measure(run.config.device, dtype)
+        total += _estimate.seconds(run.checkpoint, run.shards, speed, 4 if dtype == "float32" else 2)
+    return total
 
 
 def _print_summary(finished: Sequence[Finished]) -> None:

@@ -79,6 +79,13 @@ class RunConfig(BaseModel):
             raise ValueError("must be at least 1, or auto")
         return value
 
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"(cpu|cuda|mps|xpu|npu|hpu)(:\d+)?", value):
+            raise ValueError("is no device; write cpu, cuda, cuda:0 or mps")
+        return value
+
     @field_validator("limit", mode="before")
     @classmethod
     def _limit(cls, value: Any) -> Any:

@@ -8,6 +8,7 @@ resumed run makes the same batches; the scores of a shard are one transaction. O
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -108,7 +109,11 @@ class RunStore:
         if not path.is_file():
             raise StoreError(f"{path}: no such file; is {folder} a run folder?")
         with _store_errors(path):
-            db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None, timeout=30)
+            # A writable connection that refuses to write tidies up the write-ahead log when it closes; a folder that
+            # cannot be written (an archive) holds a run at rest, which needs no log.
+            how = "mode=rw" if os.access(path, os.W_OK) and os.access(folder, os.W_OK) else "mode=ro&immutable=1"
+            db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None, timeout=30)
+            db.execute("PRAGMA query_only=ON")
             db.execute("SELECT count(*) FROM sqlite_master").fetchone()
             return cls(db, path)
 

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 
 from lr2eval._errors import Lr2EvalError, UsageError
@@ -144,6 +143,10 @@ def models_fetch(
     print(fetch(name, source=source, say=lambda text: print(text, file=sys.stderr)))
 
 
+# Newer typer carries its own click, so the base of its usage errors has no fixed place to be imported from.
+_ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
 def main() -> NoReturn:
     """Entry point: every known failure is one line on standard error and a documented exit code."""
     # Before anything imports them: their bars and chatter would bury ours.
@@ -155,14 +158,14 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code: Any = app(standalone_mode=False)
+        if code == 130:  # typer's way of passing on a KeyboardInterrupt
+            raise KeyboardInterrupt
         sys.exit(code if isinstance(code, int) else 0)
     except Lr2EvalError as error:
         _fail(str(error), error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
+    except _ClickException as error:
         _fail(error.format_message(), UsageError.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; finished batches are kept, the same command resumes", 130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
