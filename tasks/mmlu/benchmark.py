@@ -39,7 +39,8 @@ class Mmlu:
         """Read the questions. Raises :class:`MissingDataError` if they are neither local nor to be had."""
         source = local_source(context.data_dir) if context.data_dir else None
         if source is None:
-            source = hub_source(_definition(_upstream.mmlu_files()[tasks[0]])["dataset_path"], context.offline)
+            dataset = _definition(_upstream.mmlu_files()[tasks[0]])["dataset_path"]
+            source = hub_source(dataset, context.offline, searched=context.data_dir)
         return [self._shard(subject, source, context) for subject in tasks]
 
     def _shard(self, subject: str, source: Source, context: TaskContext) -> Shard:

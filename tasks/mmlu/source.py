@@ -43,8 +43,12 @@ def local_source(data_dir: Path) -> Source | None:
     return None
 
 
-def hub_source(dataset: str, offline: bool) -> Source:
-    """Questions of the hub data set; ``offline`` reads its local cache only."""
+def hub_source(dataset: str, offline: bool, searched: Path | None = None) -> Source:
+    """Questions of the hub data set; ``offline`` reads its local cache only.
+
+    ``searched`` is a folder that was given and holds no questions; an error says so.
+    """
+    local = f"no questions under {searched}, and " if searched else ""
 
     def rows(subject: str, split: str) -> list[Row]:
         import datasets
@@ -54,7 +58,7 @@ def hub_source(dataset: str, offline: bool) -> Source:
                 table = datasets.load_dataset(dataset, subject, split=split)
         except Exception as error:  # no network, no cache, hub trouble: all mean that the data is not to be had
             raise MissingDataError(
-                f"mmlu: {dataset} ({subject}, {split}) cannot be read ({_hub.first_line(error)}); {MENDS}"
+                f"mmlu: {local}{dataset} ({subject}, {split}) cannot be read ({_hub.first_line(error)}); {MENDS}"
             ) from error
         return [{key: row[key] for key in ("question", "subject", "choices", "answer")} for row in table]
 

@@ -15,6 +15,8 @@ from lr2eval.tasks.ruler.score import string_match_all
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
 
 METRIC = "string_match_all"
+WITH_CONFIG = ("vt", "cwe", "fwe")
+"""Tasks whose texts lm-eval keeps in a module of their own."""
 
 
 class Ruler:
@@ -37,14 +39,18 @@ class Ruler:
         if not context.lengths:
             raise TaskError("ruler needs at least one length in tokens, for instance --lengths 4k")
         count = _select.limited(context.samples_per_task, context.limit)
-        return [self._shard(TASKS[task], length, count, context) for task in tasks for length in context.lengths]
+        fingerprint = context.tokenizer.fingerprint()  # takes a second for large vocabularies
+        return [
+            self._shard(TASKS[task], _data_file(TASKS[task], length, count, context, fingerprint), context)
+            for task in tasks
+            for length in context.lengths
+        ]
 
     def min_lengths(self, tokenizer: PromptTokenizer) -> dict[str, int]:
         """Per task a length that suffices for the first 20 samples of seed 0, and hardly more."""
         return {name: generate.sufficient_length(task, 1, 20, 0, tokenizer) for name, task in TASKS.items()}
 
-    def _shard(self, task: RulerTask, length: int, count: int, context: TaskContext) -> Shard:
-        data = _data_file(task, length, count, context)
+    def _shard(self, task: RulerTask, data: files.DataFile, context: TaskContext) -> Shard:
         path, manifest = data.path, data.manifest
         source = path.relative_to(context.cache_dir).as_posix()
 
@@ -59,8 +65,8 @@ class Ruler:
         return Shard(
             benchmark=self.name,
             task=task.name,
-            length=length,
-            n=count,
+            length=manifest["length"],
+            n=manifest["samples"],
             version=VERSION,
             data_hash=manifest["sha256"],
             metric=METRIC,
@@ -113,7 +119,7 @@ def lm_eval_task(data: files.DataFile, name: str) -> Any:
     )
 
 
-def _data_file(task: RulerTask, length: int, count: int, context: TaskContext) -> files.DataFile:
+def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, fingerprint: str) -> files.DataFile:
     tokenizer = context.tokenizer
     facts = {
         "generator": VERSION,
@@ -121,11 +127,11 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext) -
         "length": length,
         "seed": context.seed,
         "haystack": task.haystack,
-        "tokenizer": tokenizer.fingerprint(),
+        "tokenizer": fingerprint,
         "chat": tokenizer.chat,
         "max_new_tokens": task.recipe(tokenizer, length, context.seed).max_new_tokens,
         # The installed lm-eval provides the prompt texts.
-        "texts": _ids.digest([repr(_upstream.niah_texts()), *(repr(_upstream.task_texts(t)) for t in _TEXTS)]),
+        "texts": _ids.digest([repr(_upstream.niah_texts()), *(repr(_upstream.task_texts(t)) for t in WITH_CONFIG)]),
     }
     key = _ids.digest([facts, count])[:16]
     path = context.cache_dir / "data" / "ruler" / f"{task.name}-{length}-{key}.jsonl"
@@ -136,6 +142,3 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext) -
         lambda row: row["token_count"] / length,
         context.progress,
     )
-
-
-_TEXTS = ("vt", "cwe", "fwe")

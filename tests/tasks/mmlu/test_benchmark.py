@@ -105,7 +105,7 @@ def test_missing(tmp_path: Path, questions: Path, context: Context) -> None:
         MMLU.prepare(["astronomy"], context(data_dir=questions))
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(MissingDataError, match=r"cais/mmlu .*--data-dir"):
+    with pytest.raises(MissingDataError, match=r"no questions under .*empty, and cais/mmlu .*--data-dir"):
         MMLU.prepare(["anatomy"], context(data_dir=empty, offline=True, cache_dir=tmp_path))
 
 
