@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from lr2eval._tokens import PromptTokenizer
 from lr2eval.tasks._upstream import niah_texts, task_texts
 from lr2eval.tasks.ruler import generate
 from lr2eval.tasks.ruler.suite import TASKS
+from lr2eval.tasks.ruler.vt import VtDraw, VtRecipe
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 WORDS = r"[A-Za-z'. -]+-[A-Za-z'. -]+?"
@@ -165,3 +168,13 @@ def test_fwe(length: int, one_tokenizer: PromptTokenizer) -> None:
         assert all(re.fullmatch("[a-z]{6}", word) for word, _ in counts[1:])
         assert len(counts) == min(length // 50, int(total**0.5))
         assert words != sorted(words, key=words.index), "shuffled"
+
+
+def test_vt_with_a_tokenizer_of_characters() -> None:
+    """No example fits 500 tokens then: it has the fewest noise lines, where upstream's search would never end."""
+    letters = Tokenizer(models.BPE({chr(code): code - 9 for code in range(9, 127)}, [], unk_token="\t"))
+    tokenizer = PromptTokenizer(PreTrainedTokenizerFast(tokenizer_object=letters, unk_token="\t"), name="letters")
+    recipe = VtRecipe.make(tokenizer, "1", 0)
+    assert recipe.example_size == VtDraw.smallest == 5
+    (row,) = make("vt", tokenizer, 4096, 1)
+    assert row["token_count"] == len(row["prompt"] + row["answer_prefix"]) + 30
