@@ -48,7 +48,7 @@ wheel-check: $(READY)
 	$(BIN)/uv pip install --quiet --python .toy/venv/bin/python -c constraints.txt dist/*.whl
 	$(BIN)/python benchmarks/make_toy_model.py .toy/model
 	cd .toy && venv/bin/lr2eval --help >/dev/null && venv/bin/lr2eval run --model model --tasks ruler:niah_single_1 \
-	  --lengths 512 --samples-per-task 2 --dtype float32 --offline --out run
+	  --lengths 1k --samples-per-task 2 --dtype float32 --offline --out run
 	test -s .toy/run/report.html
 	$(BIN)/python benchmarks/compare_wheel.py dist/*.whl
 

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-TASKS = "ruler:niah_single_1,ruler:vt,ruler:fwe"
+TASKS = "ruler:niah_single_1,ruler:niah_multikey_2,ruler:fwe"
 
 # The child runs the ordinary command line; the patch only writes down which batches reach the model.
 CHILD = """
