@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from make_toy_model import save_byte_tokenizer
+from machine import facts
+from make_toy_model import main as make_toy_model
 
 CONTINUATION = 16
 VOCABULARY = 49_152
@@ -32,8 +33,10 @@ RESULT = Path(__file__).parent / "results" / "loglik_memory.json"
 
 
 def make_checkpoint(folder: Path, tokens: int, layers: int, dtype: torch.dtype) -> None:
+    """A checkpoint folder; the tokenizer is the toy model's, as the ids are drawn directly."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    make_toy_model(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
@@ -50,10 +53,9 @@ def make_checkpoint(folder: Path, tokens: int, layers: int, dtype: torch.dtype) 
         pad_token_id=1,
     )
     LlamaForCausalLM(config).to(dtype).save_pretrained(folder)
-    save_byte_tokenizer(folder)
 
 
-def run_variant(variant: str, folder: Path, tokens: int, dtype: str) -> dict[str, Any]:
+def measure(variant: str, folder: Path, tokens: int, dtype: str) -> dict[str, Any]:
     """In this process: load, note the memory, score once, note the peak (MiB)."""
     from lm_eval.models.huggingface import HFLM
 
@@ -82,32 +84,33 @@ def peak() -> int:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tokens", type=int, default=16_384)
     parser.add_argument("--layers", type=int, default=30)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--variant", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--variant", choices=["checkpoint", *VARIANTS], help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.variant == "checkpoint":
+        make_checkpoint(options.folder, options.tokens, options.layers, getattr(torch, options.dtype))
+        return 0
     if options.variant:
-        print(json.dumps(run_variant(options.variant, options.folder, options.tokens, options.dtype)))
+        print(json.dumps(measure(options.variant, options.folder, options.tokens, options.dtype)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        # In a process of its own, or its memory would be the children's floor.
-        arguments = [sys.executable, __file__, "--tokens", str(options.tokens), "--dtype", options.dtype]
-        make_checkpoint(Path(folder), options.tokens, options.layers, getattr(torch, options.dtype))
+        # Everything big happens in children: a child's peak starts at what its parent holds when it forks.
         rows = []
-        for variant in VARIANTS:
-            done = subprocess.run(
-                [*arguments, "--variant", variant, "--folder", folder], stdout=subprocess.PIPE, text=True, check=True
-            )
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
+        for variant in ("checkpoint", *VARIANTS):
+            command = [sys.executable, __file__, *sys.argv[1:], "--variant", variant, "--folder", folder]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            if variant in VARIANTS:
+                rows.append(json.loads(done.stdout.splitlines()[-1]))
     base = rows[0]["peak_mib"]
     print(f"{options.tokens} tokens, {options.layers} layers, vocabulary {VOCABULARY}, {options.dtype}")
     for row in rows:
         row["ratio"] = round(row["peak_mib"] / base, 3)
-        print(f"{VARIANTS[row['variant']]:32} loaded {row['loaded_mib']:6} MiB  peak {row['peak_mib']:6} MiB  "
-              f"x {row['ratio']:.2f}  log-probability {row['log_probability']}")  # fmt: skip
+        memory = f"loaded {row['loaded_mib']:6} MiB  peak {row['peak_mib']:6} MiB  x {row['ratio']:.2f}"
+        print(f"{VARIANTS[row['variant']]:32} {memory}  log-probability {row['log_probability']}")
     result = {
         "what": "peak resident memory of one log-likelihood",
         "tokens": options.tokens,
@@ -115,7 +118,7 @@ def main() -> int:
         "layers": options.layers,
         "vocabulary": VOCABULARY,
         "dtype": options.dtype,
-        "machine": machine(),
+        "machine": facts(),
         "rows": rows,
     }
     RESULT.parent.mkdir(exist_ok=True)

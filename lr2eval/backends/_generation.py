@@ -15,6 +15,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lr2eval._errors import BackendError
+from lr2eval.backends._loading import quiet
 from lr2eval.method.windowed import WindowedRotaryEmbedding
 
 DEFAULT_NEW_TOKENS = 256
@@ -100,7 +101,7 @@ class Decoder:
             mask_BL[i, pads[i] :] = 1
         columns = [pad + end for pad, end in zip(pads, ends, strict=True)]
         stop = _RowEnds(self.tokenizer, decoding.stops, [width - len(row.tokens) for row in rows], columns)
-        with torch.no_grad(), self.rotary.window(window) if self.rotary else nullcontext():
+        with torch.no_grad(), quiet(), self.rotary.window(window) if self.rotary else nullcontext():
             out_BL = self.model.generate(
                 ids_BL.to(self.model.device),
                 attention_mask=mask_BL.to(self.model.device),
@@ -138,19 +139,18 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]  # transformers is untyp
         self.stopped: dict[int, int] = {}
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        rows, width = input_ids.shape
-        beams = rows // len(self._starts)
+        width = input_ids.shape[1]
+        beams = len(input_ids) // len(self._starts)
         done = []
-        for i in range(rows):
+        for i, recent in enumerate(input_ids[:, -self._back :].tolist()):
             row = i // beams
-            over = width >= self._columns[row]
-            if i not in self.stopped and width <= self._columns[row]:
-                tail = input_ids[i, max(self._starts[row], width - self._back) :].tolist()
-                hit = any(stop in self._tokenizer.decode(tail) for stop in self._stops)
-                if hit and beams == 1:
-                    self.stopped[i] = width
-                over = over or hit
-            done.append(over or i in self.stopped)
+            hit = False
+            if self._stops and i not in self.stopped and width <= self._columns[row]:
+                text = self._tokenizer.decode(recent[-(width - self._starts[row]) :])
+                hit = any(stop in text for stop in self._stops)
+            if hit and beams == 1:
+                self.stopped[i] = width
+            done.append(hit or i in self.stopped or width >= self._columns[row])
         return torch.tensor(done, device=input_ids.device)
 
 

@@ -11,14 +11,14 @@ import torch
 import transformers
 
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._errors import CheckpointError
+from lr2eval._errors import BackendError, CheckpointError
 
 
-def load_model(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool) -> Any:
-    """The model in evaluation mode, on the CPU.
+def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_code: bool) -> Any:
+    """The model in evaluation mode on ``device``.
 
     Raises :class:`CheckpointError` if transformers cannot load it, and for weights that the folder lacks: transformers
-    would fill those with random numbers and only warn.
+    would fill those with random numbers and only warn. Raises :class:`BackendError` for weights that do not fit.
     """
     torch_dtype = getattr(torch, dtype, None)
     if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
@@ -43,7 +43,14 @@ def load_model(checkpoint: Checkpoint, dtype: str, trust_remote_code: bool) -> A
             f"{checkpoint.folder}: {len(missing)} tensors are missing from the weights (first: {missing[0]}); download "
             "the checkpoint again"
         )
-    return model.eval()
+    try:
+        return model.eval().to(device)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackendError(
+            f"{checkpoint.name}: its weights cannot be put on {device} ({reason[:160]}); choose another --device or a "
+            "smaller --dtype"
+        ) from error
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -55,7 +62,7 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No chatter about advice and pre-built models while loading; levels are put back."""
+    """No advice from lm-eval and transformers about what is done here on purpose; levels are put back."""
     logger = logging.getLogger("lm_eval")
     level, verbosity = logger.level, transformers.logging.get_verbosity()
     bars = transformers.utils.logging.is_progress_bar_enabled()

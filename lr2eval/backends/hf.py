@@ -17,7 +17,7 @@ from lr2eval._errors import BackendError, CheckpointError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import ResponseDetail, Truncation, WindowPolicy
 from lr2eval.backends._encoding import TokenCache, cut_middle
-from lr2eval.backends._generation import Decoder, Decoding, Extend, Extension, Row, decode_rows
+from lr2eval.backends._generation import Decoder, Decoding, Extend, Extension, Row, Side, decode_rows
 from lr2eval.backends._loading import eos_ids, load_model, quiet
 from lr2eval.backends._memory import Footprint, free_memory, run_split, smallest_chunk_needed
 from lr2eval.backends._planning import MAX_ROWS, TOKENS_CPU, TOKENS_GPU, Limits, pack
@@ -70,8 +70,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
     ) -> None:
         prompts = PromptTokenizer.load(checkpoint.folder, chat=chat)
         with quiet():
-            model = load_model(checkpoint, checkpoint.dtype if dtype == "auto" else dtype, trust_remote_code)
-            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+            model = load_model(checkpoint, checkpoint.dtype if dtype == "auto" else dtype, device, trust_remote_code)
             super().__init__(
                 pretrained=model,
                 backend="causal",
@@ -116,7 +116,7 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         if request_type == "generate_until":
             return self._plan_rows(*self._prompts(requests))
         if request_type == "loglikelihood":
-            found = readings([self._fit_pair(pair) for pair in self._pairs(requests)])
+            found = readings([self._fit_pair(n, pair) for n, pair in enumerate(self._pairs(requests))])
             return [[n for i in batch for n in found[i].members] for batch in self._plan_readings(found)]
         lengths = self.measure(request_type, requests)
         return pack(lengths, [0] * len(lengths), lambda batch: self._limits.allow(len(batch), lengths[batch[0]], 0))
@@ -236,7 +236,7 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         override_bs: int | None = None,
     ) -> list[Score]:
         pairs = [(context, continuation) for _, context, continuation in requests]
-        fitted = [self._fit_pair(pair, number) for number, pair in enumerate(pairs)]
+        fitted = [self._fit_pair(number, pair) for number, pair in enumerate(pairs)]
         found = readings(fitted)
         scores: dict[int, Score] = {}
         for batch in self._plan_readings(found):
@@ -271,13 +271,10 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         totals = [0.0] * len(requests)
         for owner, (value, _) in zip(owners, self._loglikelihood_tokens(windows), strict=True):
             totals[owner] += value
+        lengths = [len(self.tok_encode(request.args[0])) for request in requests]
+        # A text of several windows fills each of them, the last one with context.
         self._details = [
-            ResponseDetail(
-                prompt_tokens=len(self.tok_encode(request.args[0])),
-                window=max((d.window for d, owner in zip(self._details, owners, strict=True) if owner == number)),
-                finish="choice",
-            )
-            for number, request in enumerate(requests)
+            ResponseDetail(prompt_tokens=n, window=self._side(min(n, self.limit)), finish="choice") for n in lengths
         ]
         return totals
 
@@ -299,7 +296,7 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
             )
         return ids, target
 
-    def _fit_pair(self, pair: _Pair, number: int = 0) -> _Pair:
+    def _fit_pair(self, number: int, pair: _Pair) -> _Pair:
         context, continuation = pair
         room = self.limit - (len(continuation) - 1)
         if len(context) <= room:
@@ -343,7 +340,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
     def _chunk(self, length: int, cost: Callable[[int | None], int]) -> int | None:
         return self._prefill_chunk or smallest_chunk_needed(length, self._memory, cost)
 
-    def _side(self, tokens: int) -> Any:
+    def _side(self, tokens: int) -> Side:
+        """The window of one forward over ``tokens`` tokens."""
         if self._rotary is None:
             return "only"
         return "long" if tokens > self._rotary.scaling.original_window else "short"

@@ -100,8 +100,8 @@ def test_packed_documents_are_judged_one_by_one() -> None:
 
 
 def test_segment_lengths_end_where_ids_fall() -> None:
-    ids = torch.tensor([[0, 1, 2, 0, 1, 0], [1, 1, 0, 1, 2, 3], [7, 8, 9, 10, 11, 12]])
-    assert segment_lengths(ids).tolist() == [[3, 3, 3, 2, 2, 1], [2, 2, 4, 4, 4, 4], [13] * 6]
+    ids = torch.tensor([[0, 1, 2, 0, 1, 0], [1, 1, 0, 1, 2, 3], [7, 8, 9, 10, 11, 12], [0, 0, 0, 1, 2, 3]])
+    assert segment_lengths(ids).tolist() == [[3, 3, 3, 2, 2, 1], [2, 2, 4, 4, 4, 4], [13] * 6, [4] * 6]
 
 
 def test_stated_lengths_overrule_ids_and_end_with_the_block() -> None:

@@ -38,7 +38,7 @@ def load(checkpoint_of: Callable[[str], Checkpoint]) -> Load:
     """``load(architecture, **options)``: the backend with that checkpoint on the CPU."""
 
     def make(architecture: str = "llama", **options: Any) -> WindowedHFLM:
-        return WindowedHFLM(checkpoint_of(architecture), device="cpu", **options)
+        return WindowedHFLM(checkpoint_of(architecture), **{"device": "cpu", **options})
 
     return make
 

@@ -142,6 +142,24 @@ def test_stop_strings_work_on_both_sides_of_the_seam_and_across_it(load: Load, c
     assert detail.new_tokens <= cut + 2
 
 
+def test_nothing_is_decoded_for_rows_that_have_ended(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shorter row says its stop string at once, so only the longer one is worth a forward."""
+    lm, stock = load(), tiny_model("llama")
+    texts = prompts(lm, [20, 25])
+    (first, *_) = cache_free(stock, lm.tok_encode(texts[0]), 1)
+    other = decoded(lm, stock, texts[1], 20)
+    stop = lm.tok_decode([first])
+    assert stop not in other
+    widths = []
+    forward = lm.model.forward
+    monkeypatch.setattr(
+        lm.model, "forward", lambda **inputs: widths.append(len(inputs["input_ids"])) or forward(**inputs)
+    )
+    assert lm.generate_until([generation(text, 20, until=[stop]) for text in texts]) == ["", other]
+    # The longer row reads 25 ... 32 tokens beside the other, is prefilled again with 33, and reads 34 ... 44 alone.
+    assert widths == [2] * 8 + [1] * 12
+
+
 @pytest.mark.parametrize("at", [3, 12, 13, 18])
 def test_eos_ends_a_row_wherever_it_comes(load: Load, at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lm, stock = load(), tiny_model("llama")
@@ -506,6 +524,20 @@ def test_no_tokenizer(folder: Path) -> None:
 def test_chat_needs_a_template(load: Load) -> None:
     with pytest.raises(CheckpointError, match="--chat needs a chat template"):
         load(chat=True)
+
+
+def test_unusable_device(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        BackendError, match=r"llama: its weights cannot be put on nowhere .* choose another --device"
+    ) as e:
+        load(device="nowhere")
+    one_line(e.value)
+
+
+def test_an_empty_prompt_starts_from_the_prefix_token(load: Load) -> None:
+    lm = load()
+    (answer,) = lm.generate_until([generation("", 5)])
+    assert answer == lm.tok_decode(cache_free(tiny_model("llama"), [lm.prefix_token_id], 5))
 
 
 def test_unknown_dtype(load: Load) -> None:
