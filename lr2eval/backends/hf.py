@@ -68,8 +68,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         trust_remote_code: bool = False,
         chat: bool = False,
     ) -> None:
-        prompts = PromptTokenizer.load(checkpoint.folder, chat=chat)
         with quiet():
+            prompts = PromptTokenizer.load(checkpoint.folder, chat=chat)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             model = load_model(checkpoint, checkpoint.dtype if dtype == "auto" else dtype, device, trust_remote_code)
             super().__init__(
