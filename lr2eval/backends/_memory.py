@@ -83,11 +83,16 @@ def free_memory(device: torch.device) -> int:
 
 
 def _cgroup_free() -> int:
-    """What a container may still take; huge where there is no limit. psutil sees only the whole machine."""
+    """What a container (cgroup v2) may still take; huge without a limit. psutil sees only the whole machine.
+
+    Cached file pages count as taken there but are given back on demand: after loading weights they are most of it.
+    """
     try:
         limit = int((_CGROUP / "memory.max").read_text())
-        return max(limit - int((_CGROUP / "memory.current").read_text()), 0)
-    except (OSError, ValueError):
+        taken = int((_CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return max(limit - taken + int(stat["active_file"]) + int(stat["inactive_file"]), 0)
+    except (OSError, ValueError, KeyError):
         return 1 << 62
 
 

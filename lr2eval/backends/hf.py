@@ -118,8 +118,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         if request_type == "loglikelihood":
             found = readings([self._fit_pair(n, pair) for n, pair in enumerate(self._pairs(requests))])
             return [[n for i in batch for n in found[i].members] for batch in self._plan_readings(found)]
-        lengths = self.measure(request_type, requests)
-        return pack(lengths, [0] * len(lengths), lambda batch: self._limits.allow(len(batch), lengths[batch[0]], 0))
+        lengths, limits = self.measure(request_type, requests), self._limits
+        return pack(lengths, [0] * len(lengths), lambda batch: limits.allow(len(batch), lengths[batch[0]], 0))
 
     def measure(self, request_type: str, requests: list[Instance]) -> list[int]:
         """Tokens each request needs in all, untruncated; a rolling request needs no more than the window."""

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from lr2eval._errors import BackendError
+from lr2eval.backends import _memory
+from lr2eval.backends._memory import Footprint, free_memory, run_split, smallest_chunk_needed
+from tests.tiny_models import tiny_config
+
+CPU = torch.device("cpu")
+
+
+def _machine_with(monkeypatch: pytest.MonkeyPatch, available: int) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": available}))
+
+
+def test_footprint_follows_the_shape_of_the_model() -> None:
+    footprint = Footprint.of(tiny_config("llama"), 4)
+    assert footprint.kv == 2 * 2 * 2 * 16 * 4  # key and value, layers, heads, head dimension, float32
+    assert footprint.logits == 320 * (4 + 8)
+    whole = footprint.generating(2, 1000, 100, padded=False, chunk=None)
+    assert whole < footprint.generating(2, 1000, 100, padded=True, chunk=None)
+    assert whole < footprint.generating(3, 1000, 100, padded=False, chunk=None)
+    assert whole > footprint.generating(2, 1000, 100, padded=False, chunk=10)
+    one = footprint.scoring(1, 1000, 1, chunk=None)
+    assert footprint.scoring(1, 1000, 1000, chunk=None) == one + 999 * footprint.logits
+    assert footprint.scoring(1, 1000, 1000, chunk=10) < one
+    assert footprint.scoring(1, 1000, 1, chunk=1000) == one
+
+
+def test_free_memory_is_a_steady_power_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_memory, "_CGROUP", tmp_path)
+    for available in (11_000_000_000, 13_000_000_000):
+        _machine_with(monkeypatch, available)
+        assert free_memory(CPU) == 1 << 33
+    _machine_with(monkeypatch, 0)
+    assert free_memory(CPU) == 1
+
+
+def test_a_container_limit_counts_but_not_its_file_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_memory, "_CGROUP", tmp_path)
+    _machine_with(monkeypatch, 1 << 40)
+    (tmp_path / "memory.max").write_text("4000\n")
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 1500\nactive_file 500\ninactive_file 1000\n")
+    assert free_memory(CPU) == 1024  # 0.8 * (4000 - 3000 + 1500), rounded down
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(CPU) == 1 << 39
+
+
+def test_the_largest_chunk_that_fits_is_taken() -> None:
+    def cost(chunk: int | None) -> int:
+        return 8000 if chunk is None else chunk
+
+    assert smallest_chunk_needed(8000, 9000, cost) is None
+    assert smallest_chunk_needed(8000, 5000, cost) == 4096
+    assert smallest_chunk_needed(8000, 2000, cost) == 1024
+    assert smallest_chunk_needed(8000, 10, cost) == 256
+    assert smallest_chunk_needed(200, 10, cost) is None
+
+
+def test_results_keep_their_order_when_a_batch_is_split() -> None:
+    seen = []
+
+    def run(rows: Sequence[int], chunk: int | None) -> list[int]:
+        seen.append((len(rows), chunk))
+        if len(rows) > 2:
+            raise MemoryError
+        return [row * 10 for row in rows]
+
+    assert run_split([1, 2, 3, 4, 5], run, chunk=None, length=lambda row: row) == [10, 20, 30, 40, 50]
+    assert seen == [(5, None), (2, None), (3, None), (1, None), (2, None)]
+
+
+@pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory: you tried", "CUDA out of memory"])
+def test_a_single_row_tries_every_smaller_chunk(text: str) -> None:
+    chunks = []
+
+    def run(rows: Sequence[int], chunk: int | None) -> list[int]:
+        chunks.append(chunk)
+        raise RuntimeError(text)
+
+    with pytest.raises(BackendError, match="a sequence of 5,000 tokens does not fit into memory"):
+        run_split([5000], run, chunk=None, length=lambda row: row)
+    assert chunks == [None, 4096, 1024, 256]
