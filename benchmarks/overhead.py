@@ -38,7 +38,8 @@ def main() -> int:
         data = ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
         command = [
             script, "run", "--model", arguments.model, "--tasks", f"ruler:niah_single_1,ruler:vt{mmlu}", "--lengths",
-            "1k,2k", "--samples-per-task", str(arguments.samples), "--limit", "40", "--offline", "--out", str(out), *data,
+            "1k,2k", "--samples-per-task", str(arguments.samples), "--limit", "40", "--offline", "--out", str(out),
+            *data,
         ]  # fmt: skip
         started = time.perf_counter()
         subprocess.run(command, check=True)

@@ -1,7 +1,7 @@
 """How long a run will roughly take: counted work divided by speeds measured on this machine in half a second.
 
-An order of magnitude to decide by, printed as such. Prefill is bound by arithmetic (2 FLOP per parameter and token, plus
-attention), decoding by reading the weights once per step for a whole batch.
+An order of magnitude to decide by, printed as such. Prefill is bound by arithmetic (2 FLOP per parameter and token,
+plus attention), decoding by reading the weights once per step for a whole batch.
 """
 
 from __future__ import annotations

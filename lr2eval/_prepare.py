@@ -125,7 +125,8 @@ def _shards(
     )
     if config.data_dir is not None and not config.data_dir.is_dir():
         raise UsageError(f"--data-dir {config.data_dir}: no such folder")
-    chosen = resolve(config.tasks)
+    include = config.options.get("lm_eval", {}).get("include_path")
+    chosen = resolve(config.tasks, include_path=Path(include) if include else None)
     _check_options(config, [benchmark for benchmark, _ in chosen])
     shards: list[Shard] = []
     not_run: list[NotRun] = []

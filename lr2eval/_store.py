@@ -177,12 +177,13 @@ class RunStore:
         """Commit the scored samples of a finished shard."""
         rows = [
             (
-                s.id, s.shard, s.benchmark, s.task, s.length, s.number, s.prompt_hash, s.answer, s.score, int(s.skipped),
-                json.dumps(s.gold), json.dumps(s.metrics), json.dumps(s.columns),
+                s.id, s.shard, s.benchmark, s.task, s.length, s.number, s.prompt_hash, s.answer, s.score,
+                int(s.skipped), json.dumps(s.gold), json.dumps(s.metrics), json.dumps(s.columns),
                 None if s.choices is None else json.dumps(s.choices),
                 s.prompt_head, s.prompt_tail, json.dumps(s.excerpts),
                 *(s.source or (None, None)),
-                s.detail.prompt_tokens, s.detail.new_tokens, s.detail.truncated_tokens, s.detail.window, s.detail.finish,
+                s.detail.prompt_tokens, s.detail.new_tokens, s.detail.truncated_tokens,
+                s.detail.window, s.detail.finish,
             )
             for s in samples
         ]  # fmt: skip

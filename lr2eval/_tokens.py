@@ -46,7 +46,8 @@ class PromptTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a bare text, without special tokens."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        # verbose=False: a text longer than the tokenizer's own idea of the window is no news here.
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
         return ids
 
     def count(self, text: str) -> int:
@@ -57,7 +58,7 @@ class PromptTokenizer:
         """``count`` of many texts in one call of the fast tokenizer."""
         if not texts:
             return []
-        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]
 
     def render(self, prompt: str, answer_prefix: str = "") -> str:
         """The text the model is given: prompt and answer prefix, wrapped in the chat template when asked.
@@ -86,7 +87,7 @@ class PromptTokenizer:
         bos = getattr(self.tokenizer, "bos_token", None)
         if bos and text.startswith(bos):
             return self.encode(text)
-        ids: list[int] = self.tokenizer.encode(text)
+        ids: list[int] = self.tokenizer.encode(text, verbose=False)
         return ids
 
     def fingerprint(self) -> str:

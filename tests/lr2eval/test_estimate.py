@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.lr2eval.test_scoring import shard
 
 from lr2eval._checkpoint import Checkpoint
 from lr2eval._estimate import EFFICIENCY, Speed, measure, seconds
+from tests.lr2eval.test_scoring import shard
 
 SPEED = Speed(flops=1e12, bandwidth=1e10)
 

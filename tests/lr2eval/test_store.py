@@ -89,7 +89,7 @@ def test_committed_batches_survive_sigkill(tmp_path: Path) -> None:
         "        store._db.execute(\"INSERT INTO meta VALUES ('half', 'done')\")\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", child, str(tmp_path)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", child, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL
     acknowledged = [int(line) for line in done.stdout.split()]
     with RunStore.create(tmp_path) as store:
@@ -102,7 +102,7 @@ def test_full_disk_is_one_line_and_keeps_what_was_there(tmp_path: Path) -> None:
         store.save_batch("s", "generate_until", [(0, "k", "kept", ResponseDetail())])
         pages = store._db.execute("PRAGMA page_count").fetchone()[0]
         store._db.execute(f"PRAGMA max_page_count={pages + 2}")  # SQLite then reports a full disk, for real
-        with pytest.raises(StoreError, match="full.*free some disk space") as caught:
+        with pytest.raises(StoreError, match=r"full.*free some disk space") as caught:
             store.save_batch("s", "generate_until", [(1, "k1", "x" * 1_000_000, ResponseDetail())])
         assert "\n" not in str(caught.value)
         assert list(store.responses("s", "generate_until")) == [0]
@@ -130,7 +130,7 @@ def test_damaged_database_is_one_line(tmp_path: Path, damage: str) -> None:
 
 
 def test_reading_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="is .* a run folder"):
+    with pytest.raises(StoreError, match=r"is .* a run folder"):
         RunStore.read(tmp_path)
 
 

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -270,14 +269,12 @@ def test_templates_stumble_over_unknown_names() -> None:
     assert _page.environment().from_string("{{ x }}").render(x="<\x00>") == "&lt;⟨U+0000⟩&gt;"
 
 
-def test_a_full_suite_stays_small_and_fast(maker: Any, tmp_path: Path) -> None:
+def test_a_full_suite_stays_small(maker: Any, tmp_path: Path) -> None:
     tasks = tuple(f"task_{number}" for number in range(13))
     lengths = tuple(4096 * 2**step for step in range(6))
     runs = [
         maker(tmp_path / name, name=name, tasks=tasks, lengths=lengths, samples=100, lift=lift)
         for name, lift in (("original", 0.0), ("extended", -0.1))
     ]
-    start = time.monotonic()
     out = render(runs, tmp_path / "report.html")
-    assert time.monotonic() - start < 10
     assert out.stat().st_size < 3_000_000
