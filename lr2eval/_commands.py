@@ -129,7 +129,7 @@ def _estimate(runs: dict[str, Prepared]) -> float:
 
     total = 0.0
     for run in runs.values():
-        dtype = run.settings()["config"]["dtype"]
+        dtype = run.settings["config"]["dtype"]
         speed = _estimate.measure(run.config.device, dtype)
         total += _estimate.seconds(run.checkpoint, run.shards, speed, 4 if dtype == "float32" else 2)
     return total

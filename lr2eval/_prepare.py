@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,17 @@ class Prepared:
     def samples(self) -> int:
         return sum(shard.n for shard in self.shards)
 
+    @cached_property
     def settings(self) -> dict[str, Any]:
-        """What a run folder belongs to: configuration, model, tokenizer and the data of every shard."""
+        """What a run folder belongs to: configuration, model, tokenizer and the data of every shard.
+
+        What ``auto`` stood for is resolved: a run begun on one device is not resumed on another unnoticed.
+        """
+        import torch
+
         config = self.config.settings()
         config["lengths"] = list(self.lengths)
+        config["device"] = self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         config["dtype"] = self.config.dtype if self.config.dtype != "auto" else self.checkpoint.dtype
         return {
             "config": config,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import LM
 
-from lr2eval._errors import RunFailedError, StoreError
+from lr2eval._errors import BackendError, RunFailedError, StoreError
 from lr2eval._ids import digest, text_hash
 from lr2eval._types import ResponseDetail, Truncation
 
@@ -56,8 +56,14 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         self.on_batch = on_batch
         self._identity = dict(identity)
         self._shard = ""
+        self._seconds = 0.0
         self.details: dict[int, list[ResponseDetail]] = {}
         """Details of the shard's responses by document number."""
+
+    @property
+    def model_seconds(self) -> float:
+        """Time inside the model, as the backend measures it; a foreign backend's whole calls otherwise."""
+        return float(getattr(self.backend, "model_seconds", self._seconds))
 
     def begin(self, shard: str) -> None:
         """Start a shard: responses are filed under its name from here on."""
@@ -124,7 +130,15 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _run(self, request_type: str, requests: list[Instance], keys: list[str], batch: list[int]) -> list[_Row]:
         members = [requests[number] for number in batch]
-        answers = getattr(self.backend, request_type)(members, disable_tqdm=True)
+        started = time.perf_counter()
+        try:
+            answers = getattr(self.backend, request_type)(members, disable_tqdm=True)
+        except BackendError as error:
+            # The backend counts requests within its call; the reader wants to find them in the shard.
+            documents = sorted({request.doc_id for request in members})
+            raise BackendError(f"{self._shard}, batch of samples {documents}: {error}") from error
+        finally:
+            self._seconds += time.perf_counter() - started
         if len(answers) != len(members):
             raise RunFailedError(f"{self._shard}: the backend answered {len(answers)} of {len(members)} requests")
         take = getattr(self.backend, "take_details", None)

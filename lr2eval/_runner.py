@@ -74,7 +74,7 @@ def _open_folder(folder: Path) -> None:
 
 
 def _locked(run: Prepared, folder: Path, command: Sequence[str], progress: RunProgress, started: float) -> Finished:
-    settings = run.settings()
+    settings = run.settings
     manifest = _manifest.read(folder)
     if manifest is not None:
         _manifest.refuse_other(manifest["settings"], settings, folder)
@@ -84,18 +84,13 @@ def _locked(run: Prepared, folder: Path, command: Sequence[str], progress: RunPr
         "started": _manifest.now(),
         "outcome": "running",
         "versions": _manifest.versions(),
+        "model_seconds": 0.0,
     }
     manifest["sessions"].append(session)
     _manifest.write(folder, manifest)
-    model_seconds = 0.0
 
     def close_session(outcome: str) -> None:
-        session.update(
-            outcome=outcome,
-            ended=_manifest.now(),
-            wall_seconds=round(time.perf_counter() - started, 3),
-            model_seconds=round(model_seconds, 3),
-        )
+        session.update(outcome=outcome, ended=_manifest.now(), wall_seconds=round(time.perf_counter() - started, 3))
         manifest["finished"] = session["ended"] if outcome == "finished" else None
         _manifest.write(folder, manifest)
 
@@ -103,7 +98,7 @@ def _locked(run: Prepared, folder: Path, command: Sequence[str], progress: RunPr
         try:
             waiting = [shard for shard in run.shards if not store.shard_done(shard.id)]
             if waiting:
-                model_seconds = _run_shards(run, waiting, store, folder, progress)
+                _run_shards(run, waiting, store, folder, progress, session)
             results = write_results(run, store, folder)
         except BaseException as error:
             # The first error is the one to tell; a disk that is full stays full for the next two files.
@@ -112,31 +107,36 @@ def _locked(run: Prepared, folder: Path, command: Sequence[str], progress: RunPr
                 close_session("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
             raise
         close_session("finished")
-    return Finished(folder, results, time.perf_counter() - started, model_seconds)
+    return Finished(folder, results, session["wall_seconds"], session["model_seconds"])
 
 
-def _run_shards(run: Prepared, waiting: Sequence[Shard], store: RunStore, folder: Path, progress: RunProgress) -> float:
+def _run_shards(
+    run: Prepared,
+    waiting: Sequence[Shard],
+    store: RunStore,
+    folder: Path,
+    progress: RunProgress,
+    session: dict[str, Any],
+) -> None:
     from lr2eval._recording import RecordingLM
 
     progress.message(f"loading {run.checkpoint.name}")
-    backend = load_backend(run.checkpoint, run.config)
     lm = RecordingLM(
-        backend,
+        load_backend(run.checkpoint, run.config),
         store,
-        {
-            "model": run.checkpoint.fingerprint,
-            **{key: run.settings()["config"][key] for key in _RESPONSE_KEYS},
-        },
+        {"model": run.checkpoint.fingerprint, **{key: run.settings["config"][key] for key in _RESPONSE_KEYS}},
         truncation=run.config.truncation,
     )
     progress.start(run.shards)
     for shard in run.shards:
-        if shard in waiting:
-            _run_shard(run, shard, lm, store, progress)
-            write_results(run, store, folder)
-        else:
+        if shard not in waiting:
             progress.shard_kept(shard)
-    return float(getattr(backend, "model_seconds", 0.0))
+            continue
+        try:
+            _run_shard(run, shard, lm, store, progress)
+        finally:
+            session["model_seconds"] = round(lm.model_seconds, 3)
+        write_results(run, store, folder)
 
 
 _RESPONSE_KEYS = (
@@ -195,13 +195,13 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
             tokenizer_fingerprint=run.tokenizer.fingerprint(),
             architecture=checkpoint.architecture,
             parameters=checkpoint.parameters,
-            dtype=run.settings()["config"]["dtype"],
+            dtype=run.settings["config"]["dtype"],
             window=checkpoint.window,
             original_window=checkpoint.original_window,
             rope_type=checkpoint.rope_type,
             rope=dict(checkpoint.rope),
         ),
-        settings=run.settings()["config"],
+        settings=run.settings["config"],
         shards=shards,
         summaries=summaries(shards, run.headline),
         not_run=list(run.not_run),

@@ -146,7 +146,10 @@ def sentence(run: Run) -> str:
         mine = headlines(run, benchmark)
         shown = [mine[0], mine[-1]] if len(mine) > 1 else list(mine)
         if shown:
-            parts.append(f"{_text.title(benchmark)} mean " + " and ".join(_said(s) for s in shown))
+            # Part of a suite must not read like the suite: say over how many tasks the mean goes.
+            tasks = shown[0].tasks
+            over = f"mean over {tasks} tasks" if tasks > 1 else "score of one task"
+            parts.append(f"{_text.title(benchmark)} {over}: " + " and ".join(_said(s) for s in shown))
     return "; ".join(parts) + "." if parts else "Nothing has been scored yet."
 
 

@@ -172,7 +172,7 @@ class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]  # transformers is u
 def not_finite(number: int, position: int) -> BackendError:
     """The error for NaN or infinite logits after ``position`` tokens of request ``number`` of a call."""
     return BackendError(
-        f"request {number}: the model's logits are not finite after {position:,} tokens; try --dtype float32 (or "
+        f"request {number}: the model's logits are NaN or infinite after {position:,} tokens; try --dtype float32 (or "
         "bfloat16 instead of float16), and check the checkpoint's weights"
     )
 

@@ -299,7 +299,8 @@ def test_nan_logits_end_the_run_with_everything_finished_kept(toy: Path, lr2eval
     save_file(weights, toy / "model.safetensors", {"format": "pt"})
     got = lr2eval("run", "--model", toy, *QUICK, "--out", tmp_path / "run")
     assert got.code == 5
-    assert "not finite" in got.error
+    assert "NaN" in got.error
+    assert "ruler/niah_single_1@768, batch of samples [0, 1]" in got.error
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["sessions"][0]["outcome"] == "failed"
 
