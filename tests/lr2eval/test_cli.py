@@ -360,3 +360,43 @@ def test_version_and_usage(lr2eval: Run) -> None:
     assert lr2eval("run").code == 2
     assert lr2eval("run", "--no-such-flag").code == 2
     assert lr2eval("nonsense").code == 2
+
+
+def test_a_strangers_task_runs(toy_checkpoint: Path, shared_cache: Path, tmp_path: Path) -> None:
+    import os
+    import subprocess
+    import sys
+
+    from tests.lr2eval.test_registry import PLUGIN
+
+    site = tmp_path / "site"
+    (site / "echo_tasks-1.0.dist-info").mkdir(parents=True)
+    (site / "echo_tasks.py").write_text(PLUGIN)
+    (site / "echo_tasks-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: echo-tasks\nVersion: 1.0\n"
+    )
+    (site / "echo_tasks-1.0.dist-info" / "entry_points.txt").write_text("[lr2eval.tasks]\necho = echo_tasks:ECHO\n")
+    out = tmp_path / "run"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "lr2eval",
+            "run",
+            "--model",
+            str(toy_checkpoint),
+            "--tasks",
+            "echo:twice",
+            "--out",
+            str(out),
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "LR2EVAL_CACHE": str(shared_cache), "PYTHONPATH": str(site)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with RunStore.read(out) as store:
+        samples = list(store.samples())
+    assert [sample.prompt_head for sample in samples] == ["twice 0", "twice 1", "twice 2"]
+    assert all(sample.detail.prompt_tokens and sample.gold == ("echo",) for sample in samples)

@@ -491,7 +491,9 @@ def test_logits_that_are_no_numbers_stop_the_run(load: Load, kind: str, value: f
     requests = [
         generation(text, 4) if kind == "generate_until" else choice(text, " lamp") for text in (good, good, bad)
     ]
-    with pytest.raises(BackendError, match=r"request 2: the model's logits are NaN or infinite .*try --dtype float32") as e:
+    with pytest.raises(
+        BackendError, match=r"request 2: the model's logits are NaN or infinite .*try --dtype float32"
+    ) as e:
         getattr(lm, kind)(requests)
     one_line(e.value)
 

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import pytest
+
+from lr2eval._progress import RunProgress, format_seconds
+from tests.lr2eval.test_scoring import shard
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (95, "1 min 35 s"), (3600, "60 min 00 s"), (7260, "2 h 01 min")]
+)
+def test_seconds_for_people(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+def drive(progress: RunProgress) -> None:
+    one, two = shard(n=4), shard(task="cwe", n=2)
+    with progress:
+        progress.message("hello [bold]")
+        progress.start([one, two])
+        progress.shard_started(one)
+        progress.batch_done(1.5, 100, 0.5)
+        progress.batch_done(2.5, 100, 0.5)
+        progress.shard_done(one, 75.0, 4)
+        progress.shard_kept(two)
+
+
+def test_plain_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
+    drive(RunProgress(live=False, every=0.0))
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines() == ["hello [bold]", "  vt 1k: 2/4, 200 tok/s, about 0 s left", "vt 1k: 75.0 (n=4)"]
+
+
+def test_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    drive(RunProgress(live=True))
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "hello [bold]" in printed.err
+    assert "6/6" in printed.err, "kept shards count as done"
