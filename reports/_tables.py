@@ -147,8 +147,9 @@ def sentence(run: Run) -> str:
         shown = [mine[0], mine[-1]] if len(mine) > 1 else list(mine)
         if shown:
             # Part of a suite must not read like the suite: say over how many tasks the mean goes.
-            tasks = shown[0].tasks
-            over = f"mean over {tasks} tasks" if tasks > 1 else "score of one task"
+            tasks, over = shown[0].tasks, "score of one task"
+            if tasks > 1:
+                over = f"mean over {'the samples of ' if shown[0].over == 'samples' else ''}{tasks} tasks"
             parts.append(f"{_text.title(benchmark)} {over}: " + " and ".join(_said(s) for s in shown))
     return "; ".join(parts) + "." if parts else "Nothing has been scored yet."
 
