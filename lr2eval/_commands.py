@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from lr2eval._prepare import Prepared
+    from lr2eval._results import OverLengths
     from lr2eval._runner import Finished
 
 
@@ -149,11 +150,22 @@ def _print_summary(finished: Sequence[Finished]) -> None:
                     str(row.n),
                 )
         _print_table(table)
+        for over in results.over_lengths:
+            print(_over_lengths(over))
         for item in results.not_run:
             at = "" if item.length is None else f" at {format_length(item.length)}"
             print(f"not run: {item.task}{at}: {item.reason}")
         spent = format_seconds(done.wall_seconds)
         print(f"digest {results.digest[:16]}  {spent}, of which {format_seconds(done.model_seconds)} in the model")
+
+
+def _over_lengths(over: OverLengths) -> str:
+    of = "" if over.tasks >= 13 else " of 13"
+    reached = "none" if over.effective_length is None else format_length(over.effective_length)
+    text = f"{over.benchmark} effective length: {reached} (mean above {over.threshold} over {over.tasks}{of} tasks)"
+    if over.weighted_increasing is not None and over.weighted_decreasing is not None:
+        text += f"; wAvg inc {over.weighted_increasing:.1f}, dec {over.weighted_decreasing:.1f}"
+    return text
 
 
 def _table(*columns: str, title: str | None = None) -> Table:

@@ -45,6 +45,15 @@ class ModelFacts(_Model):
     rope: dict[str, Any] = Field(description="rope_parameters of the configuration, verbatim")
 
 
+class CellResult(_Model):
+    """The samples of a shard whose needle stands at one depth."""
+
+    depth: float = Field(description="asked place in the haystack, 0 start to 1 end")
+    n: int
+    score: float
+    interval: Interval
+
+
 class ShardResult(_Model):
     """One task at one length."""
 
@@ -62,6 +71,7 @@ class ShardResult(_Model):
     prompt_tokens: int
     new_tokens: int
     data: dict[str, Cell] = Field(description="facts about the data: hash, haystack, fill")
+    cells: list[CellResult] = Field(default=[], description="scores by depth, where the benchmark is a depth grid")
 
 
 class Summary(_Model):
@@ -75,6 +85,18 @@ class Summary(_Model):
     interval: Interval
     n: int
     tasks: int
+
+
+class OverLengths(_Model):
+    """RULER's numbers over all lengths, from the means over tasks. They mean something over these tasks only."""
+
+    benchmark: str
+    tasks: int = Field(description="tasks in every mean; the whole suite has 13")
+    lengths: list[int] = Field(description="lengths at which every one of these tasks was scored")
+    threshold: float
+    effective_length: int | None = Field(description="largest length whose mean exceeds the threshold; null if none")
+    weighted_increasing: float | None = Field(description="weights 1..6 over 4k..128k; null unless all six were run")
+    weighted_decreasing: float | None = Field(description="weights 6..1 over 4k..128k; null unless all six were run")
 
 
 class NotRun(_Model):
@@ -96,6 +118,7 @@ class Results(_Model):
     settings: dict[str, Any] = Field(description="the resolved configuration that decides the samples")
     shards: list[ShardResult]
     summaries: list[Summary]
+    over_lengths: list[OverLengths] = []
     not_run: list[NotRun]
 
 

@@ -23,7 +23,7 @@ from lr2eval._progress import RunProgress
 from lr2eval._results import ModelFacts, Results, ShardResult
 from lr2eval._scoring import scored_samples
 from lr2eval._store import RunStore
-from lr2eval._summary import shard_result, summaries
+from lr2eval._summary import over_lengths, shard_result, summaries
 from lr2eval._types import Shard
 from lr2eval._version import __version__
 
@@ -204,6 +204,7 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
         settings=run.settings["config"],
         shards=shards,
         summaries=summaries(shards, run.headline),
+        over_lengths=over_lengths(shards),
         not_run=list(run.not_run),
     )
     write_json(folder / RESULTS, results.model_dump(mode="json"))

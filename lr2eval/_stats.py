@@ -1,10 +1,15 @@
-"""Intervals for what a run measured: pure numbers in, numbers out. All on the 0..1 scale."""
+"""Intervals (on the 0..1 scale) and RULER's numbers over lengths (on its 0..100 scale): numbers in, numbers out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
+
+RULER_THRESHOLD = 85.6
+"""RULER calls a length effective while its mean over tasks exceeds this (Llama-2-7B-chat at 4k)."""
+RULER_LENGTHS = tuple(1024 * 2**step for step in range(2, 8))
+"""The six lengths RULER's weighted averages are defined over: 4k to 128k."""
 
 
 def wilson(mean: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -37,3 +42,20 @@ def mover_mean(means: Sequence[float], ns: Sequence[int], confidence: float = 0.
     below = math.sqrt(math.fsum((mean - low) ** 2 for mean, (low, _) in zip(means, limits, strict=True))) / k
     above = math.sqrt(math.fsum((high - mean) ** 2 for mean, (_, high) in zip(means, limits, strict=True))) / k
     return max(0.0, centre - below), min(1.0, centre + above)
+
+
+def effective_length(means: Mapping[int, float], threshold: float = RULER_THRESHOLD) -> int | None:
+    """The largest length whose mean over tasks (0..100) exceeds ``threshold``; ``None`` when none does."""
+    return max((length for length, mean in means.items() if mean > threshold), default=None)
+
+
+def weighted_averages(means: Mapping[int, float]) -> tuple[float, float] | None:
+    """RULER's wAvg (inc, dec): weights 1..6 over the six lengths, and 6..1. ``None`` unless all six are there."""
+    if not all(length in means for length in RULER_LENGTHS):
+        return None
+    scores = [means[length] for length in RULER_LENGTHS]
+    weights = range(1, len(scores) + 1)
+    total = sum(weights)
+    rising = math.fsum(weight * score for weight, score in zip(weights, scores, strict=True)) / total
+    falling = math.fsum(weight * score for weight, score in zip(reversed(weights), scores, strict=True)) / total
+    return rising, falling

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from lr2eval._results import Interval, ShardResult, Summary
-from lr2eval._stats import mover_mean, wilson
+from lr2eval._results import CellResult, Interval, OverLengths, ShardResult, Summary
+from lr2eval._stats import RULER_THRESHOLD, effective_length, mover_mean, weighted_averages, wilson
 from lr2eval._store import StoredSample
 from lr2eval._types import Shard
 
@@ -36,7 +36,22 @@ def shard_result(shard: Shard, samples: Iterable[StoredSample]) -> ShardResult:
         prompt_tokens=sum(row.detail.prompt_tokens for row in scored),
         new_tokens=sum(row.detail.new_tokens for row in scored),
         data=dict(shard.data),
+        cells=_cells(scored, shard.cells) if shard.cells and _bounded(scores) else [],
     )
+
+
+def _cells(scored: Sequence[StoredSample], column: str) -> list[CellResult]:
+    """Score by value of a sample column, ascending; samples without a value belong to no cell."""
+    groups: dict[float, list[float]] = defaultdict(list)
+    for row in scored:
+        depth = row.columns.get(column)
+        if isinstance(depth, int | float) and row.score is not None:
+            groups[float(depth)].append(row.score / 100)
+    cells = []
+    for depth, scores in sorted(groups.items()):
+        mean, n = math.fsum(scores) / len(scores), len(scores)
+        cells.append(CellResult(depth=depth, n=n, score=_percent(mean), interval=_interval(wilson(mean, n), "wilson")))
+    return cells
 
 
 def summaries(shards: Sequence[ShardResult], headline: Mapping[str, Literal["tasks", "samples"]]) -> list[Summary]:
@@ -68,6 +83,36 @@ def summaries(shards: Sequence[ShardResult], headline: Mapping[str, Literal["tas
                 )
             )
     return rows
+
+
+def over_lengths(shards: Sequence[ShardResult]) -> list[OverLengths]:
+    """RULER's effective length and weighted averages, over the lengths at which all its tasks were scored.
+
+    A length that misses a task (an unfinished run, every sample skipped) would be a mean over other tasks.
+    """
+    scores: dict[int, dict[str, float]] = defaultdict(dict)
+    tasks = set()
+    for shard in shards:
+        if shard.benchmark == "ruler" and shard.length is not None:
+            tasks.add(shard.task)
+            if shard.score is not None:
+                scores[shard.length][shard.task] = shard.score
+    whole = {length: found for length, found in sorted(scores.items()) if len(found) == len(tasks)}
+    if not whole:
+        return []
+    means = {length: math.fsum(found.values()) / len(found) for length, found in whole.items()}
+    weighted = weighted_averages(means)
+    return [
+        OverLengths(
+            benchmark="ruler",
+            tasks=len(tasks),
+            lengths=list(means),
+            threshold=RULER_THRESHOLD,
+            effective_length=effective_length(means),
+            weighted_increasing=None if weighted is None else round(weighted[0], 10),
+            weighted_decreasing=None if weighted is None else round(weighted[1], 10),
+        )
+    ]
 
 
 def _bounded(scores: Sequence[float]) -> bool:

@@ -91,6 +91,8 @@ class Shard:
     """Facts for manifest and report: file, haystack, fill min/mean/max ..."""
     max_new_tokens: int | None = None
     """Tokens each sample may generate; ``None`` for scored choices."""
+    cells: str | None = None
+    """Sample column (a number) by whose values the shard's score is stored as well: ``depth`` of a needle grid."""
 
     @property
     def id(self) -> str:

@@ -19,12 +19,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from lr2eval._stats import RULER_THRESHOLD
 from lr2eval.reports import _text
 from lr2eval.reports._load import Run
 from lr2eval.reports._tables import Cell, ScoreTable, headlines
 
-RULER_THRESHOLD = 85.6
-"""RULER calls a length effective while its mean exceeds this (Llama-2-7B at 4k)."""
 COLOURS = 6
 """Number of series colours the style sheet has."""
 
@@ -64,7 +63,14 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None
         _windows(axes, runs, max(lengths))
         if table.benchmark == "ruler":
             axes.axhline(RULER_THRESHOLD, color=_MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
-            axes.text(1.005, RULER_THRESHOLD, "85.6", color=_MUTED, va="center", transform=axes.get_yaxis_transform())
+            axes.text(
+                1.005,
+                RULER_THRESHOLD,
+                str(RULER_THRESHOLD),
+                color=_MUTED,
+                va="center",
+                transform=axes.get_yaxis_transform(),
+            )
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [_text.length(length) for length in lengths])
         axes.set_xticks([], minor=True)
@@ -83,7 +89,7 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None
     if len(runs) == 1:
         caption += " Thin lines: the single tasks."
     if table.benchmark == "ruler":
-        caption += " Dotted line: 85.6, above which RULER calls a length effective."
+        caption += f" Dotted line: {RULER_THRESHOLD}, above which RULER calls a length effective."
     if any(run.results.model.original_window for run in runs):
         caption += " Dashed line: the original window Lt."
     return Chart(svg, caption)

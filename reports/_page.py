@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from lr2eval._errors import UsageError
 from lr2eval._paths import write_atomic
+from lr2eval._stats import RULER_THRESHOLD
 from lr2eval.reports import _figures, _load, _notices, _samples, _tables, _text
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -52,6 +53,7 @@ def html(runs: Sequence[_load.Run]) -> str:
             samples=samples,
             places=places,
             rule=_samples,
+            threshold=RULER_THRESHOLD,
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             style=_asset("report.css"),

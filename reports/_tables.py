@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lr2eval._results import Interval, ShardResult, Summary
+from lr2eval._results import Interval, OverLengths, ShardResult, Summary
 from lr2eval.reports import _text
 from lr2eval.reports._load import Run, shard_id
 
@@ -119,6 +119,12 @@ class Tile:
 
     benchmark: str
     rows: tuple[tuple[int | None, tuple[Summary | None, ...]], ...]
+    over_lengths: tuple[OverLengths | None, ...]
+    """RULER's effective length and weighted averages of each run."""
+
+    @property
+    def weighted(self) -> bool:
+        return any(found is not None and found.weighted_increasing is not None for found in self.over_lengths)
 
 
 def tiles(runs: Sequence[Run]) -> list[Tile]:
@@ -129,7 +135,8 @@ def tiles(runs: Sequence[Run]) -> list[Tile]:
         lengths = sorted({length for column in columns for length in column}, key=lambda length: length or 0)
         if lengths:
             rows = tuple((length, tuple(column.get(length) for column in columns)) for length in lengths)
-            found.append(Tile(name, rows))
+            overs = [next((o for o in run.results.over_lengths if o.benchmark == name), None) for run in runs]
+            found.append(Tile(name, rows, tuple(overs) if any(overs) else ()))
     return found
 
 

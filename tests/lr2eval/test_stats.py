@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from lr2eval._stats import mover_mean, wilson
+from lr2eval._stats import RULER_LENGTHS, effective_length, mover_mean, weighted_averages, wilson
 
 
 @given(n=st.integers(1, 5000), share=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.9, 0.95, 0.99]))
@@ -49,3 +49,18 @@ def test_mover_holds_the_mean_and_is_narrower_than_its_parts(parts: list[tuple[f
 
 def test_mover_of_one_task_is_wilson() -> None:
     assert mover_mean([0.3], [40]) == pytest.approx(wilson(0.3, 40), abs=1e-12)
+
+
+def test_ruler_weighted_averages_of_a_published_row() -> None:
+    # The row 96.5 95.8 95.4 94.8 88.4 66.6 of upstream's README, which prints 85.5 and 93.7.
+    means = dict(zip(RULER_LENGTHS, (96.5, 95.8, 95.4, 94.8, 88.4, 66.6), strict=True))
+    assert RULER_LENGTHS == (4096, 8192, 16384, 32768, 65536, 131072)
+    found = weighted_averages(means)
+    assert found is not None
+    assert [round(value, 1) for value in found] == [85.5, 93.7]
+    assert weighted_averages({**means, 262144: 0.0}) == found
+    assert effective_length(means) == 65536
+    assert effective_length({4096: 85.6}) is None
+    assert effective_length({}) is None
+    del means[16384]
+    assert weighted_averages(means) is None

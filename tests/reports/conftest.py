@@ -15,6 +15,7 @@ import pytest
 from lr2eval._ids import digest, text_hash
 from lr2eval._results import Interval, ModelFacts, NotRun, Results, ShardResult, Summary
 from lr2eval._store import RunStore, StoredSample
+from lr2eval._summary import over_lengths
 from lr2eval._types import ResponseDetail
 
 HOSTILE = (
@@ -138,7 +139,7 @@ def make_run(
             rope={"rope_type": "longrope", "long_factor": [1.0 + 0.5 * i for i in range(32)], "factor": 4.0},
         ),
         settings={"seed": 42, "truncation": "error", "window_policy": "exact", "chat": False, "lengths": list(lengths)},
-        shards=shards, summaries=_summaries(shards), not_run=list(not_run),
+        shards=shards, summaries=_summaries(shards), over_lengths=over_lengths(shards), not_run=list(not_run),
     )  # fmt: skip
     (folder / "results.json").write_text(results.model_dump_json(indent=2), encoding="utf-8")
     manifest = {

@@ -278,3 +278,25 @@ def test_a_full_suite_stays_small(maker: Any, tmp_path: Path) -> None:
     ]
     out = render(runs, tmp_path / "report.html")
     assert out.stat().st_size < 3_000_000
+
+
+def tile_rows(text: str) -> dict[str, str]:
+    return {row[0][1]: row[1][1] for row in Page(text).rows if len(row) == 2}
+
+
+def test_effective_length_and_weighted_averages_are_the_stored_ones(maker: Any, tmp_path: Path) -> None:
+    run = maker(tmp_path / "run", subjects=0, samples=4)
+    path = run / "results.json"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    (over,) = stored["over_lengths"]
+    # Numbers nobody could compute from the shards: they must come from the file.
+    over |= {"effective_length": 8192, "weighted_increasing": 12.34, "weighted_decreasing": 56.78}
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    rows = tile_rows(render([run], tmp_path / "a.html").read_text(encoding="utf-8"))
+    assert rows["Effective length"] == "8klongest with a mean over 85.66 tasks of 13, 4 lengths"
+    assert (rows["wAvg inc"], rows["wAvg dec"]) == ("12.3", "56.8")
+    over |= {"effective_length": None, "weighted_increasing": None, "weighted_decreasing": None, "tasks": 13}
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    rows = tile_rows(render([run], tmp_path / "b.html").read_text(encoding="utf-8"))
+    assert rows["Effective length"] == "noneno mean exceeds 85.613 tasks, 4 lengths"
+    assert "wAvg inc" not in rows
