@@ -64,7 +64,7 @@ def prepare(config: RunConfig, say: Callable[[str], None]) -> Prepared:
     tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
     lengths = config.lengths or default_lengths(checkpoint.window)
     _check_lengths(lengths, checkpoint, config)
-    shards, not_run, headline = _shards(config, tokenizer, lengths, say)
+    shards, not_run, headline = make_shards(config, tokenizer, lengths, say)
     return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline)
 
 
@@ -117,9 +117,10 @@ def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunCo
         )
 
 
-def _shards(
+def make_shards(
     config: RunConfig, tokenizer: PromptTokenizer, lengths: tuple[int, ...], say: Callable[[str], None]
 ) -> tuple[tuple[Shard, ...], tuple[NotRun, ...], dict[str, Any]]:
+    """(shards with their data made, what cannot run, headline by benchmark) of the tasks of ``config``."""
     context = TaskContext(
         tokenizer=tokenizer,
         lengths=lengths,

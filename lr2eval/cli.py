@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Models that can be fetched by name.")
 app.add_typer(models_app, name="models")
+data_app = typer.Typer(no_args_is_help=True, help="Benchmark data without a run.")
+app.add_typer(data_app, name="data")
 
 
 def _version(value: bool) -> None:
@@ -122,6 +124,45 @@ def doctor() -> None:
     from lr2eval._doctor import doctor_command
 
     raise typer.Exit(doctor_command())
+
+
+@data_app.callback()
+def _data() -> None:
+    pass  # keeps `make` a name of its own while it is the only command
+
+
+@data_app.command("make")
+def data_make(
+    model: Annotated[str, typer.Option(help="Checkpoint folder (its tokenizer decides lengths), or a name.")],
+    tasks: Annotated[str, typer.Option(help="Comma list: ruler,niah or ruler:vt.")],
+    out: Annotated[Path, typer.Option(help="Folder for the files; new, empty or made by this command.")],
+    lengths: Annotated[str | None, typer.Option(help="4k,8k,... [default: doubling from 4k to the window]")] = None,
+    limit: Annotated[str | None, typer.Option(help="First N samples (or share, 0.1) of each task.")] = None,
+    samples_per_task: Annotated[int | None, typer.Option(help="Per synthetic task and length. [default: 100]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic data. [default: 0]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data, instead of the hub.")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network.")] = None,
+    chat: Annotated[bool | None, typer.Option("--chat", help="Wrap prompts in the model's chat template.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file as for `lr2eval run`.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value; repeatable. Also niah.key=value.")] = None,
+) -> None:
+    """Write exactly the data files a run with these flags would use: one JSONL per task and length."""
+    from lr2eval._config import load_config
+
+    flags = {
+        "model": model,
+        "tasks": tasks,
+        "lengths": lengths,
+        "limit": limit,
+        "samples_per_task": samples_per_task,
+        "seed": seed,
+        "data_dir": data_dir,
+        "offline": offline,
+        "chat": chat,
+    }
+    from lr2eval._data_commands import make_command
+
+    make_command(load_config(flags, config, set_ or ()), out)
 
 
 @models_app.command("list")

@@ -1,0 +1,109 @@
+"""``lr2eval data make``: the bytes a run uses, in a folder of the user's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lr2eval import _data_commands
+from lr2eval._errors import UsageError
+from lr2eval._types import SampleInfo, Shard
+
+Run = Callable[..., Any]
+TASKS = ("--tasks", "ruler:niah_single_1,ruler:fwe", "--lengths", "768,1k", "--samples-per-task", "2", "--offline")
+FILES = {f"{task}-{length}.jsonl" for task in ("niah_single_1", "fwe") for length in (768, 1024)}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_files_are_those_of_a_run(lr2eval: Run, toy_checkpoint: Path, shared_cache: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "data"
+    done = lr2eval("data", "make", "--model", toy_checkpoint, *TASKS, "--out", out)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == str(out)
+    files = content(out)
+    assert set(files) == {*FILES, "manifest.json"}
+    manifest = json.loads(files["manifest.json"])
+    assert set(manifest["files"]) == FILES
+    rows = [json.loads(line) for line in files["niah_single_1-1024.jsonl"].decode().splitlines()]
+    assert [row["index"] for row in rows] == [0, 1]
+    keys = {"id", "task", "length", "index", "prompt", "answer_prefix", "answers", "max_new_tokens", "token_count"}
+    assert all(keys | {"depth"} <= set(row) and row["token_count"] <= 1024 for row in rows)
+    for name in FILES:
+        facts = manifest["files"][name]
+        assert facts["sha256"] == hashlib.sha256(files[name]).hexdigest()
+        assert (facts["samples"], facts["benchmark"]) == (2, "ruler")
+    run = lr2eval("run", "--model", toy_checkpoint, *TASKS, "--out", tmp_path / "run", "--dtype", "float32",
+                  "--device", "cpu")  # fmt: skip
+    assert run.code == 0, run.err
+    used = json.loads((tmp_path / "run" / "manifest.json").read_text())["data"]
+    for facts in used.values():
+        assert (shared_cache / facts["file"]).read_bytes() in files.values()
+    assert {facts["hash"] for facts in used.values()} == {facts["sha256"] for facts in manifest["files"].values()}
+
+
+def test_again_leaves_the_same_bytes_and_mends_damage(lr2eval: Run, toy_checkpoint: Path, tmp_path: Path) -> None:
+    command = ("data", "make", "--model", toy_checkpoint, *TASKS, "--out", tmp_path / "data")
+    assert lr2eval(*command).code == 0
+    first = content(tmp_path / "data")
+    (tmp_path / "data" / "fwe-768.jsonl").write_text("damaged")
+    (tmp_path / "data" / ".fwe-768.jsonl.1.tmp").write_text("left by a killed command")
+    (tmp_path / "data" / "manifest.json").unlink()
+    assert lr2eval(*command).code == 0
+    (tmp_path / "data" / ".fwe-768.jsonl.1.tmp").unlink()
+    assert content(tmp_path / "data") == first
+
+
+@pytest.mark.parametrize("foreign", ["thesis.txt", "manifest.json", "vt-4096.jsonl"])
+def test_foreign_folders_are_refused(foreign: str, lr2eval: Run, toy_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / foreign).write_text('{"mine": 1}')
+    done = lr2eval("data", "make", "--model", toy_checkpoint, *TASKS, "--out", tmp_path)
+    assert done.code == 2
+    assert f"holds {foreign}, which this command does not write" in done.error
+    assert content(tmp_path) == {foreign: b'{"mine": 1}'}
+
+
+def test_bad_input(lr2eval: Run, toy_checkpoint: Path, tmp_path: Path) -> None:
+    def error(*arguments: object, code: int = 2) -> str:
+        done = lr2eval("data", "make", *arguments)
+        assert done.code == code
+        return str(done.error)
+
+    (tmp_path / "file").write_text("")
+    where = ("--out", tmp_path / "data")
+    assert "--out" in error("--model", toy_checkpoint, *TASKS, "--out", tmp_path / "file")
+    assert "--model" in error(*TASKS, *where)
+    assert "niah_single_1" in error("--model", toy_checkpoint, "--tasks", "ruler:niah_singel_1", *where)
+    assert "use a length of at least" in error("--model", toy_checkpoint, *TASKS, "--lengths", "64", *where)
+    assert "no length" in error("--model", toy_checkpoint, *TASKS, "--lengths", "soon", *where)
+    assert "options for 'vt'" in error("--model", toy_checkpoint, *TASKS, *where, "--set", "vt.x=1")
+
+
+def test_tasks_without_data_files_are_named() -> None:
+    shard = Shard("mmlu", "mmlu_anatomy", None, 1, "1", "h", "acc", load=dict, describe=lambda doc: SampleInfo(()))
+    with pytest.raises(UsageError, match=r"^mmlu: .*no data to make"):
+        _data_commands._source(shard)
+
+
+def test_a_copy_that_fails_leaves_no_manifest(
+    lr2eval: Run, toy_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("data", "make", "--model", toy_checkpoint, *TASKS, "--out", tmp_path / "data")
+    assert lr2eval(*command).code == 0
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(_data_commands.os, "replace", full)
+    done = lr2eval(*command)
+    assert done.code == 5
+    assert "No space left" in done.error
+    assert set(content(tmp_path / "data")) == FILES
