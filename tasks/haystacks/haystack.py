@@ -1,0 +1,119 @@
+"""A background text: what it is called, its words, and any number of them split into sentences."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lr2eval import _ids
+from lr2eval._types import Scalar
+from lr2eval.tasks.haystacks import sentences
+
+
+@dataclass(frozen=True)
+class Haystack:
+    """``texts`` are its pieces (one per file) in a fixed order; ``comparable`` if published RULER numbers use it.
+
+    With ``repeat`` the text starts again after its end, as upstream's does; otherwise its words run out.
+    """
+
+    name: str
+    comparable: bool
+    texts: tuple[str, ...]
+    repeat: bool = True
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the pieces in their order."""
+        return _ids.digest(list(self.texts))
+
+    @cached_property
+    def words(self) -> tuple[str, ...]:
+        """All words, white space being whatever Python's ``split`` takes for it."""
+        return tuple(word for text in self.texts for word in text.split())
+
+    @property
+    def available(self) -> int | None:
+        """How many words there are, ``None`` when the text is repeated."""
+        return None if self.repeat else len(self.words)
+
+    @property
+    def facts(self) -> dict[str, Scalar]:
+        """What manifest and report must say about this text (part of ``Shard.data``)."""
+        stand_in: dict[str, Scalar] = {} if self.comparable else {"stand_in": True}
+        return {
+            "haystack": self.name,
+            "haystack_sha256": self.sha256,
+            "haystack_words": len(self.words),
+            "repeated": self.repeat,
+            "comparable": self.comparable,
+            **stand_in,
+        }
+
+    def take(self, start: int, stop: int) -> list[str]:
+        """Words ``start`` to ``stop - 1`` of the text repeated without end."""
+        count = len(self.words)
+        return [self.words[index % count] for index in range(start, stop)]
+
+    def first(self, count: int) -> Stretch:
+        """The first ``count`` words, split into sentences."""
+        rounds = -(-count // len(self.words))
+        if not self._rounds or self._rounds[-1].rounds < rounds:
+            known = self._rounds[-1].rounds if self._rounds else 0
+            self._rounds[:] = [_Rounds(self.words, max(rounds, 2 * known))]
+        return self._rounds[-1].first(count)
+
+    @cached_property
+    def _rounds(self) -> list[_Rounds]:
+        return []
+
+
+class Stretch:
+    """The sentences of a haystack's beginning. ``len`` counts them."""
+
+    def __init__(self, whole: _Rounds, kept: int, tail: Sequence[str]) -> None:
+        self._whole = whole
+        self._kept = kept
+        self._tail = tail
+
+    def __len__(self) -> int:
+        return self._kept + len(self._tail)
+
+    def text(self, start: int = 0, stop: int | None = None) -> str:
+        """Sentences ``start`` to ``stop - 1``, joined by spaces."""
+        stop = len(self) if stop is None else stop
+        kept = self._whole.joined(start, min(stop, self._kept))
+        tail = self._tail[max(start - self._kept, 0) : max(stop - self._kept, 0)]
+        return " ".join([kept, *tail] if kept else tail)
+
+
+class _Rounds:
+    """The text some times over, split once. Beginnings of it share all sentences but their last ones."""
+
+    def __init__(self, words: Sequence[str], rounds: int) -> None:
+        self.rounds = rounds
+        self._text = " ".join([*words] * rounds)
+        spans = sentences.spans(self._text)
+        self._starts = [start for start, _ in spans]
+        self._joined = " ".join(self._text[start:stop] for start, stop in spans)
+        self._places = [0]  # where each sentence begins in the joined text
+        for start, stop in spans:
+            self._places.append(self._places[-1] + stop - start + 1)
+        self._ends = [-1]  # of the words in the text
+        for word in [*words] * rounds:
+            self._ends.append(self._ends[-1] + 1 + len(word))
+
+    def joined(self, start: int, stop: int) -> str:
+        return self._joined[self._places[start] : self._places[stop] - 1] if start < stop else ""
+
+    def first(self, count: int) -> Stretch:
+        # Where a sentence ends depends on the word there and on the next: only the end of the text is split anew,
+        # from the last sentence that begins with a word that has another whole word after it.
+        safe = self._ends[max(count - 2, 0)] + 1
+        kept = max(bisect_right(self._starts, safe) - 1, 0)
+        while kept and self._text[self._starts[kept] - 1] != " ":
+            kept -= 1
+        tail = sentences.split(self._text[self._starts[kept] : self._ends[count]])
+        return Stretch(self, kept, tail)

@@ -1,0 +1,133 @@
+"""Finds a haystack: the essays (local or from the hub), any text file or folder, or the built-in text."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lr2eval._errors import MissingDataError, UsageError
+from lr2eval.tasks import _hub
+from lr2eval.tasks.haystacks import python_docs
+from lr2eval.tasks.haystacks.haystack import Haystack
+
+ESSAYS = "essays"
+HUB_SET = "baber/paul_graham_essays"
+ZIP_NAME = "PaulGrahamEssays.zip"
+FOLDER_NAME = "PaulGrahamEssays"
+JSON_NAME = "PaulGrahamEssays.json"
+"""What NVIDIA/RULER's download script writes: ``{"text": ...}`` with all essays."""
+SUFFIXES = (".txt", ".md", ".rst")
+
+
+def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, benchmark: str = "ruler") -> Haystack:
+    """The haystack that ``options`` ask for: ``haystack`` (``essays``, ``python-docs`` or a path), ``repeat``.
+
+    Without options the essays are taken: from ``data_dir``, else from the hub (its cache only, if ``offline``).
+    Raises :class:`MissingDataError` if they are nowhere and :class:`UsageError` if what is there is no text.
+    """
+    chosen = str(options.get("haystack", ESSAYS))
+    repeat = options.get("repeat", True)
+    if not isinstance(repeat, bool):
+        raise UsageError(f"--set {benchmark}.repeat={repeat}: must be true or false")
+    if chosen == ESSAYS:
+        local = _local_essays(data_dir) if data_dir else None
+        name, comparable, texts = local or _hub_essays(offline, data_dir, benchmark)
+    elif chosen == python_docs.PREFIX:
+        name, comparable, texts = python_docs.name(), False, python_docs.pieces()
+    else:
+        path = Path(chosen).expanduser()
+        if not path.exists():
+            raise UsageError(
+                f"--set {benchmark}.haystack={chosen}: no such file or folder "
+                f"(nor is it {ESSAYS!r} or {python_docs.PREFIX!r})"
+            )
+        name, comparable, texts = path.name, False, read(path)
+    haystack = Haystack(name, comparable, tuple(texts), repeat)
+    if not haystack.words:
+        raise UsageError(f"haystack {name}: holds no words; choose another with --set {benchmark}.haystack=PATH")
+    return haystack
+
+
+def read(path: Path) -> tuple[str, ...]:
+    """The texts of a file, of a zip file or of a folder with everything below it, in the order of their names."""
+    if path.is_dir():
+        files = [file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in SUFFIXES]
+        files.sort(key=lambda file: file.relative_to(path).as_posix())
+        return _texts(((str(file), _bytes(file)) for file in files), path)
+    if path.suffix.lower() == ".zip":
+        return _texts(_members(path), path)
+    return _texts([(str(path), _bytes(path))], path)
+
+
+def _members(path: Path) -> Iterable[tuple[str, bytes]]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(name for name in archive.namelist() if name.lower().endswith(SUFFIXES))
+            # A Mac puts invisible copies of every name into a folder of this name.
+            return [(f"{path}:{name}", archive.read(name)) for name in names if not name.startswith("__MACOSX")]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{path}: not a readable zip file ({error}); download it again") from error
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"haystack {path}: cannot be read ({error.strerror})") from error
+
+
+def _texts(files: Iterable[tuple[str, bytes]], path: Path) -> tuple[str, ...]:
+    texts = tuple(_decoded(name, data) for name, data in files)
+    if not any(text.strip() for text in texts):
+        what = f"no {', '.join(SUFFIXES)} file with text in it" if path.is_dir() else "no text in it"
+        raise UsageError(f"haystack {path}: empty ({what}); give a text file or a folder of them")
+    return texts
+
+
+def _decoded(name: str, data: bytes) -> str:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"haystack {name}: not UTF-8 text (byte {error.start}); convert it or give another") from error
+    if "\0" in text:
+        raise UsageError(f"haystack {name}: a binary file (it has NUL bytes); give a text file")
+    return text
+
+
+def _local_essays(data_dir: Path) -> tuple[str, bool, tuple[str, ...]] | None:
+    """The essays under ``data_dir``. Published numbers use upstream's whole list: its JSON file, not the 49 texts."""
+    for folder in (data_dir / "paul_graham", data_dir):
+        if (folder / JSON_NAME).is_file():
+            return JSON_NAME, True, (_upstream_json(folder / JSON_NAME),)
+        for path in (folder / ZIP_NAME, folder / FOLDER_NAME):
+            if path.exists():
+                texts = read(path)
+                return f"{path.stem} ({len(texts)} texts)", False, texts
+    return None
+
+
+def _upstream_json(path: Path) -> str:
+    try:
+        text = json.loads(_decoded(str(path), _bytes(path)))["text"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f'haystack {path}: not upstream\'s layout {{"text": ...}}; download it again') from error
+    return str(text)
+
+
+def _hub_essays(offline: bool, searched: Path | None, benchmark: str) -> tuple[str, bool, tuple[str, ...]]:
+    import datasets
+
+    try:
+        with _hub.hub_access(offline):
+            texts = tuple(datasets.load_dataset(HUB_SET, split="train")["text"])
+    except Exception as error:  # no network, no cache, hub trouble: all mean that the essays are not to be had
+        local = f"none under {searched}, and " if searched else ""
+        raise MissingDataError(
+            f"{benchmark}: essays: {local}{HUB_SET} cannot be read ({_hub.first_line(error)}); give them with "
+            f"--data-dir DIR (DIR/paul_graham/{ZIP_NAME} or DIR/{FOLDER_NAME}/*.txt), connect once so that they are "
+            f"cached, or name a stand-in: --set {benchmark}.haystack={python_docs.PREFIX} (or a text file)"
+        ) from error
+    return f"hub:{HUB_SET}", True, texts
