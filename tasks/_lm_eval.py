@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -46,3 +46,41 @@ def task_manager(folder: Path | None) -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_defaults=False, include_path=None if folder is None else [folder])
+
+
+def generation_task(
+    name: str,
+    rows: Callable[[], Iterable[Mapping[str, Any]]],
+    metric: str,
+    score: Callable[[str, Mapping[str, Any]], float],
+    *,
+    max_new_tokens: int,
+    version: str,
+) -> Any:
+    """The lm-eval task over a data file: its prompts are exactly ``PromptTokenizer.render(prompt, answer_prefix)``.
+
+    ``score`` gets an answer and its row and gives 0..1.
+    """
+
+    def dataset(**_: Any) -> Any:
+        import datasets
+
+        return datasets.DatasetDict({"test": datasets.Dataset.from_list(list(rows()))})
+
+    return build_task(
+        {
+            "task": name,
+            "output_type": "generate_until",
+            "custom_dataset": dataset,
+            "test_split": "test",
+            "doc_to_text": "prompt",
+            "gen_prefix": "answer_prefix",
+            "doc_to_target": "answers",
+            # The prefix brings its own space; a delimiter could only add a second one.
+            "target_delimiter": "",
+            "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": max_new_tokens},
+            "process_results": lambda doc, results: {metric: score(results[0], doc)},
+            "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": version},
+        }
+    )

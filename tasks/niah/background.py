@@ -1,0 +1,107 @@
+"""The haystack of a sample as text of any number of words, with the tokens up to each sentence end."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from itertools import pairwise
+
+from lr2eval._tokens import PromptTokenizer
+from lr2eval.tasks.haystacks import Haystack, sentences
+
+FIRST = 4096
+"""Words of the shortest beginning that is split and tokenised."""
+MARGIN = 256
+"""Words beyond a sample's last one: where its sentences and tokens end must not depend on where the text stops."""
+
+
+class Background:
+    """A haystack for one tokenizer. Everything is a function of the text, never of what was asked before."""
+
+    def __init__(self, haystack: Haystack, tokenizer: PromptTokenizer) -> None:
+        self.haystack = haystack
+        self._tokenizer = tokenizer
+        self._stretches: dict[int, _Stretch] = {}
+
+    @property
+    def available(self) -> int | None:
+        """Words there are; ``None`` when the text is repeated."""
+        return self.haystack.available
+
+    def words(self, start: int, stop: int) -> list[str]:
+        """Words ``start`` to ``stop - 1`` with the space before them."""
+        stretch = self._stretch(stop)
+        ends = [0, *stretch.word_ends[:stop]] if start == 0 else stretch.word_ends[start - 1 : stop]
+        return [stretch.text[a:b] for a, b in pairwise(ends)]
+
+    def text(self, words: int) -> str:
+        """The first ``words`` words."""
+        stretch = self._stretch(words)
+        return stretch.text[: stretch.word_ends[words - 1]]
+
+    def place(self, words: int, depth: float) -> int:
+        """The character at which a needle goes in: the sentence end nearest to ``depth`` of the tokens.
+
+        0 and the end of the text are places too. Of two equally near ones the first is taken.
+        """
+        stretch = self._stretch(words)
+        end = stretch.word_ends[words - 1]
+        ends = [0, *stretch.sentence_ends[: bisect_left(stretch.sentence_ends, end)], end]
+        target = depth * stretch.tokens(end)
+        # Token counts rise with the places, so the nearest one is a neighbour of where the target would stand.
+        after = bisect_left(ends, target, key=stretch.tokens)
+        near = ends[max(after - 1, 0) : after + 1] or [end]
+        return min(near, key=lambda char: abs(stretch.tokens(char) - target))
+
+    def depth(self, words: int, char: int) -> float:
+        """The share of the haystack's tokens that stand before ``char``."""
+        stretch = self._stretch(words)
+        return stretch.tokens(char) / stretch.tokens(stretch.word_ends[words - 1])
+
+    def _stretch(self, words: int) -> _Stretch:
+        size = FIRST
+        while size < words + MARGIN:
+            size *= 2
+        if self.available is not None:
+            size = min(size, self.available)
+        if size not in self._stretches:
+            self._stretches[size] = _Stretch.make(" ".join(self.haystack.take(0, size)), self._tokenizer)
+        return self._stretches[size]
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Places are numbers of characters; ``token_starts`` are the first characters of the tokens."""
+
+    text: str
+    word_ends: list[int]
+    sentence_ends: list[int]
+    token_starts: list[int]
+
+    @classmethod
+    def make(cls, text: str, tokenizer: PromptTokenizer) -> _Stretch:
+        return cls(
+            text,
+            [match.end() for match in re.finditer(r"\S+", text)],
+            # A place between words only: a needle must not stand in the middle of one.
+            [end for _, end in sentences.spans(text) if end == len(text) or text[end] == " "],
+            _token_starts(text, tokenizer),
+        )
+
+    def tokens(self, char: int) -> int:
+        """Tokens that begin before ``char``."""
+        return bisect_right(self.token_starts, char - 1)
+
+
+def _token_starts(text: str, tokenizer: PromptTokenizer) -> list[int]:
+    if getattr(tokenizer.tokenizer, "is_fast", False):
+        encoded = tokenizer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return [start for start, _ in encoded["offset_mapping"]]
+    # A slow tokenizer does not tell where its tokens stand: word by word is as near as one gets.
+    pieces = re.findall(r" ?\S+", text)
+    starts, char = [], 0
+    for piece, count in zip(pieces, tokenizer.counts(pieces), strict=True):
+        starts += [char] * count
+        char += len(piece)
+    return starts

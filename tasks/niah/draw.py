@@ -1,0 +1,121 @@
+"""Samples of the grid: what is hidden, what is asked, and where it stands in a haystack of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from lr2eval.tasks.niah.background import Background
+from lr2eval.tasks.niah.options import Grid
+from lr2eval.tasks.ruler import words
+from lr2eval.tasks.ruler.draft import Draft
+
+Variant = Literal["single", "multi", "distractor"]
+SMALLEST = 50
+"""Words of the shortest haystack: a needle in less is no needle."""
+TOKENS_PER_VALUE = 32
+
+NEEDLE = "The access code of {key} is {value}."
+PROMPT = "The text below holds access codes. You will be asked for {what} after it.\n\n{context}\n\n{question}"
+ONE = ("What is the access code of {keys}? Answer with the number alone.", " The access code of {keys} is")
+SEVERAL = ("What are the access codes of {keys}? Answer with the numbers alone.", " The access codes of {keys} are")
+
+
+@dataclass(frozen=True)
+class Needle:
+    """A key and its value at an asked depth."""
+
+    key: str
+    value: str
+    depth: float
+
+    @property
+    def text(self) -> str:
+        return NEEDLE.format(key=self.key, value=self.value)
+
+
+@dataclass(frozen=True)
+class NeedleDraw:
+    """One sample of open size (:class:`lr2eval.tasks.ruler.draft.Draw`); a unit is one word of the haystack."""
+
+    background: Background
+    asked: tuple[Needle, ...]
+    others: tuple[Needle, ...] = ()
+
+    @property
+    def smallest(self) -> int:
+        available = self.background.available
+        return SMALLEST if available is None else min(SMALLEST, available)
+
+    @property
+    def largest(self) -> int | None:
+        return self.background.available
+
+    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
+        """The words with the space before them."""
+        return [(word,) for word in self.background.words(start, stop)]
+
+    def render(self, size: int) -> Draft:
+        """The sample with ``size`` words of haystack."""
+        keys = _listed([needle.key for needle in self.asked])
+        question, prefix = ONE if len(self.asked) == 1 else SEVERAL
+        return Draft(
+            prompt=PROMPT.format(
+                what="one of them" if len(self.asked) == 1 else "some of them",
+                context=self._context(size),
+                question=question.format(keys=keys),
+            ),
+            answer_prefix=prefix.format(keys=keys),
+            answers=tuple(needle.value for needle in self.asked),
+            depth=self.asked[0].depth,
+            marks=tuple(needle.text for needle in self.asked),
+        )
+
+    def token_depth(self, size: int) -> float:
+        """Where the (first) asked needle really stands: the share of the haystack's tokens before it."""
+        return self.background.depth(size, self.background.place(size, self.asked[0].depth))
+
+    def _context(self, size: int) -> str:
+        text = self.background.text(size)
+        placed = sorted(
+            ((self.background.place(size, needle.depth), needle.text) for needle in (*self.asked, *self.others)),
+            key=lambda pair: pair[0],
+        )
+        parts, done = [], 0
+        for char, needle in placed:
+            parts += [text[done:char].strip(), needle]
+            done = char
+        return " ".join(part for part in (*parts, text[done:].strip()) if part)
+
+
+def draw(variant: Variant, grid: Grid, depth: float, background: Background, rng: Random) -> NeedleDraw:
+    """Every random choice of one sample, made in a fixed order."""
+    keys, values = [words.word(rng)], [words.number(rng)]
+    more = {"single": 0, "multi": grid.needles - 1, "distractor": grid.distractors}[variant]
+    while len(keys) <= more:
+        key, value = words.word(rng), words.number(rng)
+        if variant == "distractor":
+            key = _similar(keys[0], key, len(keys))
+        if key not in keys and value not in values:
+            keys.append(key)
+            values.append(value)
+    if variant == "distractor":
+        asked = Needle(keys[0], values[0], depth)
+        others = [Needle(key, value, rng.random()) for key, value in zip(keys[1:], values[1:], strict=True)]
+        return NeedleDraw(background, (asked,), tuple(others))
+    # As gkamradt's multi-needle test: the first at the asked depth, the others evenly on the way to the end.
+    step = (1 - depth) / len(keys)
+    places = [depth + number * step for number in range(len(keys))]
+    return NeedleDraw(background, tuple(Needle(*each) for each in zip(keys, values, places, strict=True)))
+
+
+def _similar(key: str, other: str, number: int) -> str:
+    """Half of ``key`` and half of ``other``: the first half of every second one, the last half of the rest."""
+    first, _, last = key.partition("-")
+    return f"{first}-{other.partition('-')[2]}" if number % 2 else f"{other.partition('-')[0]}-{last}"
+
+
+def _listed(keys: Sequence[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{', '.join(keys[:-1])} and {keys[-1]}"

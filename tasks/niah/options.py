@@ -1,0 +1,64 @@
+"""``--set niah.key=value``: the depths of the grid, the samples in each cell, the needles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lr2eval._errors import UsageError
+from lr2eval._registry import suggestion
+
+DEPTHS = 11
+HAYSTACK = ("haystack", "repeat")
+"""Options that :func:`lr2eval.tasks.haystacks.load` reads."""
+_MOST = {"samples_per_cell": 10_000, "needles": 32, "distractors": 32}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """``depths`` are places in the haystack, 0 start to 1 end, ascending."""
+
+    depths: tuple[float, ...]
+    samples_per_cell: int = 5
+    needles: int = 4
+    """Needles of a sample of the ``multi`` variant."""
+    distractors: int = 4
+    """Needles with similar keys in a sample of the ``distractor`` variant."""
+
+    @classmethod
+    def parse(cls, options: Mapping[str, Any]) -> Grid:
+        """From what ``--set`` gave; :class:`UsageError` for anything that is no such option or no such value."""
+        known = ("depths", *_MOST, *HAYSTACK)
+        for key in options:
+            if key not in known:
+                raise UsageError(f"--set niah.{key}: no such option; {suggestion(key, known)} ({', '.join(known)})")
+        counts = {key: _count(key, options[key], most) for key, most in _MOST.items() if key in options}
+        return cls(depths=_depths(options.get("depths", DEPTHS)), **counts)
+
+
+def _count(key: str, value: Any, most: int) -> int:
+    least = 2 if key == "needles" else 1
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise UsageError(f"--set niah.{key}={value}: must be a whole number from {least} to {most}")
+    return value
+
+
+def _depths(value: Any) -> tuple[float, ...]:
+    """A number of depths from start to end, or the depths themselves in percent: ``0,50,100``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 2 <= value <= 101:
+            raise UsageError(f"--set niah.depths={value}: a number of depths must be from 2 to 101")
+        return tuple(round(number / (value - 1), 6) for number in range(value))
+    parts: Sequence[Any] = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    try:
+        if isinstance(value, bool):
+            raise TypeError("a switch is no depth")
+        found = {round(float(part) / 100, 6) for part in parts}
+    except (TypeError, ValueError):
+        found = set()
+    if not found or not all(0 <= depth <= 1 for depth in found):
+        raise UsageError(
+            f"--set niah.depths={value}: write a number of depths (11) or a list of percents from 0 to 100 (0,50,100)"
+        )
+    return tuple(sorted(found))
