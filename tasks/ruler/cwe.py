@@ -2,12 +2,15 @@
 
 After ``scripts/data/synthetic/common_words_extraction.py`` of NVIDIA/RULER: one solved example in front; below 4096
 tokens the words repeat 6 and 1 times (example: 20 words, 3 and 1), from there on 30 and 3 times (40 words, 10 and 3).
+Where a length needs more words than wonderwords has (8,166), upstream takes all from a larger English list that it
+downloads. Here the words go on with pairs of theirs ("rapid-lemon"), so that a sample only grows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain, repeat
 from random import Random
 
 from lr2eval.tasks import _upstream
@@ -16,6 +19,8 @@ from lr2eval.tasks.ruler.draft import Draft
 from lr2eval.tasks.ruler.stream import ShuffledStream
 
 COMMON = 10
+BEYOND = "wonderwords, beyond its end adjective-noun pairs of it"
+"""Where the words come from, for manifest and report."""
 
 
 @dataclass(frozen=True)
@@ -42,24 +47,35 @@ class CweRecipe:
         solved = WordList(rng, words.common_words(), self.example_words, self.example_repeats)
         answer = _numbered(solved.common)
         example = f"{_question(solved.text(self.example_words))}{texts.answer_prefix} {answer}\n"
-        return CweDraw(example, WordList(rng, words.common_words(), len(words.common_words()), self.repeats))
+        return CweDraw(example, WordList(rng, words.common_words(), len(words.common_words()), self.repeats, more=True))
 
 
 class WordList:
-    """``count`` words drawn from ``source``; the first ten are the common ones."""
+    """``count`` words drawn from ``source``; the first ten are the common ones. With ``more`` they never run out."""
 
-    def __init__(self, rng: Random, source: Sequence[str], count: int, repeats: tuple[int, int]) -> None:
+    def __init__(
+        self, rng: Random, source: Sequence[str], count: int, repeats: tuple[int, int], more: bool = False
+    ) -> None:
         self.words = rng.sample(source, count)
         self.common = tuple(self.words[:COMMON])
         self._repeats = repeats
         self._stream = ShuffledStream(rng.getrandbits(64))
         self._ends = [0]  # entries of the first n words together
+        self._pairs = Random(rng.getrandbits(64)) if more else None
+        self._known = set(self.words)
 
     def entries(self, size: int) -> int:
         """Entries of the list that uses the first ``size`` words."""
-        for index in range(len(self._ends) - 1, size):
-            self._stream.add(self.words[index], self._repeats[0] if index < COMMON else self._repeats[1])
-            self._ends.append(len(self._stream))
+        while self._pairs and len(self.words) < size:
+            word = words.word(self._pairs)
+            if word not in self._known:
+                self._known.add(word)
+                self.words.append(word)
+        if (done := len(self._ends) - 1) < size:
+            often, seldom = self._repeats
+            copies = [often if index < COMMON else seldom for index in range(done, size)]
+            self._stream.add(chain.from_iterable(map(repeat, self.words[done:size], copies)))
+            self._ends += accumulate(copies, initial=self._ends.pop())
         return self._ends[size]
 
     def text(self, size: int) -> str:
@@ -71,11 +87,11 @@ class CweDraw:
     """One sample; a unit is one word with all its repetitions. The smallest list has one word that is not common."""
 
     smallest = COMMON + 1
+    largest = None
 
     def __init__(self, example: str, words: WordList) -> None:
         self._example = example
         self._words = words
-        self.largest = len(words.words)
 
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """Each repetition of a word, and the numbers by which the list gets longer."""

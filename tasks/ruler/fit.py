@@ -1,8 +1,9 @@
 """Exact sizing: the most whole units whose rendered prompt still fits its token budget (design D4).
 
 Units are tokenised once and summed, which gives a very good guess; the guess is then verified and corrected with
-real tokenisations of the whole prompt, because tokenizers need not be additive. The result is exact for any
-tokenizer: the returned size fits, and one unit more does not.
+counts of the whole prompt, because tokenizers need not be additive. The result is exact for any tokenizer: the
+returned size fits, and one unit more does not. Where counting is cheap (:mod:`lr2eval.tasks.ruler.counting`) and the
+size of another sample is known, that size is the guess and no unit is looked at.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ MEMO_LIMIT = 100_000
 """Distinct pieces of text whose token counts are remembered (a few megabytes)."""
 GUESSES = 8
 """Guesses by proportion before the search falls back to halving the interval."""
+STEADY = 16
+"""Units between two sizes from where on their difference tells what a unit takes."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,14 @@ class Fit:
     tokens: int
     draft: Draft
     available: int | None
+
+
+@dataclass(frozen=True)
+class Near:
+    """What another sample of the same task and length tells: its size, and the tokens a unit takes there."""
+
+    size: int
+    unit_tokens: float
 
 
 class TooSmallError(Exception):
@@ -91,10 +102,7 @@ def largest_fitting(
     fits = _measure(draw, tokenizer, draw.smallest)
     if fits.tokens > budget:
         raise TooSmallError(fits.tokens)
-    # A unit costs at least one token with any sane tokenizer, so the search ends even where one does not.
-    limit = draw.smallest + budget + 1
-    if draw.largest is not None:
-        limit = min(limit, draw.largest)
+    limit = _limit(draw, budget)
     costs = UnitCosts(draw, tokenizer, memo if memo is not None else {}, limit)
     base, offset = fits.tokens, costs.upto(draw.smallest)
     too_big = limit + 1
@@ -111,7 +119,49 @@ def largest_fitting(
         else:
             too_big = guess
         rate = max(tried.tokens - base, 1) / max(costs.upto(guess) - offset, 1)
-    if fits.size == limit and limit != draw.largest:
+    return _checked(fits, limit, tokenizer, budget)
+
+
+def largest_fitting_near(draw: Draw, tokenizer: PromptTokenizer, budget: int, near: Near) -> Fit:
+    """The same as :func:`largest_fitting` from a guess: for tokenizers that count whole prompts cheaply.
+
+    Where a larger size may take fewer tokens, which of several right answers is found depends on ``near``.
+    """
+    limit = _limit(draw, budget)
+    fits: Fit | None = None
+    before: Fit | None = None
+    too_big = limit + 1
+    guess, rate = near.size, near.unit_tokens
+    for step in range(2 * limit.bit_length() + GUESSES):
+        smallest = draw.smallest if fits is None else fits.size + 1
+        guess = min(max(guess, smallest), too_big - 1)
+        tried = _measure(draw, tokenizer, guess)
+        if tried.tokens <= budget:
+            fits = tried
+        elif guess == draw.smallest:
+            raise TooSmallError(tried.tokens)
+        else:
+            too_big = guess
+        if fits is not None and too_big - fits.size == 1:
+            return _checked(fits, limit, tokenizer, budget)
+        if step < GUESSES:
+            if before is not None and abs(before.size - guess) > STEADY:
+                rate = max((before.tokens - tried.tokens) / (before.size - guess), 1.0)
+            before = tried
+            guess += int((budget - tried.tokens) // rate)
+        else:
+            guess = ((draw.smallest if fits is None else fits.size) + too_big) // 2
+    raise AssertionError("halving an interval ends")  # pragma: no cover
+
+
+def _limit(draw: Draw, budget: int) -> int:
+    """A unit costs at least one token with any sane tokenizer, so the search ends even where one does not."""
+    limit = draw.smallest + budget + 1
+    return limit if draw.largest is None else min(limit, draw.largest)
+
+
+def _checked(fits: Fit, limit: int, tokenizer: PromptTokenizer, budget: int) -> Fit:
+    if fits.size == limit and limit != fits.available:
         raise TaskError(
             f"{tokenizer.name}: {limit} units of text stay under {budget} tokens, so the tokenizer drops text "
             "and lengths cannot be measured; put the model's real tokenizer files beside its weights"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from math import isqrt
 from random import Random
 from string import ascii_lowercase
@@ -84,8 +85,6 @@ class FweDraw:
             square = rank * rank
             for total in range(done // square * square + square, size + 1, square):
                 steps[total - done - 1].append(self._vocabulary[rank - 1])
-        for step in steps:
-            for word in step:
-                self._stream.add(word)
-            self._ends.append(len(self._stream))
-        self._steps.extend(steps)
+        self._stream.add(chain.from_iterable(steps))
+        self._ends += accumulate(map(len, steps), initial=self._ends.pop())
+        self._steps += steps

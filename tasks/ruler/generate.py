@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from lr2eval import _ids
 from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.ruler.draft import Draw, Recipe
-from lr2eval.tasks.ruler.fit import TooSmallError, largest_fitting
+from lr2eval.tasks.ruler.counting import counting
+from lr2eval.tasks.ruler.draft import Draw, Numbered, Recipe
+from lr2eval.tasks.ruler.fit import Near, TooSmallError, largest_fitting, largest_fitting_near
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the samples of one task and length are made. ``near`` is sample 0's size where prompts are counted by words.
+
+    It follows from task, length, seed and tokenizer, so it does not matter which process makes which samples. It can be
+    sent to another process.
+    """
+
+    task: str
+    recipe: Recipe
+    length: int
+    seed: int
+    near: Near | None
 
 
 def samples(
@@ -22,56 +39,76 @@ def samples(
     Raises :class:`TaskError` naming a sufficient length when the smallest sample exceeds ``length``, and when the
     task runs out of text below it.
     """
-    recipe = task.recipe(tokenizer, length, seed)
+    try:
+        plan = make_plan(task, length, seed, tokenizer)
+        yield from make_samples(plan, range(count), tokenizer)
+    except TooSmallError as error:
+        enough = sufficient_length(task, length, count, seed, tokenizer)
+        generation = task.recipe(tokenizer, length, seed).max_new_tokens
+        raise TaskError(
+            f"ruler:{task.name} at length {length}: the smallest sample takes "
+            f"{error.tokens + generation} tokens with this tokenizer; use a length of at least {enough}"
+        ) from error
+
+
+def make_plan(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenizer) -> Plan:
+    """Size sample 0 the long way; if its real tokenisation is as long as its words say, the rest starts from there."""
+    plan = Plan(task.name, task.recipe(tokenizer, length, seed), length, seed, None)
+    counter = counting(tokenizer)
+    if not counter.additive:
+        return plan
+    draw = _draw(plan.task, plan.recipe, length, 0, seed)
+    fit = largest_fitting(draw, counter, length - plan.recipe.max_new_tokens)
+    if not counter.verified(fit.draft.prompt, fit.draft.answer_prefix):
+        return plan
+    smallest = draw.render(draw.smallest)
+    tokens = fit.tokens - counter.count_prompt(smallest.prompt, smallest.answer_prefix)
+    near = Near(fit.size, max(tokens / max(fit.size - draw.smallest, 1), 1.0))
+    return Plan(plan.task, plan.recipe, length, seed, near)
+
+
+def make_samples(plan: Plan, indices: Iterable[int], tokenizer: PromptTokenizer) -> Iterator[dict[str, Any]]:
+    """The samples with these numbers."""
     memo: dict[str, int] = {}
-    for index in range(count):
-        try:
-            yield make_sample(task, recipe, length, index, seed, tokenizer, memo)
-        except TooSmallError as error:
-            enough = sufficient_length(task, length, count, seed, tokenizer)
-            raise TaskError(
-                f"ruler:{task.name} at length {length}: the smallest sample takes "
-                f"{error.tokens + recipe.max_new_tokens} tokens with this tokenizer; use a length of at least {enough}"
-            ) from error
+    return (make_sample(plan, index, tokenizer, memo) for index in indices)
 
 
-def make_sample(
-    task: RulerTask,
-    recipe: Recipe,
-    length: int,
-    index: int,
-    seed: int,
-    tokenizer: PromptTokenizer,
-    memo: MutableMapping[str, int],
-) -> dict[str, Any]:
+def make_sample(plan: Plan, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
     """One sample. ``memo`` caches token counts only; ``token_count`` includes the generation budget."""
-    fit = largest_fitting(_draw(task, recipe, length, index, seed), tokenizer, length - recipe.max_new_tokens, memo)
+    length, seed, new_tokens = plan.length, plan.seed, plan.recipe.max_new_tokens
+    draw = _draw(plan.task, plan.recipe, length, index, seed)
+    if plan.near is None:
+        fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
+    else:
+        fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, plan.near)
     if fit.size == fit.available:
         raise TaskError(
-            f"ruler:{task.name} at length {length}: its {fit.available} different words already fit into "
-            f"{fit.tokens + recipe.max_new_tokens} tokens; use a shorter length"
+            f"ruler:{plan.task} at length {length}: its {fit.available} different words already fit into "
+            f"{fit.tokens + new_tokens} tokens; use a shorter length"
         )
     return {
-        "id": _ids.sample_id(VERSION, full_name(task), length, index, seed),
-        "task": task.name,
+        "id": _ids.sample_id(VERSION, full_name(plan.task), length, index, seed),
+        "task": plan.task,
         "length": length,
         "index": index,
         "prompt": fit.draft.prompt,
         "answer_prefix": fit.draft.answer_prefix,
         "answers": list(fit.draft.answers),
-        "max_new_tokens": recipe.max_new_tokens,
-        "token_count": fit.tokens + recipe.max_new_tokens,
+        "max_new_tokens": new_tokens,
+        "token_count": fit.tokens + new_tokens,
         "depth": fit.draft.depth,
         "marks": list(fit.draft.marks),
     }
 
 
-def full_name(task: RulerTask) -> str:
+def full_name(task: str) -> str:
     """The task's name in identities: the runner derives the same ids from benchmark and task."""
-    return f"ruler/{task.name}"
+    return f"ruler/{task}"
 
 
-def _draw(task: RulerTask, recipe: Recipe, length: int, index: int, seed: int) -> Draw:
+def _draw(task: str, recipe: Recipe, length: int, index: int, seed: int) -> Draw:
+    if isinstance(recipe, Numbered):
+        recipe = recipe.at(index)
     return recipe.draw(Random(_ids.sample_seed(VERSION, full_name(task), length, index, seed)))
 
 
@@ -84,7 +121,7 @@ def sufficient_length(task: RulerTask, length: int, count: int, seed: int, token
         recipe = task.recipe(tokenizer, length, seed)
         needed = 0
         for index in range(count):
-            draw = _draw(task, recipe, length, index, seed)
+            draw = _draw(task.name, recipe, length, index, seed)
             draft = draw.render(draw.smallest)
             needed = max(needed, tokenizer.count_prompt(draft.prompt, draft.answer_prefix))
         if needed + recipe.max_new_tokens <= length:

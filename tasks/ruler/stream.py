@@ -6,6 +6,7 @@ n words and the same sample of n + 1 words differ by the added word only, whatev
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from random import Random
 
 
@@ -15,16 +16,24 @@ class ShuffledStream:
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
         self._entries: list[tuple[float, int, str]] = []
+        self._sorted: list[tuple[float, int, str]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, text: str, copies: int = 1) -> None:
-        """Append ``copies`` entries with this text."""
-        for _ in range(copies):
-            # The running number settles equal keys, so that texts are never compared.
-            self._entries.append((self._rng.random(), len(self._entries), text))
+    def add(self, texts: Iterable[str]) -> None:
+        """Append an entry for each text."""
+        draw = self._rng.random
+        # The running number settles equal keys, so that texts are never compared.
+        self._entries += [(draw(), number, text) for number, text in enumerate(texts, len(self._entries))]
 
     def first(self, count: int) -> list[str]:
         """The first ``count`` entries ever added, shuffled."""
-        return [text for _, _, text in sorted(self._entries[:count])]
+        known = len(self._sorted)
+        if count < known:
+            self._sorted = [entry for entry in self._sorted if entry[1] < count]
+        elif count > known:
+            # Two sorted runs, which sorting merges in linear time.
+            self._sorted += sorted(self._entries[known:count])
+            self._sorted.sort()
+        return [entry[2] for entry in self._sorted]
