@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, chain
 from math import isqrt
 from random import Random
 from string import ascii_lowercase
@@ -59,32 +58,45 @@ class FweDraw:
     def __init__(self, vocabulary: tuple[str, ...], stream: ShuffledStream) -> None:
         self._vocabulary = vocabulary
         self._stream = stream
-        self._steps: list[list[str]] = []
-        self._ends = [0]
+        self._size = 0
 
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """The words each step adds, with the spaces before them."""
         self._grow(stop)
-        return [[f" {word}" for word in step] for step in self._steps[start:stop]]
+        units: list[list[str]] = []
+        for word in self._stream.added(self._words(start), self._words(stop)):
+            if word == NOISE:
+                units.append([])
+            units[-1].append(f" {word}")
+        return units
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` steps."""
         self._grow(size)
         texts = _upstream.task_texts("fwe")
-        context = " ".join(self._stream.first(self._ends[size]))
+        context = " ".join(self._stream.first(self._words(size)))
         return Draft(
             prompt=texts.template.format(context=context, query=""),
             answer_prefix=texts.answer_prefix,
             answers=self._vocabulary[1:4],
         )
 
+    def _words(self, size: int) -> int:
+        """Words of the text after ``size`` steps."""
+        return sum(size // (rank * rank) for rank in self._ranks(size))
+
+    def _ranks(self, size: int) -> range:
+        return range(1, min(len(self._vocabulary), isqrt(size)) + 1)
+
     def _grow(self, size: int) -> None:
-        done = len(self._steps)
-        steps = [[NOISE] for _ in range(done, size)]
-        for rank in range(2, min(len(self._vocabulary), isqrt(max(size, 1))) + 1):
+        done, radix = self._size, len(self._vocabulary)
+        if size <= done:
+            return
+        # Step and rank in one number, so that sorting puts the words into their order: by step, then by rank.
+        added: list[int] = []
+        for rank in self._ranks(size):
             square = rank * rank
-            for total in range(done // square * square + square, size + 1, square):
-                steps[total - done - 1].append(self._vocabulary[rank - 1])
-        self._stream.add(chain.from_iterable(steps))
-        self._ends += accumulate(map(len, steps), initial=self._ends.pop())
-        self._steps += steps
+            added += range((done // square + 1) * square * radix + rank - 1, (size + 1) * radix, square * radix)
+        added.sort()
+        self._stream.add([self._vocabulary[code % radix] for code in added])
+        self._size = size

@@ -15,25 +15,32 @@ class ShuffledStream:
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
-        self._entries: list[tuple[float, int, str]] = []
-        self._sorted: list[tuple[float, int, str]] = []
+        self._keys: list[float] = []
+        self._texts: list[str] = []
+        self._order: list[int] = []
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._keys)
 
     def add(self, texts: Iterable[str]) -> None:
         """Append an entry for each text."""
+        self._texts += texts
         draw = self._rng.random
-        # The running number settles equal keys, so that texts are never compared.
-        self._entries += [(draw(), number, text) for number, text in enumerate(texts, len(self._entries))]
+        self._keys += [draw() for _ in range(len(self._texts) - len(self._keys))]
+
+    def added(self, start: int, stop: int) -> list[str]:
+        """Entries in the order in which they were added."""
+        return self._texts[start:stop]
 
     def first(self, count: int) -> list[str]:
         """The first ``count`` entries ever added, shuffled."""
-        known = len(self._sorted)
+        known = len(self._order)
+        key = self._keys.__getitem__  # entries with equal keys stay in the order of adding
         if count < known:
-            self._sorted = [entry for entry in self._sorted if entry[1] < count]
+            self._order = [entry for entry in self._order if entry < count]
         elif count > known:
             # Two sorted runs, which sorting merges in linear time.
-            self._sorted += sorted(self._entries[known:count])
-            self._sorted.sort()
-        return [entry[2] for entry in self._sorted]
+            self._order += sorted(range(known, count), key=key)
+            self._order.sort(key=key)
+        texts = self._texts
+        return [texts[entry] for entry in self._order]
