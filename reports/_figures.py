@@ -27,7 +27,8 @@ from lr2eval.reports._tables import Cell, ScoreTable, headlines
 COLOURS = 6
 """Number of series colours the style sheet has."""
 
-_INK, _MUTED, _GRID = "#0a0b01", "#0a0b02", "#0a0b03"
+INK, MUTED, GRID, PAGE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
+"""Drawn colours that stand for the page's own: text, secondary text, lines and the background."""
 _MARKERS = "os^Dvp"
 _SIZE = (7.4, 3.3)
 _BLANK: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -49,12 +50,12 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None
     lengths = [length for length in table.lengths if length]
     if len(lengths) < 2:
         return None
-    with _style(identity):
-        figure, axes = _blank(_SIZE)
+    with style(identity):
+        figure, axes = blank(_SIZE)
         if len(runs) == 1:
             for row in table.rows:
                 known = [(n, c.score) for n, c in zip(table.lengths, row.cells, strict=True) if n and c and c.n]
-                axes.plot(*zip(*known, strict=True), color=_MUTED, linewidth=0.7, alpha=0.45) if known else None
+                axes.plot(*zip(*known, strict=True), color=MUTED, linewidth=0.7, alpha=0.45) if known else None
         for number, run in enumerate(runs):
             means = [s for s in headlines(run, table.benchmark) if s.length]
             if means:
@@ -62,12 +63,12 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None
                 _series(axes, number, len(runs), xs, [Cell(s.score, s.interval, s.n) for s in means])
         _windows(axes, runs, max(lengths))
         if table.benchmark == "ruler":
-            axes.axhline(RULER_THRESHOLD, color=_MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
+            axes.axhline(RULER_THRESHOLD, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
             axes.text(
                 1.005,
                 RULER_THRESHOLD,
                 str(RULER_THRESHOLD),
-                color=_MUTED,
+                color=MUTED,
                 va="center",
                 transform=axes.get_yaxis_transform(),
             )
@@ -84,7 +85,7 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None
             + ", ".join(f"{_text.score(s.score)} at {_text.length(s.length)}" for s in headlines(run, table.benchmark))
             for run in runs
         )
-        svg = _svg(figure, identity, f"{name} score by length", said)
+        svg = to_svg(figure, identity, f"{name} score by length", said)
     caption = f"{name} mean by length. Bars: intervals of the mean."
     if len(runs) == 1:
         caption += " Thin lines: the single tasks."
@@ -109,8 +110,8 @@ def _series(axes: Axes, number: int, of: int, xs: Sequence[float], cells: Sequen
 def _windows(axes: Axes, runs: Sequence[Run], longest: int) -> None:
     for window in sorted({run.results.model.original_window for run in runs} - {None}, key=lambda w: w or 0):
         if window is not None and window <= longest:
-            axes.axvline(window, color=_MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.text(window, 1.01, f"Lt {_text.length(window)}", color=_MUTED, ha="center", va="bottom",
+            axes.axvline(window, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.text(window, 1.01, f"Lt {_text.length(window)}", color=MUTED, ha="center", va="bottom",
                       transform=axes.get_xaxis_transform())  # fmt: skip
 
 
@@ -118,27 +119,37 @@ def _colour(number: int) -> str:
     return f"#0a0c{number % COLOURS:02x}"
 
 
-def _style(identity: str) -> Any:
+def shade(score: float) -> str:
+    """The drawn colour of a heat map's cell: one hue, deeper with the score (0..100)."""
+    return f"#0a0d{round(min(max(score, 0), 100)):02x}"
+
+
+def _mixed(match: re.Match[str]) -> str:
+    # A zero is a cell too, and on a hundred the number must stay readable, light and dark.
+    return f"color-mix(in srgb, var(--cell) {round(8 + 0.82 * int(match[1], 16))}%, var(--page))"
+
+
+def style(identity: str) -> Any:
     """matplotlib's own defaults, whatever the user's matplotlibrc says, with what the page needs on top."""
     ours: dict[str, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": identity,
         "text.parse_math": False,
         "font.size": 9.5,
-        "text.color": _INK,
-        "axes.labelcolor": _MUTED,
-        "axes.edgecolor": _GRID,
+        "text.color": INK,
+        "axes.labelcolor": MUTED,
+        "axes.edgecolor": GRID,
         "axes.grid": True,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.spines.left": False,
         "axes.axisbelow": True,
-        "grid.color": _GRID,
+        "grid.color": GRID,
         "grid.linewidth": 0.8,
-        "xtick.color": _GRID,
-        "xtick.labelcolor": _INK,
-        "ytick.color": _GRID,
-        "ytick.labelcolor": _INK,
+        "xtick.color": GRID,
+        "xtick.labelcolor": INK,
+        "ytick.color": GRID,
+        "ytick.labelcolor": INK,
         "ytick.major.size": 0,
     }
     keep = ("backend", "backend_fallback", "interactive", "toolbar", "timezone", "webagg.address")
@@ -147,21 +158,22 @@ def _style(identity: str) -> Any:
     return matplotlib.rc_context(clean)
 
 
-def _blank(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def blank(size: tuple[float, float]) -> tuple[Figure, Axes]:
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasSVG(figure)
     return figure, figure.add_subplot()
 
 
-def _svg(figure: Figure, identity: str, title: str, description: str) -> Markup:
+def to_svg(figure: Figure, identity: str, title: str, description: str) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata=_BLANK)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r'(?<=\bid=")|(?<=url\(#)|(?<=href="#)', f"{identity}-", text)
-    for drawn, shown in ((_INK, "currentColor"), (_MUTED, "var(--muted)"), (_GRID, "var(--line)")):
+    for drawn, shown in ((INK, "currentColor"), (MUTED, "var(--muted)"), (GRID, "var(--line)"), (PAGE, "var(--page)")):
         text = text.replace(drawn, shown)
     text = re.sub(r"#0a0c0(\d)", r"var(--s\1)", text)
+    text = re.sub(r"#0a0d([0-9a-f]{2})", _mixed, text)
     box = re.search(r'viewBox="[^"]*"', text)
     head = (
         f'<svg {box[0] if box else ""} role="img" aria-labelledby="{identity}-title {identity}-desc">'

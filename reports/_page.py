@@ -15,7 +15,7 @@ from markupsafe import Markup
 from lr2eval._errors import UsageError
 from lr2eval._paths import write_atomic
 from lr2eval._stats import RULER_THRESHOLD
-from lr2eval.reports import _figures, _load, _notices, _samples, _tables, _text
+from lr2eval.reports import _figures, _heatmaps, _load, _notices, _samples, _tables, _text
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -37,6 +37,7 @@ def html(runs: Sequence[_load.Run]) -> str:
     samples, categories, places = _samples.collect(runs)
     tables = _tables.score_tables(runs, categories)
     charts = [_figures.chart(table, runs, f"chart{number}") for number, table in enumerate(tables)]
+    maps = [_heatmaps.heat_maps(table.benchmark, runs, f"map{number}") for number, table in enumerate(tables)]
     script = _asset("report.js")
     return (
         environment()
@@ -46,7 +47,7 @@ def html(runs: Sequence[_load.Run]) -> str:
             sentences=[_tables.sentence(run) for run in runs],
             tiles=_tables.tiles(runs),
             notices=_notices.notices(runs),
-            benchmarks=list(zip(tables, charts, strict=True)),
+            benchmarks=list(zip(tables, charts, maps, strict=True)),
             shard_rows=_tables.shard_rows(runs),
             fact_groups=_tables.fact_groups(runs),
             commands=[_command(run.manifest.get("command")) for run in runs],

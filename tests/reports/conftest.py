@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lr2eval._ids import digest, text_hash
-from lr2eval._results import Interval, ModelFacts, NotRun, Results, ShardResult, Summary
+from lr2eval._results import CellResult, Interval, ModelFacts, NotRun, Results, ShardResult, Summary
 from lr2eval._store import RunStore, StoredSample
 from lr2eval._summary import over_lengths
 from lr2eval._types import ResponseDetail
@@ -63,6 +63,8 @@ def make_run(
     skipped: int = 0,
     truncated: int = 0,
     data: dict[str, Any] | None = None,
+    grid: tuple[str, ...] = (),
+    depths: int = 11,
 ) -> Path:
     """Write a run folder; ``lift`` moves every score. Equal arguments give equal files."""
     folder.mkdir(parents=True)
@@ -125,6 +127,16 @@ def make_run(
         for place, task in enumerate(tasks):
             for step, length in enumerate(lengths):
                 add("ruler", task, length, samples, min(0.99, max(0.03, 0.97 - 0.07 * place - 0.14 * step + lift)), {})
+        for place, task in enumerate(grid):
+            for step, length in enumerate(lengths):
+                add("niah", task, length, 5 * depths, 0.8, {})
+                cells = []
+                for row in range(depths):
+                    middle = 1 - abs(2 * row / max(1, depths - 1) - 1)  # lost in the middle, more so when longer
+                    share = round(5 * min(1.0, max(0.0, 1 - middle * step * (0.2 + 0.15 * place) + lift))) / 5
+                    depth = row / max(1, depths - 1)
+                    cells.append(CellResult(depth=depth, n=5, score=100 * share, interval=wilson(share, 5)))
+                shards[-1] = shards[-1].model_copy(update={"cells": cells})
         for place in range(subjects):
             subject = f"mmlu_subject_number_{place:02d}" if place or not hostile else f"mmlu_{HOSTILE[1]}"
             columns = {"subject": subject[5:], "category": CATEGORIES[place % 4]}
