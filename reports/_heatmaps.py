@@ -12,7 +12,7 @@ from lr2eval.reports import _figures, _text
 from lr2eval.reports._load import Run
 from lr2eval.reports._tables import Cell
 
-_CELL = (0.74, 0.29)
+_CELL = (0.68, 0.29)
 _MARGINS = (0.85, 0.65)
 """Inches of a cell, and of what stands left of and below all cells."""
 _POINTS = 72
