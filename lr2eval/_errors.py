@@ -6,6 +6,8 @@ The command line prints ``str(error)`` without a traceback and leaves with ``err
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class Lr2EvalError(Exception):
     """Base of the tree; ``exit_code`` is what the command line leaves with."""
@@ -28,11 +30,15 @@ class TaskError(UsageError):
 
 
 class MissingDataError(UsageError):
-    """Benchmark data is not there. ``missing`` lists every thing that is missing, one line each."""
+    """Benchmark data is not there. ``missing`` lists every thing that is missing, one line each.
 
-    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+    ``tasks`` says for each task of the benchmark that cannot run without it what it misses; empty means all tasks.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...] = (), tasks: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.missing = missing or (message,)
+        self.tasks = dict(tasks or {})
 
 
 class NotComparableError(Lr2EvalError):

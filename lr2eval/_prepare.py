@@ -141,13 +141,16 @@ def make_shards(
     not_run: list[NotRun] = []
     missing: list[str] = []
     for benchmark, tasks in chosen:
-        options = config.options.get(benchmark.name, {})
+        own = replace(context, options=config.options.get(benchmark.name, {}))
         try:
-            shards += benchmark.prepare(tasks, replace(context, options=options))
+            shards += benchmark.prepare(tasks, own)
         except MissingDataError as error:
             missing += error.missing
-            reason = "; ".join(error.missing)
-            not_run.append(NotRun(task=benchmark.name, length=None, reason=f"missing data: {reason}"))
+            reasons = error.tasks or {benchmark.name: "; ".join(error.missing)}
+            not_run += [NotRun(task=task, length=None, reason=f"missing data: {why}") for task, why in reasons.items()]
+            rest = [task for task in tasks if error.tasks and task not in error.tasks]
+            if rest and config.missing_data == "skip":
+                shards += benchmark.prepare(rest, own)
     if missing and config.missing_data == "error":
         raise MissingDataError(
             "missing data: " + "; ".join(missing) + " (or run the rest with --set missing_data=skip)",

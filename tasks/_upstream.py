@@ -10,7 +10,7 @@ concern texts:
    So :func:`niah_texts` is the only source of noise.
 3. vt, cwe: the solved example is followed by one newline more than upstream's. Its composition is ours (``vt.py``,
    ``cwe.py``); only the templates come from here.
-4. niah, vt, cwe, fwe: the port strips the answer prefix and lets a delimiter put the space back (cwe: an empty
+4. niah, vt, cwe, fwe, qa: the port strips the answer prefix and lets a delimiter put the space back (cwe: an empty
    line). Upstream's prefix begins with a space, so here it does too.
 
 A constant that cannot be found raises :class:`TaskError` naming file and constant.
@@ -71,7 +71,7 @@ def niah_texts() -> NiahTexts:
 
 @cache
 def task_texts(task: str) -> TaskTexts:
-    """Texts of ``vt``, ``cwe`` or ``fwe``."""
+    """Texts of ``vt``, ``cwe``, ``fwe`` or ``qa``."""
     file = f"tasks/ruler/{task}_utils.py"
     config = _constant(file, "CONFIG")
     if task == "vt":
@@ -81,6 +81,12 @@ def task_texts(task: str) -> TaskTexts:
         return TaskTexts(template, " " + prefix.removeprefix(" "), int(config["tokens_to_generate"]))
     except (KeyError, TypeError, AttributeError) as error:
         raise _layout_changed(file, f"CONFIG[{error}]") from error
+
+
+@cache
+def document_prompt() -> str:
+    """How qa numbers a document: a template with ``i`` and ``document``."""
+    return str(_constant("tasks/ruler/qa_utils.py", "DOCUMENT_PROMPT"))
 
 
 def single_answer(text: str) -> str:

@@ -10,13 +10,21 @@ from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, _upstream
-from lr2eval.tasks.ruler import files, generate
-from lr2eval.tasks.ruler.score import string_match_all
+from lr2eval.tasks.ruler import files, generate, outside
+from lr2eval.tasks.ruler.outside import NEEDS, OUTSIDE
+from lr2eval.tasks.ruler.score import METRICS
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
 
-METRIC = "string_match_all"
-WITH_CONFIG = ("vt", "cwe", "fwe")
-"""Tasks whose texts lm-eval keeps in a module of their own."""
+NIAH = (
+    *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
+    *("niah_multivalue", "niah_multiquery"),
+)
+QA = ("qa_1", "qa_2")
+NAMES = (*NIAH, "vt", "cwe", "fwe", *QA)
+"""All 13 tasks in upstream's order."""
+GROUPS = {"niah": NIAH, "qa": QA}
+WITH_CONFIG = ("vt", "cwe", "fwe", "qa")
+"""Modules in which lm-eval keeps the texts of other tasks than niah."""
 
 
 class Ruler:
@@ -28,26 +36,32 @@ class Ruler:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """Every task, in upstream's order."""
-        return [TaskInfo(t.name, self.name, t.description, min_length=t.min_length) for t in TASKS.values()]
+        return [_info(name) for name in NAMES]
 
     def select(self, selector: str | None) -> Sequence[str]:
-        """All tasks, or the one named."""
-        return _select.one_or_all(self.name, selector, list(TASKS))
+        """All tasks, the one named, or a group: ``niah``, ``qa``."""
+        if selector in GROUPS:
+            return list(GROUPS[selector])
+        return _select.one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
-        """Make or find the data of every task and length. Raises :class:`TaskError` below a task's minimum."""
+        """Make or find the data of every task and length.
+
+        Raises :class:`TaskError` below a task's minimum, and :class:`MissingDataError` before anything is made.
+        """
         if not context.lengths:
             raise TaskError("ruler needs at least one length in tokens, for instance --lengths 4k")
         count = _select.limited(context.samples_per_task, context.limit)
+        known = TASKS | outside.load(tasks, context)
         fingerprint = context.tokenizer.fingerprint()  # takes a second for large vocabularies
         return [
-            self._shard(TASKS[task], _data_file(TASKS[task], length, count, context, fingerprint), context)
+            self._shard(known[task], _data_file(known[task], length, count, context, fingerprint), context)
             for task in tasks
             for length in context.lengths
         ]
 
     def min_lengths(self, tokenizer: PromptTokenizer) -> dict[str, int]:
-        """Per task a length that suffices for the first 20 samples of seed 0, and hardly more."""
+        """Per task without outside text a length that suffices for the first 20 samples of seed 0, and hardly more."""
         return {name: generate.sufficient_length(task, 1, 20, 0, tokenizer) for name, task in TASKS.items()}
 
     def _shard(self, task: RulerTask, data: files.DataFile, context: TaskContext) -> Shard:
@@ -69,13 +83,14 @@ class Ruler:
             n=manifest["samples"],
             version=VERSION,
             data_hash=manifest["sha256"],
-            metric=METRIC,
-            load=lambda: lm_eval_task(data, task.name),
+            metric=task.metric,
+            load=lambda: lm_eval_task(data, task),
             describe=describe,
             data={
                 "haystack": task.haystack,
                 "file": source,
                 "sha256": manifest["sha256"],
+                **task.facts,
                 **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
             },
             max_new_tokens=manifest["max_new_tokens"],
@@ -85,7 +100,15 @@ class Ruler:
 RULER = Ruler()
 
 
-def lm_eval_task(data: files.DataFile, name: str) -> Any:
+def _info(name: str) -> TaskInfo:
+    if name in TASKS:
+        task = TASKS[name]
+        return TaskInfo(name, RULER.name, task.description, min_length=task.min_length)
+    other = OUTSIDE[name]
+    return TaskInfo(name, RULER.name, other.description, NEEDS[other.source], other.min_length)
+
+
+def lm_eval_task(data: files.DataFile, ruler: RulerTask) -> Any:
     """The lm-eval task over a data file: its prompts are exactly ``PromptTokenizer.render(prompt, prefix)``."""
 
     def dataset(**_: Any) -> Any:
@@ -94,11 +117,11 @@ def lm_eval_task(data: files.DataFile, name: str) -> Any:
         return datasets.DatasetDict({"test": datasets.Dataset.from_list(list(data.rows()))})
 
     def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-        return {METRIC: string_match_all(results[0], doc["answers"])}
+        return {ruler.metric: METRICS[ruler.metric](results[0], doc["answers"])}
 
     return _lm_eval.build_task(
         {
-            "task": name,
+            "task": ruler.name,
             "output_type": "generate_until",
             "custom_dataset": dataset,
             "test_split": "test",
@@ -113,7 +136,7 @@ def lm_eval_task(data: files.DataFile, name: str) -> Any:
                 "max_gen_toks": data.manifest["max_new_tokens"],
             },
             "process_results": score,
-            "metric_list": [{"metric": METRIC, "aggregation": "mean", "higher_is_better": True}],
+            "metric_list": [{"metric": ruler.metric, "aggregation": "mean", "higher_is_better": True}],
             "metadata": {"version": VERSION},
         }
     )
@@ -132,7 +155,11 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, f
         "max_new_tokens": task.recipe(tokenizer, length, context.seed).max_new_tokens,
         # The installed lm-eval provides the prompt texts.
         "texts": _ids.digest([repr(_upstream.niah_texts()), *(repr(_upstream.task_texts(t)) for t in WITH_CONFIG)]),
+        **task.facts,
     }
+    if task.available is not None and task.available < count:
+        context.progress(f"ruler:{task.name}: {count} samples asked for, {task.available} questions in {task.haystack}")
+        count = task.available
     key = _ids.digest([facts, count])[:16]
     path = context.cache_dir / "data" / "ruler" / f"{task.name}-{length}-{key}.jsonl"
     return files.ensure(

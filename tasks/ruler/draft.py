@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,14 @@ class Recipe(Protocol):
 
     def draw(self, rng: Random) -> Draw:
         """Make every random choice of one sample."""
+
+
+@runtime_checkable
+class Numbered(Protocol):
+    """A recipe whose samples differ by more than chance: ``at`` gives the recipe of one sample."""
+
+    def at(self, index: int) -> Recipe:
+        """The recipe of sample number ``index``."""
 
 
 def places(fractions: Sequence[float], size: int) -> list[int]:

@@ -32,16 +32,24 @@ class Plan:
 
 
 def samples(
-    task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer
+    task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer, workers: int | None = None
 ) -> Iterator[dict[str, Any]]:
     """The first ``count`` samples of ``task`` at ``length`` tokens, as they stand in the data file.
 
-    Raises :class:`TaskError` naming a sufficient length when the smallest sample exceeds ``length``, and when the
-    task runs out of text below it.
+    ``workers`` processes make them; ``None`` takes one, or one per core when there is much to do. Raises
+    :class:`TaskError` naming a sufficient length when the smallest sample exceeds ``length``, and when the task runs
+    out of text below it.
     """
+    from lr2eval.tasks.ruler import parallel  # it builds on this module
+
     try:
         plan = make_plan(task, length, seed, tokenizer)
-        yield from make_samples(plan, range(count), tokenizer)
+        if workers is None:
+            workers = parallel.processes(plan, count, tokenizer)
+        if workers > 1 and count > 1:
+            yield from parallel.make_in_processes(plan, count, tokenizer, min(workers, count))
+        else:
+            yield from make_samples(plan, range(count), tokenizer)
     except TooSmallError as error:
         enough = sufficient_length(task, length, count, seed, tokenizer)
         generation = task.recipe(tokenizer, length, seed).max_new_tokens
@@ -83,8 +91,8 @@ def make_sample(plan: Plan, index: int, tokenizer: PromptTokenizer, memo: Mutabl
         fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, plan.near)
     if fit.size == fit.available:
         raise TaskError(
-            f"ruler:{plan.task} at length {length}: its {fit.available} different words already fit into "
-            f"{fit.tokens + new_tokens} tokens; use a shorter length"
+            f"ruler:{plan.task} at length {length}: its haystack has only {fit.available} words, which fit into "
+            f"{fit.tokens + new_tokens} tokens; use a shorter length or repeat it (--set ruler.repeat=true)"
         )
     return {
         "id": _ids.sample_id(VERSION, full_name(plan.task), length, index, seed),

@@ -17,7 +17,7 @@ from lr2eval.tasks.ruler import words
 from lr2eval.tasks.ruler.draft import Draft, places
 
 Kind = Literal["words", "numbers", "uuids"]
-_DRAW: dict[str, Callable[[Random], str]] = {"words": words.word, "numbers": words.number, "uuids": words.uuid4}
+RANDOM: dict[str, Callable[[Random], str]] = {"words": words.word, "numbers": words.number, "uuids": words.uuid4}
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class NiahRecipe:
 
     def draw(self, rng: Random) -> NiahDraw:
         """Key, value and place first; the haystack has a generator of its own and is drawn as far as needed."""
-        key, value, place = _DRAW[self.keys](rng), _DRAW[self.values](rng), rng.random()
+        key, value, place = RANDOM[self.keys](rng), RANDOM[self.values](rng), rng.random()
         return NiahDraw(self, key, value, place, Random(rng.getrandbits(64)))
 
     def needle(self, key: str, value: str) -> str:
@@ -84,7 +84,7 @@ class NiahDraw:
         if self._recipe.haystack == "noise":
             return [_upstream.niah_texts().noise] * size
         while len(self._lines) < size:
-            key, value = _DRAW[self._recipe.keys](self._rng), _DRAW[self._recipe.values](self._rng)
+            key, value = RANDOM[self._recipe.keys](self._rng), RANDOM[self._recipe.values](self._rng)
             line = self._recipe.needle(key, value)
             # Upstream lets a haystack line repeat the asked key or value by chance; then two answers would be right.
             if key not in self._keys and self._value not in line:

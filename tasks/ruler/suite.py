@@ -1,12 +1,13 @@
-"""The RULER tasks that need no outside text, and the version of the suite."""
+"""What a RULER task is, the tasks that need no outside text, and the version of the suite."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.ruler.cwe import CweRecipe
+from lr2eval._types import Scalar
+from lr2eval.tasks.ruler.cwe import BEYOND, CweRecipe
 from lr2eval.tasks.ruler.draft import Recipe
 from lr2eval.tasks.ruler.fwe import FweRecipe
 from lr2eval.tasks.ruler.niah import NiahRecipe
@@ -18,13 +19,19 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class RulerTask:
-    """One task of the suite. ``recipe`` makes it for a tokenizer, a length (tokens) and a seed."""
+    """One task of the suite. ``recipe`` makes it for a tokenizer, a length (tokens) and a seed.
+
+    ``facts`` tell manifest and report about its text; ``available`` is how many samples it has, ``None`` without end.
+    """
 
     name: str
     description: str
     haystack: str
     min_length: int
     recipe: Callable[[PromptTokenizer, int, int], Recipe]
+    metric: str = "string_match_all"
+    facts: Mapping[str, Scalar] = field(default_factory=dict)
+    available: int | None = None
 
 
 TASKS: dict[str, RulerTask] = {
@@ -64,6 +71,7 @@ TASKS: dict[str, RulerTask] = {
             "words",
             1024,
             lambda tokenizer, length, seed: CweRecipe.make(length),
+            facts={"word_list": BEYOND},
         ),
         RulerTask(
             "fwe",

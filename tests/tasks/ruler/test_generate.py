@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from random import Random
@@ -105,11 +107,17 @@ def test_below_the_minimum(task: str, tokenizer: PromptTokenizer) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_cwe_runs_out_of_words(one_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cwe_goes_on_with_pairs_of_words(one_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All words of the list are used first; beyond its end no word comes twice, and the sample is maximal."""
     words = tuple(f"word{number}" for number in range(60))
     monkeypatch.setattr("lr2eval.tasks.ruler.words.common_words", lambda: words)
-    with pytest.raises(TaskError, match="ruler:cwe at length 2048: its 60 different words"):
-        make("cwe", 2048, 1, one_tokenizer)
+    (row,) = make("cwe", 2048, 1, one_tokenizer)
+    counts = Counter(re.findall(r"\d+\. (\S+)", row["prompt"].split("\nBelow is")[1]))
+    assert set(words) < set(counts)
+    assert {word: counts[word] for word in row["answers"]} == dict.fromkeys(row["answers"], 6)
+    assert {counts[word] for word in counts if word not in row["answers"]} == {1}
+    assert all("-" in word for word in set(counts) - set(words))
+    assert row["token_count"] > 2048 * 0.98
 
 
 def _made_elsewhere(job: tuple[str, Callable[[], Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,110 @@
+"""Needles in running text: facts about keys stand between the sentences of an essay, one or more are asked for.
+
+After ``scripts/data/synthetic/niah.py`` of NVIDIA/RULER with its essay haystack: the first so many words of the text
+(again from its start after its end) are split into sentences, each needle goes to one of 40 depths that are rounded
+percentages of the sentences, no two to the same depth, and everything is joined by spaces. Upstream shuffles the
+needles alike in every sample; here the order is the sample's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from lr2eval.tasks import _upstream
+from lr2eval.tasks.haystacks import Haystack
+from lr2eval.tasks.ruler.draft import Draft
+from lr2eval.tasks.ruler.niah import RANDOM, Kind
+
+DEPTHS = tuple(round(100 * step / 39) for step in range(40))
+"""Percentages, as upstream rounds them."""
+
+
+@dataclass(frozen=True)
+class EssayRecipe:
+    """``keys`` different keys with ``values`` values of ``kind`` each; ``queries`` of the keys are asked for."""
+
+    haystack: Haystack
+    kind: Kind
+    keys: int = 1
+    values: int = 1
+    queries: int = 1
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens to generate."""
+        return _upstream.niah_texts().max_new_tokens
+
+    def draw(self, rng: Random) -> EssayDraw:
+        """Keys and values, the order of their needles, their depths and what is asked."""
+        keys = _distinct(rng, "words", self.keys)
+        drawn = _distinct(rng, self.kind, self.keys * self.values)
+        facts = {key: tuple(drawn[at * self.values : (at + 1) * self.values]) for at, key in enumerate(keys)}
+        needles = [(key, value) for key, values in facts.items() for value in values]
+        rng.shuffle(needles)
+        depths = sorted(rng.sample(DEPTHS, len(needles)))
+        return EssayDraw(self, facts, tuple(needles), tuple(depths), tuple(rng.sample(keys, self.queries)))
+
+
+class EssayDraw:
+    """One sample; a unit is one word of the essays."""
+
+    def __init__(
+        self,
+        recipe: EssayRecipe,
+        facts: dict[str, tuple[str, ...]],
+        needles: tuple[tuple[str, str], ...],
+        depths: tuple[int, ...],
+        asked: tuple[str, ...],
+    ) -> None:
+        self._recipe = recipe
+        self._facts = facts
+        self._needles = needles
+        self._depths = depths
+        self._asked = asked
+        self.smallest = len(needles)
+        self.largest = recipe.haystack.available
+
+    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
+        """The words, each with the space before it."""
+        return [(f" {word}",) for word in self._recipe.haystack.take(start, stop)]
+
+    def render(self, size: int) -> Draft:
+        """The sample with the first ``size`` words of the essays."""
+        texts = _upstream.niah_texts()
+        template, prefix, kind = texts.template, texts.answer_prefix, str(self._recipe.kind)
+        answers = tuple(value for key in self._asked for value in self._facts[key])
+        if len(answers) == 1:
+            template, prefix = _upstream.single_answer(template), _upstream.single_answer(prefix)
+            kind = kind.removesuffix("s")
+        needles = [texts.needle.format(type_needle_v=self._recipe.kind, key=k, value=v) for k, v in self._needles]
+        stretch = self._recipe.haystack.first(size)
+        places = [int(len(stretch) * (depth / 100)) for depth in self._depths]
+        parts = []
+        for begin, end, needle in zip([0, *places], places, needles, strict=False):
+            parts += [stretch.text(begin, end), needle]
+        parts.append(stretch.text(places[-1]))
+        asked = [at for at, (key, _) in enumerate(self._needles) if key in self._asked]
+        query = enumeration(self._asked)
+        return Draft(
+            prompt=template.format(type_needle_v=kind, context=" ".join(parts), query=query),
+            answer_prefix=prefix.format(type_needle_v=kind, query=query),
+            answers=answers,
+            depth=places[asked[0]] / len(stretch) if len(asked) == 1 else None,
+            marks=tuple(needles[at] for at in asked),
+        )
+
+
+def enumeration(queries: Sequence[str]) -> str:
+    """``a``, or ``a, and b``, or ``a, b, and c``: upstream's way to name what is asked for."""
+    *most, last = queries
+    return f"{', '.join(most)}, and {last}" if most else last
+
+
+def _distinct(rng: Random, kind: Kind, count: int) -> list[str]:
+    """Upstream draws with repetition; a key or value drawn twice would make the question ambiguous."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[RANDOM[kind](rng)] = None
+    return list(found)

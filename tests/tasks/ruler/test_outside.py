@@ -1,0 +1,84 @@
+"""The tasks over outside text as the benchmark hands them out."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lr2eval._errors import MissingDataError, TaskError
+from lr2eval._types import TaskContext
+from lr2eval.tasks.ruler import RULER, outside
+
+Context = Callable[..., TaskContext]
+DOCS = {"haystack": "python-docs"}
+
+
+def test_everything_missing_is_listed_at_once(context: Context, tmp_path: Path) -> None:
+    made = context(data_dir=tmp_path, offline=True)
+    with pytest.raises(MissingDataError) as caught:
+        RULER.prepare(RULER.select(None), made)
+    assert len(caught.value.missing) == 3
+    assert sorted(caught.value.tasks) == sorted(outside.OUTSIDE)
+    assert all(word in str(caught.value) for word in ("essays", "squad", "hotpotqa"))
+    assert "essays" in caught.value.tasks["niah_multivalue"]
+    assert "squad" not in caught.value.tasks["qa_2"]
+    assert not (made.cache_dir / "data").exists(), "nothing is made before"
+
+
+def test_what_is_not_asked_for_is_not_missing(context: Context) -> None:
+    assert len(RULER.prepare(["vt", "fwe"], context(offline=True))) == 2
+    assert len(RULER.prepare(RULER.select("niah"), context(offline=True, options=DOCS))) == 8
+
+
+def test_facts_reach_the_shard(context: Context) -> None:
+    (shard,) = RULER.prepare(["niah_multivalue"], context(options=DOCS))
+    assert str(shard.data["haystack"]).startswith("python-docs-3.")
+    assert (shard.data["stand_in"], shard.data["comparable"], shard.data["repeated"]) == (True, False, True)
+    assert len(str(shard.data["haystack_sha256"])) == 64
+    doc = shard.load().eval_docs[0]
+    info = shard.describe(doc)
+    assert len(info.gold) == len(info.marks) == 4
+    assert shard.load().process_results(doc, [info.gold[0]]) == {"string_match_all": 0.25}
+
+
+def test_other_text_other_file(context: Context, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("Some words. " * 50, encoding="utf-8")
+    options = [DOCS, {"haystack": str(tmp_path / "a.txt")}]
+    files = {RULER.prepare(["niah_single_2"], context(options=each))[0].data["file"] for each in options}
+    (tmp_path / "a.txt").write_text("Other words. " * 50, encoding="utf-8")
+    files.add(RULER.prepare(["niah_single_2"], context(options=options[1]))[0].data["file"])
+    assert len(files) == 3
+
+
+def test_unknown_option(context: Context) -> None:
+    with pytest.raises(TaskError, match=r"--set ruler\.haystac: .*'haystack'"):
+        RULER.prepare(["vt"], context(options={"haystac": "python-docs"}))
+
+
+def test_recipes_can_be_sent_to_another_process(context: Context) -> None:
+    tasks = outside.load(["niah_single_2"], context(options=DOCS))
+    recipe = tasks["niah_single_2"].recipe(context().tokenizer, 1024, 0)
+    assert pickle.loads(pickle.dumps(recipe)) == recipe
+
+
+@pytest.mark.shared_data
+def test_all_thirteen_with_real_data(shared_data: Path, context: Context) -> None:
+    made = context(data_dir=shared_data, lengths=(8192,), offline=True)
+    shards = RULER.prepare(RULER.select(None), made)
+    assert [shard.task for shard in shards] == RULER.select(None)
+    assert {shard.metric for shard in shards[-2:]} == {"string_match_part"}
+    assert all(0.9 < float(shard.data["fill_min"] or 0) <= 1 for shard in shards)
+    stand_ins = {shard.task for shard in shards if shard.data.get("stand_in")}
+    assert stand_ins == set(outside.OUTSIDE)
+
+
+@pytest.mark.shared_data
+def test_no_more_samples_than_questions(shared_data: Path, context: Context) -> None:
+    said: list[str] = []
+    made = context(data_dir=shared_data, lengths=(8192,), samples_per_task=500, progress=said.append)
+    (shard,) = RULER.prepare(["qa_2"], made)
+    assert shard.n == 100
+    assert any("100 questions" in line for line in said)
