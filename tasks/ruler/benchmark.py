@@ -111,35 +111,11 @@ def _info(name: str) -> TaskInfo:
 def lm_eval_task(data: files.DataFile, ruler: RulerTask) -> Any:
     """The lm-eval task over a data file: its prompts are exactly ``PromptTokenizer.render(prompt, prefix)``."""
 
-    def dataset(**_: Any) -> Any:
-        import datasets
+    def score(answer: str, doc: Mapping[str, Any]) -> float:
+        return METRICS[ruler.metric](answer, doc["answers"])
 
-        return datasets.DatasetDict({"test": datasets.Dataset.from_list(list(data.rows()))})
-
-    def score(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-        return {ruler.metric: METRICS[ruler.metric](results[0], doc["answers"])}
-
-    return _lm_eval.build_task(
-        {
-            "task": ruler.name,
-            "output_type": "generate_until",
-            "custom_dataset": dataset,
-            "test_split": "test",
-            "doc_to_text": "prompt",
-            "gen_prefix": "answer_prefix",
-            "doc_to_target": "answers",
-            # The prefix brings its own space; a delimiter could only add a second one.
-            "target_delimiter": "",
-            "generation_kwargs": {
-                "until": [],
-                "do_sample": False,
-                "max_gen_toks": data.manifest["max_new_tokens"],
-            },
-            "process_results": score,
-            "metric_list": [{"metric": ruler.metric, "aggregation": "mean", "higher_is_better": True}],
-            "metadata": {"version": VERSION},
-        }
-    )
+    tokens = data.manifest["max_new_tokens"]
+    return _lm_eval.generation_task(ruler.name, data.rows, ruler.metric, score, max_new_tokens=tokens, version=VERSION)
 
 
 def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, fingerprint: str) -> files.DataFile:

@@ -161,6 +161,23 @@ def test_missing_data_is_listed_or_skipped_when_asked(toy_checkpoint: Path, lr2e
     assert "mmlu" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_only_tasks_without_their_data_are_skipped(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
+    chosen = ("--tasks", "ruler:fwe,ruler:niah_single_2,ruler:qa_2", "--data-dir", tmp_path, "--offline")
+    arguments = ("run", "--model", toy_checkpoint, *QUICK[2:], *chosen, "--dry-run")
+    got = lr2eval(*arguments)
+    assert got.code == 2
+    assert "essays" in got.error
+    assert "hotpotqa" in got.error
+    got = lr2eval(*arguments, "--set", "missing_data=skip")
+    assert got.code == 0, got.err
+    assert "not run: niah_single_2: missing data: ruler: essays" in got.err
+    assert "not run: qa_2: missing data: ruler: hotpotqa" in got.err
+    assert "hotpotqa" not in next(line for line in got.err.splitlines() if "not run: niah_single_2" in line)
+    got = lr2eval(*arguments, "--set", "missing_data=skip", "--set", "ruler.haystack=python-docs")
+    assert got.code == 0, got.err
+    assert "not run: niah_single_2" not in got.err
+
+
 BAD_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no weights": (lambda m: (m / "model.safetensors").unlink(), "safetensors"),
     "truncated weights": (

@@ -16,7 +16,13 @@ from lr2eval.tasks import _upstream
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A copy-to-be of lm-eval's folder, with nothing remembered from the real one."""
-    cached = (_upstream._tree, _upstream.niah_texts, _upstream.task_texts, _upstream.mmlu_files)
+    cached = (
+        _upstream._tree,
+        _upstream.niah_texts,
+        _upstream.task_texts,
+        _upstream.document_prompt,
+        _upstream.mmlu_files,
+    )
     for function in cached:
         function.cache_clear()  # type: ignore[attr-defined]
     monkeypatch.setattr(_upstream, "lm_eval_folder", lambda: tmp_path)
@@ -45,7 +51,7 @@ def test_niah() -> None:
     assert texts.noise == texts.noise.strip()
 
 
-@pytest.mark.parametrize(("task", "tokens"), [("vt", 30), ("cwe", 120), ("fwe", 50)])
+@pytest.mark.parametrize(("task", "tokens"), [("vt", 30), ("cwe", 120), ("fwe", 50), ("qa", 32)])
 def test_other_tasks(task: str, tokens: int) -> None:
     texts = _upstream.task_texts(task)
     assert texts.max_new_tokens == tokens
@@ -58,7 +64,7 @@ def fields(template: str) -> list[str]:
     return [f"{{{part.split('}')[0]}}}" for part in template.split("{")[1:]]
 
 
-@pytest.mark.parametrize("task", ["vt", "cwe", "fwe"])
+@pytest.mark.parametrize("task", ["vt", "cwe", "fwe", "qa"])
 def test_deviations_of_the_port_are_only_the_listed_ones(task: str) -> None:
     """The port's text, with the listed corrections applied by hand, is what we use."""
     source = (_upstream.lm_eval_folder() / "tasks" / "ruler" / f"{task}_utils.py").read_text()
@@ -66,8 +72,13 @@ def test_deviations_of_the_port_are_only_the_listed_ones(task: str) -> None:
     texts = _upstream.task_texts(task)
     assert texts.template in strings
     typo = texts.answer_prefix.replace("are assigned the value", "are assgined the value")
-    assert (typo if task == "vt" else texts.answer_prefix) in strings
-    assert (texts.answer_prefix in strings) == (task != "vt"), "the typo was mended: drop VT_TYPO"
+    prefix = texts.answer_prefix.removeprefix(" ") if task == "qa" else texts.answer_prefix  # listed as number 4
+    assert (typo if task == "vt" else prefix) in strings
+    assert (prefix in strings) == (task != "vt"), "the typo was mended: drop VT_TYPO"
+
+
+def test_document_prompt() -> None:
+    assert _upstream.document_prompt() == "Document {i}:\n{document}"
 
 
 def test_single_answer() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr2eval.tasks.ruler.score import string_match_all
+from lr2eval.tasks.ruler.score import METRICS, string_match_all, string_match_part
 
 
 def restated(prediction: str, references: list[str]) -> float:
@@ -54,3 +54,21 @@ def test_examples(prediction: str, references: list[str], score: float) -> None:
 def test_no_reference_is_a_mistake() -> None:
     with pytest.raises(ValueError, match="reference"):
         string_match_all("a", [])
+
+
+@given(st.one_of(st.text(max_size=60), NASTY), st.lists(st.one_of(st.text(max_size=4), NASTY), min_size=1, max_size=5))
+def test_part_equals_restatement(prediction: str, references: list[str]) -> None:
+    """NVIDIA/RULER: the maximum over the references of "occurs in the prediction"."""
+    assert string_match_part(prediction, references) == max(restated(prediction, [each]) for each in references)
+
+
+def test_one_right_answer_is_enough() -> None:
+    assert string_match_part("in the year 1066.", ["10th century", "1066"]) == 1.0
+    assert string_match_all("in the year 1066.", ["10th century", "1066"]) == 0.5
+    assert string_match_part("", ["1066"]) == 0.0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_reference(metric: str) -> None:
+    with pytest.raises(ValueError, match="at least one reference"):
+        METRICS[metric]("x", [])
