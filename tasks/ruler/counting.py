@@ -28,16 +28,18 @@ _CUT = re.compile("(?<=[^\\s\u180e]) ")
 
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
 KNOWN_PATTERNS = frozenset(
     {
-        # GPT-2
-        rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+",
+        GPT2,
         # Llama 3, Qwen 2
         rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_TAIL}",
         rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}",
     }
 )
 """Regular expressions no match of which holds a space after something else, looking ahead at white space only."""
+_PLAIN = re.compile(r"[A-Za-z0-9.,:;!?'\n-]*")
+"""Words that can be cut into parts here: plain ASCII."""
 _LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
 _DELETING_NORMALIZERS = {"BertNormalizer", "StripAccents"}
 _DROPPING_PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
@@ -54,9 +56,13 @@ class CountingTokenizer(PromptTokenizer):
         self._plain = tokenizer
         self._memo: dict[str, int] = {}
         self._special = 0
-        self.additive = bool(getattr(self.tokenizer, "is_fast", False)) and cuts_before_spaces(
-            json.loads(self.tokenizer.backend_tokenizer.to_str())
-        )
+        self._parts: dict[str, int] = {}
+        self._pattern: re.Pattern[str] | None = None
+        self.additive = False
+        if getattr(self.tokenizer, "is_fast", False):
+            state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            self.additive = cuts_before_spaces(state)
+            self._pattern = parts_of_words(state) if self.additive else None
         if self.additive:
             self._special = len(self.encode_rendered("a")) - len(self.encode("a"))
 
@@ -105,8 +111,21 @@ class CountingTokenizer(PromptTokenizer):
         """Tokens of words that stand after a space, each so many times."""
         memo = self._memo
         new = [word for word in words if word not in memo]
-        memo.update(zip(new, self._encoded([f" {word}" for word in new]), strict=True))
+        if self._pattern is None:
+            memo.update(zip(new, self._encoded([f" {word}" for word in new]), strict=True))
+        else:
+            self._memorise(new, self._pattern)
         return sum([memo[word] * times for word, times in words.items()])
+
+    def _memorise(self, new: list[str], pattern: re.Pattern[str]) -> None:
+        """Counts of new words from those of their parts, which are fewer: letters, digits, marks."""
+        known = self._parts
+        if len(known) > MEMO_LIMIT:
+            known.clear()
+        cut = [pattern.findall(f" {word}") if _PLAIN.fullmatch(word) else [f" {word}"] for word in new]
+        parts = list({part for each in cut for part in each if part not in known})
+        known.update(zip(parts, self._encoded(parts), strict=True))
+        self._memo.update(zip(new, [sum([known[part] for part in each]) for each in cut], strict=True))
 
     def _encoded(self, texts: list[str]) -> Iterable[int]:
         return map(len, self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
@@ -158,6 +177,28 @@ def cuts_before_spaces(state: Mapping[str, Any]) -> bool:
     if spaces_replaced:
         return not stages and _whole_text_bpe_cuts(model)
     return _stages_cut(stages, model)
+
+
+def parts_of_words(state: Mapping[str, Any]) -> re.Pattern[str] | None:
+    """The regular expression by which a tokenizer that cuts before spaces cuts plain ASCII words, if it is known.
+
+    Each match is tokenised by itself; which it is depends on the text from its start, and alone it is one match again.
+    """
+    stages = _parts(state, "pre_tokenizer", "pretokenizers")
+    kinds = [stage["type"] for stage in stages]
+    if kinds == ["ByteLevel"]:
+        pattern = GPT2
+    elif kinds == ["Split", "ByteLevel"] and not stages[1].get("use_regex", True) and not stages[1]["add_prefix_space"]:
+        pattern = stages[0]["pattern"]["Regex"]
+    else:
+        return None
+    normal = all(part["type"] in ("NFC", "NFD", "NFKC", "NFKD") for part in _parts(state, "normalizer", "normalizers"))
+    if not normal or any(_PLAIN.fullmatch(token["content"]) for token in state.get("added_tokens") or ()):
+        return None
+    ascii_only = pattern.replace(r"[^\r\n\p{L}\p{N}]", r"[^\r\nA-Za-z0-9]").replace(
+        r"[^\s\p{L}\p{N}]", r"[^\sA-Za-z0-9]"
+    )
+    return re.compile(ascii_only.replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", "[0-9]"))
 
 
 def _stages_cut(stages: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> bool:
