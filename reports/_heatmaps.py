@@ -109,7 +109,7 @@ def _picture(
                             clip_on=False,
                         )
                     )
-                shown = _text.NOTHING if score is None else f"{score:.0f}"
+                shown = _text.NOTHING if score is None else f"{round(score, 1):g}"
                 colour = _figures.MUTED if score is None else _figures.INK
                 axes.text(column + 0.5, row + 0.53, shown, color=colour, ha="center", va="center")
         axes.set_xlim(0, len(lengths))
