@@ -10,6 +10,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from lr2eval import _ids
 from lr2eval._errors import TaskError
@@ -18,6 +20,8 @@ from lr2eval.tasks.ruler import generate
 from lr2eval.tasks.ruler.suite import TASKS, VERSION
 
 LENGTHS = (512, 1024, 4096)
+TASKS_WITHIN = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")
+"""Tasks that need no outside text."""
 
 
 def make(task: str, length: int, count: int, tokenizer: PromptTokenizer, seed: int = 0) -> list[dict[str, Any]]:
@@ -134,12 +138,80 @@ def test_other_processes_make_the_same(one_tokenizer: PromptTokenizer) -> None:
     assert elsewhere == [make(task, 2048, 2, one_tokenizer) for task in TASKS]
 
 
-def test_ordinary_samples_cost_three_tokenisations(one_tokenizer: PromptTokenizer) -> None:
-    """The smallest prompt, the guess and one more: the guess is right."""
+def test_a_file_costs_one_whole_tokenisation(one_tokenizer: PromptTokenizer) -> None:
+    """Where prompts are counted by words: sample 0 is tokenised whole, to be sure, and no other."""
     counted = PromptTokenizer(one_tokenizer.tokenizer, name="counted")
     calls: list[int] = []
     plain = counted.count_prompt
     counted.count_prompt = lambda *texts: calls.append(1) or plain(*texts)  # type: ignore[method-assign, func-returns-value]
-    for task in ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "cwe", "fwe"):
+    for task in TASKS_WITHIN:
         make(task, 4096, 10, counted)
-    assert len(calls) <= 5 * 10 * 3.2
+    assert len(calls) == len(TASKS_WITHIN)
+
+
+def test_other_tokenizers_cost_three_tokenisations(trained: dict[str, Any]) -> None:
+    """The smallest prompt, the guess and one more: the guess is right."""
+    counted = PromptTokenizer(trained["sentencepiece-like"], name="counted")
+    calls: list[int] = []
+    plain = counted.count_prompt
+    counted.count_prompt = lambda *texts: calls.append(1) or plain(*texts)  # type: ignore[method-assign, func-returns-value]
+    for task in ("niah_single_1", "niah_multikey_3", "fwe"):
+        make(task, 4096, 5, counted)
+    assert len(calls) <= 3 * 5 * 5
+
+
+@pytest.fixture(scope="module")
+def wordpiece() -> PromptTokenizer:
+    """BERT's kind, of letters and a few words, special tokens at both ends."""
+    pieces = ["[UNK]", "[CLS]", "[SEP]", *map(chr, range(33, 127)), *(f"##{chr(code)}" for code in range(33, 127))]
+    pieces += ["the", "grass", "green", "special", "magic", "number", "##er", "##in", "##10", "##7f", "one", "of", "is"]
+    tokenizer = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    return PromptTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]"), name="wordpiece")
+
+
+def check(task: str, length: int, index: int, tokenizer: PromptTokenizer) -> None:
+    """Sample ``index`` against the tokenizer itself, the product's counting left out."""
+    made = generate.make_plan(TASKS[task], length, 0, tokenizer)
+    (row,) = generate.make_samples(made, [index], tokenizer)
+    tokens = len(tokenizer.encode_rendered(tokenizer.render(row["prompt"], row["answer_prefix"])))
+    assert row["token_count"] == tokens + row["max_new_tokens"] <= length
+    draw = made.recipe.draw(Random(_ids.sample_seed(VERSION, f"ruler/{task}", length, index, 0)))
+    low, high = draw.smallest, draw.smallest + length
+    while high - low > 1:  # the size, from the length of the text
+        middle = (low + high) // 2
+        low, high = (middle, high) if len(draw.render(middle).prompt) <= len(row["prompt"]) else (low, middle)
+    assert draw.render(low).prompt == row["prompt"]
+    more = draw.render(low + 1)
+    assert (
+        len(tokenizer.encode_rendered(tokenizer.render(more.prompt, more.answer_prefix))) + row["max_new_tokens"]
+        > length
+    )
+    if task != "fwe" or length > 1024:
+        assert row["token_count"] >= 0.94 * length if length < 4096 else row["token_count"] >= 0.98 * length
+
+
+@pytest.mark.parametrize("length", [2048, 4096])
+@pytest.mark.parametrize("task", TASKS_WITHIN)
+def test_wordpiece_samples_are_maximal(task: str, length: int, wordpiece: PromptTokenizer) -> None:
+    if (task, length) == ("cwe", 4096):
+        length = 8192  # words repeat more from 4096 on
+    for index in (0, 3):
+        check(task, length, index, wordpiece)
+
+
+@pytest.mark.parametrize("task", TASKS_WITHIN)
+def test_long_samples_are_maximal(task: str, tokenizer: PromptTokenizer) -> None:
+    check(task, 32_768, 1, tokenizer)
+
+
+@pytest.mark.parametrize("task", ["vt", "cwe", "fwe"])
+def test_longest_samples_are_maximal(task: str, tokenizer: PromptTokenizer) -> None:
+    check(task, 131_072, 1, tokenizer)
+
+
+@pytest.mark.parametrize("task", ["vt", "cwe", "fwe"])
+def test_longest_wordpiece_samples_are_maximal(task: str, wordpiece: PromptTokenizer) -> None:
+    check(task, 131_072, 2, wordpiece)
