@@ -24,7 +24,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--samples", type=int, default=10)
+    parser.add_argument("--samples", type=int, default=10, help="of each RULER task at each length")
+    parser.add_argument("--limit", type=int, default=40, help="of each MMLU subject")
     arguments = parser.parse_args()
     script = str(Path(sys.executable).with_name("lr2eval"))
     help_seconds = []
@@ -38,8 +39,8 @@ def main() -> int:
         data = ["--data-dir", str(arguments.data_dir)] if arguments.data_dir else []
         command = [
             script, "run", "--model", arguments.model, "--tasks", f"ruler:niah_single_1,ruler:vt{mmlu}", "--lengths",
-            "1k,2k", "--samples-per-task", str(arguments.samples), "--limit", "40", "--offline", "--out", str(out),
-            *data,
+            "1k,2k", "--samples-per-task", str(arguments.samples), "--limit", str(arguments.limit),
+            "--offline", "--out", str(out), *data,
         ]  # fmt: skip
         started = time.perf_counter()
         subprocess.run(command, check=True)

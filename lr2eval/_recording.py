@@ -9,7 +9,6 @@ used: its key lacks the model (design D1, D2).
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -149,14 +148,11 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         ]
 
     def _keys(self, request_type: str, requests: list[Instance]) -> list[str]:
-        """Content-addressed key of each response (D2): identity, request and, for repeats, which one it is."""
-        seen: Counter[str] = Counter()
+        """Content-addressed key of each response (D2): who answers, and what is asked."""
         keys = []
         for request in requests:
             first, *rest = request.args
-            body = digest([self._identity, request_type, text_hash(first), rest])
-            keys.append(digest([body, seen[body]]))
-            seen[body] += 1
+            keys.append(digest([self._identity, request_type, text_hash(first), rest]))
         return keys
 
     def _route(self, request_type: str, requests: list[Instance]) -> tuple[list[int], list[int]]:

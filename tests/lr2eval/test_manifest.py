@@ -30,14 +30,15 @@ def test_other_settings_are_refused_with_the_keys_named(tmp_path: Path) -> None:
         _manifest.refuse_other(old, {"config": {"seed": 1, "dtype": "float32"}, "model": "b"}, tmp_path)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace"])
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     path = tmp_path / "x.json"
     write_json(path, {"old": True})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr(step, full)
     with pytest.raises(StoreError, match=r"x\.json: No space left on device; free some space"):
         write_json(path, {"new": True})
     assert path.read_text() == '{\n  "old": true\n}\n'

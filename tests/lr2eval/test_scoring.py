@@ -54,9 +54,9 @@ def test_short_prompts_are_kept_whole() -> None:
 
 def test_choice_sample_answers_the_likeliest() -> None:
     details = {0: [ResponseDetail(100, 0, "short", "choice"), ResponseDetail(101, 0, "short", "choice")]}
-    row = record(0, arguments=[("Q", " A"), ("Q", " B")], resps=[[(-2.0, False)], [(-1.0, True)]])
+    row = record(0, arguments=[("Q", " A"), ("Q", " B")], resps=[[(-1.0, True)], [(-2.0, False)]])
     (got,) = scored_samples(shard(n=1), [row], details, "multiple_choice", 0)
-    assert (got.answer, got.choices) == ("B", (("A", -2.0), ("B", -1.0)))
+    assert (got.answer, got.choices) == ("A", (("A", -1.0), ("B", -2.0)))
     assert got.detail.prompt_tokens == 101
 
 
