@@ -104,6 +104,11 @@ class RunConfig(BaseModel):
             mode="json",
             exclude={"model", "baseline", "out", "data_dir", "offline", "missing_data", "memory_limit"},
         )
+        # How many processes make the data decides nothing about it.
+        kept["options"] = {
+            name: {key: value for key, value in options.items() if key != "workers"}
+            for name, options in kept["options"].items()
+        }
         return kept
 
     def run_name(self, model_name: str) -> str:

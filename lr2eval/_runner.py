@@ -22,7 +22,7 @@ from lr2eval._prepare import Prepared
 from lr2eval._progress import RunProgress
 from lr2eval._results import ModelFacts, Results, ShardResult
 from lr2eval._scoring import scored_samples
-from lr2eval._store import RunStore
+from lr2eval._store import RunStore, StoredSample
 from lr2eval._summary import over_lengths, shard_result, summaries
 from lr2eval._types import Shard
 from lr2eval._version import __version__
@@ -174,9 +174,23 @@ def _run_shard(run: Prepared, shard: Shard, lm: Any, store: RunStore, progress: 
     samples = scored_samples(shard, logged["samples"][name], lm.details, task.OUTPUT_TYPE, run.config.seed)
     if len(samples) != shard.n:
         raise RunFailedError(f"{shard.id}: {len(samples)} samples came back, {shard.n} were planned")
+    _check_length(shard, samples)
     store.save_scores(shard.id, samples)
     result = shard_result(shard, samples)
     progress.shard_done(shard, result.score, result.n)
+
+
+def _check_length(shard: Shard, samples: Sequence[StoredSample]) -> None:
+    """The data promised a length in tokens; the model counted again. A score at a length nobody had is no score."""
+    if shard.length is None:
+        return
+    budget = shard.length - (shard.max_new_tokens or 0)
+    over = [sample.number for sample in samples if sample.detail.prompt_tokens > budget]
+    if over:
+        raise RunFailedError(
+            f"{shard.id}: samples {over[:5]} hold more than {budget} prompt tokens as the model counts; the data was "
+            "sized with another tokenizer or is damaged: remove it from the cache and run again"
+        )
 
 
 def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:

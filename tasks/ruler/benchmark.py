@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lr2eval import _ids
-from lr2eval._errors import TaskError
+from lr2eval._errors import TaskError, UsageError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, _upstream
@@ -118,6 +118,14 @@ def lm_eval_task(data: files.DataFile, ruler: RulerTask) -> Any:
     return _lm_eval.generation_task(ruler.name, data.rows, ruler.metric, score, max_new_tokens=tokens, version=VERSION)
 
 
+def _workers(context: TaskContext) -> int | None:
+    """``--set ruler.workers=N``: processes that make the data; the bytes do not depend on it."""
+    workers = context.options.get("workers")
+    if workers is None or (isinstance(workers, int) and not isinstance(workers, bool) and workers >= 1):
+        return workers
+    raise UsageError(f"ruler.workers is {workers!r}; give a whole number of processes, 1 or more")
+
+
 def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, fingerprint: str) -> files.DataFile:
     tokenizer = context.tokenizer
     facts = {
@@ -141,7 +149,7 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, f
     return files.ensure(
         path,
         facts,
-        lambda: generate.samples(task, length, count, context.seed, tokenizer),
+        lambda: generate.samples(task, length, count, context.seed, tokenizer, _workers(context)),
         lambda row: row["token_count"] / length,
         context.progress,
     )

@@ -107,3 +107,9 @@ def test_configuration_is_frozen() -> None:
     with pytest.raises(ValueError):
         config.seed = 3  # type: ignore[misc]
     assert RunConfig.model_validate(config.model_dump()) == config
+
+
+def test_workers_do_not_decide_what_a_run_is() -> None:
+    one, two = (load_config(FLAGS, None, [f"ruler.workers={n}", "ruler.haystack=x"]) for n in (1, 2))
+    assert one.settings() == two.settings()
+    assert one.options["ruler"]["workers"] == 1

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import TaskError
+from lr2eval._errors import TaskError, UsageError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import Shard, TaskContext, TaskInfo
-from lr2eval.tasks.ruler import RULER, benchmark
+from lr2eval.tasks.ruler import RULER, benchmark, generate
 from lr2eval.tasks.ruler.suite import TASKS
 
 Context = Callable[..., TaskContext]
@@ -195,3 +195,23 @@ def test_two_runs_at_once(one_tokenizer: PromptTokenizer, tmp_path: Path) -> Non
     assert first == second
     made = [path.name for path in (tmp_path / "data" / "ruler").iterdir() if path.suffix != ".lock"]
     assert len(made) == 4, made
+
+
+def test_workers_are_the_users_choice(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int | None] = []
+    make = generate.samples
+
+    def spy(*arguments: Any) -> Any:
+        asked.append(arguments[-1])
+        return make(*arguments)
+
+    monkeypatch.setattr(generate, "samples", spy)
+    one("fwe", context(options={"workers": 1}))
+    one("niah_single_1", context())
+    assert asked == [1, None]
+
+
+@pytest.mark.parametrize("workers", [0, -1, 1.5, "two", True])
+def test_bad_workers(workers: Any, context: Context) -> None:
+    with pytest.raises(UsageError, match=r"ruler\.workers is .*; give a whole number"):
+        one("fwe", context(options={"workers": workers}))
