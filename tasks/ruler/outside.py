@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 from lr2eval._errors import MissingDataError, TaskError
-from lr2eval._registry import suggestion
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import TaskContext
 from lr2eval.tasks import haystacks
@@ -26,7 +25,7 @@ NEEDS: dict[Source, str] = {
     "squad": "squad/dev-v2.0.json under --data-dir, or --set ruler.squad=FILE",
     "hotpotqa": "hotpotqa/hotpot_dev_distractor_v1.json under --data-dir, or --set ruler.hotpotqa=FILE",
 }
-OPTIONS = ("haystack", "repeat", "squad", "hotpotqa")
+OPTIONS = ("haystack", "repeat", "squad", "hotpotqa", "workers")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def load(names: Sequence[str], context: TaskContext) -> dict[str, RulerTask]:
     """
     for key in context.options:
         if key not in OPTIONS:
-            raise TaskError(f"--set ruler.{key}: ruler has no such option; {suggestion(key, OPTIONS)}")
+            raise TaskError(f"--set ruler.{key}: ruler has no such option; its options are {', '.join(OPTIONS)}")
     tasks = [OUTSIDE[name] for name in names if name in OUTSIDE]
     texts: dict[Source, Text] = {}
     missing: dict[Source, str] = {}

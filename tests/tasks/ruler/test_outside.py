@@ -54,7 +54,7 @@ def test_other_text_other_file(context: Context, tmp_path: Path) -> None:
 
 
 def test_unknown_option(context: Context) -> None:
-    with pytest.raises(TaskError, match=r"--set ruler\.haystac: .*'haystack'"):
+    with pytest.raises(TaskError, match=r"--set ruler\.haystac: .*its options are haystack,"):
         RULER.prepare(["vt"], context(options={"haystac": "python-docs"}))
 
 
