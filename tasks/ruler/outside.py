@@ -22,8 +22,9 @@ Text = haystacks.Haystack | questions.Questions
 NEEDS: dict[Source, str] = {
     "essays": "PaulGrahamEssays.zip or PaulGrahamEssays/*.txt under --data-dir, the hub data set "
     "baber/paul_graham_essays, or --set ruler.haystack=PATH (python-docs: nothing)",
-    "squad": "squad/dev-v2.0.json under --data-dir, or --set ruler.squad=FILE",
-    "hotpotqa": "hotpotqa/hotpot_dev_distractor_v1.json under --data-dir, or --set ruler.hotpotqa=FILE",
+    "squad": "squad/dev-v2.0.json under --data-dir, the hub data set rajpurkar/squad_v2, or --set ruler.squad=FILE",
+    "hotpotqa": "hotpotqa/hotpot_dev_distractor_v1.json under --data-dir, the hub data set hotpotqa/hotpot_qa, "
+    "or --set ruler.hotpotqa=FILE",
 }
 OPTIONS = ("haystack", "repeat", "squad", "hotpotqa", "workers")
 
@@ -110,4 +111,4 @@ def load(names: Sequence[str], context: TaskContext) -> dict[str, RulerTask]:
 def _text(source: Source, context: TaskContext) -> Text:
     if source == "essays":
         return haystacks.load(context.options, context.data_dir, context.offline)
-    return questions.load(source, context.options.get(source), context.data_dir)
+    return questions.load(source, context.options.get(source), context.data_dir, context.offline)

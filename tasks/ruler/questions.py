@@ -13,6 +13,7 @@ from typing import Any
 from lr2eval import _ids
 from lr2eval._errors import MissingDataError, UsageError
 from lr2eval._types import Scalar
+from lr2eval.tasks import _hub
 
 HOTPOT_SITE = "hotpot_dev_distractor_v1.json from https://hotpotqa.github.io"
 SQUAD_SITE = "dev-v2.0.json from https://rajpurkar.github.io/SQuAD-explorer"
@@ -65,25 +66,55 @@ class Layout:
     parse: Callable[[Any, str], tuple[list[str], list[Question]]]
     published: int
     origin: str
+    hub: tuple[str, str | None]
+    """Data set and configuration on the hub; its validation split is the published file in rows."""
+    from_hub: Callable[[list[dict[str, Any]]], Any]
+    """Rows of the hub's set in the published layout."""
 
 
-def load(name: str, given: object, data_dir: Path | None) -> Questions:
-    """Questions ``name`` (``squad`` or ``hotpotqa``): the file ``given``, else the first one under ``data_dir``.
+def load(name: str, given: object, data_dir: Path | None, offline: bool = True) -> Questions:
+    """Questions ``name`` (``squad`` or ``hotpotqa``): the file ``given``, the first one under ``data_dir``, the hub's.
 
-    Raises :class:`MissingDataError` if there is none and :class:`UsageError` naming file, item and field if its
-    layout is another.
+    With ``offline`` the hub's local cache is looked at, not the hub. Raises :class:`MissingDataError` if there is
+    nothing to be had and :class:`UsageError` naming file, item and field if the layout is another.
     """
     layout = LAYOUTS[name]
     path = Path(str(given)).expanduser() if given is not None else _found(layout, data_dir)
-    if path is None:
-        raise MissingDataError(
-            f"ruler: {name}: no {layout.patterns[0]} under --data-dir DIR (DIR/{layout.folder}/); download "
-            f"{layout.origin} and give it there or with --set ruler.{name}=FILE"
-        )
-    documents, items = layout.parse(_read(path, name), str(path))
+    data, file = (_read(path, name), str(path)) if path else (_hub_rows(name, layout, offline), f"hub:{layout.hub[0]}")
+    documents, items = layout.parse(data, file)
     if not items:
-        raise UsageError(f"{path}: holds no answerable question; give {layout.origin}")
-    return Questions(path.name, len(items) == layout.published, tuple(documents), tuple(items))
+        raise UsageError(f"{file}: holds no answerable question; give {layout.origin}")
+    return Questions(path.name if path else file, len(items) == layout.published, tuple(documents), tuple(items))
+
+
+def _hub_rows(name: str, layout: Layout, offline: bool) -> Any:
+    import datasets
+
+    try:
+        with _hub.hub_access(offline):
+            rows = datasets.load_dataset(*layout.hub, split="validation")
+    except Exception as error:  # no network, no cache, hub trouble: all mean that the questions are not to be had
+        raise MissingDataError(
+            f"ruler: {name}: no {layout.patterns[0]} under --data-dir DIR (DIR/{layout.folder}/), and {layout.hub[0]} "
+            f"cannot be read ({_hub.first_line(error)}); download {layout.origin} and give it there or with "
+            f"--set ruler.{name}=FILE, or connect once"
+        ) from error
+    return layout.from_hub(list(rows))
+
+
+def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The nested layout of the published file: articles hold paragraphs, paragraphs hold questions."""
+    articles: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        answers = [{"text": text} for text in row["answers"]["text"]]
+        question = {"question": row["question"], "answers": answers, "is_impossible": not answers}
+        articles.setdefault(row["title"], {}).setdefault(row["context"], []).append(question)
+    return {
+        "data": [
+            {"paragraphs": [{"context": context, "qas": questions} for context, questions in paragraphs.items()]}
+            for paragraphs in articles.values()
+        ]
+    }
 
 
 def _found(layout: Layout, data_dir: Path | None) -> Path | None:
@@ -196,12 +227,22 @@ def _wrong(place: str, key: str, expected: str) -> UsageError:
 
 
 LAYOUTS = {
-    "squad": Layout("squad", ("dev-v2.0.json", "dev-v2.0*.json*"), _squad, 5928, SQUAD_SITE),
+    "squad": Layout(
+        "squad",
+        ("dev-v2.0.json", "dev-v2.0*.json*"),
+        _squad,
+        5928,
+        SQUAD_SITE,
+        ("rajpurkar/squad_v2", None),
+        _squad_articles,
+    ),
     "hotpotqa": Layout(
         "hotpotqa",
         ("hotpot_dev_distractor_v1.json", "hotpot_dev_distractor_v1.json*", "hotpot*distractor*.json*"),
         _hotpot,
         7405,
         HOTPOT_SITE,
+        ("hotpotqa/hotpot_qa", "distractor"),
+        list,
     ),
 }

@@ -86,6 +86,28 @@ def test_whole_published_file_is_comparable(tmp_path: Path, monkeypatch: pytest.
     assert "stand_in" not in facts
 
 
+def test_the_hubs_rows_are_the_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        {
+            "title": article["title"],
+            "context": paragraph["context"],
+            "question": entry["question"],
+            "answers": {"text": [answer["text"] for answer in entry["answers"]], "answer_start": []},
+        }
+        for article in SQUAD["data"]
+        for paragraph in article["paragraphs"]
+        for entry in paragraph["qas"]
+    ]
+    sets = {("rajpurkar/squad_v2", None): rows, ("hotpotqa/hotpot_qa", "distractor"): COLUMNS}
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config, split: sets[name, config])
+    asked = {**SQUAD, "data": SQUAD["data"][:1]}  # an article without questions has no row on the hub
+    for name, value in (("squad", asked), ("hotpotqa", HOTPOT)):
+        hub = questions.load(name, None, None)
+        file = questions.load(name, write(tmp_path / f"{name}.json", value), None)
+        assert (hub.documents, hub.items) == (file.documents, file.items)
+        assert hub.name == f"hub:{questions.LAYOUTS[name].hub[0]}"
+
+
 def test_missing(tmp_path: Path) -> None:
     for name in ("squad", "hotpotqa"):
         with pytest.raises(MissingDataError, match=f"--set ruler.{name}=FILE"):
