@@ -194,8 +194,8 @@ def main() -> NoReturn:
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    # OpenMP threads that spin while they wait starve each other when something else uses the cores: the same run
-    # took 64 s on an idle two-core machine and 518 s beside other jobs. Sleeping costs next to nothing.
+    # OpenMP threads that spin while they wait take the cores from whatever else runs there, and from each other.
+    # Sleeping instead costs little on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "--offline" in sys.argv:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
