@@ -13,7 +13,7 @@ Shapes: ``n`` samples, ``m`` distinct values, ``B`` resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -332,7 +332,7 @@ def required_n(spread: float, distance: float, confidence: float, power: float =
 
 
 def effective_length_shares(
-    scores: dict[int, Sequence[ArrayLike]], threshold: float, resamples: int = 2000, seed: int = 0
+    scores: Mapping[int, Sequence[ArrayLike]], threshold: float, resamples: int = 2000, seed: int = 0
 ) -> dict[int | None, float]:
     """How often each length is RULER's effective length when every task's samples are resampled.
 

@@ -198,6 +198,16 @@ class RunStore:
             for row in self._db.execute(f"SELECT * FROM samples{where} ORDER BY shard, number", values):
                 yield _sample(row)
 
+    def scores(self, shard: str) -> Iterator[tuple[str, str, float | None, int, Mapping[str, Any]]]:
+        """(id, prompt hash, score or ``None`` if skipped, truncated tokens, columns) of a shard, in order.
+
+        What comparisons need, without the texts of :meth:`samples`.
+        """
+        query = "SELECT id, prompt_hash, score, truncated_tokens, columns FROM samples WHERE shard=? ORDER BY number"
+        with _store_errors(self.path):
+            for id_, prompt_hash, score, truncated, columns in self._db.execute(query, (shard,)):
+                yield id_, prompt_hash, score, truncated, json.loads(columns)
+
     def digest(self) -> str:
         """The run digest: over ids, prompt hashes, answers and scores of every scored sample."""
         with _store_errors(self.path):
