@@ -121,7 +121,7 @@ def compare(
             confidence=confidence,
             original=original.side,
             pairs=[each.pair for each in compared],
-            effective_lengths=[found for s in (original, *extended) if (found := _effective_length(s)) is not None],
+            effective_lengths=[found for s in (original, *extended) if (found := effective_length_of(s)) is not None],
             noise_runs=[source.side.source for source in noise],
         ),
         compared,
@@ -277,7 +277,7 @@ def _noise_floor(original: Source, repeats: Sequence[Source]) -> dict[Key, float
     return floor
 
 
-def _effective_length(source: Source) -> EffectiveLength | None:
+def effective_length_of(source: Source) -> EffectiveLength | None:
     """RULER's effective length over the lengths at which all its tasks were scored; ``None`` below two lengths."""
     ruler = [shard for shard in source.shards.values() if shard.benchmark == "ruler" and shard.length is not None]
     tasks = {shard.task for shard in ruler}

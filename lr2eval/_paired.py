@@ -15,12 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize, stats
 
 Array = NDArray[np.float64]
+Decision = Literal["pass", "regression", "inconclusive"]
 
 _STEPS = 200
 """Most steps for the multiplier; Newton's method kept inside a shrinking bracket takes about ten."""
@@ -350,3 +352,17 @@ def effective_length_shares(
         None if place < 0 else lengths[int(place)]: float(count) / resamples
         for place, count in zip(found, counts, strict=True)
     }
+
+
+def decide(low: float, high: float, estimate: float, limit: float, none: float) -> Decision:
+    """The gate's rule on a two-sided interval whose ends are one-sided bounds; more is better.
+
+    ``limit`` is the least acceptable value, ``none`` the value of "nothing changed" (difference: -margin and 0;
+    retention: least retention and 1). Pass: the lower bound reaches the limit. Regression: the estimate is beyond the
+    limit and a loss is shown, or even the upper bound is beyond the limit. Else inconclusive.
+    """
+    if low >= limit:
+        return "pass"
+    if (estimate < limit and high < none) or high < limit:
+        return "regression"
+    return "inconclusive"

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from lr2eval._comparison import Comparison, Gate
 from lr2eval._errors import UsageError
 from lr2eval._paths import write_atomic
 from lr2eval._stats import RULER_THRESHOLD
@@ -20,7 +21,7 @@ from lr2eval.reports import _figures, _heatmaps, _load, _notices, _samples, _tab
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def render(runs: Sequence[Path], out: Path) -> Path:
+def render(runs: Sequence[Path], out: Path, *, comparison: Comparison | None = None, gate: Gate | None = None) -> Path:
     """Write the report of one or more run folders to ``out`` and return it.
 
     Several runs stand side by side, in the order given. Raises :class:`lr2eval._errors.StoreError` for a folder
