@@ -41,12 +41,13 @@ def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> 
         home = config.out or Path("runs") / config.run_name(Path(last.checkpoint.name).name)
         finished = [execute(run, home / part, command, progress) for part, run in runs.items()]
     _print_summary(finished)
-    for done in finished[:-1] if len(finished) > 1 else []:
+    for done in finished:
         render([done.folder], done.folder / "report.html")
     if len(finished) > 1:
-        render([finished[-1].folder], finished[-1].folder / "report.html")
-    path = render([done.folder for done in finished], home / "report.html")
-    print(f"report: {path}")
+        from lr2eval._compare_commands import compare_pair
+
+        compare_pair(finished[0].folder, finished[1].folder, home)
+    print(f"report: {home / 'report.html'}")
 
 
 def tasks_command(model: str | None) -> None:

@@ -27,7 +27,7 @@ def compare_command(
     noise: Sequence[Path],
 ) -> None:
     """Compare the first run with the others; writes ``comparison.json``, ``.csv``, ``.md`` and ``report.html``."""
-    from lr2eval import _compare, _exports
+    from lr2eval import _compare
     from lr2eval._unpaired import compare_unpaired
     from lr2eval.reports import render
 
@@ -45,12 +45,27 @@ def compare_command(
         done = _compare.compare(sources[0], sources[1:], confidence=confidence, common=common, noise=repeats)
         comparison = done.comparison
     folder = _folder(out, "-vs-".join(side.label for side in (comparison.original, *_extended(comparison))))
-    write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
-    write_atomic(folder / "comparison.csv", _exports.to_csv(comparison))
-    write_atomic(folder / "comparison.md", _exports.to_markdown(comparison))
+    _write_comparison(comparison, folder)
     _print_comparison(comparison)
     path = render([p for p in paths if p.is_dir()], folder / "report.html", comparison=comparison)
     print(f"report: {path}")
+
+
+def compare_pair(original: Path, extended: Path, folder: Path) -> None:
+    """What `lr2eval run --baseline` says of its two runs; where they cannot be paired, why, and both side by side."""
+    from lr2eval import _compare
+    from lr2eval.reports import render
+
+    comparison: Comparison | None = None
+    try:
+        sources = _compare.read_all([original, extended])
+        comparison = _compare.compare(sources[0], sources[1:]).comparison
+    except NotComparableError as error:
+        print(f"not compared: {error}")
+    if comparison is not None:
+        _write_comparison(comparison, folder)
+        _print_comparison(comparison)
+    render([original, extended], folder / "report.html", comparison=comparison)
 
 
 def gate_command(
@@ -58,7 +73,7 @@ def gate_command(
 ) -> int:
     """The verdict on ``paths`` (original, extended), or on one run against the baseline of ``gate.toml``.
 
-    Writes ``gate.json``, ``junit.xml``, ``summary.md``, ``comparison.json`` and ``report.html``; returns the exit code.
+    Writes ``gate.json``, ``junit.xml``, ``summary.md``, the comparison and ``report.html``; returns the exit code.
     """
     from lr2eval import _compare, _gate
     from lr2eval._gate_config import load_gate
@@ -79,7 +94,7 @@ def gate_command(
     _write_gate(gate, folder)
     _print_gate(gate)
     if comparison is not None:
-        write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
+        _write_comparison(comparison, folder)
         path = render([p for p in both if p.is_dir()], folder / "report.html", comparison=comparison, gate=gate)
         print(f"report: {path}")
     return gate.exit_code
@@ -124,6 +139,14 @@ def _folder(out: Path | None, name: str) -> Path:
 
 def _extended(comparison: Comparison) -> list[Any]:
     return [pair.extended for pair in comparison.pairs]
+
+
+def _write_comparison(comparison: Comparison, folder: Path) -> None:
+    from lr2eval import _exports
+
+    write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
+    write_atomic(folder / "comparison.csv", _exports.to_csv(comparison))
+    write_atomic(folder / "comparison.md", _exports.to_markdown(comparison))
 
 
 def _write_gate(gate: Gate, folder: Path) -> None:

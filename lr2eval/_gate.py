@@ -240,7 +240,8 @@ def _message(check: Check, confidence: float) -> str:
         bound = f"at least {100 * low:.2f} % is retained"
         limit = f"{100 * check.limit:g} %"
     if check.verdict == "pass":
-        return f"{seen}; with {sure} {bound}, the limit is {limit}"
+        loss = "a loss is shown, but " if check.interval.high < 0 else ""
+        return f"{seen}; {loss}with {sure} {bound}, the limit is {limit}"
     if check.verdict == "regression":
         return f"{seen}; beyond the limit of {limit}, and more than chance"
     if check.retention is None and check.kind == "retention":
@@ -249,12 +250,12 @@ def _message(check: Check, confidence: float) -> str:
 
 
 def _would_decide(check: Check) -> str:
-    if_seen = None if check.needed_n is None else max(check.needed_n, check.n + 1)
-    texts = []
-    if if_seen is not None:
-        texts.append(f"about {_rounded(if_seen)} samples would decide if the truth is what was seen")
-    if check.needed_n_if_equal is not None:
-        texts.append(f"about {_rounded(max(check.needed_n_if_equal, check.n + 1))} if nothing was lost")
+    seen = None if check.needed_n is None else _rounded(max(check.needed_n, check.n + 1))
+    equal = None if check.needed_n_if_equal is None else _rounded(max(check.needed_n_if_equal, check.n + 1))
+    if seen is not None and seen == equal:
+        return f"about {seen} samples would decide if this goes on"
+    texts = [] if seen is None else [f"about {seen} samples would decide if the truth is what was seen"]
+    texts += [] if equal is None else [f"about {equal} if nothing was lost"]
     return ", ".join(texts) or "no number of samples would decide if the truth is what was seen"
 
 
