@@ -104,7 +104,7 @@ def _alpha(comparison: Comparison) -> float:
 
 def text(value: str) -> str:
     """A foreign text inside Markdown: no markup, no HTML, one line."""
-    flat = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", value)
+    flat = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", value)
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&@])", r"\\\1", flat)
 
 
