@@ -1,8 +1,8 @@
 """The gate on a real model: SmolLM2-135M against itself, against a damaged copy, and on too few questions.
 
-``python benchmarks/gate_smollm2.py --data-dir ../shared/data`` makes five runs (three subjects of real MMLU, two RULER
-tasks at 1k, which this small model can do) with `lr2eval run` and three verdicts with `lr2eval gate --margin 2`,
-through the command line as a user would:
+``python benchmarks/gate_smollm2.py --data-dir ../shared/data`` makes five runs with `lr2eval run` (HellaSwag, which this
+small model can do, as a task of the user's own, and two subjects of MMLU, which it cannot) and three verdicts with
+`lr2eval gate --margin 2`, through the command line as a user would:
 
 * itself at another batch size: what differs is rounding, the verdict must be PASS (exit code 0);
 * a copy with noise added to every weight matrix: REGRESSION (1);
@@ -27,7 +27,25 @@ from safetensors.torch import load_file, save_file
 from lr2eval._models import locate
 
 HERE = Path(__file__).parent
-TASKS = "ruler:niah_single_1,ruler:niah_single_2,mmlu:sociology,mmlu:marketing,mmlu:high_school_psychology"
+TASKS = "lm_eval:hellaswag_file,mmlu:sociology,mmlu:marketing"
+HELLASWAG = """\
+task: hellaswag_file
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    validation: {file}
+validation_split: validation
+output_type: multiple_choice
+doc_to_text: "{{{{activity_label}}}}: {{{{ctx}}}}"
+doc_to_target: label
+doc_to_choice: endings
+metric_list:
+  - metric: acc_norm
+    aggregation: mean
+    higher_is_better: true
+metadata:
+  version: 1
+"""
 MARGIN = "2"
 NOISE = 0.4
 """Standard deviation of the noise, in standard deviations of each weight matrix."""
@@ -59,14 +77,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/gate"))
-    parser.add_argument("--limit", type=int, default=100, help="samples of each task")
+    parser.add_argument("--limit", type=int, default=300, help="samples of each task")
     parser.add_argument("--runs-only", action="store_true")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     model = locate("smollm2-135m")
     broken = damaged(model, args.work / "smollm2-135m-damaged")
+    yaml = args.work / "tasks" / "hellaswag_file.yaml"
+    yaml.parent.mkdir(exist_ok=True)
+    file = args.data_dir / "hellaswag" / "hellaswag_val_sample1000.jsonl.gz"
+    yaml.write_text(HELLASWAG.format(file=file.resolve()))
     common = ("--data-dir", str(args.data_dir), "--dtype", "bfloat16", "--offline")
-    tasks = ("--tasks", TASKS, "--lengths", "1k", "--limit", str(args.limit))
+    own = ("--set", f"lm_eval.include_path={yaml.parent}")
+    tasks = ("--tasks", TASKS, "--limit", str(args.limit), *own)
     few = ("--tasks", "mmlu:sociology,mmlu:marketing", "--limit", "10")
     runs = {
         "original": (str(model), *tasks, "--batch-size", "8"),
