@@ -1,7 +1,7 @@
 """The gate on a real model: SmolLM2-135M against itself, against a damaged copy, and on too few questions.
 
-``python benchmarks/gate_smollm2.py --data-dir ../shared/data`` makes five runs with `lr2eval run` (HellaSwag, which this
-small model can do, as a task of the user's own, and two subjects of MMLU, which it cannot) and three verdicts with
+``python benchmarks/gate_smollm2.py --data-dir ../shared/data`` makes five runs with `lr2eval run` (HellaSwag, which
+this small model can do, as a task of the user's own, and two subjects of MMLU, which it cannot) and three verdicts with
 `lr2eval gate --margin 2`, through the command line as a user would:
 
 * itself at another batch size: what differs is rounding, the verdict must be PASS (exit code 0);
