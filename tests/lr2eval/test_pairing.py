@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import sqlite3
 from pathlib import Path
 
@@ -147,6 +148,12 @@ def test_results_of_another_schema_version_are_named(tmp_path: Path) -> None:
     text = (folder / "results.json").read_text().replace('"schema_version": 1', '"schema_version": 7')
     (folder / "results.json").write_text(text)
     with pytest.raises(NotComparableError, match="schema version 7, this lr2eval reads 1"):
+        read_run(folder, "a")
+
+
+def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    folder = fake_run(tmp_path / "a", {MMLU: [100.0, math.nan]})
+    with pytest.raises(NotComparableError, match="has no score"):
         read_run(folder, "a")
 
 
