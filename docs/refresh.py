@@ -1,8 +1,8 @@
 """Runs the commands shown in the guide and writes what they print below them.
 
 ``python docs/refresh.py --data-dir ../shared/data`` works in a scratch folder (kept with ``--work``), page after page
-in the order of ``PAGES``: a ``python`` block is run; a line ``$ command`` of a ``console`` block is run by bash, and its
-standard output (and the error line of a command that fails) replaces what stood below it. Some minutes on two cores.
+in the order of ``PAGES``: a ``python`` block is run; a line ``$ command`` of a ``console`` block is run by bash, and
+its standard output (and the error line of a command that fails) replaces what stood below it. Takes some minutes.
 """
 
 from __future__ import annotations
