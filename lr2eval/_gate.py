@@ -163,8 +163,8 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
         seen = after - before + limit / 100
         criterion = f"loss of at most {limit:g} points"
     else:
-        ratio = after / before if before else math.nan
-        verdict = decide(ratio_low, math.inf if ratio_high is None else ratio_high, ratio, limit, 1.0)
+        # An original that scores nothing has nothing to retain, however many samples there are.
+        verdict = "inconclusive" if before == 0 else decide(ratio_low, ratio_high, after / before, limit, 1.0)
         z, contrast, equal = retention_z(paired, limit), paired.contrast(limit), (1 - limit) * before
         seen = after - limit * before
         criterion = f"retention of at least {100 * limit:g} %"
