@@ -204,7 +204,8 @@ class RunStore:
         What comparisons need, without the texts of :meth:`samples`. Raises :class:`StoreError` for a sample that is
         neither scored nor skipped (SQLite keeps a NaN as nothing).
         """
-        query = "SELECT id, prompt_hash, score, skipped, truncated_tokens, columns FROM samples WHERE shard=? ORDER BY number"
+        what = "id, prompt_hash, score, skipped, truncated_tokens, columns"
+        query = f"SELECT {what} FROM samples WHERE shard=? ORDER BY number"
         with _store_errors(self.path):
             for id_, prompt_hash, score, skipped, truncated, columns in self._db.execute(query, (shard,)):
                 if score is None and not skipped:
