@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lr2eval._comparison import Comparison, Difference, EffectiveLength, Gate, Pair, Verdict
 from lr2eval.reports import _text
 from lr2eval.reports._load import Key, Run, keys
+from lr2eval.reports._tables import ScoreTable
 
 DEEPEST = 25.0
 """Points of difference from which on the shading stays the same."""
@@ -84,62 +85,50 @@ class Effective:
     words: str
 
 
-def difference_tables(
-    benchmark: str, comparison: Comparison | None, categories: dict[str, str]
-) -> list[DifferenceTable]:
-    """One table for every extended model that has the benchmark."""
+def difference_tables(scores: ScoreTable, comparison: Comparison | None) -> list[DifferenceTable]:
+    """One table beside ``scores`` for every extended model that has the benchmark, its tasks in the same order."""
     if comparison is None:
         return []
     original, *extended = keys(comparison)
     found = [
-        _table(
-            benchmark,
-            original,
-            key,
-            [row for row in pair.differences if row.benchmark == benchmark],
-            categories,
-            alpha(comparison),
-        )
+        _table(scores, original, key, [row for row in pair.differences if row.benchmark == scores.benchmark], level)
+        for level in (alpha(comparison),)
         for key, pair in zip(extended, comparison.pairs, strict=True)
     ]
     return [table for table in found if table.rows]
 
 
 def _table(
-    benchmark: str,
-    original: Key,
-    extended: Key,
-    rows: Sequence[Difference],
-    categories: dict[str, str],
-    level: float,
+    scores: ScoreTable, original: Key, extended: Key, rows: Sequence[Difference], level: float
 ) -> DifferenceTable:
-    shards = {(row.task, row.length): row for row in rows if row.level == "shard"}
-    over_lengths = {row.task: row for row in rows if row.level == "task"}
+    shards = {(_text.task(row.benchmark, str(row.task)), row.length): row for row in rows if row.level == "shard"}
+    over_lengths = {_text.task(row.benchmark, str(row.task)): row for row in rows if row.level == "task"}
     lengths = tuple(sorted({length for _, length in shards}, key=lambda length: length or 0))
-    names = list(dict.fromkeys(task for task, _ in shards))
     whole = lengths != (None,) and bool(over_lengths)
     means = {row.length: row for row in rows if row.level == "length"}
     mean = next((row for row in rows if row.level == "benchmark"), None)
-    last = (mean,) if whole or lengths == (None,) else ()
-    made = [
+    names = {name for name, _ in shards}
+    found = [
         DifferenceRow(
-            name=_text.task(benchmark, str(task)),
-            category=categories.get(f"{benchmark}/{task}", ""),
-            cells=tuple(shards.get((task, length)) for length in lengths)
-            + ((over_lengths.get(task),) if whole else ()),
+            name=row.name,
+            category=row.category,
+            cells=tuple(shards.get((row.name, length)) for length in lengths)
+            + ((over_lengths.get(row.name),) if whole else ()),
         )
-        for task in names
+        for row in scores.rows
+        if row.name in names
     ]
     if lengths == (None,):
-        made.sort(key=lambda row: row.cells[0].difference if row.cells[0] else 0.0)
+        found.sort(key=lambda row: row.cells[0].difference if row.cells[0] else 0.0)
     return DifferenceTable(
-        benchmark=benchmark,
+        benchmark=scores.benchmark,
         original=original,
         extended=extended,
         lengths=lengths,
         whole=whole,
-        rows=tuple(made),
-        means=tuple(means.get(length) for length in lengths if length is not None) + last,
+        rows=tuple(found),
+        means=tuple(means.get(length) for length in lengths if length is not None)
+        + ((mean,) if whole or lengths == (None,) else ()),
         alpha=level,
     )
 

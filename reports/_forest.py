@@ -17,10 +17,10 @@ from lr2eval.reports import _compared, _figures, _text
 from lr2eval.reports._load import Key, keys
 
 Kind = Literal["retention", "margin"]
-_WIDTH, _ROW, _EXTRA = 7.4, 0.33, 0.95
+_WIDTH, _ROW, _BELOW, _ABOVE = 7.4, 0.33, 0.6, 0.24
 _LEFT, _RIGHT = 0.3, 0.71
 """Shares of the width at which the plot begins and ends; names stand left of it, numbers right."""
-_WIDEST = {"retention": (0.0, 2.0), "margin": (-100.0, 100.0)}
+_WIDEST = {"retention": (0.0, 1.25), "margin": (-100.0, 100.0)}
 _NAME = 28
 
 
@@ -117,17 +117,22 @@ def _row(row: Difference) -> Row:
 
 
 def _draw(rows: Sequence[Row], kind: Kind, identity: str, key: Key) -> Markup:
-    height = _EXTRA + _ROW * len(rows)
+    height = _BELOW + _ROW * len(rows) + _ABOVE
     with _figures.style(identity):
         figure = Figure(figsize=(_WIDTH, height))
         FigureCanvasSVG(figure)
-        axes = figure.add_axes((_LEFT, 0.62 / height, _RIGHT - _LEFT, _ROW * len(rows) / height))
+        axes = figure.add_axes((_LEFT, _BELOW / height, _RIGHT - _LEFT, _ROW * len(rows) / height))
         low, high = _limits(rows, kind)
         axes.set_xlim(low, high)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.axvline(1.0 if kind == "retention" else 0.0, color=_figures.MUTED, linewidth=1.0)
         for place, row in enumerate(rows):
-            _one(axes, place, row, kind, (low, high), key)
+            _one(axes, place, row, kind, (low, high))
+        limits = {row.limit for row in rows if row.limit is not None}
+        if len(limits) == 1:
+            (one,) = limits
+            said = _text.percent(one) if kind == "retention" else _text.signed(one)
+            axes.text(one, -0.62, said, ha="right", va="bottom")
         axes.set_yticks([])
         axes.grid(axis="y", visible=False)
         ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
@@ -142,19 +147,17 @@ def _draw(rows: Sequence[Row], kind: Kind, identity: str, key: Key) -> Markup:
 
 
 def _label(row: Row) -> Markup:
-    sign = "" if row.verdict is None else f" {_compared.sign(row.verdict)}"
-    return escape(_text.visible(_text.wide_clip(" ".join(row.name.split()), _NAME)) + sign)
+    sign = "" if row.verdict is None else f"{_compared.sign(row.verdict)} "
+    return escape(sign + _text.visible(_text.wide_clip(" ".join(row.name.split()), _NAME)))
 
 
-def _one(axes: Axes, place: int, row: Row, kind: Kind, span: tuple[float, float], key: Key) -> None:
-    colour = _figures.colour(key.number) if row.verdict is None else _figures.VERDICT_COLOURS[row.verdict]
-    low, high = max(row.low, span[0]), min(span[1] if row.high is None else row.high, span[1])
+def _one(axes: Axes, place: int, row: Row, kind: Kind, span: tuple[float, float]) -> None:
+    colour = _figures.INK if row.verdict is None else _figures.VERDICT_COLOURS[row.verdict]
+    low, high = (min(max(end, span[0]), span[1]) for end in (row.low, span[1] if row.high is None else row.high))
     axes.hlines(place, low, high, color=colour, linewidth=1.8)
-    for end, true, marker in ((low, row.low, "<"), (high, row.high, ">")):
-        cut = true is None or end != true
-        axes.plot(
-            [end], [place], color=colour, marker=marker if cut else "|", markersize=6 if cut else 8, clip_on=False
-        )
+    for end, true in ((low, row.low), (high, row.high)):
+        marker = "|" if end == true else "<" if end == span[0] else ">"  # an arrow where the interval goes on
+        axes.plot([end], [place], color=colour, marker=marker, markersize=8 if marker == "|" else 6, clip_on=False)
     if span[0] <= row.estimate <= span[1]:
         axes.plot([row.estimate], [place], color=colour, marker="o", markersize=6.5)
     if row.limit is not None:

@@ -57,7 +57,7 @@ def html(runs: Sequence[_load.Run], comparison: Comparison | None = None, gate: 
     maps = [
         _heatmaps.heat_maps(table.benchmark, runs, f"map{number}", comparison) for number, table in enumerate(tables)
     ]
-    differences = [_compared.difference_tables(table.benchmark, comparison, categories) for table in tables]
+    differences = [_compared.difference_tables(table, comparison) for table in tables]
     sides = [] if comparison is None else _load.sides(comparison)
     keys: list[_load.Key] = [*runs] if comparison is None else _load.keys(comparison)
     models = [run.results.model for run in runs] if comparison is None else [side.model for side in sides]

@@ -20,6 +20,7 @@ NOTHING = "–"
 _UNSEEN = re.compile(
     "["
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
+    "\u180e\u3164\uffa0"  # letters and vowel marks that show nothing
     "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # direction marks, invisible separators
     "\u2028\u2029\ufff9-\ufffb\ufffe\uffff"  # line separators, annotations, non-characters
     "\ud800-\udfff"  # lone surrogates
@@ -28,9 +29,18 @@ _UNSEEN = re.compile(
 )
 
 
+_MARKS = "".join(chr(point) for point in range(0x300, 0x10000) if unicodedata.category(chr(point)) in ("Mn", "Me"))
+_FLOOD = re.compile(f"[{_MARKS}]{{9,}}")
+"""More marks on one letter than any script has: they would be drawn over the lines around, and never wrap."""
+
+
 def visible(text: str) -> str:
-    """``text`` with every character that acts unseen replaced by a visible sign for it."""
-    return _UNSEEN.sub(_sign, text)
+    """``text`` with every character that acts unseen replaced by a visible sign for it, floods of marks by a count."""
+    return _UNSEEN.sub(_sign, _FLOOD.sub(_count, text))
+
+
+def _count(match: re.Match[str]) -> str:
+    return f"⟨{len(match[0])} combining marks⟩"
 
 
 def _sign(match: re.Match[str]) -> str:

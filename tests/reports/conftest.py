@@ -82,25 +82,27 @@ def make_run(
     flip: float = 0.0,
     model: dict[str, Any] | None = None,
     texts: tuple[str, ...] | None = None,
+    subject_names: tuple[str, ...] | None = None,
+    share: Callable[[int, int], float] = lambda place, step: 0.97 - 0.07 * place - 0.14 * step,
 ) -> Path:
     """Write a run folder; ``lift`` moves every score. Equal arguments give equal files.
 
     ``flip`` turns that share of the answers round, ``model`` changes facts of the model, ``texts`` stand in answers and
-    prompts.
+    prompts, ``share`` of (number of the task, number of the length) is how much of a shard is right.
     """
     folder.mkdir(parents=True)
     rng = random.Random(7)
-    flips = random.Random(f"{name} {flip}")
+    flips = random.Random(f"{lift} {flip}")
     shards: list[ShardResult] = []
     poison = cycle(texts or (HOSTILE if hostile else ("plain words",)))
     storable = (text for text in poison if not any("\ud800" <= c <= "\udfff" for c in text))  # SQLite holds UTF-8 only
     with RunStore.create(folder) as store:
 
-        def add(benchmark: str, task: str, length: int | None, n: int, share: float, columns: dict[str, Any]) -> None:
+        def add(benchmark: str, task: str, length: int | None, n: int, right_: float, columns: dict[str, Any]) -> None:
             shard = f"{benchmark}/{task}" + ("" if length is None else f"@{length}")
             rows = []
             for number in range(n):
-                right = (rng.random() < share) != (flips.random() < flip)
+                right = (rng.random() < right_) != (flips.random() < flip)
                 lost = number < skipped
                 needle = f"One of the special magic numbers for tawdry-{number} is: {4815162 + number}."
                 filler = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
@@ -111,12 +113,13 @@ def make_run(
                     picked = "ABCD"[number % 4] if right else "ABCD"[(number + 1) % 4]
                     choices = tuple((c, -0.4 - rng.random() - 2 * (c != picked)) for c in "ABCD")
                     answer = picked
+                more = [next(poison)] if texts else []
                 rows.append(
                     StoredSample(
                         id=digest([benchmark, task, length, number])[:32], shard=shard, benchmark=benchmark, task=task,
                         length=length, number=number, prompt_hash=text_hash(f"{shard} {number}"),
                         answer="" if lost else answer, score=None if lost else 100.0 * right, skipped=lost,
-                        gold=("ABCD"[number % 4] if choices else str(4815162 + number),),
+                        gold=("ABCD"[number % 4] if choices else str(4815162 + number), *more),
                         metrics={} if lost else {"match,none": float(right)},
                         columns=columns | ({"depth": rng.choice((0, 25, 50, 75, 100))} if length else {}),
                         choices=None if lost else choices,
@@ -149,18 +152,21 @@ def make_run(
 
         for place, task in enumerate(tasks):
             for step, length in enumerate(lengths):
-                add("ruler", task, length, samples, min(0.99, max(0.03, 0.97 - 0.07 * place - 0.14 * step + lift)), {})
+                add("ruler", task, length, samples, min(0.99, max(0.03, share(place, step) + lift)), {})
         for place, task in enumerate(grid):
             for step, length in enumerate(lengths):
                 add("niah", task, length, 5 * depths, 0.8, {})
                 cells = []
                 for row in range(depths):
                     middle = 1 - abs(2 * row / max(1, depths - 1) - 1)  # lost in the middle, more so when longer
-                    share = round(5 * min(1.0, max(0.0, 1 - middle * step * (0.2 + 0.15 * place) + lift))) / 5
+                    found = round(5 * min(1.0, max(0.0, 1 - middle * step * (0.2 + 0.15 * place) + lift))) / 5
                     depth = row / max(1, depths - 1)
-                    cells.append(CellResult(depth=depth, n=5, score=100 * share, interval=wilson(share, 5)))
+                    cells.append(CellResult(depth=depth, n=5, score=100 * found, interval=wilson(found, 5)))
                 shards[-1] = shards[-1].model_copy(update={"cells": cells})
-        for place in range(subjects):
+        for place in range(len(subject_names) if subject_names else subjects):
+            if subject_names:
+                add("mmlu", subject_names[place], None, 3, 0.6, {"subject": subject_names[place]})
+                continue
             subject = f"mmlu_subject_number_{place:02d}" if place or not hostile else f"mmlu_{HOSTILE[1]}"
             columns = {"subject": subject[5:], "category": CATEGORIES[place % 4]}
             add("mmlu", subject, None, max(3, samples // 8), 0.3 + 0.4 * rng.random() + lift, columns)
@@ -355,18 +361,18 @@ def _check(row: Difference, kind: Any, limit: float) -> Check:
     verdict: Verdict = "pass" if low > 0 else "regression" if seen < 0 and shown else "inconclusive"
     return Check(
         name=row.benchmark, verdict=verdict, kind=kind, limit=limit, n=row.n, original=row.original,
-        criterion=f"loss of at most {limit:g} points" if kind == "margin" else f"retention of at least {100 * limit:g} %",
+        criterion=f"loss of at most {limit:g}" if kind == "margin" else f"retention of at least {100 * limit:g} %",
         extended=row.extended, difference=row.difference, interval=row.interval, retention=row.retention,
         retention_interval=ratio, p_noninferior=0.2, needed_n=4 * row.n if verdict == "inconclusive" else None,
         needed_n_if_equal=3 * row.n if verdict == "inconclusive" else None,
-        message=f"{row.benchmark}: {row.original:.1f} -> {row.extended:.1f} ({row.difference:+.2f} points, n = {row.n:,}).",
+        message=f"{row.benchmark}: {row.original:.1f} -> {row.extended:.1f} ({row.difference:+.2f}, n = {row.n:,}).",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def pair_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A hostile original and extended run that tests only read."""
-    return make_pair(tmp_path_factory.mktemp("pair"), grid=("single", "multi"), depths=5, samples=24)
+    return make_pair(tmp_path_factory.mktemp("pair"), grid=("single", "multi"), depths=5, samples=24, subjects=16)
 
 
 @pytest.fixture(scope="session")
@@ -383,6 +389,12 @@ def gate(comparison: Comparison) -> Gate:
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One hostile run that tests only read."""
     return make_run(tmp_path_factory.mktemp("runs") / "extended")
+
+
+@pytest.fixture
+def comparer() -> Callable[..., Comparison]:
+    """Compares runs, the original first."""
+    return compare_runs
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ def entries(pattern: str) -> list[Any]:
         ("rrrlrrr", 6, [3, 0, 1, 2, 4, 5]),  # one lost comes first, its other places go on
         ("llllllll", 3, [0, 1, 2]),
         ("lgwr", 3, [0, 1, 2]),
-        ("ggggwwww", 4, [0, 4, 5, 6]),
+        ("ggggwwww", 4, [0, 1, 4, 5]),  # the place no right one takes goes to the gained ones first
         ("lgwr", 1, [0]),
         ("", 30, []),
     ],
