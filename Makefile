@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 DATA ?= $(wildcard ../shared/data)
 DEMO_DATA := $(if $(DATA),--data-dir $(DATA),--offline)
 
-.PHONY: demo test check format wheel-check campaign clean help
+.PHONY: demo test check format wheel-check campaign browser clean help
 
 help:
 	@echo "make demo    evaluate SmolLM2-135M on a few RULER tasks (and MMLU where the data is) -> runs/demo/report.html"
@@ -28,6 +28,13 @@ demo: $(READY)
 test: $(READY)
 	-$(BIN)/lr2eval models fetch smollm2-135m
 	$(BIN)/python -m pytest -q $(PYTEST)
+
+# The browser of the distribution, for the tests that look at a report as a reader does; without it they skip.
+browser:
+	@if command -v chromium >/dev/null || command -v google-chrome >/dev/null; then echo "browser: there"; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null && echo "browser: installed"; \
+	else echo "browser: none; install the package chromium (Debian, Ubuntu: apt-get install chromium) as root"; fi
 
 check: $(READY)
 	$(BIN)/ruff check .

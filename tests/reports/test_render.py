@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +16,7 @@ from lr2eval._errors import StoreError, UsageError
 from lr2eval._results import NotRun, Results
 from lr2eval.reports import _page, _samples, _text, render
 from lr2eval.reports._load import load
-
-VOID = {"meta", "link", "input", "br", "wbr", "img", "hr"}
-ALLOWED = {
-    "html", "head", "meta", "link", "title", "style", "body", "a", "header", "p", "div", "h1", "h2", "h3", "h5",
-    "i", "ul", "li", "b", "nav", "main", "section", "article", "table", "thead", "tbody", "tfoot", "tr", "th",
-    "td", "span", "small", "br", "wbr", "details", "summary", "figure", "figcaption", "label", "input",
-    "button", "pre", "bdi", "mark", "strong", "code", "dl", "dt", "dd", "footer", "script", "svg", "desc",
-    "defs", "g", "path", "use", "text", "clippath", "rect",
-}  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Collects what the tests ask about and checks that tags close in order."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.stack: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.data: dict[str, list[str]] = {}
-        self.rows: list[list[tuple[dict[str, str | None], str]]] = []
-        self.feed(text)
-        self.close()
-        assert self.stack == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.stack.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th") and self.rows:
-            self.rows[-1].append((dict(attrs), ""))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.stack, f"</{tag}> closes nothing"
-        assert self.stack.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.data.setdefault(self.stack[-1] if self.stack else "", []).append(data)
-        if self.rows and self.rows[-1] and {"td", "th"} & set(self.stack):
-            attrs, text = self.rows[-1][-1]
-            self.rows[-1][-1] = (attrs, text + data)
-
-    @property
-    def text(self) -> str:
-        return " ".join(part for tag, parts in self.data.items() if tag not in ("script", "style") for part in parts)
+from tests.reports.page import ALLOWED, Page
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,32 @@ def test_honest_text_stays(text: str) -> None:
     assert _text.visible(text) == text
 
 
+def test_floods_of_marks_are_counted_and_honest_marks_stay() -> None:
+    assert _text.visible("a" + "\u0336\u0489" * 50 + "b") == "a⟨100 combining marks⟩b"
+    assert _text.visible("e" + "\u0301" * 8) == "e" + "\u0301" * 8
+
+
+def test_differences_always_carry_their_sign() -> None:
+    shown = [_text.signed(x) for x in (1.25, -3.44, 0.04, -0.04, -0.0, None)]
+    assert shown == ["+1.2", "\u22123.4", "0.0", "0.0", "0.0", "–"]
+
+
+def test_shares_never_round_something_to_nothing() -> None:
+    shares = [_text.share(x) for x in (0, 0.001, 0.5, 0.999, 1)]
+    assert shares == ["0\u00a0%", "< 1\u00a0%", "50\u00a0%", "> 99\u00a0%", "100\u00a0%"]
+
+
+def test_p_values_and_ratios() -> None:
+    assert [_text.p_value(x) for x in (0.0004, 0.0123, None)] == ["< 0.001", "0.012", "–"]
+    assert (_text.percent(0.98571), _text.percent(None), _text.level(0.9)) == ("98.6\u00a0%", "–", "90\u00a0%")
+
+
+def test_wide_characters_take_two_columns() -> None:
+    assert _text.wide_clip("漢字漢字", 5) == "漢…"
+    assert _text.wide_clip("abcde", 5) == "abcde"
+    assert _text.wide_clip("abcdef", 5) == "abcd…"
+
+
 def test_finalize_leaves_our_own_markup_alone_and_shows_gaps() -> None:
     assert _text.finalize(Markup("<b>")) == Markup("<b>")
     assert _text.finalize(None) == "–"
