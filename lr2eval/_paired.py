@@ -182,23 +182,41 @@ def _mean(values: Array) -> float:
     return math.fsum(values) / len(values)
 
 
-def _z(paired: Paired, ratio: float, difference: float) -> float:
-    """Statistic of ``E[w (extended - ratio * original - difference)] = 0``, standard normal under it."""
-    w, original, extended, counts = paired.kinds
+def contrast_z(
+    pairs: tuple[ArrayLike, ArrayLike, ArrayLike],
+    counts: ArrayLike,
+    ratio: float = 1.0,
+    difference: float = 0.0,
+    design_effect: ArrayLike = 1.0,
+    clusters: int | None = None,
+) -> Array:
+    """Statistic ``(...)`` of ``E[w (extended - ratio * original - difference)] = 0``, standard normal under it.
+
+    ``pairs``: the distinct (weights, original, extended), each ``(m,)``; ``counts`` ``(..., m)``: how often each was
+    seen; ``design_effect`` ``(...)``: as :meth:`Paired.design_effect` gives it, with its number of ``clusters``.
+    """
+    w, original, extended = (np.asarray(part, float) for part in pairs)
+    effective = np.asarray(counts, float) / np.asarray(design_effect, float)[..., None]
+    contrast = w * (extended - ratio * original - difference)
     possible = w.max() * np.array([-ratio - difference, 1 - difference])
-    values = np.concatenate([w * (extended - ratio * original - difference), possible])
-    seen = np.concatenate([counts / paired.design_effect(ratio), [0.0, 0.0]])
-    z = float(score_z(values, seen))
-    if not math.isfinite(z) or z == 0:
-        return z
+    unseen = np.zeros((*effective.shape[:-1], 2))
+    z = score_z(np.concatenate([contrast, possible]), np.concatenate([effective, unseen], -1))
     # One sample moves the sum by about its weight: on average, by samples' shares of it, the mean squared weight.
-    total = abs(float((values * seen).sum()))
-    z *= max(0.0, 1 - CONTINUITY * float((counts * w**2).sum() / counts.sum()) / total)
-    if paired.clustered is None:
+    step = CONTINUITY * (effective * w**2).sum(-1) / effective.sum(-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        kept = np.clip(1 - step / np.abs((effective * contrast).sum(-1)), 0.0, 1.0)
+        z = np.where(np.isfinite(z) & (z != 0), z * kept, z)
+    if clusters is None:
         return z
     # The spread between clusters is itself estimated, from few: Student's t, carried over to the normal scale.
-    tail = float(stats.t.sf(abs(z), max(1, paired.clustered - 1)))
-    return math.copysign(float(stats.norm.isf(tail)), z)
+    tail = stats.t.sf(np.abs(z), max(1, clusters - 1))
+    return np.asarray(np.copysign(stats.norm.isf(tail), z), float)
+
+
+def _z(paired: Paired, ratio: float, difference: float) -> float:
+    *pairs, counts = paired.kinds
+    effect = paired.design_effect(ratio)
+    return float(contrast_z((pairs[0], pairs[1], pairs[2]), counts, ratio, difference, effect, paired.clustered))
 
 
 def difference_interval(paired: Paired, confidence: float) -> tuple[float, float]:
