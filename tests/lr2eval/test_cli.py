@@ -89,6 +89,10 @@ def test_another_configuration_is_refused_with_the_keys(finished: Path, toy_chec
     got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--seed", "5", "--out", finished)
     assert got.code == 2
     assert "config.seed: 0 there, 5 now" in got.error
+    got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--set", "ruler.compat=lm-eval", "--out", finished)
+    assert got.code == 2
+    assert "config.options" in got.error
+    assert "lm-eval" in got.error
 
 
 def test_another_model_is_refused(finished: Path, toy: Path, lr2eval: Run) -> None:
