@@ -10,7 +10,7 @@ from lr2eval._errors import TaskError, UsageError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, _upstream
-from lr2eval.tasks.ruler import files, generate, outside
+from lr2eval.tasks.ruler import files, generate, outside, parallel
 from lr2eval.tasks.ruler.outside import NEEDS, OUTSIDE
 from lr2eval.tasks.ruler.score import COMPAT, METRICS
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
@@ -133,16 +133,8 @@ def _scoring(context: TaskContext) -> Mapping[str, str]:
     return COMPAT[compat]
 
 
-def _workers(context: TaskContext) -> int | None:
-    """``--set ruler.workers=N``: processes that make the data; the bytes do not depend on it."""
-    workers = context.options.get("workers")
-    if workers is None or (isinstance(workers, int) and not isinstance(workers, bool) and workers >= 1):
-        return workers
-    raise UsageError(f"ruler.workers is {workers!r}; give a whole number of processes, 1 or more")
-
-
 def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, fingerprint: str) -> files.DataFile:
-    tokenizer = context.tokenizer
+    tokenizer, workers = context.tokenizer, parallel.chosen_workers(context.options, RULER.name)
     facts = {
         "generator": VERSION,
         "task": task.name,
@@ -164,7 +156,7 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, f
     return files.ensure(
         path,
         facts,
-        lambda: generate.samples(task, length, count, context.seed, tokenizer, _workers(context)),
+        lambda: generate.samples(task, length, count, context.seed, tokenizer, workers),
         lambda row: row["token_count"] / length,
         context.progress,
     )

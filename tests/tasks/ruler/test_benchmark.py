@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lr2eval._errors import TaskError, UsageError
+from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import Shard, TaskContext, TaskInfo
 from lr2eval.tasks.ruler import RULER, benchmark, generate
@@ -162,41 +160,6 @@ def test_other_prompt_texts_have_other_files(context: Context, monkeypatch: pyte
     assert one("fwe", context()).data["file"] != before
 
 
-def test_damaged_cache_is_made_again(context: Context) -> None:
-    said: list[str] = []
-    made = context(progress=said.append)
-    shard = one("fwe", made)
-    path = made.cache_dir / str(shard.data["file"])
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    assert one("fwe", made).data_hash == shard.data_hash
-    assert path.read_bytes() == whole
-    assert len(said) == 1
-    assert "damaged" in said[0]
-
-
-def _prepare(tokenizer: Any, cache: Path, barrier: Any, results: Any) -> None:
-    context = TaskContext(PromptTokenizer(tokenizer, name="t"), (2048,), 20, 0, cache)
-    barrier.wait()
-    results.put([(shard.data["file"], shard.data_hash) for shard in RULER.prepare(["fwe", "cwe"], context)])
-
-
-def test_two_runs_at_once(one_tokenizer: PromptTokenizer, tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier, results = spawn.Barrier(2), spawn.Queue()
-    runs = [
-        spawn.Process(target=_prepare, args=(one_tokenizer.tokenizer, tmp_path, barrier, results)) for _ in range(2)
-    ]
-    for run in runs:
-        run.start()
-    first, second = results.get(timeout=120), results.get(timeout=120)
-    for run in runs:
-        run.join(60)
-    assert first == second
-    made = [path.name for path in (tmp_path / "data" / "ruler").iterdir() if path.suffix != ".lock"]
-    assert len(made) == 4, made
-
-
 def test_workers_are_the_users_choice(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
     make = generate.samples
@@ -209,9 +172,3 @@ def test_workers_are_the_users_choice(context: Context, monkeypatch: pytest.Monk
     one("fwe", context(options={"workers": 1}))
     one("niah_single_1", context())
     assert asked == [1, None]
-
-
-@pytest.mark.parametrize("workers", [0, -1, 1.5, "two", True])
-def test_bad_workers(workers: Any, context: Context) -> None:
-    with pytest.raises(UsageError, match=r"ruler\.workers is .*; give a whole number"):
-        one("fwe", context(options={"workers": workers}))

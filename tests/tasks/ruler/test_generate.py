@@ -175,7 +175,7 @@ def wordpiece() -> PromptTokenizer:
 def check(task: str, length: int, index: int, tokenizer: PromptTokenizer) -> None:
     """Sample ``index`` against the tokenizer itself, the product's counting left out."""
     made = generate.make_plan(TASKS[task], length, 0, tokenizer)
-    (row,) = generate.make_samples(made, [index], tokenizer)
+    (row,) = made.start(tokenizer)([index])
     tokens = len(tokenizer.encode_rendered(tokenizer.render(row["prompt"], row["answer_prefix"])))
     assert row["token_count"] == tokens + row["max_new_tokens"] <= length
     draw = made.recipe.draw(Random(_ids.sample_seed(VERSION, f"ruler/{task}", length, index, 0)))
