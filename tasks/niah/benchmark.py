@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from lr2eval import _ids
-from lr2eval._errors import TaskError
+from lr2eval._errors import MissingDataError, TaskError
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, haystacks
 from lr2eval.tasks.niah import score
@@ -14,6 +14,7 @@ from lr2eval.tasks.niah.draw import Variant
 from lr2eval.tasks.niah.generate import VERSION, Plan
 from lr2eval.tasks.niah.options import HAYSTACK, Grid
 from lr2eval.tasks.ruler import files, parallel
+from lr2eval.tasks.ruler.fit import sufficient
 
 METRIC = "found"
 DESCRIPTIONS: dict[Variant, str] = {
@@ -44,9 +45,7 @@ class Niah:
         """Make or find the data of every variant and length. Raises :class:`TaskError` for too short a length."""
         if not context.lengths:
             raise TaskError("niah needs at least one length in tokens, for instance --lengths 4k")
-        grid = Grid.parse(context.options)
-        chosen = {key: context.options[key] for key in HAYSTACK if key in context.options}
-        haystack = haystacks.load(chosen, context.data_dir, context.offline, benchmark=self.name)
+        grid, haystack = Grid.parse(context.options), _haystack(context)
         workers = parallel.chosen_workers(context.options, self.name)
         fingerprint = context.tokenizer.fingerprint()
         plans = [
@@ -57,8 +56,29 @@ class Niah:
         ]
         return [_shard(plan, _data_file(plan, context, fingerprint, workers), context) for plan in plans]
 
+    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
+        """Lengths (tokens) that suffice for the first samples of ``context``, by variant; and what is not at hand."""
+        try:
+            haystack = _haystack(context)
+        except MissingDataError as error:
+            return {}, dict.fromkeys(DESCRIPTIONS, str(error))
+
+        def length(variant: Variant) -> int:
+            def needed(length: int) -> int:
+                plan = Plan(variant, length, Grid.parse(context.options), context.seed, haystack)
+                return max(plan.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
+
+            return sufficient(1, needed)
+
+        return {variant: length(variant) for variant in DESCRIPTIONS}, {}
+
 
 NIAH = Niah()
+
+
+def _haystack(context: TaskContext) -> haystacks.Haystack:
+    chosen = {key: context.options[key] for key in HAYSTACK if key in context.options}
+    return haystacks.load(chosen, context.data_dir, context.offline, benchmark=NIAH.name)
 
 
 def _shard(plan: Plan, data: files.DataFile, context: TaskContext) -> Shard:

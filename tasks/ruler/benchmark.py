@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lr2eval import _ids
-from lr2eval._errors import TaskError, UsageError
-from lr2eval._tokens import PromptTokenizer
+from lr2eval._errors import MissingDataError, TaskError, UsageError
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, _upstream
 from lr2eval.tasks.ruler import files, generate, outside, parallel
@@ -61,9 +60,23 @@ class Ruler:
             for length in context.lengths
         ]
 
-    def min_lengths(self, tokenizer: PromptTokenizer) -> dict[str, int]:
-        """Per task without outside text a length that suffices for the first 20 samples of seed 0, and hardly more."""
-        return {name: generate.sufficient_length(task, 1, 20, 0, tokenizer) for name, task in TASKS.items()}
+    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
+        """Lengths that suffice for the first samples of ``context``, and hardly more; and what is not at hand.
+
+        The first by task (tokens), the second by task in words.
+        """
+        missing: dict[str, str] = {}
+        try:
+            others = outside.load(list(OUTSIDE), context)
+        except MissingDataError as error:
+            missing = error.tasks
+            others = outside.load([name for name in OUTSIDE if name not in missing], context)
+
+        def length(task: RulerTask) -> int:
+            count = min(context.samples_per_task, task.available or context.samples_per_task)
+            return generate.sufficient_length(task, 1, count, context.seed, context.tokenizer)
+
+        return {name: length(task) for name, task in (TASKS | others).items()}, missing
 
     def _shard(self, task: RulerTask, data: files.DataFile, context: TaskContext, scoring: Mapping[str, str]) -> Shard:
         path, manifest = data.path, data.manifest

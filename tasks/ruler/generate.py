@@ -13,7 +13,7 @@ from lr2eval._tokens import PromptTokenizer
 from lr2eval.tasks.ruler import parallel
 from lr2eval.tasks.ruler.counting import counting
 from lr2eval.tasks.ruler.draft import Draw, Numbered, Recipe
-from lr2eval.tasks.ruler.fit import Near, TooSmallError, largest_fitting, largest_fitting_near
+from lr2eval.tasks.ruler.fit import Near, TooSmallError, largest_fitting, largest_fitting_near, sufficient
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
@@ -123,17 +123,14 @@ def _draw(task: str, recipe: Recipe, length: int, index: int, seed: int) -> Draw
 
 
 def sufficient_length(task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer) -> int:
-    """The first length found, from ``length`` upwards, at which the smallest of all ``count`` samples fit.
+    """The first length found, from ``length`` upwards, at which the smallest of all ``count`` samples fit."""
 
-    Samples of another length have other words, so a length found is tried and raised until it holds.
-    """
-    while True:
+    def needed(length: int) -> int:
         recipe = task.recipe(tokenizer, length, seed)
-        needed = 0
-        for index in range(count):
-            draw = _draw(task.name, recipe, length, index, seed)
-            draft = draw.render(draw.smallest)
-            needed = max(needed, tokenizer.count_prompt(draft.prompt, draft.answer_prefix))
-        if needed + recipe.max_new_tokens <= length:
-            return length
-        length = needed + recipe.max_new_tokens
+        draws = (_draw(task.name, recipe, length, index, seed) for index in range(count))
+        drafts = (draw.render(draw.smallest) for draw in draws)
+        return recipe.max_new_tokens + max(
+            tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts
+        )
+
+    return sufficient(length, needed)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,8 +43,28 @@ def test_published_minimum_suffices(context: Context) -> None:
         assert info.min_length is not None
         shard = one(info.name, context(lengths=(info.min_length,), samples_per_task=5))
         assert shard.n == 5
-    exact = RULER.min_lengths(context().tokenizer)
+    exact, missing = RULER.min_lengths(context(offline=True, samples_per_task=20))
     assert all(info.min_length >= exact[info.name] for info in own_tasks() if info.min_length)
+    assert sorted([*exact, *missing]) == sorted(info.name for info in RULER.tasks())
+    assert all("offline" in reason.lower() or "--data-dir" in reason for reason in missing.values())
+
+
+def test_measured_minimums_are_exact(context: Context, tmp_path: Path) -> None:
+    """A sample fewer tokens and the task refuses, naming that length; texts that are not there are named."""
+    answers = {"question": "When?", "is_impossible": False, "answers": [{"text": "1066"}]}
+    paragraphs = [{"context": f"It was {'long, long ' * n}before 1066.", "qas": [answers]} for n in range(4)]
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad" / "dev-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    options = {"haystack": "python-docs"}
+    made = context(offline=True, data_dir=tmp_path, options=options, samples_per_task=4)
+    exact, missing = RULER.min_lengths(made)
+    assert list(missing) == ["qa_2"]
+    assert "hotpot" in missing["qa_2"]
+    for task in ("qa_1", "niah_multiquery", "niah_multikey_3"):
+        shard = one(task, replace(made, lengths=(exact[task],)))
+        assert shard.n == 4
+    with pytest.raises(TaskError, match=f"use a length of at least {exact['qa_1']}"):
+        one("qa_1", replace(made, lengths=(exact["qa_1"] - 1,)))
 
 
 def test_shards(context: Context) -> None:
