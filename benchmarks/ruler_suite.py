@@ -1,6 +1,6 @@
 """The whole RULER suite at one length: 13 tasks, wall and CPU seconds, by several processes as a run makes it.
 
-``python benchmarks/ruler_suite.py --model DIR --data-dir DIR`` makes 500 samples of every task at 131,072 tokens with two
+``python benchmarks/ruler_suite.py --model DIR --data-dir DIR`` makes 500 samples of every task at 131,072 tokens by two
 processes, each file written, synced and hashed as for a run, and removed once it is measured. Seconds of the processes
 it starts are counted. Writes ``benchmarks/results/ruler_suite.json``.
 """
