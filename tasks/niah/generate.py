@@ -12,7 +12,7 @@ from lr2eval import _ids
 from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval.tasks.haystacks import Haystack
-from lr2eval.tasks.niah.background import Background
+from lr2eval.tasks.niah.background import FIRST, Background
 from lr2eval.tasks.niah.draw import TOKENS_PER_VALUE, NeedleDraw, Variant, draw
 from lr2eval.tasks.niah.options import Grid
 from lr2eval.tasks.ruler.fit import TooSmallError, largest_fitting
@@ -59,7 +59,9 @@ class Plan:
     def smallest(self, index: int, tokenizer: PromptTokenizer) -> int:
         """Tokens of sample ``index`` with the fewest words of haystack, generation included."""
         sample, _ = self._draw(index, tokenizer)
-        draft = sample.render(sample.smallest)
+        most = sample.largest or FIRST
+        size = next((size for size in range(sample.smallest, most) if sample.has_places(size)), most)
+        draft = sample.render(size)
         return tokenizer.count_prompt(draft.prompt, draft.answer_prefix) + self.max_new_tokens
 
     def _draw(self, index: int, tokenizer: PromptTokenizer) -> tuple[NeedleDraw, str]:
@@ -84,6 +86,12 @@ class Plan:
             raise TaskError(
                 f"{self.name} at length {self.length}: the haystack {self.haystack.name} has only "
                 f"{fit.size} words; use a shorter length, a longer text or --set niah.repeat=true"
+            )
+        if not sample.has_places(fit.size):
+            raise TaskError(
+                f"{self.name} at length {self.length}: {sample.needles} needles are more than the places between "
+                f"sentences in {fit.size} words of {self.haystack.name}; use a longer length, fewer needles "
+                "(--set niah.needles=N, niah.distractors=N) or a text of sentences (--set niah.haystack=PATH)"
             )
         return {
             "id": name,
