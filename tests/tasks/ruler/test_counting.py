@@ -13,9 +13,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.ruler import counting
+from lr2eval.tasks.ruler import counting, cuts
 
-GPT2, LLAMA3, QWEN2 = sorted(counting.KNOWN_PATTERNS, key=lambda pattern: (pattern.startswith("("), len(pattern)))
+GPT2, LLAMA3, QWEN2 = sorted(cuts.KNOWN_PATTERNS, key=lambda pattern: (pattern.startswith("("), len(pattern)))
 TEXTS = (
     "The grass is green. Here we go!\nOne of the special magic numbers for hazy-apple is: 1234567.\n\nWhat's 12. it? "
     "'ll x's We'RE  two   spaces \n newline\t tab VAR ABC = 12345 \nThe ÄÖ ﬁ e\u0301 \u0301 日本 ... ..! a1b2-c3 \r\n"
@@ -59,7 +59,7 @@ def _whole_text_bpe(pre: Any) -> Tokenizer:
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False, min_frequency=1)
     tokenizer = _trained(models.BPE(unk_token="<unk>", fuse_unk=True), trainer, pre_tokenizers.Metaspace())
     if pre is None:
-        tokenizer.normalizer = normalizers.Replace(" ", counting.SPACE)
+        tokenizer.normalizer = normalizers.Replace(" ", cuts.SPACE)
         tokenizer.pre_tokenizer = None
     else:
         tokenizer.pre_tokenizer = pre
@@ -184,9 +184,9 @@ def test_special_tokens_and_chat(trained: dict[str, Any]) -> None:
 
 def _changed(name: str, change: Any) -> bool:
     state = json.loads(additive(name).tokenizer.backend_tokenizer.to_str())
-    assert counting.cuts_before_spaces(state)
+    assert cuts.cuts_before_spaces(state)
     change(state)
-    return counting.cuts_before_spaces(state)
+    return cuts.cuts_before_spaces(state)
 
 
 def _token(**changes: Any) -> Any:
