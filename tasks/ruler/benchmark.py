@@ -84,9 +84,11 @@ class Ruler:
         source = path.relative_to(context.cache_dir).as_posix()
 
         def describe(doc: Mapping[str, Any]) -> SampleInfo:
+            # Questions about one paragraph, at whatever length, stand and fall together: a cluster in the statistics.
+            asked = {"document": _ids.text_hash(doc["marks"][0])[:12]} if task.name in QA and doc["marks"] else {}
             return SampleInfo(
                 gold=tuple(doc["answers"]),
-                columns={"depth": doc["depth"], "token_count": doc["token_count"]},
+                columns={"depth": doc["depth"], "token_count": doc["token_count"], **asked},
                 marks=tuple(doc["marks"]),
                 source=(source, doc["offset"]),
             )

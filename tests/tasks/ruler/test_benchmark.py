@@ -67,6 +67,28 @@ def test_measured_minimums_are_exact(context: Context, tmp_path: Path) -> None:
         one("qa_1", replace(made, lengths=(exact["qa_1"] - 1,)))
 
 
+def test_questions_about_one_paragraph_share_a_document(context: Context, tmp_path: Path) -> None:
+    """At every length: the statistics take them for one cluster."""
+    paragraphs = [
+        {
+            "context": f"It was {'long, long ' * n}before 1066 or 1067.",
+            "qas": [
+                {"question": f"When, {n}?", "is_impossible": False, "answers": [{"text": text}]}
+                for text in ("1066", "1067")
+            ],
+        }
+        for n in range(4)
+    ]
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad" / "dev-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    shards = RULER.prepare(["qa_1"], context(offline=True, data_dir=tmp_path, lengths=(1024, 2048), samples_per_task=6))
+    asked = [[shard.describe(doc).columns["document"] for doc in shard.load().eval_docs] for shard in shards]
+    assert asked[0] == asked[1]
+    one_document = [column == asked[0][0] for column in asked[0]]
+    assert one_document == [True, True, False, False, False, False]
+    assert len(set(asked[0])) == 3
+
+
 def test_shards(context: Context) -> None:
     made = context(lengths=(1024, 2048), samples_per_task=2)
     shards = RULER.prepare(["fwe", "niah_single_1"], made)
