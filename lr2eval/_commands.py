@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from lr2eval._config import RunConfig, format_length
 from lr2eval._paths import cache_dir
 from lr2eval._progress import RunProgress, format_seconds
+from lr2eval._tables import printed_table, table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from lr2eval._prepare import Prepared
     from lr2eval._results import OverLengths
     from lr2eval._runner import Finished
@@ -42,12 +41,13 @@ def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> 
         home = config.out or Path("runs") / config.run_name(Path(last.checkpoint.name).name)
         finished = [execute(run, home / part, command, progress) for part, run in runs.items()]
     _print_summary(finished)
-    for done in finished[:-1] if len(finished) > 1 else []:
+    for done in finished:
         render([done.folder], done.folder / "report.html")
     if len(finished) > 1:
-        render([finished[-1].folder], finished[-1].folder / "report.html")
-    path = render([done.folder for done in finished], home / "report.html")
-    print(f"report: {path}")
+        from lr2eval._compare_commands import compare_pair
+
+        compare_pair(finished[0].folder, finished[1].folder, home)
+    print(f"report: {home / 'report.html'}")
 
 
 def tasks_command(model: str | None) -> None:
@@ -63,12 +63,12 @@ def tasks_command(model: str | None) -> None:
             names = ", ".join(info.name for info in tasks)
             print(textwrap.fill(names, 108, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False))
             continue
-        table = _table("task", "what it asks", "shortest length", *(["needs"] if len(needs) > 1 else []))
+        shown = table("task", "what it asks", "shortest length", *(["needs"] if len(needs) > 1 else []))
         for info in tasks:
             shortest = minimum.get(info.name, info.min_length)
             row = [f"{info.benchmark}:{info.name}", info.description, "-" if shortest is None else str(shortest)]
-            table.add_row(*row, *([info.needs] if len(needs) > 1 else []))
-        _print_table(table)
+            shown.add_row(*row, *([info.needs] if len(needs) > 1 else []))
+        printed_table(shown)
     for problem in failures().values():
         print(f"\n{problem}")
     source = f"with the tokenizer of {model}" if model else "with common tokenizers; exact with --model DIR"
@@ -105,21 +105,21 @@ def _print_plan(runs: dict[str, Prepared]) -> None:
     for part, run in runs.items():
         checkpoint = run.checkpoint
         title = f"{part + ': ' if part else ''}{checkpoint.name}, window {checkpoint.window:,} tokens"
-        table = _table("benchmark", "tasks", "length", "samples", "tokens at most", title=title)
+        shown = table("benchmark", "tasks", "length", "samples", "tokens at most", title=title)
         rows: dict[tuple[str, int | None], list[Any]] = {}
         for shard in run.shards:
             rows.setdefault((shard.benchmark, shard.length), []).append(shard)
         for (benchmark, length), shards in rows.items():
             samples = sum(shard.n for shard in shards)
             tokens = f"{length * samples:,}" if length else "-"
-            table.add_row(
+            shown.add_row(
                 benchmark,
                 str(len(shards)),
                 "-" if length is None else format_length(length),
                 str(samples),
                 tokens,
             )
-        _print_table(table, sys.stderr)
+        printed_table(shown, sys.stderr)
         for item in run.not_run:
             at = "" if item.length is None else f" at {format_length(item.length)}"
             print(f"not run: {item.task}{at}: {item.reason}", file=sys.stderr)
@@ -139,17 +139,17 @@ def _estimate(runs: dict[str, Prepared]) -> float:
 def _print_summary(finished: Sequence[Finished]) -> None:
     for done in finished:
         results = done.results
-        table = _table("benchmark", "length", "score", "95 % interval", "samples", title=f"{results.model.name}")
+        shown = table("benchmark", "length", "score", "95 % interval", "samples", title=f"{results.model.name}")
         for row in results.summaries:
             if row.headline:
-                table.add_row(
+                shown.add_row(
                     row.benchmark if row.tasks == 1 else f"{row.benchmark} ({row.tasks} tasks)",
                     "-" if row.length is None else format_length(row.length),
                     f"{row.score:.1f}",
                     f"{row.interval.low:.1f} .. {row.interval.high:.1f}",
                     str(row.n),
                 )
-        _print_table(table)
+        printed_table(shown)
         for over in results.over_lengths:
             print(_over_lengths(over))
         for item in results.not_run:
@@ -166,21 +166,3 @@ def _over_lengths(over: OverLengths) -> str:
     if over.weighted_increasing is not None and over.weighted_decreasing is not None:
         text += f"; wAvg inc {over.weighted_increasing:.1f}, dec {over.weighted_decreasing:.1f}"
     return text
-
-
-def _table(*columns: str, title: str | None = None) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
-    return table
-
-
-def _print_table(table: Table, file: Any = None) -> None:
-    from rich.console import Console
-
-    stream = file or sys.stdout
-    width = None if stream.isatty() else 110
-    Console(file=stream, width=width, highlight=False).print(table)

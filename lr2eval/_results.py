@@ -10,8 +10,12 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lr2eval._errors import StoreError
+
+FILE = "results.json"
+SCHEMA_VERSION = 1
 SCHEMA_FILE = Path(__file__).with_name("schemas") / "results.schema.json"
 
 Cell = str | int | float | bool | None
@@ -77,6 +81,12 @@ class ShardResult(_Model):
     data: dict[str, Cell] = Field(description="facts about the data: hash, haystack, fill")
     cells: list[CellResult] = Field(default=[], description="scores by depth, where the benchmark is a depth grid")
 
+    @property
+    def id(self) -> str:
+        """The key under which the store keeps the samples (:attr:`lr2eval._types.Shard.id`)."""
+        tail = "" if self.length is None else f"@{self.length}"
+        return f"{self.benchmark}/{self.task}{tail}"
+
 
 class Summary(_Model):
     """A mean over several shards: of one benchmark at one length (or without length)."""
@@ -124,6 +134,36 @@ class Results(_Model):
     summaries: list[Summary]
     over_lengths: list[OverLengths] = []
     not_run: list[NotRun]
+
+
+def read(folder: Path) -> Results:
+    """``results.json`` of a run folder, validated; :class:`StoreError` if absent, damaged or of another version."""
+    path = folder / FILE
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: no such file; is {folder} a run folder?") from error
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; give the folder of a run") from error
+    try:
+        return Results.model_validate_json(text)
+    except ValidationError as error:
+        raise StoreError(
+            f"{path}: {problem(error, text)}; run the same `lr2eval run` command again to rewrite it"
+        ) from error
+
+
+def problem(error: ValidationError, text: bytes) -> str:
+    """What is wrong with a file of ours, in words: of another schema version, or damaged and where."""
+    try:
+        version = json.loads(text).get("schema_version", SCHEMA_VERSION)
+    except (ValueError, AttributeError):
+        version = SCHEMA_VERSION
+    if version != SCHEMA_VERSION:
+        return f"has schema version {version!r}, this lr2eval reads {SCHEMA_VERSION}"
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or "file"
+    return f"damaged at {where} ({first['msg']})"
 
 
 def schema() -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import random
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lr2eval import _manifest
+from lr2eval import _manifest, _results
 from lr2eval._backend import load_backend
 from lr2eval._errors import Lr2EvalError, RunFailedError, StoreError, UsageError
 from lr2eval._paths import write_json
@@ -27,8 +26,6 @@ from lr2eval._store import RunStore, StoredSample
 from lr2eval._summary import over_lengths, shard_result, summaries
 from lr2eval._types import Shard
 from lr2eval._version import __version__
-
-RESULTS = "results.json"
 
 
 @dataclass(frozen=True)
@@ -223,19 +220,8 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
         over_lengths=over_lengths(shards),
         not_run=list(run.not_run),
     )
-    write_json(folder / RESULTS, results.model_dump(mode="json"))
+    write_json(folder / _results.FILE, results.model_dump(mode="json"))
     return results
-
-
-def read_results(folder: Path) -> Results:
-    """``results.json`` of a run folder, validated; :class:`StoreError` if absent or damaged."""
-    path = folder / RESULTS
-    try:
-        return Results.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; is {folder} a run folder?") from error
-    except ValueError as error:
-        raise StoreError(f"{path}: damaged; run the same command again to rewrite it") from error
 
 
 def _new_manifest(run: Prepared, settings: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:

@@ -198,6 +198,20 @@ class RunStore:
             for row in self._db.execute(f"SELECT * FROM samples{where} ORDER BY shard, number", values):
                 yield _sample(row)
 
+    def scores(self, shard: str) -> Iterator[tuple[str, str, float | None, int, Mapping[str, Any]]]:
+        """(id, prompt hash, score or ``None`` if skipped, truncated tokens, columns) of a shard, in order.
+
+        What comparisons need, without the texts of :meth:`samples`. Raises :class:`StoreError` for a sample that is
+        neither scored nor skipped (SQLite keeps a NaN as nothing).
+        """
+        what = "id, prompt_hash, score, skipped, truncated_tokens, columns"
+        query = f"SELECT {what} FROM samples WHERE shard=? ORDER BY number"
+        with _store_errors(self.path):
+            for id_, prompt_hash, score, skipped, truncated, columns in self._db.execute(query, (shard,)):
+                if score is None and not skipped:
+                    raise StoreError(f"{self.path}: sample {id_[:12]} of {shard} has no score (NaN?); run it again")
+                yield id_, prompt_hash, score, truncated, json.loads(columns)
+
     def digest(self) -> str:
         """The run digest: over ids, prompt hashes, answers and scores of every scored sample."""
         with _store_errors(self.path):

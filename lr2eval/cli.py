@@ -28,6 +28,8 @@ models_app = typer.Typer(no_args_is_help=True, help="Models that can be fetched 
 app.add_typer(models_app, name="models")
 data_app = typer.Typer(no_args_is_help=True, help="Benchmark data without a run.")
 app.add_typer(data_app, name="data")
+baseline_app = typer.Typer(no_args_is_help=True, help="A small file of a run's scores, to commit.")
+app.add_typer(baseline_app, name="baseline")
 
 
 def _version(value: bool) -> None:
@@ -116,6 +118,59 @@ def report(
     from lr2eval.reports import render
 
     print(render(runs, out or runs[0] / "report.html"))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="The original (run folder or baseline file), then extended runs.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the results. [default: runs/A-vs-B]")] = None,
+    confidence: Annotated[float, typer.Option(help="Of each end of an interval.")] = 0.95,
+    common: Annotated[
+        bool, typer.Option("--common", help="Leave out what only one run has, instead of refusing.")
+    ] = False,
+    unpaired: Annotated[bool, typer.Option("--unpaired", help="Compare means of different samples.")] = False,
+    noise: Annotated[list[Path] | None, typer.Option(help="A repeat of the original; repeatable. Noise floor.")] = None,
+) -> None:
+    """Compare finished runs, sample by sample: JSON, CSV, Markdown and one HTML report."""
+    from lr2eval._compare_commands import compare_command
+
+    compare_command(runs, out=out, confidence=confidence, common=common, unpaired=unpaired, noise=noise or ())
+
+
+@app.command()
+def gate(
+    runs: Annotated[list[Path], typer.Argument(help="Original (run folder or baseline file) and extended run.")],
+    min_retention: Annotated[float | None, typer.Option(help="Least extended / original. [default: 0.985]")] = None,
+    margin: Annotated[float | None, typer.Option(help="Largest acceptable loss in points.")] = None,
+    confidence: Annotated[float | None, typer.Option(help="Of the verdict (one-sided). [default: 0.95]")] = None,
+    tasks: Annotated[str | None, typer.Option(help="What to check: mmlu,ruler:vt,ruler@8k. [default: all]")] = None,
+    config: Annotated[Path | None, typer.Option(help="gate.toml: limits per task, weights, pinned baseline.")] = None,
+    common: Annotated[
+        bool, typer.Option("--common", help="Leave out what only one run has, instead of refusing.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for verdict and report. [default: runs/gate-A-vs-B]")] = None,
+) -> None:
+    """Verdict for CI: 0 pass, 1 regression, 3 inconclusive, 4 not comparable."""
+    from lr2eval._compare_commands import gate_command
+
+    flags = {"min_retention": min_retention, "margin": margin, "confidence": confidence, "tasks": tasks}
+    raise typer.Exit(gate_command(runs, flags, config=config, out=out, common=common))
+
+
+@baseline_app.callback()
+def _baseline() -> None:
+    pass  # keeps `save` a name of its own while it is the only command
+
+
+@baseline_app.command("save")
+def baseline_save(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of the original model.")],
+    out: Annotated[Path, typer.Option(help="File to write and to commit.")] = Path("baseline.json"),
+) -> None:
+    """Ids, prompt hashes and scores of a run in one small file, so that CI needs no run of the original."""
+    from lr2eval._compare_commands import save_baseline_command
+
+    save_baseline_command(run, out)
 
 
 @app.command()

@@ -20,7 +20,14 @@ ROOMS = {
     "tasks": ("lr2eval.tasks",),
     "backends": ("lr2eval.backends",),
     "reports": ("lr2eval.reports",),
-    "cli": ("lr2eval.cli", "lr2eval._commands", "lr2eval._data_commands", "lr2eval._doctor", "lr2eval.__main__"),
+    "cli": (
+        "lr2eval.cli",
+        "lr2eval._commands",
+        "lr2eval._data_commands",
+        "lr2eval._compare_commands",
+        "lr2eval._doctor",
+        "lr2eval.__main__",
+    ),
     "runner": ("lr2eval._prepare", "lr2eval._runner", "lr2eval._recording", "lr2eval._backend"),
     "core": ("lr2eval",),
 }
