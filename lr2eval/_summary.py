@@ -20,7 +20,7 @@ _REFUSAL = re.compile(
         (i'm|i\ am)\ (so\ |very\ |really\ |truly\ )?sorry\b
       | (i'm\ |i\ am\ )?sorry,?\ (but\ )?(i|as\ an)\b
       | (my\ apologies,?|i\ apologi[sz]e,?|unfortunately,?)\ (but\ )?
-          i('m|\ am|\ can't|\ cannot|\ can\ not|\ do\ not|\ don't)\b
+        i('m|\ am|\ can't|\ cannot|\ can\ not|\ do\ not|\ don't)\b
       | i\ (cannot|can't|can\ not|won't|will\ not|am\ not\ able\ to|am\ unable\ to)\b
       | i'm\ (not\ able|unable)\ to\b
       | as\ an?\ (ai|artificial\ intelligence|large\ language\ model|language\ model)

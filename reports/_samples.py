@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from markupsafe import escape
 
 from lr2eval._errors import StoreError
 from lr2eval._store import RunStore, StoredSample
@@ -17,6 +19,7 @@ from lr2eval.reports._load import Run, shard_id
 PER_SHARD = 30
 PER_REPORT = 720
 LEAST = 3
+BUDGET = 1_900_000
 HEAD, TAIL, NEEDLE, AROUND, ANSWER, EXCERPTS, CHOICES = 400, 500, 300, 90, 600, 4, 12
 """Characters (and, at the end, entries) shown of each part of a sample."""
 
@@ -56,9 +59,36 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One sample with the answers of the runs that have it."""
+class Outcome:
+    """How the runs scored one sample: number of the run -> score, ``None`` where it was skipped."""
 
+    id: str
+    prompt_hash: str
+    number: int
+    scores: dict[int, float | None]
+
+    @property
+    def change(self) -> str:
+        """``lost`` where a later run scores lower than the first, ``gained`` where one scores higher; else empty.
+
+        Runs come with the original first, so this is what extending the model did to the sample.
+        """
+        before = self.scores.get(0)
+        if before is None:
+            return ""
+        after = [score for score in self.scores.values() if score is not None]
+        return "lost" if min(after) < before else "gained" if max(after) > before else ""
+
+    @property
+    def wrong(self) -> bool:
+        return any(score is not None and score < 100 for score in self.scores.values())
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One shown sample with the answers of the runs that have it."""
+
+    outcome: Outcome
     answers: tuple[Answer, ...]
 
     @property
@@ -67,24 +97,12 @@ class Entry:
 
     @property
     def change(self) -> str:
-        """``lost`` where a later run scores lower than the first, ``gained`` where one scores higher; else empty.
-
-        Runs come with the original first, so this is what extending the model did to the sample.
-        """
-        scores = {a.run.number: a.sample.score for a in self.answers if a.sample.score is not None}
-        before, after = scores.pop(0, None), scores.values()
-        if before is None:
-            return ""
-        return "lost" if any(s < before for s in after) else "gained" if any(s > before for s in after) else ""
-
-    @property
-    def wrong(self) -> bool:
-        return any(answer.verdict in ("wrong", "partly") for answer in self.answers)
+        return self.outcome.change
 
     @property
     def kinds(self) -> str:
         """Words the sample filter looks for."""
-        kinds = [self.change] * bool(self.change) + ["wrong"] * self.wrong
+        kinds = [self.change] * bool(self.change) + ["wrong"] * self.outcome.wrong
         kinds += ["empty"] * any(answer.empty for answer in self.answers)
         kinds += ["cut"] * any(answer.sample.detail.truncated_tokens > 0 for answer in self.answers)
         kinds += ["skipped"] * any(answer.verdict == "skipped" for answer in self.answers)
@@ -113,6 +131,14 @@ class Entry:
             for before, needle, after in self.sample.excerpts[:EXCERPTS]
         ]
 
+    @property
+    def size(self) -> int:
+        """About how many bytes of the page it takes."""
+        texts = [self.head, self.tail, self.gold, *(part for excerpt in self.excerpts for part in excerpt)]
+        for answer in self.answers:
+            texts += [answer.text, answer.gist, *(text for text, _ in (answer.sample.choices or ())[:CHOICES])]
+        return sum(len(escape(_text.visible(text)).encode()) for text in texts) + 900 + 700 * len(self.answers)
+
 
 @dataclass(frozen=True)
 class ShardSamples:
@@ -132,19 +158,17 @@ def places(shards: int) -> int:
     return max(LEAST, min(PER_SHARD, PER_REPORT // max(1, shards)))
 
 
-def pick(entries: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
+def pick(outcomes: Sequence[Outcome], limit: int) -> tuple[Outcome, ...]:
     """Lost samples first, then gained ones, then the rest in their order; always the first ones of each kind.
 
     Half of the places are for lost and a quarter for gained ones; of the others two in three are for wrong answers,
     for those teach most, but a report of mistakes alone would not show what a right answer looks like. Places one
     kind leaves free go to the other kinds, in this order. Without a comparison there are only wrong and other samples.
     """
-    kinds: list[list[Entry]] = [
-        [entry for entry in entries if entry.change == "lost"],
-        [entry for entry in entries if entry.change == "gained"],
-        [entry for entry in entries if not entry.change and entry.wrong],
-        [entry for entry in entries if not entry.change and not entry.wrong],
-    ]
+    kinds: list[list[Outcome]] = [[], [], [], []]
+    for outcome in outcomes:
+        change = outcome.change
+        kinds[0 if change == "lost" else 1 if change else 2 if outcome.wrong else 3].append(outcome)
     shares = [-(-limit // 2) if kinds[0] else 0]
     shares.append(min(limit - shares[0], -(-limit // 4)) if kinds[1] else 0)
     shares.append(-(-2 * (limit - sum(shares)) // 3))
@@ -153,51 +177,80 @@ def pick(entries: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
     for place, kind in enumerate(kinds):
         taken[place] += min(len(kind) - taken[place], limit - sum(taken))
     lost, gained, wrong, other = (kind[:n] for kind, n in zip(kinds, taken, strict=True))
-    return (*lost, *gained, *sorted(wrong + other, key=lambda entry: entry.sample.number))
+    return (*lost, *gained, *sorted(wrong + other, key=lambda outcome: outcome.number))
 
 
 def collect(runs: Sequence[Run]) -> tuple[list[ShardSamples], dict[str, str], int]:
-    """(shown samples by shard, category by shard where the samples name one, places per shard)."""
+    """(shown samples by shard, category by shard where the samples name one, places per shard).
+
+    The places are fewer where the samples would take more than ``BUDGET`` bytes of the page.
+    """
     shards = {shard_id(shard): shard for run in runs for shard in run.results.shards}
     limit = places(len(shards))
-    shown, categories = [], {}
+    shown = []
     with ExitStack() as stack:
         stores = [(run, stack.enter_context(RunStore.read(run.folder))) for run in runs]
+        judged = _outcomes(stores)
         for name, shard in shards.items():
-            entries = _entries([(run, store, name) for run, store in stores])
-            if not entries and shard.n:
+            outcomes = judged.get(name, [])
+            if not outcomes and shard.n:
                 raise StoreError(
                     f"{stores[0][1].path}: no samples of {name}, of which results.json counts {shard.n}; "
                     "restore the run folder from a copy"
                 )
-            if not entries:
+            if not outcomes:
                 continue
-            category = entries[0].sample.columns.get("category")
-            if category is not None:
-                categories[name] = str(category)
             length = "" if shard.length is None else f" at {_text.length(shard.length)}"
             shown.append(
                 ShardSamples(
                     name=name,
                     title=f"{_text.title(shard.benchmark)} · {_text.task(shard.benchmark, shard.task)}{length}",
-                    entries=pick(entries, limit),
-                    total=len(entries),
-                    wrong=sum(entry.wrong for entry in entries),
-                    lost=sum(entry.change == "lost" for entry in entries),
-                    gained=sum(entry.change == "gained" for entry in entries),
+                    entries=_entries(stores, name, pick(outcomes, limit)),
+                    total=len(outcomes),
+                    wrong=sum(outcome.wrong for outcome in outcomes),
+                    lost=sum(outcome.change == "lost" for outcome in outcomes),
+                    gained=sum(outcome.change == "gained" for outcome in outcomes),
                 )
             )
+    size = sum(entry.size for shard in shown for entry in shard.entries)
+    if size > BUDGET:
+        limit = max(1, limit * BUDGET // size)
+        shown = [replace(shard, entries=_fewer(shard.entries, limit)) for shard in shown]
+    categories = {
+        shard.name: str(category)
+        for shard in shown
+        if (category := shard.entries[0].sample.columns.get("category")) is not None
+    }
     return shown, categories, limit
 
 
-def _entries(sources: Sequence[tuple[Run, RunStore, str]]) -> list[Entry]:
-    together: dict[tuple[str, str], list[Answer]] = {}
-    for run, store, shard in sources:
+def _fewer(entries: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
+    by_id = {(entry.outcome.id, entry.outcome.prompt_hash): entry for entry in entries}
+    return tuple(by_id[o.id, o.prompt_hash] for o in pick([entry.outcome for entry in entries], limit))
+
+
+def _outcomes(stores: Sequence[tuple[Run, RunStore]]) -> dict[str, list[Outcome]]:
+    """By shard, in the order of the samples; equal id and prompt hash is the same sample (D3)."""
+    found: dict[str, dict[tuple[str, str], Outcome]] = {}
+    for run, store in stores:
+        for shard, rows in store.outcomes().items():
+            together = found.setdefault(shard, {})
+            for number, id_, prompt_hash, score in rows:
+                outcome = together.setdefault((id_, prompt_hash), Outcome(id_, prompt_hash, number, {}))
+                outcome.scores[run.number] = score
+    return {shard: list(together.values()) for shard, together in found.items()}
+
+
+def _entries(stores: Sequence[tuple[Run, RunStore]], shard: str, outcomes: Sequence[Outcome]) -> tuple[Entry, ...]:
+    """The whole samples of the chosen ones."""
+    answers: dict[tuple[str, str], list[Answer]] = {(o.id, o.prompt_hash): [] for o in outcomes}
+    for run, store in stores:
         try:
-            for sample in store.samples(shard):
-                together.setdefault((sample.id, sample.prompt_hash), []).append(Answer(run, sample))
+            for sample in store.picked(shard, [outcome.id for outcome in outcomes]):
+                if (sample.id, sample.prompt_hash) in answers:
+                    answers[sample.id, sample.prompt_hash].append(Answer(run, sample))
         except (ValueError, TypeError) as error:
             raise StoreError(
                 f"{store.path}: damaged sample in {shard} ({error}); restore the run folder from a copy"
             ) from error
-    return [Entry(tuple(answers)) for answers in together.values()]
+    return tuple(Entry(outcome, tuple(answers[outcome.id, outcome.prompt_hash])) for outcome in outcomes)

@@ -51,6 +51,21 @@ def test_samples_come_back_as_they_went_in(tmp_path: Path) -> None:
         assert not store.shard_done("other")
 
 
+def test_samples_can_be_chosen_without_reading_their_texts(tmp_path: Path) -> None:
+    other = "ruler/cwe@1024"
+    with RunStore.create(tmp_path) as store:
+        assert store.outcomes() == {}
+        store.save_scores("ruler/vt@1024", [sample(1), sample(0, score=None, skipped=True), sample(2, score=0.0)])
+        store.save_scores(other, [sample(3, shard=other)])
+    with RunStore.read(tmp_path) as store:
+        assert store.outcomes() == {
+            "ruler/vt@1024": [(0, "id0", "p", None), (1, "id1", "p", 50.0), (2, "id2", "p", 0.0)],
+            other: [(3, "id3", "p", 50.0)],
+        }
+        assert list(store.picked("ruler/vt@1024", ["id2", "id1", "id3", "absent"])) == [sample(1), sample(2, score=0.0)]
+        assert list(store.picked("ruler/vt@1024", [])) == []
+
+
 def test_responses_and_plan_come_back(tmp_path: Path) -> None:
     detail = ResponseDetail(10, 2, "long", "length")
     with RunStore.create(tmp_path) as store:

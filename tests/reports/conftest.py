@@ -82,6 +82,7 @@ def make_run(
     flip: float = 0.0,
     model: dict[str, Any] | None = None,
     texts: tuple[str, ...] | None = None,
+    needles: int = 1,
     subject_names: tuple[str, ...] | None = None,
     share: Callable[[int, int], float] = lambda place, step: 0.97 - 0.07 * place - 0.14 * step,
 ) -> Path:
@@ -125,7 +126,7 @@ def make_run(
                         choices=None if lost else choices,
                         prompt_head="A special magic number is hidden within the following text. " + filler * 6,
                         prompt_tail=f"{next(storable)} " + filler * 5 + "What is the special magic number?\nAnswer:",
-                        excerpts=((filler, needle, f" {next(poison)} {filler}"),) if length else (),
+                        excerpts=((filler, needle, f" {next(poison)} {filler}"),) * needles if length else (),
                         source=(f"{task}-{length}.jsonl", number * 16000),
                         detail=ResponseDetail(
                             prompt_tokens=(length or 640) - 12, new_tokens=12 if length else 0,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lr2eval._errors import StoreError
-from lr2eval.reports import _samples
+from lr2eval.reports import _samples, render
 from lr2eval.reports._load import load
 
 
@@ -19,8 +19,7 @@ def entries(pattern: str) -> list[Any]:
     """``w`` stands for a wrong sample, ``r`` for a right one, ``l`` for a lost and ``g`` for a gained one."""
     change = {"l": "lost", "g": "gained"}
     return [
-        SimpleNamespace(wrong=kind in "wlg", change=change.get(kind, ""), sample=SimpleNamespace(number=i))
-        for i, kind in enumerate(pattern)
+        SimpleNamespace(wrong=kind in "wlg", change=change.get(kind, ""), number=i) for i, kind in enumerate(pattern)
     ]
 
 
@@ -42,7 +41,7 @@ def entries(pattern: str) -> list[Any]:
     ],
 )
 def test_pick(pattern: str, limit: int, shown: list[int]) -> None:
-    assert [entry.sample.number for entry in _samples.pick(entries(pattern), limit)] == shown
+    assert [outcome.number for outcome in _samples.pick(entries(pattern), limit)] == shown
 
 
 def test_places_bound_the_report() -> None:
@@ -87,3 +86,50 @@ def test_missing_samples_are_named(run_folder: Path, tmp_path: Path) -> None:
     db.close()
     with pytest.raises(StoreError, match=r"no samples of ruler/niah_single_1@4096, of which results.json counts 40"):
         _samples.collect(load([other]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "change", "wrong"),
+    [
+        ({0: 100.0, 1: 0.0}, "lost", True),
+        ({0: 50.0, 1: 75.0}, "gained", True),
+        ({0: 100.0, 1: 100.0}, "", False),
+        ({0: 0.0, 1: 0.0}, "", True),
+        ({0: 50.0, 1: 100.0, 2: 0.0}, "lost", True),  # lost by any of the extended models
+        ({0: 100.0, 1: None}, "", False),
+        ({0: None, 1: 0.0}, "", True),
+        ({1: 0.0, 2: 100.0}, "", True),  # the original is a baseline file
+        ({0: None}, "", False),
+    ],
+)
+def test_outcomes(scores: dict[int, float | None], change: str, wrong: bool) -> None:
+    outcome = _samples.Outcome("id", "hash", 0, scores)
+    assert (outcome.change, outcome.wrong) == (change, wrong)
+
+
+def test_long_samples_leave_fewer_places(maker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = maker(tmp_path / "run", tasks=("vt", "cwe"), lengths=(4096,), subjects=0, samples=40, texts=("<&>" * 300,))
+    shown, _, limit = _samples.collect(load([run]))
+    assert limit == _samples.PER_SHARD
+    whole = [[entry.sample.number for entry in shard.entries] for shard in shown]
+    size = sum(entry.size for shard in shown for entry in shard.entries)
+    monkeypatch.setattr(_samples, "BUDGET", size // 3)
+    fewer, _, limit = _samples.collect(load([run]))
+    assert 8 <= limit <= 10
+    for shard, numbers in zip(fewer, whole, strict=True):
+        assert len(shard.entries) == limit
+        assert {entry.sample.number for entry in shard.entries} < set(numbers)
+    assert sum(entry.size for shard in fewer for entry in shard.entries) <= 1.05 * size / 3
+    monkeypatch.setattr(_samples, "BUDGET", 1)
+    assert _samples.collect(load([run]))[2] == 1
+
+
+def test_size_is_about_what_the_page_grows_by(maker: Any, tmp_path: Path) -> None:
+    pages = []
+    for number, samples in enumerate((4, 24)):
+        run = maker(tmp_path / str(number), tasks=("vt",), lengths=(4096,), subjects=0, samples=samples)
+        shown, _, _ = _samples.collect(load([run]))
+        size = sum(entry.size for shard in shown for entry in shard.entries)
+        pages.append((len(render([run], tmp_path / f"{number}.html").read_bytes()), size))
+    (small, few), (large, many) = pages
+    assert 0.7 < (large - small) / (many - few) < 1.2
