@@ -410,12 +410,18 @@ def independent_interval(original: ArrayLike, extended: ArrayLike, confidence: f
 def required_n(spread: float, distance: float, confidence: float, power: float = 0.8) -> int | None:
     """Samples at which a one-sided test at ``confidence`` decides with probability ``power``; ``None`` if never.
 
-    ``spread`` is the standard deviation of one sample's contrast, ``distance`` that of the true mean from the margin.
+    ``spread`` is the standard deviation of one sample's contrast (times the root of the design effect, where samples
+    come in clusters), ``distance`` that of the true mean from the limit. Normal approximation, but never fewer than
+    the score test needs when no pair differs at all: that nothing was seen of a rare loss proves little.
     """
     if distance == 0:
         return None
-    wanted = float(stats.norm.ppf(confidence) + stats.norm.ppf(power))
-    return max(1, math.ceil((wanted * spread / distance) ** 2))
+    quantile, gap = float(stats.norm.ppf(confidence)), min(1.0, abs(distance))
+    normal = ((quantile + float(stats.norm.ppf(power))) * spread / gap) ** 2
+    # The greater root of (n gap - CONTINUITY)^2 = quantile^2 n gap (1 - gap).
+    half = CONTINUITY + quantile**2 * (1 - gap) / 2
+    least = (half + math.sqrt(half**2 - CONTINUITY**2)) / gap
+    return max(1, math.ceil(max(normal, least)))
 
 
 def effective_length_shares(

@@ -590,8 +590,16 @@ def test_required_n_unpaired() -> None:
 
 def test_required_n_limits() -> None:
     assert required_n(0.3, 0.0, 0.95) is None
-    assert required_n(0.0, 0.1, 0.95) == 1
     assert required_n(0.3, 0.02, 0.95, power=0.95) > required_n(0.3, 0.02, 0.95)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("margin", "confidence"), [(0.01, 0.95), (0.05, 0.95), (0.01, 0.9), (0.3, 0.99)])
+def test_required_n_when_no_pair_differs_is_where_the_gate_first_passes(margin: float, confidence: float) -> None:
+    n = required_n(0.0, margin, confidence)
+    assert n is not None
+    for size, expected in ((n, "pass"), (n - 1, "inconclusive")):
+        low, high = difference_interval(Paired(np.ones(size), np.ones(size)), 2 * confidence - 1)
+        assert decide(low, high, 0.0, -margin) == expected
 
 
 # --- resampling, independent samples -----------------------------------------------------------------------------
