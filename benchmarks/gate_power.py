@@ -21,7 +21,7 @@ from machine import facts
 from numpy.typing import NDArray
 from scipy import stats
 
-from lr2eval._paired import Paired, contrast_z, decide, difference_interval, retention_interval, score_z
+from lr2eval._paired import Paired, cluster_effect, contrast_z, decide, difference_interval, retention_interval, score_z
 
 Array = NDArray[np.float64]
 HERE = Path(__file__).parent
@@ -139,24 +139,20 @@ def make(cell: Cell, rng: np.random.Generator, size: int) -> Data | None:
 # --- judging it --------------------------------------------------------------------------------------------------
 
 
-def design_effects(data: Data, ratio: float) -> Array:
-    """:meth:`Paired.design_effect` of many data sets of equal weights at once."""
+def clustering(data: Data, ratio: float) -> tuple[Array, Array]:
+    """:meth:`Paired.clustering` of many data sets of equal weights at once."""
     assert data.by_cluster is not None
     contrast = data.kinds[:, 2] - ratio * data.kinds[:, 1]
     mean = data.counts @ contrast / data.n
-    naive = data.counts @ contrast**2 - data.n * mean**2
-    clusters, size = data.by_cluster.shape[1], data.n / data.by_cluster.shape[1]
+    size = data.n / data.by_cluster.shape[1]
     totals = (data.by_cluster @ contrast.astype(np.float32)).astype(float) - size * mean[:, None]
-    robust = (totals**2).sum(1) * clusters / (clusters - 1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(naive <= 1e-12, 1.0, np.maximum(1.0, robust / naive))
+    return cluster_effect(data.counts @ contrast**2 - data.n * mean**2, totals)
 
 
 def z_of(data: Data, ratio: float, difference: float, clustered: bool = True) -> Array:
     pairs = (data.kinds[:, 0], data.kinds[:, 1], data.kinds[:, 2])
     if data.by_cluster is not None and clustered:
-        clusters = data.by_cluster.shape[1]
-        return contrast_z(pairs, data.counts, ratio, difference, design_effects(data, ratio), clusters)
+        return contrast_z(pairs, data.counts, ratio, difference, *clustering(data, ratio))
     rows, place = np.unique(data.counts, axis=0, return_inverse=True)
     return contrast_z(pairs, rows, ratio, difference)[place.ravel()]
 
@@ -307,7 +303,13 @@ def cells() -> Iterator[Cell]:
                 yield Cell(setting, 1300, share, "margin", -0.01, loss)
                 yield Cell(setting, 1300, share, "retention", 0.985, loss)
         for size in (5, 20):
-            for n, limit, share in ((100, -0.1, 0.2), (500, -0.05, 0.1), (2000, -0.01, 0.1), (2000, -0.01, 0.02)):
+            for n, limit, share in (
+                (100, -0.1, 0.2),
+                (500, -0.05, 0.1),
+                (2000, -0.01, 0.1),
+                (2000, -0.01, 0.02),
+                (500, -0.02, 0.03),
+            ):
                 yield Cell("clusters", n, share, "margin", limit, loss, cluster=size, extra={"icc": 0.3})
             yield Cell("clusters", 2000, 0.1, "retention", 0.985, loss, cluster=size, extra={"icc": 0.3})
 

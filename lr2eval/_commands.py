@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._config import RunConfig, format_length
+from lr2eval._errors import UsageError
 from lr2eval._paths import cache_dir
 from lr2eval._progress import RunProgress, format_seconds
 from lr2eval._tables import printed_table, table
@@ -50,11 +51,13 @@ def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> 
     print(f"report: {home / 'report.html'}")
 
 
-def tasks_command(model: str | None) -> None:
+def tasks_command(model: str | None, data_dir: Path | None = None) -> None:
     """``lr2eval tasks``: per benchmark its data needs, then its tasks; minimum lengths where prompts are made."""
     from lr2eval._registry import benchmarks, failures
 
-    minimum = {} if model is None else _exact_minimums(model)
+    if data_dir is not None and not data_dir.is_dir():
+        raise UsageError(f"--data-dir {data_dir}: no such folder")
+    minimum, missing = ({}, {}) if model is None else _exact_minimums(model, data_dir)
     for benchmark in benchmarks().values():
         tasks = benchmark.tasks()
         needs = list(dict.fromkeys(info.needs for info in tasks))
@@ -65,30 +68,48 @@ def tasks_command(model: str | None) -> None:
             continue
         shown = table("task", "what it asks", "shortest length", *(["needs"] if len(needs) > 1 else []))
         for info in tasks:
-            shortest = minimum.get(info.name, info.min_length)
-            row = [f"{info.benchmark}:{info.name}", info.description, "-" if shortest is None else str(shortest)]
+            name = f"{info.benchmark}:{info.name}"
+            usual = "-" if info.min_length is None else f"{'~' if model else ''}{info.min_length}"
+            row = [name, info.description, str(minimum.get(name, usual))]
             shown.add_row(*row, *([info.needs] if len(needs) > 1 else []))
         printed_table(shown)
     for problem in failures().values():
         print(f"\n{problem}")
-    source = f"with the tokenizer of {model}" if model else "with common tokenizers; exact with --model DIR"
+    source = (
+        f"that suffice for the first {MEASURED} samples with the tokenizer of {model}"
+        if model
+        else "with common tokenizers; exact with --model DIR"
+    )
     print(
         f"\nShortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks (hellaswag, ...)."
     )
+    for reason in dict.fromkeys(missing.values()):
+        names = ", ".join(name for name, why in missing.items() if why == reason)
+        print(f"\n~ not measured, the data is not at hand: {names} ({reason})")
 
 
-def _exact_minimums(model: str) -> dict[str, int]:
+MEASURED = 20
+"""Samples from which ``lr2eval tasks --model`` tells a minimum length."""
+
+
+def _exact_minimums(model: str, data_dir: Path | None) -> tuple[dict[str, int], dict[str, str]]:
+    """Minimum length by ``benchmark:task``, and why some are not measured. Reads what is here, never the network."""
     from lr2eval._models import locate
     from lr2eval._registry import benchmarks
     from lr2eval._tokens import PromptTokenizer
+    from lr2eval._types import TaskContext
 
     tokenizer = PromptTokenizer.load(locate(model))
+    context = TaskContext(tokenizer, (), MEASURED, 0, cache_dir(), data_dir=data_dir, offline=True)
     found: dict[str, int] = {}
+    missing: dict[str, str] = {}
     for benchmark in benchmarks().values():
         measure = getattr(benchmark, "min_lengths", None)
         if measure is not None:
-            found.update(measure(tokenizer))
-    return found
+            lengths, reasons = measure(context)
+            found |= {f"{benchmark.name}:{task}": length for task, length in lengths.items()}
+            missing |= {f"{benchmark.name}:{task}": reason for task, reason in reasons.items()}
+    return found, missing
 
 
 def models_list_command() -> None:

@@ -21,6 +21,7 @@ from lr2eval._config import format_length, parse_length
 from lr2eval._errors import Lr2EvalError, NotComparableError, TaskError, UsageError
 from lr2eval._gate_config import GateConfig
 from lr2eval._paired import (
+    CONTINUITY,
     Paired,
     decide,
     difference_interval,
@@ -159,18 +160,17 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
     verdict: Verdict
     if kind == "margin":
         verdict = decide(low, high, after - before, -limit / 100, 0.0)
-        z, contrast, equal = difference_z(paired, -limit / 100), paired.contrast(), limit / 100
+        z, equal = difference_z(paired, -limit / 100), limit / 100
         seen = after - before + limit / 100
         criterion = f"loss of at most {limit:g} points"
     else:
         # An original that scores nothing has nothing to retain, however many samples there are.
         verdict = "inconclusive" if before == 0 else decide(ratio_low, ratio_high, after / before, limit, 1.0)
-        z, contrast, equal = retention_z(paired, limit), paired.contrast(limit), (1 - limit) * before
+        z, equal = retention_z(paired, limit), (1 - limit) * before
         seen = after - limit * before
         criterion = f"retention of at least {100 * limit:g} %"
-    spread = float(np.std(contrast)) * math.sqrt(paired.design_effect())
-    needed = _needed(spread, seen, confidence, z, paired.n)
-    needed_if_equal = _needed(spread, equal, confidence, z, paired.n)
+    needed = _needed(paired, kind, limit, seen, confidence)
+    needed_if_equal = _needed(paired, kind, limit, equal, confidence)
     found = Check(
         name=name,
         verdict=verdict,
@@ -199,13 +199,29 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
     return found.model_copy(update={"message": _message(found, confidence)})
 
 
-def _needed(spread: float, distance: float, confidence: float, z: float, n: int) -> int | None:
-    """Pairs that would decide with 80 % probability. Where no pair differs the spread is the one the test assumed."""
-    if spread > 0:
+def _needed(paired: Paired, kind: str, limit: float, distance: float, confidence: float) -> int | None:
+    """Pairs that would decide with 80 % probability if the true mean lies ``distance`` from the limit.
+
+    Where no pair differs there is no spread to plan with: then the pairs that would pass if all went on like this.
+    """
+    contrast = paired.contrast(limit) if kind == "retention" else paired.contrast()
+    spread = float(np.std(contrast)) * math.sqrt(paired.design_effect(limit if kind == "retention" else 1.0))
+    if paired.lost or paired.gained:
         return required_n(spread, abs(distance), confidence)
-    if z <= 0:
+    if distance <= 0:
         return None
-    return math.ceil(n * (float(stats.norm.ppf(confidence)) / z) ** 2)
+    # z grows like a (sqrt(n) - c / (distance sqrt(n))), c being the continuity correction: solve for its quantile.
+    copies = math.ceil(4 * CONTINUITY / (distance * paired.n))
+    more = Paired(
+        np.tile(paired.original, copies),
+        np.tile(paired.extended, copies),
+        None if paired.weights is None else np.tile(paired.weights, copies),
+        None if paired.clusters is None else np.tile(paired.clusters, copies),
+    )
+    z = retention_z(more, limit) if kind == "retention" else difference_z(more, -limit / 100)
+    wanted, root = float(stats.norm.ppf(confidence)), math.sqrt(more.n)
+    slope = z / (root - CONTINUITY / (distance * root))
+    return math.ceil(((wanted + math.sqrt(wanted**2 + 4 * slope**2 * CONTINUITY / distance)) / (2 * slope)) ** 2)
 
 
 def _regressed(compared: Compared, confidence: float) -> list[Regressed]:

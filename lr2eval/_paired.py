@@ -150,32 +150,48 @@ class Paired:
         return None if self.clusters is None else len(np.unique(self.clusters))
 
     @cached_property
-    def _spreads(self) -> tuple[Array, Array]:
-        """Sums of products (2, 2) of the centred scores (extended, original): sample by sample, and by cluster."""
+    def _centred(self) -> tuple[Array, Array]:
+        """Weighted centred scores (extended, original): sample by sample ``(2, n)``, summed by cluster ``(2, C)``."""
         before, after = self.means()
         rows = np.stack([self.w * (self.extended - after), self.w * (self.original - before)])
         labels = np.arange(self.n) if self.clusters is None else self.clusters
         _, index = np.unique(labels, return_inverse=True)
-        totals = np.stack([np.asarray(np.bincount(index, weights=row), float) for row in rows])
-        return rows @ rows.T, totals @ totals.T
+        return rows, np.stack([np.asarray(np.bincount(index, weights=row), float) for row in rows])
 
     def design_effect(self, ratio: float = 1.0) -> float:
-        """How many times wider than of independent samples the variance of the mean is; never below 1.
+        """How many times wider than of independent samples the variance of the mean is; never below 1."""
+        return self.clustering(ratio)[0]
 
-        Cluster-robust variance of a mean (Miller 2024, section 2.2) over the naive one, with ``C / (C - 1)`` for few
-        clusters. 1 where nothing varies.
-        """
+    def clustering(self, ratio: float = 1.0) -> tuple[float, float | None]:
+        """(design effect, degrees of freedom) of the contrast; (1, ``None``) where samples are independent."""
         if self.clustered is None:
-            return 1.0
+            return 1.0, None
         if self.clustered < 2:
             # One cluster says nothing about others: all its samples count as one.
-            return float(self.n)
-        mix = np.array([1.0, -ratio])
-        naive, robust = (float(mix @ products @ mix) for products in self._spreads)
-        # What rounding leaves where nothing varies is no variance.
-        if naive <= 1e-12:
-            return 1.0
-        return max(1.0, robust / naive * self.clustered / (self.clustered - 1))
+            return float(self.n), 1.0
+        samples, totals = (np.array([1.0, -ratio]) @ rows for rows in self._centred)
+        effect, freedom = cluster_effect(float((samples**2).sum()), totals)
+        return float(effect), float(freedom)
+
+
+def cluster_effect(naive: ArrayLike, totals: ArrayLike) -> tuple[Array, Array]:
+    """(design effect, degrees of freedom), both ``(...)``, from the clusters' sums of centred contrasts.
+
+    ``naive`` ``(...)``: sum of squares over samples; ``totals`` ``(..., C)``. The effect is the cluster-robust variance
+    of a mean (Miller 2024, section 2.2) over the naive one, with ``C / (C - 1)`` for few clusters; at least 1, and 1
+    where nothing varies. The degrees of freedom are those of the chi-square with the variance that the robust one has
+    given the clusters' kurtosis, at most ``C - 1``: where few clusters hold all the losses, few clusters speak.
+    """
+    t, plain = np.asarray(totals, float), np.asarray(naive, float)
+    clusters = t.shape[-1]
+    squares, fourths = (t**2).sum(-1), (t**4).sum(-1)
+    # What rounding leaves where nothing varies is no variance.
+    flat = (plain <= 1e-12) | (squares <= 1e-12)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        effect = np.where(flat, 1.0, np.maximum(1.0, squares / plain * clusters / (clusters - 1)))
+        freedom = 2 * clusters / (clusters * fourths / squares**2 - 1)
+        freedom = np.where(flat | ~(freedom > 0), clusters - 1.0, np.clip(freedom, 1.0, clusters - 1.0))
+    return effect, freedom
 
 
 def _mean(values: Array) -> float:
@@ -188,12 +204,12 @@ def contrast_z(
     ratio: float = 1.0,
     difference: float = 0.0,
     design_effect: ArrayLike = 1.0,
-    clusters: int | None = None,
+    freedom: ArrayLike | None = None,
 ) -> Array:
     """Statistic ``(...)`` of ``E[w (extended - ratio * original - difference)] = 0``, standard normal under it.
 
     ``pairs``: the distinct (weights, original, extended), each ``(m,)``; ``counts`` ``(..., m)``: how often each was
-    seen; ``design_effect`` ``(...)``: as :meth:`Paired.design_effect` gives it, with its number of ``clusters``.
+    seen; ``design_effect`` and ``freedom`` ``(...)``: as :meth:`Paired.clustering` gives them.
     """
     w, original, extended = (np.asarray(part, float) for part in pairs)
     effective = np.asarray(counts, float) / np.asarray(design_effect, float)[..., None]
@@ -206,17 +222,16 @@ def contrast_z(
     with np.errstate(divide="ignore", invalid="ignore"):
         kept = np.clip(1 - step / np.abs((effective * contrast).sum(-1)), 0.0, 1.0)
         z = np.where(np.isfinite(z) & (z != 0), z * kept, z)
-    if clusters is None:
+    if freedom is None:
         return z
     # The spread between clusters is itself estimated, from few: Student's t, carried over to the normal scale.
-    tail = stats.t.sf(np.abs(z), max(1, clusters - 1))
+    tail = stats.t.sf(np.abs(z), np.asarray(freedom, float))
     return np.asarray(np.copysign(stats.norm.isf(tail), z), float)
 
 
 def _z(paired: Paired, ratio: float, difference: float) -> float:
     *pairs, counts = paired.kinds
-    effect = paired.design_effect(ratio)
-    return float(contrast_z((pairs[0], pairs[1], pairs[2]), counts, ratio, difference, effect, paired.clustered))
+    return float(contrast_z((pairs[0], pairs[1], pairs[2]), counts, ratio, difference, *paired.clustering(ratio)))
 
 
 def difference_interval(paired: Paired, confidence: float) -> tuple[float, float]:
@@ -410,12 +425,18 @@ def independent_interval(original: ArrayLike, extended: ArrayLike, confidence: f
 def required_n(spread: float, distance: float, confidence: float, power: float = 0.8) -> int | None:
     """Samples at which a one-sided test at ``confidence`` decides with probability ``power``; ``None`` if never.
 
-    ``spread`` is the standard deviation of one sample's contrast, ``distance`` that of the true mean from the margin.
+    ``spread`` is the standard deviation of one sample's contrast (times the root of the design effect, where samples
+    come in clusters), ``distance`` that of the true mean from the limit. Normal approximation, but never fewer than
+    the score test needs when no pair differs at all: that nothing was seen of a rare loss proves little.
     """
     if distance == 0:
         return None
-    wanted = float(stats.norm.ppf(confidence) + stats.norm.ppf(power))
-    return max(1, math.ceil((wanted * spread / distance) ** 2))
+    quantile, gap = float(stats.norm.ppf(confidence)), min(1.0, abs(distance))
+    normal = ((quantile + float(stats.norm.ppf(power))) * spread / gap) ** 2
+    # The greater root of (n gap - CONTINUITY)^2 = quantile^2 n gap (1 - gap).
+    half = CONTINUITY + quantile**2 * (1 - gap) / 2
+    least = (half + math.sqrt(half**2 - CONTINUITY**2)) / gap
+    return max(1, math.ceil(max(normal, least)))
 
 
 def effective_length_shares(

@@ -102,11 +102,12 @@ def run(  # the flags of design.md: twenty, everything else through --config and
 @app.command()
 def tasks(
     model: Annotated[str | None, typer.Option(help="Print exact minimum lengths for this model's tokenizer.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data: minimums of the tasks over it.")] = None,
 ) -> None:
     """List the tasks with their data needs and minimum lengths."""
     from lr2eval._commands import tasks_command
 
-    tasks_command(model)
+    tasks_command(model, data_dir)
 
 
 @app.command()

@@ -39,6 +39,14 @@ def notices(runs: Sequence[Run], comparison: Comparison | None = None, gate: Gat
         ("Unfinished run", "Only finished shards are shown. The same command resumes the run.", True, _unfinished),
         ("Asked for but not run", "Missing from every mean below.", True, _not_run),
         ("Stand-in data", "Scores on stand-in data cannot be compared with published ones.", True, _stand_in),
+        (
+            "Scored as lm-eval does",
+            "A question with several accepted answers counts the share of them found; NVIDIA/RULER gives the whole "
+            "point for any. No mean, effective length or weighted average over these scores is NVIDIA's, and runs "
+            "scored by its metric do not compare with them. lm-eval prints such scores divided by 100.",
+            True,
+            _scored_otherwise,
+        ),
         ("Truncated prompts", "Shortened in the middle, so the answer may have been cut out.", True, _truncated),
         ("Skipped samples", "They did not fit and are not among n.", True, _skipped),
         ("Empty answers", "Nothing but white space; they count as they scored.", False, _empty),
@@ -115,6 +123,11 @@ def _stands_in(shard: ShardResult) -> bool:
         or (isinstance(value, str) and "stand-in" in value.lower())
         for key, value in shard.data.items()
     )
+
+
+def _scored_otherwise(run: Run) -> Part | None:
+    shards = tuple(shard_id(shard) for shard in run.results.shards if shard.data.get("scoring") == "lm-eval")
+    return Part(run, "", shards) if shards else None
 
 
 def _truncated(run: Run) -> Part | None:

@@ -46,13 +46,22 @@ class Background:
         0 and the end of the text are places too. Of two equally near ones the first is taken.
         """
         stretch = self._stretch(words)
-        end = stretch.word_ends[words - 1]
-        ends = [0, *stretch.sentence_ends[: bisect_left(stretch.sentence_ends, end)], end]
+        ends = self._ends(words)
+        end = ends[-1]
         target = depth * stretch.tokens(end)
         # Token counts rise with the places, so the nearest one is a neighbour of where the target would stand.
         after = bisect_left(ends, target, key=stretch.tokens)
         near = ends[max(after - 1, 0) : after + 1] or [end]
         return min(near, key=lambda char: abs(stretch.tokens(char) - target))
+
+    def places(self, words: int) -> int:
+        """How many places there are for needles in so many words."""
+        return len(self._ends(words))
+
+    def _ends(self, words: int) -> list[int]:
+        stretch = self._stretch(words)
+        end = stretch.word_ends[words - 1]
+        return [0, *stretch.sentence_ends[: bisect_left(stretch.sentence_ends, end)], end]
 
     def depth(self, words: int, char: int) -> float:
         """The share of the haystack's tokens that stand before ``char``."""

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from random import Random
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from lr2eval import _ids
-from lr2eval._errors import TaskError
+from lr2eval._errors import MissingDataError, TaskError
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, haystacks
 from lr2eval.tasks.niah import score
-from lr2eval.tasks.niah.background import Background
-from lr2eval.tasks.niah.draw import TOKENS_PER_VALUE, Variant, draw
+from lr2eval.tasks.niah.draw import Variant
+from lr2eval.tasks.niah.generate import VERSION, Plan
 from lr2eval.tasks.niah.options import HAYSTACK, Grid
-from lr2eval.tasks.ruler import files
-from lr2eval.tasks.ruler.fit import TooSmallError, largest_fitting
+from lr2eval.tasks.ruler import files, parallel
+from lr2eval.tasks.ruler.fit import sufficient
 
-VERSION = "1"
-"""Part of every sample's identity and seed: raise it when the same identity would give another text."""
 METRIC = "found"
 DESCRIPTIONS: dict[Variant, str] = {
     "single": "one number hidden at each depth of the grid",
@@ -49,142 +45,102 @@ class Niah:
         """Make or find the data of every variant and length. Raises :class:`TaskError` for too short a length."""
         if not context.lengths:
             raise TaskError("niah needs at least one length in tokens, for instance --lengths 4k")
-        grid = Grid.parse(context.options)
-        chosen = {key: context.options[key] for key in HAYSTACK if key in context.options}
-        haystack = haystacks.load(chosen, context.data_dir, context.offline, benchmark=self.name)
-        background = Background(haystack, context.tokenizer)
+        grid, haystack = Grid.parse(context.options), _haystack(context)
+        workers = parallel.chosen_workers(context.options, self.name)
         fingerprint = context.tokenizer.fingerprint()
-        return [
-            _Cells(variant, length, grid, context, background).shard(fingerprint)
+        plans = [
+            Plan(variant, length, grid, context.seed, haystack)
             for variant in get_args(Variant)
             if variant in tasks
             for length in context.lengths
         ]
+        return [_shard(plan, _data_file(plan, context, fingerprint, workers), context) for plan in plans]
+
+    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
+        """Lengths (tokens) that suffice for the first samples of ``context``, by variant; and what is not at hand."""
+        try:
+            haystack = _haystack(context)
+        except MissingDataError as error:
+            return {}, dict.fromkeys(DESCRIPTIONS, str(error))
+
+        def length(variant: Variant) -> int:
+            def needed(length: int) -> int:
+                plan = Plan(variant, length, Grid.parse(context.options), context.seed, haystack)
+                return max(plan.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
+
+            return sufficient(1, needed)
+
+        return {variant: length(variant) for variant in DESCRIPTIONS}, {}
 
 
 NIAH = Niah()
 
 
-@dataclass(frozen=True)
-class _Cells:
-    """One variant at one length: the cells of all depths."""
+def _haystack(context: TaskContext) -> haystacks.Haystack:
+    chosen = {key: context.options[key] for key in HAYSTACK if key in context.options}
+    return haystacks.load(chosen, context.data_dir, context.offline, benchmark=NIAH.name)
 
-    variant: Variant
-    length: int
-    grid: Grid
-    context: TaskContext
-    background: Background
 
-    @property
-    def version(self) -> str:
-        """Identity of the grid's samples: sample 7 of another set of depths is another sample."""
-        if self.grid == Grid.parse({"samples_per_cell": self.grid.samples_per_cell}):
-            return VERSION
-        kept = [self.grid.depths, self.grid.needles, self.grid.distractors]
-        return f"{VERSION}+{_ids.digest(kept)[:8]}"
+def _shard(plan: Plan, data: files.DataFile, context: TaskContext) -> Shard:
+    source = data.path.relative_to(context.cache_dir).as_posix()
+    manifest = data.manifest
 
-    @property
-    def max_new_tokens(self) -> int:
-        return TOKENS_PER_VALUE * (self.grid.needles if self.variant == "multi" else 1)
-
-    def shard(self, fingerprint: str) -> Shard:
-        data = self._data_file(fingerprint)
-        source = data.path.relative_to(self.context.cache_dir).as_posix()
-        manifest = data.manifest
-
-        def describe(doc: Mapping[str, Any]) -> SampleInfo:
-            return SampleInfo(
-                gold=tuple(doc["answers"]),
-                columns={key: doc[key] for key in ("depth", "token_depth", "token_count")},
-                marks=tuple(doc["marks"]),
-                source=(source, doc["offset"]),
-            )
-
-        return Shard(
-            benchmark=NIAH.name,
-            task=self.variant,
-            length=self.length,
-            n=manifest["samples"],
-            version=self.version,
-            data_hash=manifest["sha256"],
-            metric=METRIC,
-            load=lambda: _lm_eval.generation_task(
-                self.variant, data.rows, METRIC, lambda answer, doc: score.found(answer, doc["answers"]),
-                max_new_tokens=self.max_new_tokens, version=VERSION,
-            ),
-            describe=describe,
-            data={
-                **self.background.haystack.facts,
-                "comparable": False,  # the wording is ours: no published number was measured with it
-                "depths": len(self.grid.depths),
-                "file": source,
-                "sha256": manifest["sha256"],
-                **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
-            },
-            max_new_tokens=self.max_new_tokens,
-            cells="depth",
-        )  # fmt: skip
-
-    def _data_file(self, fingerprint: str) -> files.DataFile:
-        context, grid = self.context, self.grid
-        count = _select.limited(grid.samples_per_cell * len(grid.depths), context.limit)
-        facts = {
-            "generator": self.version,
-            "benchmark": NIAH.name,
-            "task": self.variant,
-            "length": self.length,
-            "seed": context.seed,
-            "depths": list(grid.depths),
-            "needles": grid.needles,
-            "distractors": grid.distractors,
-            "haystack": dict(self.background.haystack.facts),
-            "tokenizer": fingerprint,
-            "chat": context.tokenizer.chat,
-            "max_new_tokens": self.max_new_tokens,
-        }
-        key = _ids.digest([facts, count])[:16]
-        return files.ensure(
-            context.cache_dir / "data" / NIAH.name / f"{self.variant}-{self.length}-{key}.jsonl",
-            facts,
-            lambda: self._samples(count),
-            lambda row: float(row["token_count"]) / self.length,
-            context.progress,
+    def describe(doc: Mapping[str, Any]) -> SampleInfo:
+        return SampleInfo(
+            gold=tuple(doc["answers"]),
+            columns={key: doc[key] for key in ("depth", "token_depth", "token_count")},
+            marks=tuple(doc["marks"]),
+            source=(source, doc["offset"]),
         )
 
-    def _samples(self, count: int) -> Iterator[dict[str, Any]]:
-        memo: dict[str, int] = {}
-        for index in range(count):
-            yield self._sample(index, memo)
+    return Shard(
+        benchmark=NIAH.name,
+        task=plan.variant,
+        length=plan.length,
+        n=manifest["samples"],
+        version=plan.version,
+        data_hash=manifest["sha256"],
+        metric=METRIC,
+        load=lambda: _lm_eval.generation_task(
+            plan.variant, data.rows, METRIC, lambda answer, doc: score.found(answer, doc["answers"]),
+            max_new_tokens=plan.max_new_tokens, version=VERSION,
+        ),
+        describe=describe,
+        data={
+            **plan.haystack.facts,
+            "comparable": False,  # the wording is ours: no published number was measured with it
+            "depths": len(plan.grid.depths),
+            "file": source,
+            "sha256": manifest["sha256"],
+            **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
+        },
+        max_new_tokens=plan.max_new_tokens,
+        cells="depth",
+    )  # fmt: skip
 
-    def _sample(self, index: int, memo: dict[str, int]) -> dict[str, Any]:
-        """Sample 0 has the first depth, sample 1 the second ...: any first samples spread over the grid."""
-        identity = (self.version, f"{NIAH.name}/{self.variant}", self.length, index, self.context.seed)
-        depth = self.grid.depths[index % len(self.grid.depths)]
-        sample = draw(self.variant, self.grid, depth, self.background, Random(_ids.sample_seed(*identity)))
-        try:
-            fit = largest_fitting(sample, self.context.tokenizer, self.length - self.max_new_tokens, memo)
-        except TooSmallError as error:
-            enough = -(-(error.tokens + self.max_new_tokens) // 128) * 128 + 128
-            raise TaskError(
-                f"niah:{self.variant} at length {self.length}: the smallest sample takes "
-                f"{error.tokens + self.max_new_tokens} tokens with this tokenizer; use a length of {enough} or more"
-            ) from error
-        if fit.size == fit.available:
-            raise TaskError(
-                f"niah:{self.variant} at length {self.length}: the haystack {self.background.haystack.name} has only "
-                f"{fit.size} words; use a shorter length, a longer text or --set niah.repeat=true"
-            )
-        return {
-            "id": _ids.sample_id(*identity),
-            "task": self.variant,
-            "length": self.length,
-            "index": index,
-            "prompt": fit.draft.prompt,
-            "answer_prefix": fit.draft.answer_prefix,
-            "answers": list(fit.draft.answers),
-            "max_new_tokens": self.max_new_tokens,
-            "token_count": fit.tokens + self.max_new_tokens,
-            "depth": fit.draft.depth,
-            "token_depth": round(sample.token_depth(fit.size), 6),
-            "marks": list(fit.draft.marks),
-        }
+
+def _data_file(plan: Plan, context: TaskContext, fingerprint: str, workers: int | None) -> files.DataFile:
+    grid = plan.grid
+    count = _select.limited(grid.samples_per_cell * len(grid.depths), context.limit)
+    facts = {
+        "generator": plan.version,
+        "benchmark": NIAH.name,
+        "task": plan.variant,
+        "length": plan.length,
+        "seed": plan.seed,
+        "depths": list(grid.depths),
+        "needles": grid.needles,
+        "distractors": grid.distractors,
+        "haystack": dict(plan.haystack.facts),
+        "tokenizer": fingerprint,
+        "chat": context.tokenizer.chat,
+        "max_new_tokens": plan.max_new_tokens,
+    }
+    key = _ids.digest([facts, count])[:16]
+    return files.ensure(
+        context.cache_dir / "data" / NIAH.name / f"{plan.variant}-{plan.length}-{key}.jsonl",
+        facts,
+        lambda: parallel.rows(plan, count, context.tokenizer, workers),
+        lambda row: float(row["token_count"]) / plan.length,
+        context.progress,
+    )

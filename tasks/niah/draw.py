@@ -53,6 +53,14 @@ class NeedleDraw:
     def largest(self) -> int | None:
         return self.background.available
 
+    @property
+    def needles(self) -> int:
+        return len(self.asked) + len(self.others)
+
+    def has_places(self, size: int) -> bool:
+        """Whether ``size`` words have a place for every needle (two may still go to the same one)."""
+        return self.background.places(size) >= self.needles
+
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """The words with the space before them."""
         return [(word,) for word in self.background.words(start, stop)]

@@ -29,7 +29,7 @@ class Grid:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Grid:
         """From what ``--set`` gave; :class:`UsageError` for anything that is no such option or no such value."""
-        known = ("depths", *_MOST, *HAYSTACK)
+        known = ("depths", *_MOST, *HAYSTACK, "workers")
         for key in options:
             if key not in known:
                 raise UsageError(f"--set niah.{key}: no such option; {suggestion(key, known)} ({', '.join(known)})")

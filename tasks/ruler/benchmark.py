@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from lr2eval import _ids
-from lr2eval._errors import TaskError, UsageError
-from lr2eval._tokens import PromptTokenizer
+from lr2eval._errors import MissingDataError, TaskError, UsageError
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, _upstream
-from lr2eval.tasks.ruler import files, generate, outside
+from lr2eval.tasks.ruler import files, generate, outside, parallel
 from lr2eval.tasks.ruler.outside import NEEDS, OUTSIDE
-from lr2eval.tasks.ruler.score import METRICS
+from lr2eval.tasks.ruler.score import COMPAT, METRICS
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
 
 NIAH = (
@@ -52,26 +51,44 @@ class Ruler:
         if not context.lengths:
             raise TaskError("ruler needs at least one length in tokens, for instance --lengths 4k")
         count = _select.limited(context.samples_per_task, context.limit)
+        scoring = _scoring(context)
         known = TASKS | outside.load(tasks, context)
         fingerprint = context.tokenizer.fingerprint()  # takes a second for large vocabularies
         return [
-            self._shard(known[task], _data_file(known[task], length, count, context, fingerprint), context)
+            self._shard(known[task], _data_file(known[task], length, count, context, fingerprint), context, scoring)
             for task in tasks
             for length in context.lengths
         ]
 
-    def min_lengths(self, tokenizer: PromptTokenizer) -> dict[str, int]:
-        """Per task without outside text a length that suffices for the first 20 samples of seed 0, and hardly more."""
-        return {name: generate.sufficient_length(task, 1, 20, 0, tokenizer) for name, task in TASKS.items()}
+    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
+        """Lengths that suffice for the first samples of ``context``, and hardly more; and what is not at hand.
 
-    def _shard(self, task: RulerTask, data: files.DataFile, context: TaskContext) -> Shard:
+        The first by task (tokens), the second by task in words.
+        """
+        missing: dict[str, str] = {}
+        try:
+            others = outside.load(list(OUTSIDE), context)
+        except MissingDataError as error:
+            missing = error.tasks
+            others = outside.load([name for name in OUTSIDE if name not in missing], context)
+
+        def length(task: RulerTask) -> int:
+            count = min(context.samples_per_task, task.available or context.samples_per_task)
+            return generate.sufficient_length(task, 1, count, context.seed, context.tokenizer)
+
+        return {name: length(task) for name, task in (TASKS | others).items()}, missing
+
+    def _shard(self, task: RulerTask, data: files.DataFile, context: TaskContext, scoring: Mapping[str, str]) -> Shard:
         path, manifest = data.path, data.manifest
+        metric = scoring.get(task.metric, task.metric)
         source = path.relative_to(context.cache_dir).as_posix()
 
         def describe(doc: Mapping[str, Any]) -> SampleInfo:
+            # Questions about one paragraph, at whatever length, stand and fall together: a cluster in the statistics.
+            asked = {"document": _ids.text_hash(doc["marks"][0])[:12]} if task.name in QA and doc["marks"] else {}
             return SampleInfo(
                 gold=tuple(doc["answers"]),
-                columns={"depth": doc["depth"], "token_count": doc["token_count"]},
+                columns={"depth": doc["depth"], "token_count": doc["token_count"], **asked},
                 marks=tuple(doc["marks"]),
                 source=(source, doc["offset"]),
             )
@@ -83,14 +100,15 @@ class Ruler:
             n=manifest["samples"],
             version=VERSION,
             data_hash=manifest["sha256"],
-            metric=task.metric,
-            load=lambda: lm_eval_task(data, task),
+            metric=metric,
+            load=lambda: lm_eval_task(data, task.name, metric),
             describe=describe,
             data={
                 "haystack": task.haystack,
                 "file": source,
                 "sha256": manifest["sha256"],
                 **task.facts,
+                **({} if metric == task.metric else {"scoring": context.options["compat"]}),
                 **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
             },
             max_new_tokens=manifest["max_new_tokens"],
@@ -108,26 +126,30 @@ def _info(name: str) -> TaskInfo:
     return TaskInfo(name, RULER.name, other.description, NEEDS[other.source], other.min_length)
 
 
-def lm_eval_task(data: files.DataFile, ruler: RulerTask) -> Any:
+def lm_eval_task(data: files.DataFile, name: str, metric: str) -> Any:
     """The lm-eval task over a data file: its prompts are exactly ``PromptTokenizer.render(prompt, prefix)``."""
 
     def score(answer: str, doc: Mapping[str, Any]) -> float:
-        return METRICS[ruler.metric](answer, doc["answers"])
+        return METRICS[metric](answer, doc["answers"])
 
     tokens = data.manifest["max_new_tokens"]
-    return _lm_eval.generation_task(ruler.name, data.rows, ruler.metric, score, max_new_tokens=tokens, version=VERSION)
+    return _lm_eval.generation_task(name, data.rows, metric, score, max_new_tokens=tokens, version=VERSION)
 
 
-def _workers(context: TaskContext) -> int | None:
-    """``--set ruler.workers=N``: processes that make the data; the bytes do not depend on it."""
-    workers = context.options.get("workers")
-    if workers is None or (isinstance(workers, int) and not isinstance(workers, bool) and workers >= 1):
-        return workers
-    raise UsageError(f"ruler.workers is {workers!r}; give a whole number of processes, 1 or more")
+def _scoring(context: TaskContext) -> Mapping[str, str]:
+    """``--set ruler.compat=lm-eval``: the metrics that take the place of others. Prompts and identities stay."""
+    compat = context.options.get("compat")
+    if compat is None:
+        return {}
+    if not isinstance(compat, str) or compat not in COMPAT:
+        raise UsageError(
+            f"ruler.compat is {compat!r}; give {' or '.join(COMPAT)}, or leave it out for NVIDIA's scoring"
+        )
+    return COMPAT[compat]
 
 
 def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, fingerprint: str) -> files.DataFile:
-    tokenizer = context.tokenizer
+    tokenizer, workers = context.tokenizer, parallel.chosen_workers(context.options, RULER.name)
     facts = {
         "generator": VERSION,
         "task": task.name,
@@ -149,7 +171,7 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, f
     return files.ensure(
         path,
         facts,
-        lambda: generate.samples(task, length, count, context.seed, tokenizer, _workers(context)),
+        lambda: generate.samples(task, length, count, context.seed, tokenizer, workers),
         lambda row: row["token_count"] / length,
         context.progress,
     )

@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from lr2eval._errors import TaskError
 from lr2eval.tasks import _upstream
-from lr2eval.tasks.haystacks import Haystack
+from lr2eval.tasks.haystacks import Haystack, split
 from lr2eval.tasks.ruler.draft import Draft
 from lr2eval.tasks.ruler.niah import RANDOM, Kind
 
 DEPTHS = tuple(round(100 * step / 39) for step in range(40))
 """Percentages, as upstream rounds them."""
+LOOKED_AT = 4096
+"""Words of a text in which there must be places for the needles."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,16 @@ class EssayRecipe:
     keys: int = 1
     values: int = 1
     queries: int = 1
+
+    def __post_init__(self) -> None:
+        """Raises :class:`TaskError` for a text without sentences to put the needles between."""
+        text = " ".join(self.haystack.take(0, min(LOOKED_AT, self.haystack.available or LOOKED_AT)))
+        sentences, needles = len(split(text)), self.keys * self.values
+        if sentences + 1 < needles:
+            raise TaskError(
+                f"ruler: {needles} needles are more than the places between the sentences of {self.haystack.name} "
+                f"({sentences} in its first {LOOKED_AT} words); give a text of sentences with --set ruler.haystack=PATH"
+            )
 
     @property
     def max_new_tokens(self) -> int:

@@ -9,7 +9,7 @@ size of another sample is known, that size is the guess and no unit is looked at
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
 from lr2eval._errors import TaskError
@@ -88,6 +88,16 @@ class UnitCosts:
         for unit in units:
             cost = sum(counts[piece] if piece in counts else self._memo[piece] for piece in unit)
             self._sums.append(self._sums[-1] + cost)
+
+
+def sufficient(length: int, needed: Callable[[int], int]) -> int:
+    """The first length found, from ``length`` upwards, that is at least ``needed`` (tokens) at that length.
+
+    Samples of another length have other words, so a length found is tried and raised until it holds.
+    """
+    while (tokens := needed(length)) > length:
+        length = tokens
+    return length
 
 
 def largest_fitting(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -10,9 +10,10 @@ from typing import Any
 from lr2eval import _ids
 from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
+from lr2eval.tasks.ruler import parallel
 from lr2eval.tasks.ruler.counting import counting
 from lr2eval.tasks.ruler.draft import Draw, Numbered, Recipe
-from lr2eval.tasks.ruler.fit import Near, TooSmallError, largest_fitting, largest_fitting_near
+from lr2eval.tasks.ruler.fit import Near, TooSmallError, largest_fitting, largest_fitting_near, sufficient
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
@@ -30,6 +31,21 @@ class Plan:
     seed: int
     near: Near | None
 
+    @property
+    def name(self) -> str:
+        """What the user calls the task."""
+        return f"ruler:{self.task}"
+
+    @property
+    def by_words(self) -> bool:
+        """Whether prompts are counted by words."""
+        return self.near is not None
+
+    def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[parallel.Row]]:
+        """A maker of the samples with these numbers (:class:`lr2eval.tasks.ruler.parallel.Plan`)."""
+        memo: dict[str, int] = {}
+        return lambda indices: (make_sample(self, index, tokenizer, memo) for index in indices)
+
 
 def samples(
     task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer, workers: int | None = None
@@ -40,16 +56,8 @@ def samples(
     :class:`TaskError` naming a sufficient length when the smallest sample exceeds ``length``, and when the task runs
     out of text below it.
     """
-    from lr2eval.tasks.ruler import parallel  # it builds on this module
-
     try:
-        plan = make_plan(task, length, seed, tokenizer)
-        if workers is None:
-            workers = parallel.processes(plan, count, tokenizer)
-        if workers > 1 and count > 1:
-            yield from parallel.make_in_processes(plan, count, tokenizer, min(workers, count))
-        else:
-            yield from make_samples(plan, range(count), tokenizer)
+        yield from parallel.rows(make_plan(task, length, seed, tokenizer), count, tokenizer, workers)
     except TooSmallError as error:
         enough = sufficient_length(task, length, count, seed, tokenizer)
         generation = task.recipe(tokenizer, length, seed).max_new_tokens
@@ -73,12 +81,6 @@ def make_plan(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenize
     tokens = fit.tokens - counter.count_prompt(smallest.prompt, smallest.answer_prefix)
     near = Near(fit.size, max(tokens / max(fit.size - draw.smallest, 1), 1.0))
     return Plan(plan.task, plan.recipe, length, seed, near)
-
-
-def make_samples(plan: Plan, indices: Iterable[int], tokenizer: PromptTokenizer) -> Iterator[dict[str, Any]]:
-    """The samples with these numbers."""
-    memo: dict[str, int] = {}
-    return (make_sample(plan, index, tokenizer, memo) for index in indices)
 
 
 def make_sample(plan: Plan, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
@@ -121,17 +123,14 @@ def _draw(task: str, recipe: Recipe, length: int, index: int, seed: int) -> Draw
 
 
 def sufficient_length(task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer) -> int:
-    """The first length found, from ``length`` upwards, at which the smallest of all ``count`` samples fit.
+    """The first length found, from ``length`` upwards, at which the smallest of all ``count`` samples fit."""
 
-    Samples of another length have other words, so a length found is tried and raised until it holds.
-    """
-    while True:
+    def needed(length: int) -> int:
         recipe = task.recipe(tokenizer, length, seed)
-        needed = 0
-        for index in range(count):
-            draw = _draw(task.name, recipe, length, index, seed)
-            draft = draw.render(draw.smallest)
-            needed = max(needed, tokenizer.count_prompt(draft.prompt, draft.answer_prefix))
-        if needed + recipe.max_new_tokens <= length:
-            return length
-        length = needed + recipe.max_new_tokens
+        draws = (_draw(task.name, recipe, length, index, seed) for index in range(count))
+        drafts = (draw.render(draw.smallest) for draw in draws)
+        return recipe.max_new_tokens + max(
+            tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts
+        )
+
+    return sufficient(length, needed)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import signal
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Protocol
 
-from lr2eval._errors import TaskError
+from lr2eval._errors import TaskError, UsageError
 from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.ruler.counting import counting
-from lr2eval.tasks.ruler.generate import Plan, make_samples
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
 BIG, BIG_BY_WORDS = 2_000_000, 20_000_000
 """Tokens from where on starting processes (seconds each) pays: counting whole prompts, and counting by words."""
 CHUNK_TOKENS = 500_000
@@ -26,19 +24,53 @@ AHEAD = 2
 """Finished or running chunks per process that wait for their turn in the file."""
 
 
-def processes(plan: Plan, count: int, tokenizer: PromptTokenizer) -> int:
+class Plan(Protocol):
+    """How the samples of one task and length are made. It is sent to every process once."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls the task: ``ruler:vt``."""
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sample."""
+
+    @property
+    def by_words(self) -> bool:
+        """Whether prompts are counted by words, which is cheap."""
+
+    def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[Row]]:
+        """A maker of the samples with these numbers; what it remembers between calls changes no sample."""
+
+
+def rows(plan: Plan, count: int, tokenizer: PromptTokenizer, workers: int | None) -> Iterator[Row]:
+    """The first ``count`` samples, in order, made here or by ``workers`` processes (``None``: as many as it deserves).
+
+    Raises :class:`TaskError` when a process dies, and whatever the plan raises.
+    """
+    workers = processes(plan, count) if workers is None else workers
+    if workers > 1 and count > 1:
+        return make_in_processes(plan, count, tokenizer, min(workers, count))
+    return plan.start(tokenizer)(range(count))
+
+
+def chosen_workers(options: Mapping[str, Any], benchmark: str) -> int | None:
+    """``--set BENCHMARK.workers=N``: processes that make the data; ``None`` when not given."""
+    workers = options.get("workers")
+    if workers is None or (isinstance(workers, int) and not isinstance(workers, bool) and workers >= 1):
+        return workers
+    raise UsageError(f"{benchmark}.workers is {workers!r}; give a whole number of processes, 1 or more")
+
+
+def processes(plan: Plan, count: int) -> int:
     """How many processes the work deserves: the cores of this machine, or one when it is little."""
-    big = BIG_BY_WORDS if counting(tokenizer).additive else BIG
-    return (os.cpu_count() or 1) if plan.length * count >= big else 1
+    return (os.cpu_count() or 1) if plan.length * count >= (BIG_BY_WORDS if plan.by_words else BIG) else 1
 
 
 def make_in_processes(
     plan: Plan, count: int, tokenizer: PromptTokenizer, workers: int, chunk: int | None = None
-) -> Iterator[dict[str, Any]]:
-    """The first ``count`` samples, in order, made by ``workers`` processes in chunks of ``chunk`` samples.
-
-    Few chunks are held at a time. Raises :class:`TaskError` when a process dies.
-    """
+) -> Iterator[Row]:
+    """The same with ``workers`` processes in any case, ``chunk`` samples per message; few chunks are held at a time."""
     chunk = chunk or max(1, min(CHUNK_TOKENS // plan.length, -(-count // workers)))
     jobs = (range(start, min(start + chunk, count)) for start in range(0, count, chunk))
     # A fresh interpreter each: a fork would inherit the threads of torch and of the tokenizer.
@@ -46,33 +78,33 @@ def make_in_processes(
         workers,
         mp_context=get_context("spawn"),
         initializer=_start,
-        initargs=(tokenizer.tokenizer, tokenizer.chat, tokenizer.name, counting(tokenizer).additive),
+        initargs=(plan, tokenizer.tokenizer, tokenizer.chat, tokenizer.name),
     )
     try:
-        waiting: deque[Future[Rows]] = deque(pool.submit(_make, plan, job) for job in islice(jobs, AHEAD * workers))
+        waiting: deque[Future[list[Row]]] = deque(pool.submit(_make, job) for job in islice(jobs, AHEAD * workers))
         while waiting:
-            rows = waiting.popleft().result()
-            waiting.extend(pool.submit(_make, plan, job) for job in islice(jobs, 1))
-            yield from rows
+            made = waiting.popleft().result()
+            waiting.extend(pool.submit(_make, job) for job in islice(jobs, 1))
+            yield from made
     except BrokenProcessPool as error:
+        benchmark = plan.name.partition(":")[0]
         raise TaskError(
-            f"ruler:{plan.task} at length {plan.length}: a process making samples died (often for lack of memory); "
-            "make them in one process with --set ruler.workers=1"
+            f"{plan.name} at length {plan.length}: a process making samples died (often for lack of memory); "
+            f"make them in one process with --set {benchmark}.workers=1"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)  # chunks are short, so running ones are waited for
 
 
-_here: dict[str, PromptTokenizer] = {}
-"""The tokenizer of a process started here."""
+_here: dict[str, Callable[[Iterable[int]], Iterator[Row]]] = {}
+"""The maker of a process started here."""
 
 
-def _start(tokenizer: Any, chat: bool, name: str, additive: bool) -> None:
+def _start(plan: Plan, tokenizer: Any, chat: bool, name: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _here["tokenizer"] = PromptTokenizer(tokenizer, chat=chat, name=name)
-    counting(_here["tokenizer"]).additive &= additive
+    _here["make"] = plan.start(PromptTokenizer(tokenizer, chat=chat, name=name))
 
 
-def _make(plan: Plan, indices: range) -> Rows:
-    return list(make_samples(plan, indices, _here["tokenizer"]))
+def _make(indices: range) -> list[Row]:
+    return list(_here["make"](indices))

@@ -21,9 +21,18 @@ def string_match_all(prediction: str, references: Sequence[str]) -> float:
 def string_match_part(prediction: str, references: Sequence[str]) -> float:
     """1 if any of ``references`` is a substring of ``prediction``, else 0: upstream's metric of the qa tasks.
 
-    lm-eval's port takes the share of them instead, so an answer listed twice and another missed count there.
+    lm-eval's port differs: :func:`lm_eval_string_match_part`.
     """
     return float(any(_found(prediction, references)))
+
+
+def lm_eval_string_match_part(prediction: str, references: Sequence[str]) -> float:
+    """Share (0..1) of ``references`` found: how lm-eval's port scores the qa tasks (``tasks/ruler/common_utils.py``).
+
+    It takes the best of several predictions there and is called with one, so nothing is left of "part". An answer
+    that the data set lists twice counts twice.
+    """
+    return string_match_all(prediction, references)
 
 
 def _found(prediction: str, references: Sequence[str]) -> list[bool]:
@@ -33,4 +42,6 @@ def _found(prediction: str, references: Sequence[str]) -> list[bool]:
     return [reference.lower() in text for reference in references]
 
 
-METRICS = {"string_match_all": string_match_all, "string_match_part": string_match_part}
+METRICS = {each.__name__: each for each in (string_match_all, string_match_part, lm_eval_string_match_part)}
+COMPAT = {"lm-eval": {"string_match_part": "lm_eval_string_match_part"}}
+"""Scorings beside NVIDIA/RULER's: which metrics they replace. lm-eval's other metric is upstream's."""

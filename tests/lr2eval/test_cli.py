@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -89,6 +90,10 @@ def test_another_configuration_is_refused_with_the_keys(finished: Path, toy_chec
     got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--seed", "5", "--out", finished)
     assert got.code == 2
     assert "config.seed: 0 there, 5 now" in got.error
+    got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--set", "ruler.compat=lm-eval", "--out", finished)
+    assert got.code == 2
+    assert "config.options" in got.error
+    assert "lm-eval" in got.error
 
 
 def test_another_model_is_refused(finished: Path, toy: Path, lr2eval: Run) -> None:
@@ -370,6 +375,21 @@ def test_tasks_doctor_models_and_report(finished: Path, lr2eval: Run, tmp_path: 
     got = lr2eval("report", tmp_path)
     assert got.code == 5
     assert "run folder" in got.error
+
+
+def test_tasks_measures_minimum_lengths(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
+    (tmp_path / "PaulGrahamEssays").mkdir()
+    (tmp_path / "PaulGrahamEssays" / "a.txt").write_text("One sentence about it. And another one. " * 50)
+    got = lr2eval("tasks", "--model", toy_checkpoint, "--data-dir", tmp_path)
+    assert got.code == 0, got.err
+    cells = {words[0]: words for line in got.out.splitlines() if (words := line.split())}
+    assert re.search(r" \d+ ", " ".join(cells["ruler:niah_multiquery"]))
+    assert "~" not in " ".join(cells["ruler:niah_multiquery"] + cells["niah:single"] + cells["ruler:vt"])
+    assert "~2048" in cells["ruler:qa_1"]
+    assert re.search(r"not measured, the data is not at hand: ruler:qa_1 \(.*dev-v2", got.out)
+    assert re.search(r"not measured, the data is not at hand: ruler:qa_2 \(.*hotpot", got.out)
+    got = lr2eval("tasks", "--model", toy_checkpoint, "--data-dir", tmp_path / "absent")
+    assert (got.code, "no such folder" in got.error) == (2, True)
 
 
 def test_version_and_usage(lr2eval: Run) -> None:

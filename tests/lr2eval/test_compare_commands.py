@@ -85,7 +85,7 @@ def test_gate_with_a_committed_baseline_and_config(original: Path, tmp_path: Pat
     assert digest in saved.out
     shutil.rmtree(original)  # CI has no run of the original
     (tmp_path / "gate.toml").write_text(f'margin = 2\nbaseline = "baseline.json"\nbaseline_digest = "{digest[:16]}"\n')
-    other = extended(tmp_path, 2)
+    other = extended(tmp_path, 1)
     got = lr2eval("gate", other, "--config", tmp_path / "gate.toml", "--out", tmp_path / "out")
     assert got.code == 0, got.err + got.out
     (tmp_path / "gate.toml").write_text('baseline = "baseline.json"\nbaseline_digest = "00000000"\n')

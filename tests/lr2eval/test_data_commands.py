@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,3 +111,42 @@ def test_a_copy_that_fails_leaves_no_manifest(
     assert done.code == 5
     assert "No space left" in done.error
     assert set(content(tmp_path / "data")) == FILES
+
+
+@pytest.mark.parametrize(
+    "task", [("ruler:fwe", "--samples-per-task", "500", "--set", "ruler.workers=2"),
+             ("niah:single", "--set", "niah.haystack=python-docs", "--set", "niah.samples_per_cell=15")]
+)  # fmt: skip
+def test_a_real_interrupt_leaves_nothing(
+    task: tuple[str, ...], lr2eval: Run, toy_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Ctrl-C reaches the whole process group while samples are being written; the same command then makes the file."""
+    cache, out = tmp_path / "cache", tmp_path / "data"
+    command = ("data", "make", "--model", str(toy_checkpoint), "--lengths", "4k", "--offline", "--tasks", *task)
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lr2eval", *command, "--out", str(out)],
+            env={**os.environ, "LR2EVAL_CACHE": str(cache)},
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def left() -> list[Path]:
+        return [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+    making = start()
+    until = time.monotonic() + 120
+    while not any(path.name.startswith(".") and path.stat().st_size > 100_000 for path in left()):
+        assert making.poll() is None, "it ended before it could be interrupted"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(making.pid, signal.SIGINT)
+    _, said = making.communicate(timeout=60)
+    assert making.returncode == 130
+    assert "Traceback" not in said
+    assert left() == []
+    assert not list(out.iterdir())
+    assert start().wait(120) == 0
+    alone = [word.replace("workers=2", "workers=1") for word in command]
+    assert lr2eval(*alone, "--out", tmp_path / "other").code == 0
+    assert content(out) == content(tmp_path / "other")

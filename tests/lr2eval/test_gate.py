@@ -27,12 +27,12 @@ def only(gate: Gate) -> Check:
 @pytest.mark.parametrize(
     ("n", "lost", "config", "verdict", "code"),
     [
-        # Nothing lost: 0.985 retained needs n >= z^2 * 0.985 / 0.015 = 177.7 right answers, z = 1.645.
-        (178, 0, {}, "pass", 0),
-        (177, 0, {}, "inconclusive", 3),
-        # A margin of 1 point needs n >= z^2 * 99 = 267.9.
-        (268, 0, {"margin": 1.0}, "pass", 0),
-        (267, 0, {"margin": 1.0}, "inconclusive", 3),
+        # Nothing lost: x = 0.015 n must satisfy (x - 0.4) / sqrt(0.985 x) >= 1.645, so x >= 3.4186, n >= 227.9.
+        (228, 0, {}, "pass", 0),
+        (227, 0, {}, "inconclusive", 3),
+        # A margin of 1 point: (x - 0.4) / sqrt(0.99 x) >= 1.645 with x = 0.01 n, n >= 343.9.
+        (344, 0, {"margin": 1.0}, "pass", 0),
+        (343, 0, {"margin": 1.0}, "inconclusive", 3),
         (1000, 4, {"margin": 1.0}, "pass", 0),
         (1000, 9, {"margin": 1.0}, "inconclusive", 3),
         (1000, 11, {"margin": 1.0}, "regression", 1),
@@ -78,9 +78,18 @@ def test_a_regression_outweighs_everything(tmp_path: Path) -> None:
 def test_needed_n_decides(tmp_path: Path) -> None:
     """The n a gate asks for, if nothing was lost, is enough when it comes."""
     check = only(judge(compared(tmp_path, {"mmlu/a": ones(100)}, {"mmlu/a": ones(100)}), GateConfig(margin=1.0)))
-    assert check.needed_n == check.needed_n_if_equal == 268
-    again = judge(compared(tmp_path / "more", {"mmlu/a": ones(268)}, {"mmlu/a": ones(268)}), GateConfig(margin=1.0))
-    assert again.verdict == "pass"
+    assert check.needed_n == check.needed_n_if_equal == 344
+    for n, verdict in ((344, "pass"), (343, "inconclusive")):
+        again = compared(tmp_path / f"{n}", {"mmlu/a": ones(n)}, {"mmlu/a": ones(n)})
+        assert judge(again, GateConfig(margin=1.0)).verdict == verdict
+
+
+@pytest.mark.parametrize("n", [1, 10, 100])
+def test_needed_n_of_a_share_with_wrong_answers_among_the_pairs(tmp_path: Path, n: int) -> None:
+    scores = ones(10 * n, 4 * n)
+    check = only(judge(compared(tmp_path, {"mmlu/a": scores}, {"mmlu/a": scores}), GateConfig(min_retention=0.999)))
+    # x = 0.001 * 0.6 n: x >= 3.4568 (see above, with 0.999).
+    assert check.needed_n == pytest.approx(3.4568 / 0.0006, rel=0.001)
 
 
 def test_needed_n_with_discordant_pairs_is_the_formula(tmp_path: Path) -> None:
@@ -158,7 +167,7 @@ def test_not_comparable_says_why() -> None:
 
 
 def test_confidence_moves_the_verdict(tmp_path: Path) -> None:
-    pair = compared(tmp_path, {"mmlu/a": ones(300)}, {"mmlu/a": ones(300)})
+    pair = compared(tmp_path, {"mmlu/a": ones(400)}, {"mmlu/a": ones(400)})
     assert judge(pair, GateConfig(margin=1.0, confidence=0.95)).verdict == "pass"
     assert judge(pair, GateConfig(margin=1.0, confidence=0.99)).verdict == "inconclusive"
 

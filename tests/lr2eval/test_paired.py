@@ -458,7 +458,14 @@ def test_samples_of_one_document_are_not_independent() -> None:
     effective = 200 / together.design_effect()
     assert effective == pytest.approx(19.0)
     plain = _corrected_tango_z(19 * (1 - extended.mean()), 0, 19, -0.05)
-    tail = stats.t.sf(abs(plain), 19)
+    # Totals of -10 (2 + ...) and 0 alone: the kurtosis is above that of a normal, so fewer than 19 are left.
+    effect, freedom = together.clustering()
+    assert effect == together.design_effect()
+    lost_clusters = round(20 * (1 - extended.mean()))
+    share = lost_clusters / 20
+    kurtosis = ((1 - share) ** 3 + share**3) / (share * (1 - share))
+    assert freedom == pytest.approx(min(19.0, 40 / (kurtosis - 1)))
+    tail = stats.t.sf(abs(plain), freedom)
     assert difference_z(together, -0.05) == pytest.approx(math.copysign(stats.norm.isf(tail), plain), rel=1e-6)
 
 
@@ -590,8 +597,16 @@ def test_required_n_unpaired() -> None:
 
 def test_required_n_limits() -> None:
     assert required_n(0.3, 0.0, 0.95) is None
-    assert required_n(0.0, 0.1, 0.95) == 1
     assert required_n(0.3, 0.02, 0.95, power=0.95) > required_n(0.3, 0.02, 0.95)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(("margin", "confidence"), [(0.01, 0.95), (0.05, 0.95), (0.01, 0.9), (0.3, 0.99)])
+def test_required_n_when_no_pair_differs_is_where_the_gate_first_passes(margin: float, confidence: float) -> None:
+    n = required_n(0.0, margin, confidence)
+    assert n is not None
+    for size, expected in ((n, "pass"), (n - 1, "inconclusive")):
+        low, high = difference_interval(Paired(np.ones(size), np.ones(size)), 2 * confidence - 1)
+        assert decide(low, high, 0.0, -margin) == expected
 
 
 # --- resampling, independent samples -----------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from lr2eval._paths import cache_dir
 from lr2eval._registry import resolve
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import TaskContext
+from tests.tasks.ruler.exact import all_tasks, check
 
 pytestmark = pytest.mark.real_model
 
@@ -71,3 +72,12 @@ def test_mmlu_choices_are_lm_evals(smollm2: Path, shared_data: Path) -> None:
             assert a.index(max(a)) == b.index(max(b))
             compared += 1
     assert compared == 6
+
+
+def test_ruler_samples_are_maximal_with_its_tokenizer(smollm2: Path) -> None:
+    tokenizer = PromptTokenizer.load(smollm2)
+    tasks = all_tasks()
+    assert len(tasks) == 13
+    for task in tasks.values():
+        for length in (4096, 32_768):
+            assert check(task, length, 1, tokenizer).length == length

@@ -148,6 +148,15 @@ def test_a_whole_run_has_nothing_to_mind(maker: Any, tmp_path: Path) -> None:
     assert "unfinished" not in Page(text).text
 
 
+def test_another_scoring_is_said(maker: Any, tmp_path: Path) -> None:
+    kinds = {"tasks": ("vt",), "lengths": (4096,), "subjects": 0, "samples": 30, "lift": 9.0}
+    plain = maker(tmp_path / "plain", **kinds)
+    compat = maker(tmp_path / "compat", data={"scoring": "lm-eval"}, **kinds)
+    text = Page(render([plain, compat], tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "Scored as lm-eval does" in text
+    assert "ruler/vt@4096" in text
+
+
 def test_a_run_that_has_just_begun(maker: Any, tmp_path: Path) -> None:
     run = maker(tmp_path / "run", tasks=(), subjects=0, complete=False)
     text = Page(render([run], tmp_path / "report.html").read_text(encoding="utf-8")).text

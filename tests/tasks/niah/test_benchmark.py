@@ -164,10 +164,25 @@ def test_published_minimum_suffices(variant: str, tokenizer: PromptTokenizer, co
     assert len(rows(made, variant)) == 11
 
 
+def test_measured_minimums_suffice(tokenizer: PromptTokenizer, context: Context, tmp_path: Path) -> None:
+    made = context(tokenizer=tokenizer, options=DOCS, samples_per_task=11, offline=True)
+    exact, missing = NIAH.min_lengths(made)
+    assert missing == {}
+    for variant, least in exact.items():
+        options = {**DOCS, "samples_per_cell": 1}
+        assert len(rows(context(tokenizer=tokenizer, options=options, lengths=(least,)), variant)) == 11
+        with pytest.raises(TaskError, match="use a length of"):
+            rows(context(tokenizer=tokenizer, options=options, lengths=(least // 2,)), variant)
+    exact, missing = NIAH.min_lengths(context(data_dir=tmp_path, offline=True))
+    assert exact == {}
+    assert set(missing) == set(VARIANTS)
+    assert f"none under {tmp_path}" in missing["single"]
+
+
 def test_bad_input_is_one_line(context: Context, tmp_path: Path) -> None:
-    def error(kind: type[Exception], **changes: Any) -> str:
+    def error(kind: type[Exception], variant: str = "single", **changes: Any) -> str:
         with pytest.raises(kind) as caught:
-            NIAH.prepare(["single"], context(**changes))
+            NIAH.prepare([variant], context(**changes))
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
@@ -177,6 +192,11 @@ def test_bad_input_is_one_line(context: Context, tmp_path: Path) -> None:
     assert "at least one length" in error(TaskError, options=DOCS, lengths=())
     assert "has only 7 words" in error(TaskError, options={"haystack": str(short), "repeat": False})
     assert "no such file" in error(UsageError, options={"haystack": str(tmp_path / "absent")})
+    flat = tmp_path / "flat.txt"
+    flat.write_text("words without an end " * 2000)
+    line = error(TaskError, options={"haystack": str(flat), "repeat": False}, variant="multi")
+    assert "4 needles are more than the places between sentences" in line
+    assert "niah.needles=N" in line
     assert "no such option" in error(UsageError, options={**DOCS, "deths": 3})
     assert len(rows(context(options={"haystack": str(short), "depths": 2, "samples_per_cell": 1}))) == 2
 

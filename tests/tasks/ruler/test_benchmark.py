@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import TaskError, UsageError
+from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import Shard, TaskContext, TaskInfo
 from lr2eval.tasks.ruler import RULER, benchmark, generate
@@ -44,8 +43,50 @@ def test_published_minimum_suffices(context: Context) -> None:
         assert info.min_length is not None
         shard = one(info.name, context(lengths=(info.min_length,), samples_per_task=5))
         assert shard.n == 5
-    exact = RULER.min_lengths(context().tokenizer)
+    exact, missing = RULER.min_lengths(context(offline=True, samples_per_task=20))
     assert all(info.min_length >= exact[info.name] for info in own_tasks() if info.min_length)
+    assert sorted([*exact, *missing]) == sorted(info.name for info in RULER.tasks())
+    assert all("offline" in reason.lower() or "--data-dir" in reason for reason in missing.values())
+
+
+def test_measured_minimums_are_exact(context: Context, tmp_path: Path) -> None:
+    """A sample fewer tokens and the task refuses, naming that length; texts that are not there are named."""
+    answers = {"question": "When?", "is_impossible": False, "answers": [{"text": "1066"}]}
+    paragraphs = [{"context": f"It was {'long, long ' * n}before 1066.", "qas": [answers]} for n in range(4)]
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad" / "dev-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    options = {"haystack": "python-docs"}
+    made = context(offline=True, data_dir=tmp_path, options=options, samples_per_task=4)
+    exact, missing = RULER.min_lengths(made)
+    assert list(missing) == ["qa_2"]
+    assert "hotpot" in missing["qa_2"]
+    for task in ("qa_1", "niah_multiquery", "niah_multikey_3"):
+        shard = one(task, replace(made, lengths=(exact[task],)))
+        assert shard.n == 4
+    with pytest.raises(TaskError, match=f"use a length of at least {exact['qa_1']}"):
+        one("qa_1", replace(made, lengths=(exact["qa_1"] - 1,)))
+
+
+def test_questions_about_one_paragraph_share_a_document(context: Context, tmp_path: Path) -> None:
+    """At every length: the statistics take them for one cluster."""
+    paragraphs = [
+        {
+            "context": f"It was {'long, long ' * n}before 1066 or 1067.",
+            "qas": [
+                {"question": f"When, {n}?", "is_impossible": False, "answers": [{"text": text}]}
+                for text in ("1066", "1067")
+            ],
+        }
+        for n in range(4)
+    ]
+    (tmp_path / "squad").mkdir()
+    (tmp_path / "squad" / "dev-v2.0.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    shards = RULER.prepare(["qa_1"], context(offline=True, data_dir=tmp_path, lengths=(1024, 2048), samples_per_task=6))
+    asked = [[shard.describe(doc).columns["document"] for doc in shard.load().eval_docs] for shard in shards]
+    assert asked[0] == asked[1]
+    one_document = [column == asked[0][0] for column in asked[0]]
+    assert one_document == [True, True, False, False, False, False]
+    assert len(set(asked[0])) == 3
 
 
 def test_shards(context: Context) -> None:
@@ -162,41 +203,6 @@ def test_other_prompt_texts_have_other_files(context: Context, monkeypatch: pyte
     assert one("fwe", context()).data["file"] != before
 
 
-def test_damaged_cache_is_made_again(context: Context) -> None:
-    said: list[str] = []
-    made = context(progress=said.append)
-    shard = one("fwe", made)
-    path = made.cache_dir / str(shard.data["file"])
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    assert one("fwe", made).data_hash == shard.data_hash
-    assert path.read_bytes() == whole
-    assert len(said) == 1
-    assert "damaged" in said[0]
-
-
-def _prepare(tokenizer: Any, cache: Path, barrier: Any, results: Any) -> None:
-    context = TaskContext(PromptTokenizer(tokenizer, name="t"), (2048,), 20, 0, cache)
-    barrier.wait()
-    results.put([(shard.data["file"], shard.data_hash) for shard in RULER.prepare(["fwe", "cwe"], context)])
-
-
-def test_two_runs_at_once(one_tokenizer: PromptTokenizer, tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    barrier, results = spawn.Barrier(2), spawn.Queue()
-    runs = [
-        spawn.Process(target=_prepare, args=(one_tokenizer.tokenizer, tmp_path, barrier, results)) for _ in range(2)
-    ]
-    for run in runs:
-        run.start()
-    first, second = results.get(timeout=120), results.get(timeout=120)
-    for run in runs:
-        run.join(60)
-    assert first == second
-    made = [path.name for path in (tmp_path / "data" / "ruler").iterdir() if path.suffix != ".lock"]
-    assert len(made) == 4, made
-
-
 def test_workers_are_the_users_choice(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int | None] = []
     make = generate.samples
@@ -209,9 +215,3 @@ def test_workers_are_the_users_choice(context: Context, monkeypatch: pytest.Monk
     one("fwe", context(options={"workers": 1}))
     one("niah_single_1", context())
     assert asked == [1, None]
-
-
-@pytest.mark.parametrize("workers", [0, -1, 1.5, "two", True])
-def test_bad_workers(workers: Any, context: Context) -> None:
-    with pytest.raises(UsageError, match=r"ruler\.workers is .*; give a whole number"):
-        one("fwe", context(options={"workers": workers}))

@@ -13,9 +13,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.ruler import counting
+from lr2eval.tasks.ruler import counting, cuts
 
-GPT2, LLAMA3, QWEN2 = sorted(counting.KNOWN_PATTERNS, key=lambda pattern: (pattern.startswith("("), len(pattern)))
+GPT2, LLAMA3, QWEN2 = sorted(cuts.KNOWN_PATTERNS, key=lambda pattern: (pattern.startswith("("), len(pattern)))
 TEXTS = (
     "The grass is green. Here we go!\nOne of the special magic numbers for hazy-apple is: 1234567.\n\nWhat's 12. it? "
     "'ll x's We'RE  two   spaces \n newline\t tab VAR ABC = 12345 \nThe ÄÖ ﬁ e\u0301 \u0301 日本 ... ..! a1b2-c3 \r\n"
@@ -59,7 +59,7 @@ def _whole_text_bpe(pre: Any) -> Tokenizer:
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<unk>"], show_progress=False, min_frequency=1)
     tokenizer = _trained(models.BPE(unk_token="<unk>", fuse_unk=True), trainer, pre_tokenizers.Metaspace())
     if pre is None:
-        tokenizer.normalizer = normalizers.Replace(" ", counting.SPACE)
+        tokenizer.normalizer = normalizers.Replace(" ", cuts.SPACE)
         tokenizer.pre_tokenizer = None
     else:
         tokenizer.pre_tokenizer = pre
@@ -77,6 +77,7 @@ ADDITIVE = {
     "gpt2": lambda: _bpe(byte_level),
     "gpt2-nfkc": lambda: _bpe(byte_level, normalizers.NFKC()),
     "smollm": lambda: _bpe(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), byte_level])),
+    "digit-runs": lambda: _bpe(pre_tokenizers.Sequence([pre_tokenizers.Digits(), byte_level])),
     "punctuation": lambda: _bpe(pre_tokenizers.Sequence([pre_tokenizers.Punctuation(), byte_level])),
     "llama3": lambda: _bpe(_split(LLAMA3)),
     "qwen2": lambda: _bpe(_split(QWEN2), normalizers.NFC()),
@@ -107,12 +108,50 @@ def test_counts_are_those_of_the_tokenizer(name: str, data: st.DataObject) -> No
     assert counter.counts([prompt, prefix]) == tokenizer.counts([prompt, prefix])
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen2", "gpt2-split"])
+@pytest.mark.parametrize("name", ADDITIVE)
+@settings(max_examples=60, deadline=None)
+@given(before=texts, after=texts, first=texts, second=texts, times=st.integers(1, 4))
+def test_a_changed_stretch(name: str, before: str, after: str, first: str, second: str, times: int) -> None:
+    """The same text with another middle, counted from the last one: what a search for a size asks for."""
+    tokenizer = additive(name)
+    counter = counting.counting(tokenizer)
+    for middle in (first, second, "", f" {first}", f"{second} "):
+        text = f"{before * times} x{middle}x {after * times}"
+        assert counter.count_prompt(text) == tokenizer.count_prompt(text)
+
+
+def test_most_of_a_changed_text_is_not_counted_again() -> None:
+    counter = counting.CountingTokenizer(additive("gpt2"))
+    texts = [f"{TEXTS * 50} one {middle} more {TEXTS * 50}" for middle in ("word", "word and another")]
+    whole = [additive("gpt2").count_prompt(text) for text in texts]
+    assert counter.count_prompt(texts[0]) == whole[0]
+    counter._count = None  # type: ignore[assignment, method-assign]
+    assert counter.count_prompt(texts[1]) == whole[1]
+
+
+@pytest.mark.parametrize("joined", [[], ["12"], ["1a"], [" 1"]])
+def test_digits_that_stand_alone(joined: list[str]) -> None:
+    """A BPE none of whose tokens joins a digit to anything: numbers are cut into digits; else they are not."""
+    merges = [("t", "h"), ("th", "e"), *((each[0], each[1:]) for each in joined)]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    named = [(left.replace(" ", "\u0120"), right) for left, right in merges]
+    vocab = {token: number for number, token in enumerate([*letters, *("".join(pair) for pair in named)])}
+    tokenizer = Tokenizer(models.BPE(vocab, named))
+    tokenizer.pre_tokenizer = byte_level
+    plain = PromptTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer), name="digits")
+    counter = counting.counting(plain)
+    assert counter._cut
+    assert (counter._cut(" 12the") == [" ", "1", "2", "the"]) is not bool(joined)
+    for text in ("x 1 12 the12 1a 12the34 ab-12.\n1a 1 2", "12", " 12 is 1a."):
+        assert counter.count_prompt(text) == plain.count_prompt(text)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen2", "gpt2-split", "smollm", "digit-runs"])
 @settings(max_examples=80, deadline=None)
 @given(text=st.text(" \n'.,:-!sStlaAb19", max_size=60))
 def test_parts_of_words(name: str, text: str) -> None:
     tokenizer = additive(name)
-    assert counting.counting(tokenizer)._pattern
+    assert counting.counting(tokenizer)._cut
     assert counting.counting(tokenizer).count_prompt(text) == tokenizer.count_prompt(text)
 
 
@@ -123,7 +162,7 @@ def test_added_tokens_inside_words() -> None:
     assert counter.additive
     for text in (TEXTS, "green <x>green<x> 1<x>"):
         assert counter.count_prompt(text) == tokenizer.count_prompt(text)
-    assert counter._pattern is None
+    assert counter._cut is None
 
 
 @pytest.mark.parametrize("name", ADDITIVE)
@@ -145,9 +184,9 @@ def test_special_tokens_and_chat(trained: dict[str, Any]) -> None:
 
 def _changed(name: str, change: Any) -> bool:
     state = json.loads(additive(name).tokenizer.backend_tokenizer.to_str())
-    assert counting.cuts_before_spaces(state)
+    assert cuts.cuts_before_spaces(state)
     change(state)
-    return counting.cuts_before_spaces(state)
+    return cuts.cuts_before_spaces(state)
 
 
 def _token(**changes: Any) -> Any:

@@ -139,6 +139,17 @@ def test_too_short_with_repetition_off(one_tokenizer: PromptTokenizer) -> None:
         make(OUTSIDE["niah_single_2"].over(short), 1024, 1, one_tokenizer)
 
 
+def test_more_needles_than_places() -> None:
+    flat = Haystack("flat.txt", False, ("words without an end " * 2000,))
+    for task in ("niah_multikey_1", "niah_multivalue", "niah_multiquery"):
+        with pytest.raises(
+            TaskError, match=r"4 needles are more .* flat\.txt \(1 in its first 4096 .*haystack=PATH"
+        ) as e:
+            OUTSIDE[task].over(flat)
+        assert "\n" not in str(e.value)
+    assert OUTSIDE["niah_single_2"].over(flat)
+
+
 def test_samples_depend_on_their_identity_alone(haystack: Haystack, one_tokenizer: PromptTokenizer) -> None:
     made = OUTSIDE["niah_multikey_1"].over(haystack)
     rows = make(made, 2048, 4, one_tokenizer)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -112,6 +113,23 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     maker = Maker(tmp_path / "file" / "t.jsonl")
     with pytest.raises(UsageError, match="cannot write benchmark data"):
         maker.ensure()
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("call", ["tempfile.mkstemp", "os.replace", "pathlib.Path.mkdir"])
+def test_cache_that_cannot_be_written(number: int, call: str, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read-only, forbidden, full, over quota, at whatever step: one line with folder, reason and mend; nothing left."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(call, refuse)
+    with pytest.raises(UsageError, match=r"cannot write benchmark data \(.*\); free space .* another cache") as caught:
+        maker.ensure()
+    assert os.strerror(number) in str(caught.value)
+    assert str(maker.path.parent) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path for path in maker.path.parent.parent.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
 
 
 def test_full_disk(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -16,8 +17,11 @@ from transformers import PreTrainedTokenizerFast
 from lr2eval import _ids
 from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.ruler import generate
-from lr2eval.tasks.ruler.suite import TASKS, VERSION
+from lr2eval._types import TaskContext
+from lr2eval.tasks.ruler import RULER, counting, generate, outside
+from lr2eval.tasks.ruler.outside import OUTSIDE
+from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
+from tests.tasks.ruler.exact import all_tasks, check
 
 LENGTHS = (512, 1024, 4096)
 TASKS_WITHIN = ("niah_single_1", "niah_multikey_2", "niah_multikey_3", "vt", "cwe", "fwe")
@@ -172,25 +176,9 @@ def wordpiece() -> PromptTokenizer:
     return PromptTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]"), name="wordpiece")
 
 
-def check(task: str, length: int, index: int, tokenizer: PromptTokenizer) -> None:
-    """Sample ``index`` against the tokenizer itself, the product's counting left out."""
-    made = generate.make_plan(TASKS[task], length, 0, tokenizer)
-    (row,) = generate.make_samples(made, [index], tokenizer)
-    tokens = len(tokenizer.encode_rendered(tokenizer.render(row["prompt"], row["answer_prefix"])))
-    assert row["token_count"] == tokens + row["max_new_tokens"] <= length
-    draw = made.recipe.draw(Random(_ids.sample_seed(VERSION, f"ruler/{task}", length, index, 0)))
-    low, high = draw.smallest, draw.smallest + length
-    while high - low > 1:  # the size, from the length of the text
-        middle = (low + high) // 2
-        low, high = (middle, high) if len(draw.render(middle).prompt) <= len(row["prompt"]) else (low, middle)
-    assert draw.render(low).prompt == row["prompt"]
-    more = draw.render(low + 1)
-    assert (
-        len(tokenizer.encode_rendered(tokenizer.render(more.prompt, more.answer_prefix))) + row["max_new_tokens"]
-        > length
-    )
-    if task != "fwe" or length > 1024:
-        assert row["token_count"] >= 0.94 * length if length < 4096 else row["token_count"] >= 0.98 * length
+@pytest.fixture(scope="module")
+def known() -> dict[str, RulerTask]:
+    return all_tasks()
 
 
 @pytest.mark.parametrize("length", [2048, 4096])
@@ -199,19 +187,41 @@ def test_wordpiece_samples_are_maximal(task: str, length: int, wordpiece: Prompt
     if (task, length) == ("cwe", 4096):
         length = 8192  # words repeat more from 4096 on
     for index in (0, 3):
-        check(task, length, index, wordpiece)
+        assert check(TASKS[task], length, index, wordpiece).fill >= 0.94
 
 
-@pytest.mark.parametrize("task", TASKS_WITHIN)
-def test_long_samples_are_maximal(task: str, tokenizer: PromptTokenizer) -> None:
-    check(task, 32_768, 1, tokenizer)
+@pytest.mark.parametrize("task", RULER.select(None))
+def test_long_samples_are_maximal(task: str, known: dict[str, RulerTask], tokenizer: PromptTokenizer) -> None:
+    found = check(known[task], 32_768, 1, tokenizer)
+    assert found.unit <= 0.02 * 32_768, "so that 98 % were asked for"
 
 
 @pytest.mark.parametrize("task", ["vt", "cwe", "fwe"])
 def test_longest_samples_are_maximal(task: str, tokenizer: PromptTokenizer) -> None:
-    check(task, 131_072, 1, tokenizer)
+    check(TASKS[task], 131_072, 1, tokenizer)
 
 
 @pytest.mark.parametrize("task", ["vt", "cwe", "fwe"])
 def test_longest_wordpiece_samples_are_maximal(task: str, wordpiece: PromptTokenizer) -> None:
-    check(task, 131_072, 2, wordpiece)
+    check(TASKS[task], 131_072, 2, wordpiece)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("task", OUTSIDE)
+def test_real_texts_make_maximal_samples(task: str, shared_data: Path, one_tokenizer: PromptTokenizer) -> None:
+    context = TaskContext(one_tokenizer, (), 1, 0, shared_data, data_dir=shared_data, offline=True)
+    real = outside.load([task], context)[task]
+    for length in (4096, 32_768):
+        check(real, length, 2, one_tokenizer)
+
+
+def test_a_wrong_size_is_noticed(one_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check itself can fail: a product that counts one token too many or too few is found out."""
+    count = counting.CountingTokenizer.count_prompt
+    for wrong in (-300, 300):
+        monkeypatch.setattr(
+            counting.CountingTokenizer, "count_prompt", lambda self, *texts, by=wrong: count(self, *texts) + by
+        )
+        monkeypatch.setattr(counting.CountingTokenizer, "verified", lambda self, *texts: True)
+        with pytest.raises(AssertionError):
+            check(TASKS["vt"], 4096, 1, one_tokenizer)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from lr2eval._errors import MissingDataError, TaskError
+from lr2eval._errors import MissingDataError, TaskError, UsageError
 from lr2eval._types import TaskContext
 from lr2eval.tasks.ruler import RULER, outside
 
@@ -62,6 +63,30 @@ def test_recipes_can_be_sent_to_another_process(context: Context) -> None:
     tasks = outside.load(["niah_single_2"], context(options=DOCS))
     recipe = tasks["niah_single_2"].recipe(context().tokenizer, 1024, 0)
     assert pickle.loads(pickle.dumps(recipe)) == recipe
+
+
+def test_scored_as_lm_eval_does(context: Context, tmp_path: Path) -> None:
+    """Same file, same identities, another metric by another name; tasks that lm-eval scores as upstream keep theirs."""
+    answers = [{"text": "1066"}, {"text": "in 1066"}, {"text": "1066"}]
+    question = {"question": "When?", "is_impossible": False, "answers": answers}
+    articles = [{"paragraphs": [{"context": "It was in 1066.", "qas": [question]}]}]
+    (tmp_path / "squad.json").write_text(json.dumps({"data": articles}), encoding="utf-8")
+    own = {"squad": str(tmp_path / "squad.json")}
+    plain, plain_vt = RULER.prepare(["qa_1", "vt"], context(options=own, samples_per_task=1))
+    compat, compat_vt = RULER.prepare(["qa_1", "vt"], context(options={**own, "compat": "lm-eval"}, samples_per_task=1))
+    assert (plain.metric, compat.metric) == ("string_match_part", "lm_eval_string_match_part")
+    assert (plain.data_hash, plain.data["file"]) == (compat.data_hash, compat.data["file"])
+    assert (plain.data.get("scoring"), compat.data["scoring"]) == (None, "lm-eval")
+    assert (plain_vt.metric, plain_vt.data) == (compat_vt.metric, compat_vt.data)
+    doc = plain.load().eval_docs[0]
+    assert plain.load().process_results(doc, ["1066"]) == {"string_match_part": 1.0}
+    assert compat.load().process_results(doc, ["1066"]) == {"lm_eval_string_match_part": 2 / 3}
+
+
+@pytest.mark.parametrize("compat", ["nvidia", "lm_eval", True, 1, ["lm-eval"]])
+def test_other_scorings_are_refused(compat: object, context: Context) -> None:
+    with pytest.raises(UsageError, match=r"ruler\.compat is .*; give lm-eval"):
+        RULER.prepare(["vt"], context(options={"compat": compat}))
 
 
 @pytest.mark.shared_data

@@ -29,7 +29,7 @@ def test_same_samples_for_any_processes_and_chunks(
 ) -> None:
     tokenizer = PromptTokenizer(trained[kind], name=kind)
     made = plan(task, tokenizer)
-    alone = list(generate.make_samples(made, range(8), tokenizer))
+    alone = list(made.start(tokenizer)(range(8)))
     assert list(parallel.make_in_processes(made, 8, tokenizer, workers, chunk)) == alone
 
 
@@ -42,10 +42,10 @@ def test_chat_and_workers_of_samples(one_tokenizer: PromptTokenizer, monkeypatch
 
 def test_little_work_stays_here(one_tokenizer: PromptTokenizer, trained: dict[str, Any]) -> None:
     made = plan("vt", one_tokenizer)
-    assert parallel.processes(made, 100, one_tokenizer) == 1
-    assert parallel.processes(made, 100_000, one_tokenizer) == os.cpu_count()
+    assert parallel.processes(made, 100) == 1
+    assert parallel.processes(made, 100_000) == os.cpu_count()
     slow = PromptTokenizer(trained["sentencepiece-like"], name="slow")
-    assert parallel.processes(made, 5_000, slow) == os.cpu_count()
+    assert parallel.processes(plan("vt", slow), 5_000) == os.cpu_count()
 
 
 class Dying:

@@ -14,15 +14,9 @@ from lr2eval._tokens import PromptTokenizer
 from lr2eval.tasks._upstream import task_texts
 from lr2eval.tasks.ruler import generate, questions
 from lr2eval.tasks.ruler.outside import OUTSIDE
-from lr2eval.tasks.ruler.questions import Question, Questions
+from lr2eval.tasks.ruler.questions import Questions
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
-
-
-def corpus(documents: int = 300) -> Questions:
-    """Thirty questions; document n is about n. Question n needs document n, and is related to the next three."""
-    texts = tuple(f"About {n}. The answer to it is value{n}, as {'so ' * (n % 7)}said." for n in range(documents))
-    items = tuple(Question(f"What is {n}?", (f"value{n}", "x"), (n,), (n + 1, n + 2, n + 3)) for n in range(30))
-    return Questions("corpus", False, texts, items)
+from tests.tasks.ruler.exact import corpus
 
 
 def make(task: RulerTask, length: int, count: int, tokenizer: PromptTokenizer) -> list[dict[str, Any]]:

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lr2eval.tasks.ruler.score import METRICS, string_match_all, string_match_part
+from lr2eval.tasks.ruler.score import (
+    COMPAT,
+    METRICS,
+    lm_eval_string_match_part,
+    string_match_all,
+    string_match_part,
+)
 
 
 def restated(prediction: str, references: list[str]) -> float:
@@ -72,3 +78,35 @@ def test_one_right_answer_is_enough() -> None:
 def test_no_reference(metric: str) -> None:
     with pytest.raises(ValueError, match="at least one reference"):
         METRICS[metric]("x", [])
+
+
+def theirs(metric: str, prediction: str, references: list[str]) -> float:
+    """What the installed lm-eval makes of one answer (0..1), by the functions its ruler tasks name."""
+    from lm_eval.tasks.ruler import common_utils
+
+    score = {"all": common_utils.process_results, "part": common_utils.process_results_part}[metric]
+    return float(score({"max_length": 4096, "outputs": references}, [prediction])["4096"])
+
+
+ANSWERS = st.one_of(st.text(max_size=60), NASTY)
+REFERENCES = st.lists(st.one_of(st.text(max_size=4), NASTY), min_size=1, max_size=5)
+
+
+@settings(deadline=None)  # importing lm-eval takes seconds
+@given(ANSWERS, REFERENCES, st.booleans())
+def test_compat_is_lm_evals_own_score(prediction: str, references: list[str], hit: bool) -> None:
+    if hit:
+        prediction += f"\x01{references[0].swapcase()}"
+    assert string_match_all(prediction, references) == theirs("all", prediction, references)
+    assert lm_eval_string_match_part(prediction, references) == theirs("part", prediction, references)
+
+
+def test_where_lm_eval_differs_from_upstream() -> None:
+    """The one deviation: of several accepted answers lm-eval counts the share found, repetitions included."""
+    references = ["1066", "the year 1066", "1066"]
+    assert theirs("part", "1066", references) == 2 / 3 == lm_eval_string_match_part("1066", references)
+    assert string_match_part("1066", references) == 1.0
+    for prediction in ("in the year 1066", "1067"):  # all or none of them: no difference
+        assert string_match_part(prediction, references) == theirs("part", prediction, references)
+    assert COMPAT == {"lm-eval": {"string_match_part": "lm_eval_string_match_part"}}
+    assert METRICS["lm_eval_string_match_part"] is lm_eval_string_match_part

@@ -1,0 +1,115 @@
+"""Samples of the grid: each a function of its identity, the haystack and the tokenizer alone (design D3, D4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from dataclasses import dataclass
+from functools import lru_cache
+from random import Random
+from typing import Any
+
+from lr2eval import _ids
+from lr2eval._errors import TaskError
+from lr2eval._tokens import PromptTokenizer
+from lr2eval.tasks.haystacks import Haystack
+from lr2eval.tasks.niah.background import FIRST, Background
+from lr2eval.tasks.niah.draw import TOKENS_PER_VALUE, NeedleDraw, Variant, draw
+from lr2eval.tasks.niah.options import Grid
+from lr2eval.tasks.ruler.fit import TooSmallError, largest_fitting
+
+VERSION = "1"
+"""Part of every sample's identity and seed: raise it when the same identity would give another text."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One variant at one length (tokens): the cells of all depths. See :class:`lr2eval.tasks.ruler.parallel.Plan`."""
+
+    variant: Variant
+    length: int
+    grid: Grid
+    seed: int
+    haystack: Haystack
+
+    by_words = False
+
+    @property
+    def name(self) -> str:
+        """What the user calls the task."""
+        return f"niah:{self.variant}"
+
+    @property
+    def version(self) -> str:
+        """Identity of the grid's samples: sample 7 of another set of depths is another sample."""
+        if self.grid == Grid.parse({"samples_per_cell": self.grid.samples_per_cell}):
+            return VERSION
+        kept = [self.grid.depths, self.grid.needles, self.grid.distractors]
+        return f"{VERSION}+{_ids.digest(kept)[:8]}"
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens to generate."""
+        return TOKENS_PER_VALUE * (self.grid.needles if self.variant == "multi" else 1)
+
+    def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[dict[str, Any]]]:
+        """A maker of the samples with these numbers; it raises :class:`TaskError` for too short a length or text."""
+        memo: dict[str, int] = {}
+        return lambda indices: (self._sample(index, tokenizer, memo) for index in indices)
+
+    def smallest(self, index: int, tokenizer: PromptTokenizer) -> int:
+        """Tokens of sample ``index`` with the fewest words of haystack, generation included."""
+        sample, _ = self._draw(index, tokenizer)
+        most = sample.largest or FIRST
+        size = next((size for size in range(sample.smallest, most) if sample.has_places(size)), most)
+        draft = sample.render(size)
+        return tokenizer.count_prompt(draft.prompt, draft.answer_prefix) + self.max_new_tokens
+
+    def _draw(self, index: int, tokenizer: PromptTokenizer) -> tuple[NeedleDraw, str]:
+        """Sample 0 has the first depth, sample 1 the second ...: any first samples spread over the grid."""
+        identity = (self.version, f"niah/{self.variant}", self.length, index, self.seed)
+        depth = self.grid.depths[index % len(self.grid.depths)]
+        rng = Random(_ids.sample_seed(*identity))
+        sample = draw(self.variant, self.grid, depth, _background(self.haystack, tokenizer), rng)
+        return sample, _ids.sample_id(*identity)
+
+    def _sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
+        sample, name = self._draw(index, tokenizer)
+        try:
+            fit = largest_fitting(sample, tokenizer, self.length - self.max_new_tokens, memo)
+        except TooSmallError as error:
+            enough = -(-(error.tokens + self.max_new_tokens) // 128) * 128 + 128
+            raise TaskError(
+                f"{self.name} at length {self.length}: the smallest sample takes "
+                f"{error.tokens + self.max_new_tokens} tokens with this tokenizer; use a length of {enough} or more"
+            ) from error
+        if fit.size == fit.available:
+            raise TaskError(
+                f"{self.name} at length {self.length}: the haystack {self.haystack.name} has only "
+                f"{fit.size} words; use a shorter length, a longer text or --set niah.repeat=true"
+            )
+        if not sample.has_places(fit.size):
+            raise TaskError(
+                f"{self.name} at length {self.length}: {sample.needles} needles are more than the places between "
+                f"sentences in {fit.size} words of {self.haystack.name}; use a longer length, fewer needles "
+                "(--set niah.needles=N, niah.distractors=N) or a text of sentences (--set niah.haystack=PATH)"
+            )
+        return {
+            "id": name,
+            "task": self.variant,
+            "length": self.length,
+            "index": index,
+            "prompt": fit.draft.prompt,
+            "answer_prefix": fit.draft.answer_prefix,
+            "answers": list(fit.draft.answers),
+            "max_new_tokens": self.max_new_tokens,
+            "token_count": fit.tokens + self.max_new_tokens,
+            "depth": fit.draft.depth,
+            "token_depth": round(sample.token_depth(fit.size), 6),
+            "marks": list(fit.draft.marks),
+        }
+
+
+@lru_cache(maxsize=1)
+def _background(haystack: Haystack, tokenizer: PromptTokenizer) -> Background:
+    """Variants and lengths of one run share the haystack's tokens."""
+    return Background(haystack, tokenizer)

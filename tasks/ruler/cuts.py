@@ -1,0 +1,157 @@
+"""Where a tokenizer surely cuts a text, read from its own description (``tokenizer.json``): whitelists with reasons."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+SPACE = "\u2581"
+"""What sentencepiece makes of a space."""
+_CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
+_TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
+KNOWN_PATTERNS = frozenset(
+    {
+        GPT2,
+        # Llama 3, Qwen 2
+        rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_TAIL}",
+        rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}",
+    }
+)
+"""Regular expressions no match of which holds a space after something else, looking ahead at white space only."""
+PLAIN = re.compile(r"[A-Za-z0-9.,:;!?'\n-]*")
+"""Words that can be cut into parts here: plain ASCII."""
+_DIGIT = re.compile(r"[0-9]")
+_LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
+_DELETING_NORMALIZERS = {"BertNormalizer", "StripAccents"}
+_DROPPING_PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+_PROCESSORS = {"TemplateProcessing", "ByteLevel", "BertProcessing", "RobertaProcessing"}
+
+
+def cuts_before_spaces(state: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer (``tokenizer.json``) provably cuts at every space that follows no white space.
+
+    False also means "not known": the whitelists name parts that were checked, with the reasons in this function.
+    """
+    if state.get("truncation") or state.get("padding"):
+        return False
+    # Added tokens are cut out before anything else; one with a space inside, or which eats the space behind it, could
+    # reach over a cut. All others lie within a word.
+    for token in state.get("added_tokens") or ():
+        if token["rstrip"] or SPACE in token["content"] or any(letter.isspace() for letter in token["content"]):
+            return False
+    if any(part["type"] not in _PROCESSORS for part in _parts(state, "post_processor", "processors")):
+        return False
+    model = state["model"]
+    # Older files leave out the type.
+    if model.get("type") not in ("BPE", "WordPiece", "WordLevel", "Unigram") or model.get("dropout"):
+        return False
+    stages = _parts(state, "pre_tokenizer", "pretokenizers")
+    dropping = any(stage["type"] in _DROPPING_PRE_TOKENIZERS for stage in stages)
+    spaces_replaced = False
+    for part in _parts(state, "normalizer", "normalizers"):
+        kind = part["type"]
+        if kind == "Replace" and part["pattern"] == {"String": " "} and part["content"] == SPACE:
+            spaces_replaced = True
+        elif kind == "Replace" and part["pattern"] == {"Regex": r"\s+"} and part["content"] == " ":
+            continue  # a run of white space lies within a word
+        elif kind in _DELETING_NORMALIZERS and dropping:
+            continue  # what they delete at the end of a word may lay bare a space, which is dropped
+        elif kind not in _LOCAL_NORMALIZERS:
+            return False
+    if spaces_replaced:
+        return not stages and _whole_text_bpe_cuts(model)
+    return _stages_cut(stages, model)
+
+
+def parts_of_words(state: Mapping[str, Any]) -> Callable[[str], list[str]] | None:
+    """Cuts plain ASCII words (a space in front) as a tokenizer that cuts before spaces does, if its kind is known.
+
+    Each part is tokenised by itself; which it is depends on the text from its start, and alone it is one part again.
+    """
+    stages = _parts(state, "pre_tokenizer", "pretokenizers")
+    kinds = [stage["type"] for stage in stages]
+    digits = None
+    if kinds == ["Digits", "ByteLevel"] and stages[1].get("use_regex", True):
+        # Digits are taken out first, one by one or in runs; what is left is cut as if it stood alone.
+        digits = re.compile("([0-9])" if stages[0]["individual_digits"] else "([0-9]+)")
+        pattern = GPT2
+    elif kinds == ["ByteLevel"]:
+        pattern = GPT2
+    elif kinds == ["Split", "ByteLevel"] and not stages[1].get("use_regex", True) and not stages[1]["add_prefix_space"]:
+        pattern = stages[0]["pattern"]["Regex"]
+    else:
+        return None
+    normal = all(part["type"] in ("NFC", "NFD", "NFKC", "NFKD") for part in _parts(state, "normalizer", "normalizers"))
+    if not normal or any(PLAIN.fullmatch(token["content"]) for token in state.get("added_tokens") or ()):
+        return None
+    ascii_only = pattern.replace(r"[^\r\n\p{L}\p{N}]", r"[^\r\nA-Za-z0-9]").replace(
+        r"[^\s\p{L}\p{N}]", r"[^\sA-Za-z0-9]"
+    )
+    ascii_only = ascii_only.replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", "[0-9]")
+    if pattern == GPT2 and _digits_stand_alone(state["model"]):
+        # Fresh numbers and UUIDs then have parts that were met before.
+        ascii_only = ascii_only.replace(" ?[0-9]+", " (?=[0-9])|[0-9]")
+    cut = re.compile(ascii_only).findall
+    if digits is None:
+        return cut
+    split = digits.split
+    return lambda word: [part for piece in split(word) if piece for part in cut(piece)]
+
+
+def _digits_stand_alone(model: Mapping[str, Any]) -> bool:
+    """Whether every ASCII digit is a token by itself: then no merge reaches over one, and a text is cut there."""
+    known = model["vocab"]
+    return (
+        model.get("type") == "BPE"
+        and all(digit in known for digit in "0123456789")
+        and not any(len(token) > 1 and _DIGIT.search(token) for token in known)
+    )
+
+
+def _stages_cut(stages: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> bool:
+    """Splitting stages up to the first that surely cuts; what comes after works on each split by itself."""
+    for number, stage in enumerate(stages):
+        kind = stage["type"]
+        if kind in _DROPPING_PRE_TOKENIZERS:
+            return all(later["type"] != "Metaspace" for later in stages[number + 1 :])
+        if kind == "ByteLevel" and not stage["add_prefix_space"]:
+            # With its regular expression it cuts as GPT-2 does; without, it only renames bytes.
+            if stage.get("use_regex", True):
+                return True
+        elif kind == "Split" and stage["pattern"].get("Regex") in KNOWN_PATTERNS:
+            # Every character is in a match, so keeping the matches and isolating them are the same.
+            if (stage["behavior"], stage["invert"]) not in (("Isolated", False), ("Removed", True)):
+                return False
+            return all(later["type"] in ("ByteLevel", "Digits") for later in stages[number + 1 :])
+        elif kind == "Metaspace" and stage["replacement"] == SPACE and "prepend_scheme" in stage:
+            # A word after a space has its mark already, so nothing is put in front of it.
+            return len(stages) == 1 and (bool(stage["split"]) or _whole_text_bpe_cuts(model))
+        elif kind == "Digits" or (kind == "Punctuation" and stage["behavior"] == "Isolated"):
+            continue  # these split by the kind of character: never joining, never across what is decided later
+        else:
+            return False
+    return False
+
+
+def _whole_text_bpe_cuts(model: Mapping[str, Any]) -> bool:
+    """Merges of a whole text never join a word and the next if no token has a space mark behind something else."""
+    return (
+        model["type"] == "BPE"
+        and not model.get("ignore_merges")
+        and not model.get("continuing_subword_prefix")
+        and not model.get("end_of_word_suffix")
+        and SPACE in model["vocab"]
+        and not any(SPACE in token.lstrip(SPACE) for token in model["vocab"])
+    )
+
+
+def _parts(state: Mapping[str, Any], key: str, inner: str) -> list[Mapping[str, Any]]:
+    """The steps of a part of the tokenizer, sequences unrolled."""
+    part = state.get(key)
+    if part is None:
+        return []
+    if part["type"] != "Sequence":
+        return [part]
+    return [step for each in part[inner] for step in _parts({key: each}, key, inner)]
