@@ -184,13 +184,18 @@ def sentence(pair: Pair, key: Key, original: Key, level: float) -> str:
 
 
 def _said(row: Difference) -> str:
+    name, before, after = _text.title(row.benchmark), _text.score(row.original), _text.score(row.extended)
+    if row.interval.low > 0:
+        what = f"{name} rose from {before} to {after} ("
+    elif row.interval.high < 0:
+        what = f"{name} fell from {before} to {after} ("
+    else:
+        what = f"{name} shows no difference ({before} → {after}, "
     low, high = _text.signed(row.interval.low), _text.signed(row.interval.high)
-    clear = row.interval.low > 0 or row.interval.high < 0
-    kept = "" if row.retention is None else f", retention {_text.percent(row.retention)}"
+    kept = "" if row.retention is None else f", {_text.percent(row.retention)} retained"
     return (
-        f"{_text.title(row.benchmark)} {_text.score(row.original)} → {_text.score(row.extended)}, "
-        f"{_text.signed(row.difference)} points{'' if clear else ' (no difference shown)'}, "
-        f"{_text.level(row.interval.confidence)} interval {low} to {high}{kept}, n = {_text.count(row.n)} pairs"
+        f"{what}{_text.signed(row.difference)} points, {_text.level(row.interval.confidence)} interval {low} to {high}"
+        f"{kept}, n = {_text.count(row.n)} pairs)"
     )
 
 

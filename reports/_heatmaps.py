@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from matplotlib.patches import Rectangle
 
-from lr2eval._comparison import Comparison
+from lr2eval._comparison import CellDifference, Comparison
 from lr2eval.reports import _figures, _text
 from lr2eval.reports._load import Key, Run, keys
 from lr2eval.reports._tables import Cell
@@ -29,6 +29,15 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class DifferenceMap:
+    """Extended minus original by length and depth: a picture, and the same numbers as rows."""
+
+    picture: Picture
+    lengths: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[CellDifference | None, ...]], ...]
+
+
+@dataclass(frozen=True)
 class HeatMap:
     """One task of a depth grid: a picture of each run, and the same numbers as rows (depth; length by run)."""
 
@@ -40,7 +49,7 @@ class HeatMap:
     fewest: int
     most: int
     """Samples in a cell."""
-    differences: tuple[Picture, ...] = ()
+    differences: tuple[DifferenceMap, ...] = ()
     """Extended minus original, for every extended model compared on this grid."""
 
 
@@ -95,22 +104,25 @@ def _heat_map(benchmark: str, task: str, runs: Sequence[Run], identity: str, com
     )
 
 
-def _differences(benchmark: str, task: str, name: str, comparison: Comparison, identity: str) -> tuple[Picture, ...]:
-    pictures = []
+def _differences(
+    benchmark: str, task: str, name: str, comparison: Comparison, identity: str
+) -> tuple[DifferenceMap, ...]:
+    found = []
     for key, pair in zip(keys(comparison)[1:], comparison.pairs, strict=True):
-        cells: dict[tuple[int, float], float | None] = {
-            (row.length or 0, cell.depth): cell.difference
+        cells = {
+            (row.length or 0, cell.depth): cell
             for row in pair.differences
             if (row.level, row.benchmark, row.task) == ("shard", benchmark, task)
             for cell in row.cells
         }
         if cells:
-            lengths, depths = (sorted({place[i] for place in cells}) for i in (0, 1))
-            pictures.append(
-                _picture(key, f"{name}: difference", cells, [int(n) for n in lengths], depths,
-                         f"{identity}-difference{key.number}", _DIFFERENCES)
-            )  # fmt: skip
-    return tuple(pictures)
+            lengths, depths = sorted({place[0] for place in cells}), sorted({place[1] for place in cells})
+            numbers = {place: cell.difference for place, cell in cells.items()}
+            identity_ = f"{identity}-difference{key.number}"
+            picture = _picture(key, f"{name}: difference", numbers, lengths, depths, identity_, _DIFFERENCES)
+            rows = tuple((_percent(depth), tuple(cells.get((n, depth)) for n in lengths)) for depth in depths)
+            found.append(DifferenceMap(picture, tuple(lengths), rows))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,8 @@ class _Scale:
 
 
 def _signed(difference: float) -> str:
-    return f"{round(difference, 1) + 0.0:+g}".replace("-", "\u2212").replace("+0", "0")
+    """Short enough for a cell: no ".0"."""
+    return _text.signed(difference).removesuffix(".0")
 
 
 _SCORES = _Scale(_figures.shade, lambda score: f"{round(score, 1):g}", _text.score)

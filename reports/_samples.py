@@ -19,7 +19,7 @@ from lr2eval.reports._load import Run, shard_id
 PER_SHARD = 30
 PER_REPORT = 720
 LEAST = 3
-BUDGET = 1_900_000
+BUDGET = 2_200_000
 HEAD, TAIL, NEEDLE, AROUND, ANSWER, EXCERPTS, CHOICES = 400, 500, 300, 90, 600, 4, 12
 """Characters (and, at the end, entries) shown of each part of a sample."""
 

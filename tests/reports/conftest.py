@@ -105,6 +105,9 @@ def make_run(
             for number in range(n):
                 right = (rng.random() < right_) != (flips.random() < flip)
                 lost = number < skipped
+                depth: float = rng.choice((0, 25, 50, 75, 100))
+                if benchmark == "niah":
+                    depth = (number // 5) / max(1, depths - 1)
                 needle = f"One of the special magic numbers for tawdry-{number} is: {4815162 + number}."
                 filler = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
                 wrong = "" if number % 7 == 3 else f"I think it is {number} {next(storable)}"
@@ -122,7 +125,7 @@ def make_run(
                         answer="" if lost else answer, score=None if lost else 100.0 * right, skipped=lost,
                         gold=("ABCD"[number % 4] if choices else str(4815162 + number), *more),
                         metrics={} if lost else {"match,none": float(right)},
-                        columns=columns | ({"depth": rng.choice((0, 25, 50, 75, 100))} if length else {}),
+                        columns=columns | ({"depth": depth} if length else {}),
                         choices=None if lost else choices,
                         prompt_head="A special magic number is hidden within the following text. " + filler * 6,
                         prompt_tail=f"{next(storable)} " + filler * 5 + "What is the special magic number?\nAnswer:",

@@ -72,7 +72,11 @@ def open_(browser: Browser) -> Iterator[Open]:
 def report(
     pair_folders: tuple[Path, Path], comparison: Comparison, gate: Gate, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    return render(pair_folders, tmp_path_factory.mktemp("out") / "report.html", comparison=comparison, gate=gate)
+    # Every shard marked as significant: the mark and its words for screen readers are part of what must fit.
+    pair = comparison.pairs[0]
+    rows = [r.model_copy(update={"p_holm": 0.001}) if r.level == "shard" else r for r in pair.differences]
+    marked = comparison.model_copy(update={"pairs": [pair.model_copy(update={"differences": rows})]})
+    return render(pair_folders, tmp_path_factory.mktemp("out") / "report.html", comparison=marked, gate=gate)
 
 
 def column(table: Locator, number: int) -> list[float]:
@@ -104,7 +108,7 @@ def test_sorting_by_mouse(open_: Open, report: Path) -> None:
 def test_filtering(open_: Open, report: Path) -> None:
     tab = open_(report)
     table = tab.locator("#d2-1")
-    tab.locator("details:has(#d2-1) > summary").click()
+    assert table.is_visible(), "open by itself where a task changed significantly"
     rows = table.locator("tbody tr")
     field = tab.get_by_label("Filter tasks").first
     field.fill("number_1")

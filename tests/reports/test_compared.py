@@ -108,7 +108,8 @@ def test_without_gate_a_plain_sentence(pair_folders: Any, comparison: Comparison
     page = Page(render(pair_folders, tmp_path / "r.html", comparison=comparison).read_text(encoding="utf-8"))
     assert 'id="verdict"' not in page.text
     [row] = [r for r in comparison.pairs[0].differences if r.level == "benchmark" and r.benchmark == "ruler"]
-    assert f"RULER {row.original:.1f} → {row.extended:.1f}, {_text.signed(row.difference)} points" in page.text
+    assert row.interval.high < 0
+    assert f"RULER fell from {row.original:.1f} to {row.extended:.1f} ({_text.signed(row.difference)} poi" in page.text
     assert "significantly lower" in page.text
 
 
@@ -200,11 +201,13 @@ def sentence(comparison: Comparison, *rows: Difference) -> str:
 
 
 def test_sentences_say_when_nothing_is_shown(comparison: Comparison) -> None:
-    assert "no difference shown" not in sentence(comparison, row())
-    wide = {"low": -3.0, "high": 1.0, "confidence": 0.9, "method": "score"}
-    assert "\u22122.0 points (no difference shown), 90\u00a0% interval \u22123.0 to +1.0" in sentence(
-        comparison, row(interval=wide)
-    )
+    said = "90\u00a0% interval \u22123.0 to \u22121.0, 96.0\u00a0% retained, n = 9 pairs)"
+    assert f"MMLU fell from 50.0 to 48.0 (\u22122.0 points, {said}" in sentence(comparison, row())
+    interval = {"confidence": 0.9, "method": "score"}
+    wide = row(interval=interval | {"low": -3.0, "high": 1.0})
+    assert "MMLU shows no difference (50.0 → 48.0, \u22122.0 points, 90" in sentence(comparison, wide)
+    up = row(extended=55.0, difference=5.0, interval=interval | {"low": 1.0, "high": 9.0}, retention=None)
+    assert "MMLU rose from 50.0 to 55.0 (+5.0 points, 90\u00a0% interval +1.0 to +9.0, n" in sentence(comparison, up)
     assert sentence(comparison) == "ext and orig have no samples in common."
 
 

@@ -7,9 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from lr2eval._comparison import Comparison
 from lr2eval._results import Results
-from lr2eval.reports import _heatmaps, render
+from lr2eval.reports import _heatmaps, _text, render
 from lr2eval.reports._load import load
+from tests.reports.page import Page
 
 VARIANTS = ("single", "multi", "distractor")
 
@@ -85,3 +87,31 @@ def test_benchmarks_without_cells_have_no_map(run_folder: Path) -> None:
     runs = load([run_folder])
     assert _heatmaps.heat_maps("ruler", runs, "map0") == []
     assert _heatmaps.heat_maps("mmlu", runs, "map0") == []
+
+
+def test_differences_are_the_stored_ones(
+    pair_folders: tuple[Path, Path], comparison: Comparison, tmp_path: Path
+) -> None:
+    html = render(pair_folders, tmp_path / "r.html", comparison=comparison).read_text(encoding="utf-8")
+    maps = _heatmaps.heat_maps("niah", load(pair_folders, comparison), "map1", comparison)
+    tables = Page(html).tables
+    stored = {(r.task, r.length): r.cells for r in comparison.pairs[0].differences if r.cells}
+    assert [one.name for one in maps] == ["single", "multi"]
+    for one in maps:
+        (difference,) = one.differences
+        svg = str(difference.picture.svg)
+        assert svg in html
+        assert not re.search("#0a0[bcdef]", svg)
+        shown = [text for text in texts(svg) if re.fullmatch("[+\u2212]?[0-9.]+", text)]
+        cells = [cell for length in difference.lengths for cell in stored[one.name, length]]
+        assert shown == [_heatmaps._signed(cell.difference) for cell in cells]
+        rows = tables[f"{one.identity}-table-d1"][1:]
+        for place, length in enumerate(difference.lengths):
+            for row, cell in zip(rows, stored[one.name, length], strict=True):
+                low, high = _text.signed(cell.interval.low), _text.signed(cell.interval.high)
+                assert row[1 + place][1] == f"{_text.signed(cell.difference)}{low} to {high}n {cell.n}"
+
+
+def test_differences_print_their_sign() -> None:
+    shown = [_heatmaps._signed(x) for x in (20.0, -20.0, 0.0, -0.01, 6.666, -0.5, 0.5)]
+    assert shown == ["+20", "\u221220", "0", "0", "+6.7", "\u22120.5", "+0.5"]
