@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from lr2eval.tasks.niah.background import Background
+from lr2eval.tasks.niah.background import FIRST, Background
 from lr2eval.tasks.niah.options import Grid
 from lr2eval.tasks.ruler import words
 from lr2eval.tasks.ruler.draft import Draft
@@ -58,8 +58,12 @@ class NeedleDraw:
         return len(self.asked) + len(self.others)
 
     def has_places(self, size: int) -> bool:
-        """Whether ``size`` words have a place for every needle (two may still go to the same one)."""
-        return self.background.places(size) >= self.needles
+        """Whether ``size`` words have a place for every asked needle, and the text one for every needle at all.
+
+        Others may share a place where the sample is short, but not because the text has no sentences.
+        """
+        looked_at = min(max(size, FIRST), self.background.available or FIRST)
+        return self.background.places(size) >= len(self.asked) and self.background.places(looked_at) >= self.needles
 
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """The words with the space before them."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, Protocol
 
 from lr2eval._errors import TaskError, UsageError
@@ -81,10 +83,13 @@ def make_in_processes(
         initargs=(plan, tokenizer.tokenizer, tokenizer.chat, tokenizer.name),
     )
     try:
-        waiting: deque[Future[list[Row]]] = deque(pool.submit(_make, job) for job in islice(jobs, AHEAD * workers))
+        waiting: deque[Future[list[Row]]] = deque()
+        with _deaf():
+            waiting.extend(pool.submit(_make, job) for job in islice(jobs, AHEAD * workers))
         while waiting:
             made = waiting.popleft().result()
-            waiting.extend(pool.submit(_make, job) for job in islice(jobs, 1))
+            with _deaf():
+                waiting.extend(pool.submit(_make, job) for job in islice(jobs, 1))
             yield from made
     except BrokenProcessPool as error:
         benchmark = plan.name.partition(":")[0]
@@ -96,14 +101,42 @@ def make_in_processes(
         pool.shutdown(cancel_futures=True)  # chunks are short, so running ones are waited for
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Hold Ctrl-C back while processes are started: they never hear it, and none is lost half started. We do, after."""
+    heard: list[int] = []
+    here = threading.current_thread() is threading.main_thread()  # only there does Python answer signals
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if here else None
+    # What is blocked stays blocked in a process started meanwhile.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if here:
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        if heard:
+            signal.raise_signal(signal.SIGINT)
+
+
 _here: dict[str, Callable[[Iterable[int]], Iterator[Row]]] = {}
 """The maker of a process started here."""
 
 
 def _start(plan: Plan, tokenizer: Any, chat: bool, name: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _here["make"] = plan.start(PromptTokenizer(tokenizer, chat=chat, name=name))
+
+
+def _end_with_the_parent() -> None:
+    """A killed parent cannot tell its processes to end, and they would wait for work without end."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _make(indices: range) -> list[Row]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +94,51 @@ def test_interrupted(one_tokenizer: PromptTokenizer, tmp_path: Path) -> None:
 def test_errors_come_back_whole(one_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TaskError, match="use a length of at least"):
         list(generate.samples(TASKS["vt"], 100, 4, 0, one_tokenizer, workers=2))
+
+
+MAKING = """
+import sys
+from pathlib import Path
+from lr2eval._tokens import PromptTokenizer
+from lr2eval.tasks.ruler import generate, parallel
+from lr2eval.tasks.ruler.suite import TASKS
+tokenizer = PromptTokenizer.load(Path(sys.argv[1]))
+rows = parallel.make_in_processes(generate.make_plan(TASKS["fwe"], 4096, 0, tokenizer), 100_000, tokenizer, 2, 5)
+print("starting", flush=True)
+try:
+    for row in rows:
+        print("made", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def making(one_tokenizer: PromptTokenizer, folder: Path) -> subprocess.Popen[str]:
+    """A process that is about to start others, in a process group of their own."""
+    one_tokenizer.tokenizer.save_pretrained(str(folder))
+    started = subprocess.Popen(
+        [sys.executable, "-c", MAKING, str(folder)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert started.stdout is not None
+    assert started.stdout.readline() == "starting\n"
+    return started
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_interrupted_while_processes_start(seconds: float, one_tokenizer: PromptTokenizer, tmp_path: Path) -> None:
+    """Ctrl-C reaches the whole group: no process prints a traceback, and none is left (the pipes would stay open)."""
+    run = making(one_tokenizer, tmp_path)
+    time.sleep(seconds)
+    os.killpg(run.pid, signal.SIGINT)
+    out, said = run.communicate(timeout=90)
+    assert out.endswith("interrupted\n")
+    assert said == ""
+
+
+def test_processes_end_with_a_killed_parent(one_tokenizer: PromptTokenizer, tmp_path: Path) -> None:
+    run = making(one_tokenizer, tmp_path)
+    assert run.stdout is not None
+    assert run.stdout.readline() == "made\n"
+    run.kill()
+    run.communicate(timeout=90)
