@@ -180,7 +180,7 @@ def ours(data: Data, cell: Cell, clustered: bool = True) -> tuple[dict[str, floa
             estimate = (data.counts @ (w * e)) / (data.counts @ (w * o))
     at_limit, at_equal, at_truth = (z_of(data, *place, clustered) for place in (limit, equal, truth))
     passed = at_limit >= Z90
-    failed = ~passed & (((estimate < cell.limit) & (at_equal < -Z90)) | (at_limit < -Z90))
+    failed = ~passed & (((estimate < cell.limit - 1e-9) & (at_equal < -Z90)) | (at_limit < -Z90))
     coverage = {f"cover_{name}": float((np.abs(at_truth) <= z).mean()) for name, z in (("90", Z90), ("95", Z95))}
     return {**shares_of(passed, failed), **coverage}, passed, failed
 
@@ -218,7 +218,7 @@ def _verdicts(mean: Array, intervals: list[tuple[Array, Array]], limit: float, t
     (low, high), wide = intervals
     # Rounding must not decide: 0.01 reached by counting counts as reached.
     passed = low >= limit - 1e-12
-    failed = ~passed & (((mean < limit) & (high < 0)) | (high < limit))
+    failed = ~passed & (((mean < limit - 1e-9) & (high < 0)) | (high < limit))
     inside = [((a <= truth + 1e-12) & (b >= truth - 1e-12)).mean() for a, b in ((low, high), wide)]
     return {**shares_of(passed, failed), "cover_90": float(inside[0]), "cover_95": float(inside[1])}
 

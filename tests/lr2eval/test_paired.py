@@ -576,6 +576,15 @@ def test_decide_on_a_least_retention(low: float, high: float | None, estimate: f
     assert decide(low, high, estimate, 0.985, equal=1.0) == expected
 
 
+def test_decide_on_an_estimate_just_at_the_limit() -> None:
+    paired = _binary(390, 10, 0, 100)
+    before, after = paired.means()
+    assert after - before < -0.02  # by rounding only
+    low, high = difference_interval(paired, 0.9)
+    assert high < 0
+    assert decide(low, high, after - before, -0.02) == "inconclusive"
+
+
 def test_decide_refuses_nan() -> None:
     with pytest.raises(ValueError, match="NaN"):
         decide(math.nan, 0.0, 0.0, -0.01)
