@@ -430,6 +430,17 @@ def test_design_effect_by_hand() -> None:
     assert Paired(np.ones(4), np.ones(4), clusters=np.array([1, 1, 2, 2])).design_effect() == 1.0
     assert Paired(np.ones(4), np.ones(4), clusters=np.ones(4, int)).design_effect() == 4.0
     assert Paired(np.ones(4), np.array([0.0, 0, 1, 1]), clusters=np.ones(4, int)).design_effect() == 4.0
+    assert Paired(np.ones(4), np.ones(4)).clustering() == (1.0, None)
+
+
+def test_design_effect_of_few_differences_leans_on_the_scores() -> None:
+    # Scores 1 1 | 0 0 have the effect 4 of above. No pair differs: 5 * 4 / 5.
+    labels, original = np.array([7, 7, 9, 9]), np.array([1.0, 1, 0, 0])
+    assert Paired(original, original, clusters=labels).design_effect() == pytest.approx(4.0)
+    # One lost: added scores 1 2 | 0 0, squares 11/4, totals 3/2 and -3/2, effect 9 / (11/4). Contrast -1 0 | 0 0,
+    # squares 3/4, totals -1/2 and 1/2, robust 1.
+    found = Paired(original, np.array([0.0, 1, 0, 0]), clusters=labels).design_effect()
+    assert found == pytest.approx((1 + 5 * 36 / 11) / (3 / 4 + 5))
 
 
 @modest
@@ -443,7 +454,12 @@ def test_design_effect_is_the_cluster_robust_variance(seed: int, size: int, rati
     y = paired.contrast(ratio)
     fit = OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": clusters})
     naive = y.var() / len(y)
-    assert paired.design_effect(ratio) == pytest.approx(max(1.0, float(fit.cov_params()[0, 0]) / naive), rel=1e-9)
+    added = original + extended
+    robust = OLS(added, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": clusters}).cov_params()[0, 0]
+    scores = max(1.0, float(robust) / (added.var() / len(y)))
+    own, weight = float(fit.cov_params()[0, 0]) / naive, y.var() * len(y)
+    expected = max(1.0, own, (own * weight + 5 * scores) / (weight + 5))
+    assert paired.design_effect(ratio) == pytest.approx(expected, rel=1e-9)
 
 
 def test_samples_of_one_document_are_not_independent() -> None:
@@ -458,13 +474,8 @@ def test_samples_of_one_document_are_not_independent() -> None:
     effective = 200 / together.design_effect()
     assert effective == pytest.approx(19.0)
     plain = _corrected_tango_z(19 * (1 - extended.mean()), 0, 19, -0.05)
-    # Totals of -10 (2 + ...) and 0 alone: the kurtosis is above that of a normal, so fewer than 19 are left.
     effect, freedom = together.clustering()
-    assert effect == together.design_effect()
-    lost_clusters = round(20 * (1 - extended.mean()))
-    share = lost_clusters / 20
-    kurtosis = ((1 - share) ** 3 + share**3) / (share * (1 - share))
-    assert freedom == pytest.approx(min(19.0, 40 / (kurtosis - 1)))
+    assert (effect, freedom) == (together.design_effect(), 19.0)
     tail = stats.t.sf(abs(plain), freedom)
     assert difference_z(together, -0.05) == pytest.approx(math.copysign(stats.norm.isf(tail), plain), rel=1e-6)
 
@@ -563,6 +574,15 @@ def test_decide_on_a_margin_of_one_point(low: float, high: float, estimate: floa
 )
 def test_decide_on_a_least_retention(low: float, high: float | None, estimate: float, expected: str) -> None:
     assert decide(low, high, estimate, 0.985, equal=1.0) == expected
+
+
+def test_decide_on_an_estimate_just_at_the_limit() -> None:
+    paired = _binary(390, 10, 0, 100)
+    before, after = paired.means()
+    assert after - before < -0.02  # by rounding only
+    low, high = difference_interval(paired, 0.9)
+    assert high < 0
+    assert decide(low, high, after - before, -0.02) == "inconclusive"
 
 
 def test_decide_refuses_nan() -> None:
