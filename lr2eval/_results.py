@@ -47,6 +47,9 @@ class ModelFacts(_Model):
     original_window: int | None = Field(description="Lt for a rescaled checkpoint, else null")
     rope_type: str
     rope: dict[str, Any] = Field(description="rope_parameters of the configuration, verbatim")
+    rope_scale: float | None = Field(default=None, description="s = window / original window of a longrope checkpoint")
+    d_tcd: int | None = Field(default=None, description="first rotary pair (0-based) with a period of at least Lt")
+    d_rcd: int | None = Field(default=None, description="first rotary pair (0-based) with a long factor of at least s")
 
 
 class CellResult(_Model):
@@ -69,6 +72,7 @@ class ShardResult(_Model):
     score: float | None = Field(description="mean over samples, 0..100; null when nothing was scored")
     interval: Interval | None
     empty: int = Field(description="samples answered with nothing but white space")
+    refused: int = Field(default=0, description="generated answers that begin with a refusal")
     truncated: int = Field(description="samples whose prompt was shortened in the middle")
     skipped: int = Field(description="samples left out because they did not fit")
     windows: dict[str, int] = Field(description="samples by RoPE used: only, short, long, short->long")

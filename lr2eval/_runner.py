@@ -20,6 +20,7 @@ from lr2eval._paths import write_json
 from lr2eval._prepare import Prepared
 from lr2eval._progress import RunProgress
 from lr2eval._results import ModelFacts, Results, ShardResult
+from lr2eval._rope_facts import rope_facts
 from lr2eval._scoring import scored_samples
 from lr2eval._store import RunStore, StoredSample
 from lr2eval._summary import over_lengths, shard_result, summaries
@@ -211,6 +212,7 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
             original_window=checkpoint.original_window,
             rope_type=checkpoint.rope_type,
             rope=dict(checkpoint.rope),
+            **rope_facts(checkpoint.rope_type, checkpoint.rope, checkpoint.config),
         ),
         settings=run.settings["config"],
         shards=shards,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
@@ -13,6 +14,21 @@ from lr2eval._store import StoredSample
 from lr2eval._types import Shard
 
 CONFIDENCE = 0.95
+
+_REFUSAL = re.compile(
+    r"""[\s*_"'#>]*(
+        (i'm|i\ am)\ (so\ |very\ |really\ |truly\ )?sorry\b
+      | (i'm\ |i\ am\ )?sorry,?\ (but\ )?(i|as\ an)\b
+      | (my\ apologies,?|i\ apologi[sz]e,?|unfortunately,?)\ (but\ )?i('m|\ am|\ can't|\ cannot|\ can\ not|\ do\ not|\ don't)\b
+      | i\ (cannot|can't|can\ not|won't|will\ not|am\ not\ able\ to|am\ unable\ to)\b
+      | i'm\ (not\ able|unable)\ to\b
+      | as\ an?\ (ai|artificial\ intelligence|large\ language\ model|language\ model)
+        (\ (language\ )?(model|assistant|chatbot|system))?(\ (developed|created|trained|made)\ by\ [^,]{1,40})?
+        ,?\ (i\b|my\b|it\b)
+    )""",
+    re.IGNORECASE | re.VERBOSE,
+)
+"""How chat models begin when they decline, in English. Only the beginning counts: a quoted "I cannot" is an answer."""
 
 
 def shard_result(shard: Shard, samples: Iterable[StoredSample]) -> ShardResult:
@@ -30,6 +46,7 @@ def shard_result(shard: Shard, samples: Iterable[StoredSample]) -> ShardResult:
         score=None if mean is None else _percent(mean),
         interval=None if mean is None or not _bounded(scores) else _interval(wilson(mean, len(scores)), "wilson"),
         empty=sum(not row.answer.strip() for row in scored),
+        refused=sum(row.choices is None and refuses(row.answer) for row in scored),
         truncated=sum(row.detail.truncated_tokens > 0 for row in scored),
         skipped=sum(row.skipped for row in rows),
         windows=dict(sorted(Counter(row.detail.window for row in scored).items())),
@@ -38,6 +55,12 @@ def shard_result(shard: Shard, samples: Iterable[StoredSample]) -> ShardResult:
         data=dict(shard.data),
         cells=_cells(scored, shard.cells) if shard.cells and _bounded(scores) else [],
     )
+
+
+def refuses(answer: str) -> bool:
+    """Whether an answer begins with one of the usual English refusals, typographic apostrophes and all."""
+    plain = answer[:200].replace("\u2019", "'").replace("\u02bc", "'")
+    return _REFUSAL.match(" ".join(plain.split())) is not None
 
 
 def _cells(scored: Sequence[StoredSample], column: str) -> list[CellResult]:

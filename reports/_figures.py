@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from lr2eval._stats import RULER_THRESHOLD
 from lr2eval.reports import _text
+from lr2eval.reports._compared import DEEPEST, Effective
 from lr2eval.reports._load import Run
 from lr2eval.reports._tables import Cell, ScoreTable, headlines
 
@@ -29,7 +30,9 @@ COLOURS = 6
 
 INK, MUTED, GRID, PAGE = "#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04"
 """Drawn colours that stand for the page's own: text, secondary text, lines and the background."""
-_MARKERS = "os^Dvp"
+VERDICT_COLOURS = {"pass": "#0a0b11", "regression": "#0a0b12", "inconclusive": "#0a0b13", "not comparable": "#0a0b14"}
+"""Drawn colours that stand for the page's colour of each verdict of the gate."""
+_MARKERS = "osDvpP"
 _SIZE = (7.4, 3.3)
 _BLANK: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
@@ -42,10 +45,10 @@ class Chart:
     caption: str
 
 
-def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None:
+def chart(table: ScoreTable, runs: Sequence[Run], identity: str, effective: Sequence[Effective] = ()) -> Chart | None:
     """Score by length, or ``None`` for a table without lengths: its rows carry bars with intervals themselves.
 
-    ``identity`` keeps the SVG ids of several charts on one page apart.
+    ``identity`` keeps the SVG ids of several charts on one page apart. ``effective`` lengths are marked on the axis.
     """
     lengths = [length for length in table.lengths if length]
     if len(lengths) < 2:
@@ -60,9 +63,12 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None
             means = [s for s in headlines(run, table.benchmark) if s.length]
             if means:
                 xs = [float(s.length or 0) for s in means]
-                _series(axes, number, len(runs), xs, [Cell(s.score, s.interval, s.n) for s in means])
+                _series(
+                    axes, run.number, number - (len(runs) - 1) / 2, xs, [Cell(s.score, s.interval, s.n) for s in means]
+                )
         _windows(axes, runs, max(lengths))
         if table.benchmark == "ruler":
+            _effective(axes, effective)
             axes.axhline(RULER_THRESHOLD, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
             axes.text(
                 1.005,
@@ -91,20 +97,22 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str) -> Chart | None
         caption += " Thin lines: the single tasks."
     if table.benchmark == "ruler":
         caption += f" Dotted line: {RULER_THRESHOLD}, above which RULER calls a length effective."
+    if table.benchmark == "ruler" and any(one.found.effective_length for one in effective):
+        caption += " Triangles on the axis: effective length."
     if any(run.results.model.original_window for run in runs):
         caption += " Dashed line: the original window Lt."
     return Chart(svg, caption)
 
 
-def _series(axes: Axes, number: int, of: int, xs: Sequence[float], cells: Sequence[Cell]) -> None:
-    colour, marker = _colour(number), _MARKERS[number % len(_MARKERS)]
-    spread = [x * 2 ** (0.05 * (number - (of - 1) / 2)) for x in xs]  # side by side where they would overlap
-    axes.plot(spread, [c.score or 0.0 for c in cells], color=colour, marker=marker, markersize=5.5, linewidth=1.9)
+def _series(axes: Axes, number: int, place: float, xs: Sequence[float], cells: Sequence[Cell]) -> None:
+    colour_, marker = colour(number), _MARKERS[number % len(_MARKERS)]
+    spread = [x * 2 ** (0.05 * place) for x in xs]  # side by side where they would overlap
+    axes.plot(spread, [c.score or 0.0 for c in cells], color=colour_, marker=marker, markersize=5.5, linewidth=1.9)
     for x, cell in zip(spread, cells, strict=True):
         if cell.interval is not None:
             low, high = cell.interval.low, cell.interval.high
-            axes.vlines(x, low, high, color=colour, linewidth=1.3)
-            axes.plot([x, x], [low, high], color=colour, marker="_", markersize=7, linestyle="none")
+            axes.vlines(x, low, high, color=colour_, linewidth=1.3)
+            axes.plot([x, x], [low, high], color=colour_, marker="_", markersize=7, linestyle="none")
 
 
 def _windows(axes: Axes, runs: Sequence[Run], longest: int) -> None:
@@ -115,7 +123,14 @@ def _windows(axes: Axes, runs: Sequence[Run], longest: int) -> None:
                       transform=axes.get_xaxis_transform())  # fmt: skip
 
 
-def _colour(number: int) -> str:
+def _effective(axes: Axes, effective: Sequence[Effective]) -> None:
+    for place, one in enumerate(effective):
+        if one.found.effective_length is not None:
+            x = one.found.effective_length * 2 ** (0.09 * (place - (len(effective) - 1) / 2))
+            axes.plot([x], [0], color=colour(one.key.number), marker="^", markersize=9, clip_on=False, zorder=4)
+
+
+def colour(number: int) -> str:
     return f"#0a0c{number % COLOURS:02x}"
 
 
@@ -127,6 +142,17 @@ def shade(score: float) -> str:
 def _mixed(match: re.Match[str]) -> str:
     # A zero is a cell too, and on a hundred the number must stay readable, light and dark.
     return f"color-mix(in srgb, var(--cell) {round(8 + 0.82 * int(match[1], 16))}%, var(--page))"
+
+
+def shade_difference(difference: float) -> str:
+    """The drawn colour of a difference: one hue for gains, another for losses, deeper with its size up to a point."""
+    depth = round(100 * min(abs(difference), DEEPEST) / DEEPEST)
+    return f"#0a0{'e' if difference < 0 else 'f'}{depth:02x}"
+
+
+def _diverging(match: re.Match[str]) -> str:
+    hue = "--down" if match[1] == "e" else "--up"
+    return f"color-mix(in srgb, var({hue}) {round(0.75 * int(match[2], 16))}%, var(--card))"
 
 
 def style(identity: str) -> Any:
@@ -174,6 +200,9 @@ def to_svg(figure: Figure, identity: str, title: str, description: str) -> Marku
         text = text.replace(drawn, shown)
     text = re.sub(r"#0a0c0(\d)", r"var(--s\1)", text)
     text = re.sub(r"#0a0d([0-9a-f]{2})", _mixed, text)
+    text = re.sub(r"#0a0([ef])([0-9a-f]{2})", _diverging, text)
+    for word, drawn in VERDICT_COLOURS.items():
+        text = text.replace(drawn, f"var(--{word.replace(' ', '-')})")
     box = re.search(r'viewBox="[^"]*"', text)
     head = (
         f'<svg {box[0] if box else ""} role="img" aria-labelledby="{identity}-title {identity}-desc">'

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 from matplotlib.patches import Rectangle
 
+from lr2eval._comparison import Comparison
 from lr2eval.reports import _figures, _text
-from lr2eval.reports._load import Run
+from lr2eval.reports._load import Key, Run, keys
 from lr2eval.reports._tables import Cell
 
 _CELL = (0.68, 0.29)
@@ -20,9 +21,9 @@ _POINTS = 72
 
 @dataclass(frozen=True)
 class Picture:
-    """The map of one run. ``width`` is in points, so that all maps of a page have letters of one size."""
+    """The map of one run, or of its difference. ``width`` is in points: all maps of a page have letters of one size."""
 
-    run: Run
+    run: Key
     svg: Markup
     width: int
 
@@ -39,17 +40,21 @@ class HeatMap:
     fewest: int
     most: int
     """Samples in a cell."""
+    differences: tuple[Picture, ...] = ()
+    """Extended minus original, for every extended model compared on this grid."""
 
 
-def heat_maps(benchmark: str, runs: Sequence[Run], identity: str) -> list[HeatMap]:
+def heat_maps(
+    benchmark: str, runs: Sequence[Run], identity: str, comparison: Comparison | None = None
+) -> list[HeatMap]:
     """One for each task of ``benchmark`` whose scores are stored by depth."""
     tasks = dict.fromkeys(
         shard.task for run in runs for shard in run.results.shards if shard.benchmark == benchmark and shard.cells
     )
-    return [_heat_map(benchmark, task, runs, f"{identity}-{number}") for number, task in enumerate(tasks)]
+    return [_heat_map(benchmark, task, runs, f"{identity}-{number}", comparison) for number, task in enumerate(tasks)]
 
 
-def _heat_map(benchmark: str, task: str, runs: Sequence[Run], identity: str) -> HeatMap:
+def _heat_map(benchmark: str, task: str, runs: Sequence[Run], identity: str, comparison: Comparison | None) -> HeatMap:
     columns: list[dict[tuple[int, float], Cell]] = [
         {
             (shard.length or 0, cell.depth): Cell(cell.score, cell.interval, cell.n)
@@ -68,7 +73,15 @@ def _heat_map(benchmark: str, task: str, runs: Sequence[Run], identity: str) -> 
         name=name,
         lengths=tuple(lengths),
         pictures=tuple(
-            _picture(run, name, cells, lengths, depths, f"{identity}-{number}")
+            _picture(
+                run,
+                f"{name}: score",
+                {place: cell.score for place, cell in cells.items()},
+                lengths,
+                depths,
+                f"{identity}-{number}",
+                _SCORES,
+            )
             for number, (run, cells) in enumerate(zip(runs, columns, strict=True))
             if cells
         ),
@@ -78,16 +91,53 @@ def _heat_map(benchmark: str, task: str, runs: Sequence[Run], identity: str) -> 
         ),
         fewest=min(ns),
         most=max(ns),
+        differences=() if comparison is None else _differences(benchmark, task, name, comparison, identity),
     )
 
 
+def _differences(benchmark: str, task: str, name: str, comparison: Comparison, identity: str) -> tuple[Picture, ...]:
+    pictures = []
+    for key, pair in zip(keys(comparison)[1:], comparison.pairs, strict=True):
+        cells: dict[tuple[int, float], float | None] = {
+            (row.length or 0, cell.depth): cell.difference
+            for row in pair.differences
+            if (row.level, row.benchmark, row.task) == ("shard", benchmark, task)
+            for cell in row.cells
+        }
+        if cells:
+            lengths, depths = (sorted({place[i] for place in cells}) for i in (0, 1))
+            pictures.append(
+                _picture(key, f"{name}: difference", cells, [int(n) for n in lengths], depths,
+                         f"{identity}-difference{key.number}", _DIFFERENCES)
+            )  # fmt: skip
+    return tuple(pictures)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """How a cell's number becomes a colour and a text."""
+
+    colour: Callable[[float], str]
+    shown: Callable[[float], str]
+    said: Callable[[float | None], str]
+
+
+def _signed(difference: float) -> str:
+    return f"{round(difference, 1) + 0.0:+g}".replace("-", "\u2212").replace("+0", "0")
+
+
+_SCORES = _Scale(_figures.shade, lambda score: f"{round(score, 1):g}", _text.score)
+_DIFFERENCES = _Scale(_figures.shade_difference, _signed, _text.signed)
+
+
 def _picture(
-    run: Run,
+    run: Key,
     name: str,
-    cells: Mapping[tuple[int, float], Cell],
+    cells: Mapping[tuple[int, float], float | None],
     lengths: Sequence[int],
     depths: Sequence[float],
     identity: str,
+    scale: _Scale,
 ) -> Picture:
     width = _MARGINS[0] + _CELL[0] * len(lengths)
     size = (width, _MARGINS[1] + _CELL[1] * len(depths))
@@ -95,21 +145,20 @@ def _picture(
         figure, axes = _figures.blank(size)
         for column, length in enumerate(lengths):
             for row, depth in enumerate(depths):
-                cell = cells.get((length, depth))
-                score = None if cell is None else cell.score
+                score = cells.get((length, depth))
                 if score is not None:
                     axes.add_patch(
                         Rectangle(
                             (column, row),
                             1,
                             1,
-                            facecolor=_figures.shade(score),
+                            facecolor=scale.colour(score),
                             edgecolor=_figures.PAGE,
                             linewidth=1.6,
                             clip_on=False,
                         )
                     )
-                shown = _text.NOTHING if score is None else f"{round(score, 1):g}"
+                shown = _text.NOTHING if score is None else scale.shown(score)
                 colour = _figures.MUTED if score is None else _figures.INK
                 axes.text(column + 0.5, row + 0.53, shown, color=colour, ha="center", va="center")
         axes.set_xlim(0, len(lengths))
@@ -123,12 +172,10 @@ def _picture(
         axes.set_ylabel("depth of the needle")
         said = "; ".join(
             f"{_text.length(length)}: "
-            + ", ".join(
-                f"{_text.score(cells[length, d].score)} at {_percent(d)}" for d in depths if (length, d) in cells
-            )
+            + ", ".join(f"{scale.said(cells[length, d])} at {_percent(d)}" for d in depths if (length, d) in cells)
             for length in lengths
         )
-        svg = _figures.to_svg(figure, identity, f"{name}: score by length and depth, {run.label}", said)
+        svg = _figures.to_svg(figure, identity, f"{name} by length and depth, {run.label}", said)
     return Picture(run, svg, round(width * _POINTS))
 
 

@@ -11,37 +11,78 @@ from typing import Any
 from pydantic import ValidationError
 
 from lr2eval import _manifest
-from lr2eval._errors import StoreError
+from lr2eval._comparison import Comparison, Side
+from lr2eval._errors import StoreError, UsageError
 from lr2eval._results import Results, ShardResult
 
 RESULTS_FILE = "results.json"
 
 
 @dataclass(frozen=True)
-class Run:
-    """One run folder, read. ``label`` and, where space is short, ``key`` tell the runs of a report apart."""
+class Key:
+    """What tells the models of a report apart: the name in full, number (colour) and letter where space is short."""
+
+    label: str
+    number: int
+
+    @property
+    def key(self) -> str:
+        return ascii_uppercase[self.number % 26]
+
+
+@dataclass(frozen=True)
+class Run(Key):
+    """One run folder, read."""
 
     folder: Path
-    label: str
-    key: str
     results: Results
     manifest: Mapping[str, Any]
 
 
-def load(folders: Sequence[Path]) -> list[Run]:
-    """Read every folder; runs of models with the same name are told apart by their folders' names."""
+def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[Run]:
+    """Read every folder; runs of models with the same name are told apart by their folders' names.
+
+    With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
+    that is none of them.
+    """
     results = [_results(folder) for folder in folders]
     names = [result.model.name for result in results]
-    return [
-        Run(
-            folder=folder,
-            label=result.model.name if names.count(result.model.name) == 1 else f"{result.model.name} ({folder.name})",
-            key=ascii_uppercase[number % 26],
-            results=result,
-            manifest=_manifest.read(folder) or {},
-        )
-        for number, (folder, result) in enumerate(zip(folders, results, strict=True))
+    if comparison is None:
+        labels = [
+            result.model.name if names.count(result.model.name) == 1 else f"{result.model.name} ({folder.name})"
+            for result, folder in zip(results, folders, strict=True)
+        ]
+        keys = [Key(label, number) for number, label in enumerate(labels)]
+    else:
+        keys = _matched(results, folders, comparison)
+    runs = [
+        Run(label=key.label, number=key.number, folder=folder, results=result, manifest=_manifest.read(folder) or {})
+        for key, folder, result in zip(keys, folders, results, strict=True)
     ]
+    return sorted(runs, key=lambda run: run.number)
+
+
+def sides(comparison: Comparison) -> list[Side]:
+    """The compared models, the original first."""
+    return [comparison.original, *(pair.extended for pair in comparison.pairs)]
+
+
+def keys(comparison: Comparison) -> list[Key]:
+    """The key of every side, in the order of :func:`sides`."""
+    return [Key(side.label, number) for number, side in enumerate(sides(comparison))]
+
+
+def _matched(results: Sequence[Results], folders: Sequence[Path], comparison: Comparison) -> list[Key]:
+    free = list(zip(sides(comparison), keys(comparison), strict=True))
+    found = []
+    for result, folder in zip(results, folders, strict=True):
+        # Equal digests are equal runs (a model against itself): each takes the first side nobody has taken.
+        match = next((pair for pair in free if pair[0].digest == result.digest and pair[0].kind == "run"), None)
+        if match is None:
+            raise UsageError(f"{folder}: its digest is none of the compared runs'; compare the runs again")
+        free.remove(match)
+        found.append(match[1])
+    return found
 
 
 def shard_id(shard: ShardResult) -> str:

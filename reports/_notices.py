@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lr2eval._comparison import Comparison, Gate, LeftOut
 from lr2eval._results import ShardResult
 from lr2eval.reports import _text
-from lr2eval.reports._load import Run, shard_id
+from lr2eval.reports._load import Key, Run, keys, shard_id, sides
 
 FEW = 30
 """Below this many samples an interval is so wide that a cell tells little by itself."""
@@ -17,7 +18,7 @@ FEW = 30
 class Part:
     """What one run has to say under a notice."""
 
-    run: Run
+    run: Key
     text: str
     items: tuple[str, ...] = ()
 
@@ -32,8 +33,8 @@ class Notice:
     parts: tuple[Part, ...]
 
 
-def notices(runs: Sequence[Run]) -> list[Notice]:
-    """Everything to mind, the grave things first."""
+def notices(runs: Sequence[Run], comparison: Comparison | None = None, gate: Gate | None = None) -> list[Notice]:
+    """Everything to mind, the grave things first; what concerns the comparison before what concerns a run."""
     kinds: tuple[tuple[str, str, bool, Callable[[Run], Part | None]], ...] = (
         ("Unfinished run", "Only finished shards are shown. The same command resumes the run.", True, _unfinished),
         ("Asked for but not run", "Missing from every mean below.", True, _not_run),
@@ -49,7 +50,38 @@ def notices(runs: Sequence[Run]) -> list[Notice]:
         ),
     )
     found = [Notice(title, text, grave, _parts(runs, part)) for title, text, grave, part in kinds]
-    return [notice for notice in found if notice.parts]
+    both = [*_compared(comparison, gate), *found]
+    return sorted((notice for notice in both if notice.parts), key=lambda notice: not notice.grave)
+
+
+def _compared(comparison: Comparison | None, gate: Gate | None) -> list[Notice]:
+    """What the comparison leaves out and what else than the model differs, for every extended model."""
+    told: list[tuple[Key, bool, Sequence[LeftOut], Sequence[str]]] = []
+    if comparison is not None:
+        told = [
+            (key, pair.paired, pair.left_out, pair.mind)
+            for key, pair in zip(keys(comparison)[1:], comparison.pairs, strict=True)
+        ]
+    elif gate is not None:
+        label = gate.extended.label if gate.extended is not None else "The gate"
+        told = [(Key(label, 1), True, gate.left_out, gate.mind)]
+    unpaired = tuple(Part(key, "") for key, paired, _, _ in told if not paired)
+    left_out = tuple(
+        Part(key, "", tuple(f"{item.what}: {_text.count(item.n)} left out, {item.reason}" for item in items))
+        for key, _, items, _ in told
+        if items
+    )
+    mind = tuple(Part(key, "", tuple(items)) for key, _, _, items in told if items)
+    unfinished = () if comparison is None else tuple(
+        Part(key, side.source) for key, side in zip(keys(comparison), sides(comparison), strict=True)
+        if side.kind == "baseline" and not side.complete
+    )  # fmt: skip
+    return [
+        Notice("Compared on different samples", "Not paired: asked for, and far less sure.", True, unpaired),
+        Notice("Left out of the comparison", "In one run only, so not among the pairs.", True, left_out),
+        Notice("Unfinished baseline", "Saved from a run that had not finished.", True, unfinished),
+        Notice("What else differs", "These settings may move scores without any change of the model.", False, mind),
+    ]
 
 
 def _parts(runs: Sequence[Run], part: Callable[[Run], Part | None]) -> tuple[Part, ...]:

@@ -16,7 +16,19 @@ from lr2eval._comparison import Comparison, Gate
 from lr2eval._errors import UsageError
 from lr2eval._paths import write_atomic
 from lr2eval._stats import RULER_THRESHOLD
-from lr2eval.reports import _figures, _heatmaps, _load, _notices, _samples, _tables, _text
+from lr2eval.reports import (
+    _compared,
+    _figures,
+    _forest,
+    _heatmaps,
+    _load,
+    _notices,
+    _rope,
+    _samples,
+    _shares,
+    _tables,
+    _text,
+)
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -24,21 +36,31 @@ TEMPLATES = Path(__file__).with_name("templates")
 def render(runs: Sequence[Path], out: Path, *, comparison: Comparison | None = None, gate: Gate | None = None) -> Path:
     """Write the report of one or more run folders to ``out`` and return it.
 
-    Several runs stand side by side, in the order given. Raises :class:`lr2eval._errors.StoreError` for a folder
+    Several runs stand side by side, in the order given: the original first. With a ``comparison`` of them the page
+    shows what changed; its original may be a baseline file, then ``runs`` are the extended models only. With a
+    ``gate`` its verdict stands on top. Raises :class:`lr2eval._errors.UsageError` for a run that is not among the
+    compared ones and :class:`lr2eval._errors.StoreError` for a folder
     that is no run or is damaged; ``out`` is then left as it was.
     """
     if not runs:
         raise UsageError("a report needs at least one run folder")
-    write_atomic(out, html(_load.load(runs)))
+    write_atomic(out, html(_load.load(runs, comparison), comparison, gate))
     return out
 
 
-def html(runs: Sequence[_load.Run]) -> str:
+def html(runs: Sequence[_load.Run], comparison: Comparison | None = None, gate: Gate | None = None) -> str:
     """The whole page as text."""
     samples, categories, places = _samples.collect(runs)
     tables = _tables.score_tables(runs, categories)
-    charts = [_figures.chart(table, runs, f"chart{number}") for number, table in enumerate(tables)]
-    maps = [_heatmaps.heat_maps(table.benchmark, runs, f"map{number}") for number, table in enumerate(tables)]
+    effective = _compared.effective(comparison)
+    charts = [_figures.chart(table, runs, f"chart{number}", effective) for number, table in enumerate(tables)]
+    maps = [
+        _heatmaps.heat_maps(table.benchmark, runs, f"map{number}", comparison) for number, table in enumerate(tables)
+    ]
+    differences = [_compared.difference_tables(table.benchmark, comparison, categories) for table in tables]
+    sides = [] if comparison is None else _load.sides(comparison)
+    keys: list[_load.Key] = [*runs] if comparison is None else _load.keys(comparison)
+    models = [run.results.model for run in runs] if comparison is None else [side.model for side in sides]
     script = _asset("report.js")
     return (
         environment()
@@ -47,14 +69,26 @@ def html(runs: Sequence[_load.Run]) -> str:
             runs=runs,
             sentences=[_tables.sentence(run) for run in runs],
             tiles=_tables.tiles(runs),
-            notices=_notices.notices(runs),
-            benchmarks=list(zip(tables, charts, maps, strict=True)),
+            comparison=comparison,
+            gate=gate,
+            keys=keys,
+            sides=sides,
+            changes=_compared.changes(comparison, gate),
+            effective=effective,
+            forests=_forest.forests(comparison, gate),
+            ropes=_rope.ropes(list(zip(keys, models, strict=True))),
+            share_rows=_shares.share_rows(runs),
+            several=_compared.known_original(runs),
+            baseline=comparison is not None and comparison.original.kind == "baseline",
+            notices=_notices.notices(runs, comparison, gate),
+            benchmarks=list(zip(tables, charts, maps, differences, strict=True)),
             shard_rows=_tables.shard_rows(runs),
             fact_groups=_tables.fact_groups(runs),
             commands=[_command(run.manifest.get("command")) for run in runs],
             samples=samples,
             places=places,
             rule=_samples,
+            compared=_compared,
             threshold=RULER_THRESHOLD,
             script=script,
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -76,6 +110,10 @@ def environment() -> Environment:
     env.filters.update(
         score=_text.score,
         number=_text.count,
+        signed=_text.signed,
+        percent=_text.percent,
+        level=_text.level,
+        p_value=_text.p_value,
         tokens=_text.length,
         benchmark=_text.title,
         clip=_text.clip,

@@ -66,13 +66,25 @@ class Entry:
         return self.answers[0].sample
 
     @property
+    def change(self) -> str:
+        """``lost`` where a later run scores lower than the first, ``gained`` where one scores higher; else empty.
+
+        Runs come with the original first, so this is what extending the model did to the sample.
+        """
+        scores = {a.run.number: a.sample.score for a in self.answers if a.sample.score is not None}
+        before, after = scores.pop(0, None), scores.values()
+        if before is None:
+            return ""
+        return "lost" if any(s < before for s in after) else "gained" if any(s > before for s in after) else ""
+
+    @property
     def wrong(self) -> bool:
         return any(answer.verdict in ("wrong", "partly") for answer in self.answers)
 
     @property
     def kinds(self) -> str:
         """Words the sample filter looks for."""
-        kinds = ["wrong"] * self.wrong
+        kinds = [self.change] * bool(self.change) + ["wrong"] * self.wrong
         kinds += ["empty"] * any(answer.empty for answer in self.answers)
         kinds += ["cut"] * any(answer.sample.detail.truncated_tokens > 0 for answer in self.answers)
         kinds += ["skipped"] * any(answer.verdict == "skipped" for answer in self.answers)
@@ -111,6 +123,8 @@ class ShardSamples:
     entries: tuple[Entry, ...]
     total: int
     wrong: int
+    lost: int
+    gained: int
 
 
 def places(shards: int) -> int:
@@ -119,15 +133,27 @@ def places(shards: int) -> int:
 
 
 def pick(entries: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
-    """The first wrong and the first other samples, two to one; places one kind leaves free go to the other.
+    """Lost samples first, then gained ones, then the rest in their order; always the first ones of each kind.
 
-    Wrong answers teach most, but a report of mistakes alone would not show what a right answer looks like.
+    Half of the places are for lost and a quarter for gained ones; of the others two in three are for wrong answers,
+    for those teach most, but a report of mistakes alone would not show what a right answer looks like. Places one
+    kind leaves free go to the other kinds, in this order. Without a comparison there are only wrong and other samples.
     """
-    wrong = [entry for entry in entries if entry.wrong]
-    other = [entry for entry in entries if not entry.wrong]
-    of_wrong = min(len(wrong), max(-(-2 * limit // 3), limit - len(other)))
-    chosen = wrong[:of_wrong] + other[: limit - of_wrong]
-    return tuple(sorted(chosen, key=lambda entry: entry.sample.number))
+    kinds: list[list[Entry]] = [
+        [entry for entry in entries if entry.change == "lost"],
+        [entry for entry in entries if entry.change == "gained"],
+        [entry for entry in entries if not entry.change and entry.wrong],
+        [entry for entry in entries if not entry.change and not entry.wrong],
+    ]
+    shares = [-(-limit // 2) if kinds[0] else 0]
+    shares.append(min(limit - shares[0], -(-limit // 4)) if kinds[1] else 0)
+    shares.append(-(-2 * (limit - sum(shares)) // 3))
+    shares.append(limit - sum(shares))
+    taken = [min(len(kind), share) for kind, share in zip(kinds, shares, strict=True)]
+    for place, kind in enumerate(kinds):
+        taken[place] += min(len(kind) - taken[place], limit - sum(taken))
+    lost, gained, wrong, other = (kind[:n] for kind, n in zip(kinds, taken, strict=True))
+    return (*lost, *gained, *sorted(wrong + other, key=lambda entry: entry.sample.number))
 
 
 def collect(runs: Sequence[Run]) -> tuple[list[ShardSamples], dict[str, str], int]:
@@ -157,6 +183,8 @@ def collect(runs: Sequence[Run]) -> tuple[list[ShardSamples], dict[str, str], in
                     entries=pick(entries, limit),
                     total=len(entries),
                     wrong=sum(entry.wrong for entry in entries),
+                    lost=sum(entry.change == "lost" for entry in entries),
+                    gained=sum(entry.change == "gained" for entry in entries),
                 )
             )
     return shown, categories, limit

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -63,6 +64,49 @@ def clip_start(text: str, limit: int) -> str:
 def score(value: float | None) -> str:
     """A score on the 0..100 scale, one decimal; never "-0.0"."""
     return NOTHING if value is None else f"{round(value, 1) + 0.0:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference in points, one decimal, its sign always printed; zero has none."""
+    if value is None:
+        return NOTHING
+    rounded = round(value, 1)
+    mark = "+" if rounded > 0 else "\u2212" if rounded < 0 else ""
+    return f"{mark}{abs(rounded):.1f}"
+
+
+def percent(value: float | None) -> str:
+    """A ratio such as retention: 0.9857 -> 98.6 %."""
+    return NOTHING if value is None else f"{100 * value:.1f}\u00a0%"
+
+
+def share(value: float) -> str:
+    """A share in whole per cent that never rounds something to nothing, or nearly all to all."""
+    whole = round(100 * value)
+    if value > 0 and whole == 0:
+        return "< 1\u00a0%"
+    return "> 99\u00a0%" if value < 1 and whole == 100 else f"{whole}\u00a0%"
+
+
+def level(confidence: float) -> str:
+    """The coverage of an interval: 0.9 -> 90 %."""
+    return f"{round(100 * confidence, 2):g}\u00a0%"
+
+
+def p_value(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def wide_clip(text: str, limit: int) -> str:
+    """At most ``limit`` columns, where a character of East Asian width takes two; the cut marked."""
+    columns = 0
+    for place, character in enumerate(text):
+        columns += 1 + (unicodedata.east_asian_width(character) in "WF")
+        if columns > limit:
+            return text[: max(0, place - 1)] + "…"
+    return text
 
 
 def count(value: int | None) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from lr2eval._results import Interval, ShardResult
 from lr2eval._stats import wilson
 from lr2eval._store import StoredSample
-from lr2eval._summary import over_lengths, shard_result
+from lr2eval._summary import over_lengths, refuses, shard_result
 from lr2eval._types import ResponseDetail, SampleInfo, Shard
 
 PUBLISHED = {4096: 96.5, 8192: 95.8, 16384: 95.4, 32768: 94.8, 65536: 88.4, 131072: 66.6}
@@ -78,3 +79,59 @@ def test_cells() -> None:
     assert sum(cell.n for cell in found.cells) == found.n
     assert shard_result(shard(None), rows).cells == []
     assert shard_result(shard("depth"), [sample(0, 100.0)]).cells == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I\u2019m sorry",
+        "  I am so sorry, I do not know",
+        "Sorry, I cannot answer",
+        "sorry, but as an assistant I must decline",
+        "I cannot find the number.",
+        "I can\u2019t",
+        "\n**I can't** do this",
+        "I'm unable to share that",
+        "I am not able to browse",
+        "As an AI language model, I have no opinions",
+        "As an AI, I do not",
+        "As an AI developed by somebody, I must say",
+        "Unfortunately, I am not able to see the text",
+        "I apologize, but I cannot",
+    ],
+)
+def test_refusals(answer: str) -> None:
+    assert refuses(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "4815162",
+        "sorry",  # may be a word of a word list
+        "sorry, table, window, river",
+        "Sorrento",
+        "The text says: I cannot go on.",
+        "Icannot",
+        "I candidly think 7",
+        "I can find it: 12",
+        "As an aid to navigation, it was built in 1890",
+        "As an AI researcher she wrote two books",
+        "As an airline, it flies",
+        "apologies, regrets, sorrow",
+        "Unfortunately, the king died",
+        "I'm sorrowful",
+    ],
+)
+def test_what_is_no_refusal(answer: str) -> None:
+    assert not refuses(answer)
+
+
+def test_refusals_are_counted_among_generated_answers_only() -> None:
+    declined = replace(sample(0, 0.0), answer="I'm sorry, I can't do that.")
+    rows = [declined, sample(1, 100.0), replace(declined, id="2", score=None, skipped=True)]
+    assert shard_result(shard(None), rows).refused == 1
+    chosen = replace(declined, choices=((declined.answer, -1.0), ("B", -2.0)))
+    assert shard_result(shard(None), [chosen]).refused == 0

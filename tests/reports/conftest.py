@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lr2eval._comparison import (
+    CellDifference,
+    Check,
+    Comparison,
+    Difference,
+    EffectiveLength,
+    Gate,
+    LeftOut,
+    Pair,
+    RatioInterval,
+    Regressed,
+    Side,
+    Verdict,
+)
 from lr2eval._ids import digest, text_hash
 from lr2eval._results import CellResult, Interval, ModelFacts, NotRun, Results, ShardResult, Summary
 from lr2eval._store import RunStore, StoredSample
@@ -65,20 +79,28 @@ def make_run(
     data: dict[str, Any] | None = None,
     grid: tuple[str, ...] = (),
     depths: int = 11,
+    flip: float = 0.0,
+    model: dict[str, Any] | None = None,
+    texts: tuple[str, ...] | None = None,
 ) -> Path:
-    """Write a run folder; ``lift`` moves every score. Equal arguments give equal files."""
+    """Write a run folder; ``lift`` moves every score. Equal arguments give equal files.
+
+    ``flip`` turns that share of the answers round, ``model`` changes facts of the model, ``texts`` stand in answers and
+    prompts.
+    """
     folder.mkdir(parents=True)
     rng = random.Random(7)
+    flips = random.Random(f"{name} {flip}")
     shards: list[ShardResult] = []
-    poison = cycle(HOSTILE if hostile else ("plain words",))
-    storable = (text for text in poison if "\ud800" not in text)  # SQLite holds UTF-8 only
+    poison = cycle(texts or (HOSTILE if hostile else ("plain words",)))
+    storable = (text for text in poison if not any("\ud800" <= c <= "\udfff" for c in text))  # SQLite holds UTF-8 only
     with RunStore.create(folder) as store:
 
         def add(benchmark: str, task: str, length: int | None, n: int, share: float, columns: dict[str, Any]) -> None:
             shard = f"{benchmark}/{task}" + ("" if length is None else f"@{length}")
             rows = []
             for number in range(n):
-                right = rng.random() < share
+                right = (rng.random() < share) != (flips.random() < flip)
                 lost = number < skipped
                 needle = f"One of the special magic numbers for tawdry-{number} is: {4815162 + number}."
                 filler = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
@@ -86,14 +108,15 @@ def make_run(
                 choices = None
                 answer = f" {4815162 + number}." if right else wrong
                 if length is None:
-                    choices = tuple((letter, -0.4 - rng.random() * 3) for letter in "ABCD")
-                    answer = max(choices, key=lambda pair: pair[1])[0]
+                    picked = "ABCD"[number % 4] if right else "ABCD"[(number + 1) % 4]
+                    choices = tuple((c, -0.4 - rng.random() - 2 * (c != picked)) for c in "ABCD")
+                    answer = picked
                 rows.append(
                     StoredSample(
                         id=digest([benchmark, task, length, number])[:32], shard=shard, benchmark=benchmark, task=task,
                         length=length, number=number, prompt_hash=text_hash(f"{shard} {number}"),
                         answer="" if lost else answer, score=None if lost else 100.0 * right, skipped=lost,
-                        gold=(answer if right and choices else "B" if choices else str(4815162 + number),),
+                        gold=("ABCD"[number % 4] if choices else str(4815162 + number),),
                         metrics={} if lost else {"match,none": float(right)},
                         columns=columns | ({"depth": rng.choice((0, 25, 50, 75, 100))} if length else {}),
                         choices=None if lost else choices,
@@ -148,8 +171,12 @@ def make_run(
             name=name, fingerprint=digest([name, "weights"]), tokenizer_fingerprint=digest("tokenizer"),
             architecture="LlamaForCausalLM", parameters=134_515_008, dtype="float32", window=32768,
             original_window=8192, rope_type="longrope",
-            rope={"rope_type": "longrope", "long_factor": [1.0 + 0.5 * i for i in range(32)], "factor": 4.0},
-        ),
+            rope={
+                "rope_type": "longrope", "factor": 4.0, "rope_theta": 10000.0, "short_factor": [1.0] * 32,
+                "long_factor": [round(4.4 ** min(1, i / 22) + max(0, i - 22) * 0.03, 4) for i in range(32)],
+            },
+            rope_scale=4.0, d_tcd=25, d_rcd=21,
+        ).model_copy(update=model or {}),
         settings={"seed": 42, "truncation": "error", "window_policy": "exact", "chat": False, "lengths": list(lengths)},
         shards=shards, summaries=_summaries(shards), over_lengths=over_lengths(shards), not_run=list(not_run),
     )  # fmt: skip
@@ -188,6 +215,168 @@ def _summaries(shards: list[ShardResult]) -> list[Summary]:
                 )
             )  # fmt: skip
     return found
+
+
+ORIGINAL = {
+    "window": 8192, "original_window": None, "rope_type": "default", "rope": {"rope_theta": 10000.0},
+    "rope_scale": None, "d_tcd": None, "d_rcd": None,
+}  # fmt: skip
+"""Facts of a model that was not extended."""
+
+
+def make_pair(folder: Path, **arguments: Any) -> tuple[Path, Path]:
+    """An original that fails beyond its window and an extended model that lost a little on short inputs."""
+    original = make_run(folder / "original", name="tiny-llama", model=ORIGINAL, flip=0.02, **arguments)
+    extended = make_run(folder / "extended", name="tiny-llama-extended", lift=-0.05, flip=0.04, **arguments)
+    return original, extended
+
+
+def side(folder: Path, results: Results, label: str) -> Side:
+    return Side(
+        label=label, source=folder.name, kind="run", digest=results.digest, complete=results.complete,
+        lr2eval_version=results.lr2eval_version, model=results.model, settings=results.settings,
+    )  # fmt: skip
+
+
+def compare_runs(folders: Sequence[Path], **update: Any) -> Comparison:
+    """A comparison by simple arithmetic (normal intervals): the report must show whatever is stored."""
+    results = [Results.model_validate_json((folder / "results.json").read_bytes()) for folder in folders]
+    scores = []
+    for folder in folders:
+        with RunStore.read(folder) as store:
+            scores.append({sample.id: sample for sample in store.samples()})
+    pairs = []
+    for folder, result, after in zip(folders[1:], results[1:], scores[1:], strict=True):
+        rows: dict[tuple[str, str, str | None, int | None], list[tuple[float, float]]] = {}
+        for id_, old in scores[0].items():
+            new = after.get(id_)
+            if new is None or old.score is None or new.score is None:
+                continue
+            keys: list[tuple[str, str, str | None, int | None]] = [("benchmark", old.benchmark, None, None)]
+            if old.length:
+                keys += [("length", old.benchmark, None, old.length), ("task", old.benchmark, old.task, None)]
+            for key in [*keys, ("shard", old.benchmark, old.task, old.length)]:
+                rows.setdefault(key, []).append((old.score, new.score))
+        order = ("benchmark", "length", "task", "shard")
+        found = [difference(key, rows[key]) for key in sorted(rows, key=lambda key: order.index(key[0]))]
+        found = [row.model_copy(update={"cells": _cells(row, results[0], result)}) for row in found]
+        left_out = [LeftOut(what="ruler/qa_1@4096", n=5, reason="only in the original")]
+        mind = ["backend.batch_size: 8 in the original, 16 in the extended"]
+        label = result.model.name if len(folders) == 2 else f"{result.model.name} ({folder.name})"
+        extended = side(folder, result, label)
+        pairs.append(Pair(extended=extended, paired=True, differences=found, left_out=left_out, mind=mind))
+    original = side(folders[0], results[0], results[0].model.name)
+    effective = [
+        EffectiveLength(
+            label=each.label, tasks=over.tasks, lengths=over.lengths, threshold=over.threshold,
+            effective_length=over.effective_length, shares=[(over.effective_length, 0.914), (over.lengths[0], 0.086)],
+        )
+        for each, result in zip([original, *(pair.extended for pair in pairs)], results, strict=True)
+        for over in result.over_lengths
+    ]  # fmt: skip
+    comparison = Comparison(
+        lr2eval_version="0.1.0", confidence=0.95, original=original, pairs=pairs, effective_lengths=effective
+    )
+    return comparison.model_copy(update=update)
+
+
+def difference(key: Any, scores: list[tuple[float, float]]) -> Difference:
+    level, benchmark, task, length = key
+    n = len(scores)
+    before, after = (sum(pair[i] for pair in scores) / n for i in (0, 1))
+    gap = after - before
+    error = math.sqrt(sum((b - a - gap) ** 2 for a, b in scores) / n / n) + 0.3
+    p = math.erfc(abs(gap) / error / math.sqrt(2))
+    ratio = None if before == 0 else after / before
+    spread = 1.645 * error
+    return Difference(
+        level=level, benchmark=benchmark, task=task, length=length, over="samples" if benchmark == "mmlu" else "tasks",
+        shards=1, n=n, original=before, extended=after, difference=gap,
+        interval=Interval(low=gap - spread, high=gap + spread, confidence=0.9, method="normal"),
+        retention=ratio,
+        retention_interval=None if ratio is None else RatioInterval(
+            low=max(0.0, ratio - spread / before), high=ratio + spread / before, confidence=0.9, method="normal"
+        ),
+        binary=True, lost=sum(b < a for a, b in scores), gained=sum(b > a for a, b in scores), p_changed=p,
+        p_method="normal", p_holm=min(1.0, 20 * p) if level in ("task", "shard") else None, clusters=None,
+        design_effect=1.0,
+    )  # fmt: skip
+
+
+def _cells(row: Difference, original: Results, extended: Results) -> list[CellDifference]:
+    if row.level != "shard":
+        return []
+    mine = [
+        {cell.depth: cell for s in r.shards if (s.task, s.length) == (row.task, row.length) for cell in s.cells}
+        for r in (original, extended)
+    ]
+    return [
+        CellDifference(
+            depth=depth, n=old.n, original=old.score, extended=mine[1][depth].score,
+            difference=mine[1][depth].score - old.score,
+            interval=Interval(low=-10.0, high=10.0, confidence=0.9, method="normal"),
+        )
+        for depth, old in mine[0].items()
+        if depth in mine[1]
+    ]  # fmt: skip
+
+
+def make_gate(comparison: Comparison, *, limit: float = 0.985, margin: float | None = 2.0) -> Gate:
+    """A verdict on the first pair: every benchmark against a least retention, the first against a margin too."""
+    pair = comparison.pairs[0]
+    checks = []
+    for row in pair.differences:
+        if row.level == "benchmark":
+            checks.append(_check(row, "retention", limit))
+            if margin is not None and len(checks) == 1:
+                checks.append(_check(row, "margin", margin))
+    verdicts = [check.verdict for check in checks]
+    verdict: Verdict = next((v for v in ("regression", "inconclusive") if v in verdicts), "pass")
+    said = " ".join(check.message for check in checks)
+    return Gate(
+        lr2eval_version="0.1.0", verdict=verdict, exit_code={"pass": 0, "regression": 1, "inconclusive": 3}[verdict],
+        paragraph=f"{verdict.upper()}: {pair.extended.label} against {comparison.original.label}. {said}",
+        confidence=0.95, original=comparison.original, extended=pair.extended, checks=checks,
+        regressed=[
+            Regressed(name=f"{row.benchmark}:{row.task}", difference=row.difference, p_holm=row.p_holm or 0.0)
+            for row in pair.differences
+            if row.level == "shard" and (row.p_holm or 1.0) < 0.05 and row.difference < 0
+        ],
+        left_out=pair.left_out, mind=pair.mind,
+    )  # fmt: skip
+
+
+def _check(row: Difference, kind: Any, limit: float) -> Check:
+    ratio = row.retention_interval
+    assert ratio is not None
+    low, high = (row.interval.low + limit, row.interval.high) if kind == "margin" else (ratio.low - limit, ratio.high)
+    seen = row.difference + limit if kind == "margin" else (row.retention or 0.0) - limit
+    shown = (high or 0.0) < (0 if kind == "margin" else 1)
+    verdict: Verdict = "pass" if low > 0 else "regression" if seen < 0 and shown else "inconclusive"
+    return Check(
+        name=row.benchmark, verdict=verdict, kind=kind, limit=limit, n=row.n, original=row.original,
+        criterion=f"loss of at most {limit:g} points" if kind == "margin" else f"retention of at least {100 * limit:g} %",
+        extended=row.extended, difference=row.difference, interval=row.interval, retention=row.retention,
+        retention_interval=ratio, p_noninferior=0.2, needed_n=4 * row.n if verdict == "inconclusive" else None,
+        needed_n_if_equal=3 * row.n if verdict == "inconclusive" else None,
+        message=f"{row.benchmark}: {row.original:.1f} -> {row.extended:.1f} ({row.difference:+.2f} points, n = {row.n:,}).",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def pair_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A hostile original and extended run that tests only read."""
+    return make_pair(tmp_path_factory.mktemp("pair"), grid=("single", "multi"), depths=5, samples=24)
+
+
+@pytest.fixture(scope="session")
+def comparison(pair_folders: tuple[Path, Path]) -> Comparison:
+    return compare_runs(pair_folders)
+
+
+@pytest.fixture(scope="session")
+def gate(comparison: Comparison) -> Gate:
+    return make_gate(comparison)
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,12 @@ from lr2eval.reports._load import load
 
 
 def entries(pattern: str) -> list[Any]:
-    """``w`` stands for a wrong sample, ``r`` for a right one."""
-    return [SimpleNamespace(wrong=kind == "w", sample=SimpleNamespace(number=i)) for i, kind in enumerate(pattern)]
+    """``w`` stands for a wrong sample, ``r`` for a right one, ``l`` for a lost and ``g`` for a gained one."""
+    change = {"l": "lost", "g": "gained"}
+    return [
+        SimpleNamespace(wrong=kind in "wlg", change=change.get(kind, ""), sample=SimpleNamespace(number=i))
+        for i, kind in enumerate(pattern)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -28,6 +32,12 @@ def entries(pattern: str) -> list[Any]:
         ("wwwwwwr", 6, [0, 1, 2, 3, 4, 6]),  # and the other way round
         ("wwwwwww", 3, [0, 1, 2]),
         ("rw", 30, [0, 1]),
+        ("rwglrwglrwglrwgl", 8, [3, 7, 11, 15, 2, 6, 1, 5]),  # half lost, a quarter gained, then wrong and right
+        ("rrrlrrr", 6, [3, 0, 1, 2, 4, 5]),  # one lost comes first, its other places go on
+        ("llllllll", 3, [0, 1, 2]),
+        ("lgwr", 3, [0, 1, 2]),
+        ("ggggwwww", 4, [0, 4, 5, 6]),
+        ("lgwr", 1, [0]),
         ("", 30, []),
     ],
 )
