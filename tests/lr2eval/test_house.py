@@ -16,7 +16,12 @@ FOLDERS = {"lr2eval": "lr2eval", "tasks": "lr2eval.tasks", "reports": "lr2eval.r
 # Which room may import which (design.md, "Imports run one way"). Every module belongs to the first room it matches.
 ROOMS = {
     "arithmetic": ("lr2eval._rope_facts",),
-    "rope": ("lr2eval.method.rope", "lr2eval.method.rope_rules", "lr2eval.method.windowed"),
+    "rope": (
+        "lr2eval.method.rope",
+        "lr2eval.method.rope_rules",
+        "lr2eval.method.windowed",
+        "lr2eval.method.window_guards",
+    ),  # fmt: skip
     "method": ("lr2eval.method",),
     "tasks": ("lr2eval.tasks",),
     "backends": ("lr2eval.backends",),
