@@ -274,3 +274,19 @@ def test_models_that_cannot_carry_the_factors_are_named(tmp_path: Path) -> None:
     _edit(_source(tmp_path / "source"), text_config={})
     with pytest.raises(UsageError, match="only plain text decoders"):
         _export(tmp_path / "source", tmp_path / "out")
+
+
+def test_nothing_appears_unless_transformers_reads_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = export_module._new_config
+
+    def wrong(*args: Any) -> dict[str, Any]:
+        config = right(*args)
+        config["rope_parameters"]["long_factor"][-1] += 1
+        return config
+
+    monkeypatch.setattr(export_module, "_new_config", wrong)
+    with pytest.raises(UsageError, match="reads other RoPE numbers"):
+        _export(_source(tmp_path / "source"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
