@@ -21,7 +21,6 @@ from lr2eval._config import format_length, parse_length
 from lr2eval._errors import Lr2EvalError, NotComparableError, TaskError, UsageError
 from lr2eval._gate_config import GateConfig
 from lr2eval._paired import (
-    CONTINUITY,
     Paired,
     decide,
     difference_interval,
@@ -169,8 +168,9 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
         z, equal = retention_z(paired, limit), (1 - limit) * before
         seen = after - limit * before
         criterion = f"retention of at least {100 * limit:g} %"
-    needed = _needed(paired, kind, limit, seen, confidence)
-    needed_if_equal = _needed(paired, kind, limit, equal, confidence)
+    ratio = limit if kind == "retention" else 1.0
+    spread = float(np.std(paired.contrast(ratio))) * math.sqrt(paired.design_effect(ratio))
+    needed, needed_if_equal = (required_n(spread, distance, confidence) for distance in (seen, equal))
     found = Check(
         name=name,
         verdict=verdict,
@@ -197,31 +197,6 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
         message="",
     )
     return found.model_copy(update={"message": _message(found, confidence)})
-
-
-def _needed(paired: Paired, kind: str, limit: float, distance: float, confidence: float) -> int | None:
-    """Pairs that would decide with 80 % probability if the true mean lies ``distance`` from the limit.
-
-    Where no pair differs there is no spread to plan with: then the pairs that would pass if all went on like this.
-    """
-    contrast = paired.contrast(limit) if kind == "retention" else paired.contrast()
-    spread = float(np.std(contrast)) * math.sqrt(paired.design_effect(limit if kind == "retention" else 1.0))
-    if paired.lost or paired.gained:
-        return required_n(spread, abs(distance), confidence)
-    if distance <= 0:
-        return None
-    # z grows like a (sqrt(n) - c / (distance sqrt(n))), c being the continuity correction: solve for its quantile.
-    copies = math.ceil(4 * CONTINUITY / (distance * paired.n))
-    more = Paired(
-        np.tile(paired.original, copies),
-        np.tile(paired.extended, copies),
-        None if paired.weights is None else np.tile(paired.weights, copies),
-        None if paired.clusters is None else np.tile(paired.clusters, copies),
-    )
-    z = retention_z(more, limit) if kind == "retention" else difference_z(more, -limit / 100)
-    wanted, root = float(stats.norm.ppf(confidence)), math.sqrt(more.n)
-    slope = z / (root - CONTINUITY / (distance * root))
-    return math.ceil(((wanted + math.sqrt(wanted**2 + 4 * slope**2 * CONTINUITY / distance)) / (2 * slope)) ** 2)
 
 
 def _regressed(compared: Compared, confidence: float) -> list[Regressed]:
