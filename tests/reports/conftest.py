@@ -12,18 +12,14 @@ from typing import Any
 
 import pytest
 
+from lr2eval._compare import compare, read_all
 from lr2eval._comparison import (
-    CellDifference,
     Check,
     Comparison,
     Difference,
-    EffectiveLength,
     Gate,
     LeftOut,
-    Pair,
-    RatioInterval,
     Regressed,
-    Side,
     Verdict,
 )
 from lr2eval._ids import digest, text_hash
@@ -241,94 +237,20 @@ def make_pair(folder: Path, **arguments: Any) -> tuple[Path, Path]:
     return original, extended
 
 
-def side(folder: Path, results: Results, label: str) -> Side:
-    return Side(
-        label=label, source=folder.name, kind="run", digest=results.digest, complete=results.complete,
-        lr2eval_version=results.lr2eval_version, model=results.model, settings=results.settings,
-    )  # fmt: skip
-
-
 def compare_runs(folders: Sequence[Path], **update: Any) -> Comparison:
-    """A comparison by simple arithmetic (normal intervals): the report must show whatever is stored."""
-    results = [Results.model_validate_json((folder / "results.json").read_bytes()) for folder in folders]
-    scores = []
-    for folder in folders:
-        with RunStore.read(folder) as store:
-            scores.append({sample.id: sample for sample in store.samples()})
-    pairs = []
-    for folder, result, after in zip(folders[1:], results[1:], scores[1:], strict=True):
-        rows: dict[tuple[str, str, str | None, int | None], list[tuple[float, float]]] = {}
-        for id_, old in scores[0].items():
-            new = after.get(id_)
-            if new is None or old.score is None or new.score is None:
-                continue
-            keys: list[tuple[str, str, str | None, int | None]] = [("benchmark", old.benchmark, None, None)]
-            if old.length:
-                keys += [("length", old.benchmark, None, old.length), ("task", old.benchmark, old.task, None)]
-            for key in [*keys, ("shard", old.benchmark, old.task, old.length)]:
-                rows.setdefault(key, []).append((old.score, new.score))
-        order = ("benchmark", "length", "task", "shard")
-        found = [difference(key, rows[key]) for key in sorted(rows, key=lambda key: order.index(key[0]))]
-        found = [row.model_copy(update={"cells": _cells(row, results[0], result)}) for row in found]
-        left_out = [LeftOut(what="ruler/qa_1@4096", n=5, reason="only in the original")]
-        mind = ["backend.batch_size: 8 in the original, 16 in the extended"]
-        label = result.model.name if len(folders) == 2 else f"{result.model.name} ({folder.name})"
-        extended = side(folder, result, label)
-        pairs.append(Pair(extended=extended, paired=True, differences=found, left_out=left_out, mind=mind))
-    original = side(folders[0], results[0], results[0].model.name)
+    """The comparison `lr2eval compare` stores, with something left out and something to mind in every pair."""
+    sources = read_all(folders)
+    comparison = compare(sources[0], sources[1:], common=True).comparison
+    noted = {
+        "left_out": [LeftOut(what="ruler/qa_1@4096", n=5, reason="only in the original")],
+        "mind": ["backend.batch_size: 8 in the original, 16 in the extended"],
+    }
+    pairs = [pair.model_copy(update=noted) for pair in comparison.pairs]
     effective = [
-        EffectiveLength(
-            label=each.label, tasks=over.tasks, lengths=over.lengths, threshold=over.threshold,
-            effective_length=over.effective_length, shares=[(over.effective_length, 0.914), (over.lengths[0], 0.086)],
-        )
-        for each, result in zip([original, *(pair.extended for pair in pairs)], results, strict=True)
-        for over in result.over_lengths
-    ]  # fmt: skip
-    comparison = Comparison(
-        lr2eval_version="0.1.0", confidence=0.95, original=original, pairs=pairs, effective_lengths=effective
-    )
-    return comparison.model_copy(update=update)
-
-
-def difference(key: Any, scores: list[tuple[float, float]]) -> Difference:
-    level, benchmark, task, length = key
-    n = len(scores)
-    before, after = (sum(pair[i] for pair in scores) / n for i in (0, 1))
-    gap = after - before
-    error = math.sqrt(sum((b - a - gap) ** 2 for a, b in scores) / n / n) + 0.3
-    p = math.erfc(abs(gap) / error / math.sqrt(2))
-    ratio = None if before == 0 else after / before
-    spread = 1.645 * error
-    return Difference(
-        level=level, benchmark=benchmark, task=task, length=length, over="samples" if benchmark == "mmlu" else "tasks",
-        shards=1, n=n, original=before, extended=after, difference=gap,
-        interval=Interval(low=gap - spread, high=gap + spread, confidence=0.9, method="normal"),
-        retention=ratio,
-        retention_interval=None if ratio is None else RatioInterval(
-            low=max(0.0, ratio - spread / before), high=ratio + spread / before, confidence=0.9, method="normal"
-        ),
-        binary=True, lost=sum(b < a for a, b in scores), gained=sum(b > a for a, b in scores), p_changed=p,
-        p_method="normal", p_holm=min(1.0, 20 * p) if level in ("task", "shard") else None, clusters=None,
-        design_effect=1.0,
-    )  # fmt: skip
-
-
-def _cells(row: Difference, original: Results, extended: Results) -> list[CellDifference]:
-    if row.level != "shard":
-        return []
-    mine = [
-        {cell.depth: cell for s in r.shards if (s.task, s.length) == (row.task, row.length) for cell in s.cells}
-        for r in (original, extended)
+        found.model_copy(update={"shares": [(found.effective_length, 0.914), (found.lengths[0], 0.086)]})
+        for found in comparison.effective_lengths
     ]
-    return [
-        CellDifference(
-            depth=depth, n=old.n, original=old.score, extended=mine[1][depth].score,
-            difference=mine[1][depth].score - old.score,
-            interval=Interval(low=-10.0, high=10.0, confidence=0.9, method="normal"),
-        )
-        for depth, old in mine[0].items()
-        if depth in mine[1]
-    ]  # fmt: skip
+    return comparison.model_copy(update={"pairs": pairs, "effective_lengths": effective} | update)
 
 
 def make_gate(comparison: Comparison, *, limit: float = 0.985, margin: float | None = 2.0) -> Gate:
