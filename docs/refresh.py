@@ -17,7 +17,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGES = ("first-run.md", "comparing.md", "report.md", "data.md", "exit-codes.md")
-MOST = 24
+MOST = 30
 """Lines shown of one command."""
 TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 ENVIRONMENT = os.environ | {"PATH": TOOLS, "COLUMNS": "110"}
