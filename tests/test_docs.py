@@ -21,7 +21,7 @@ def commands() -> list[tuple[str, str]]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```(?:console|yaml|)\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
-            for line in re.findall(r"(?:^\$ |^|run: )(lr2eval [^\n|;#]+)", block, re.M):
+            for line in re.findall(r"(?:^\$ |^|run: )(lr2eval [^\n|;#>]+)", block.replace("\\\n", " "), re.M):
                 found.append((page.name, line.strip()))
     return found
 
