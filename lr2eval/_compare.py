@@ -195,7 +195,7 @@ def _row(
     p, method = changed(paired)
     cells = _cells(members[0], confidence) if level == "shard" and members[0].depths else []
     clusters = None if paired.clusters is None else len(set(paired.clusters.tolist()))
-    low, high = retention_interval(paired, 2 * confidence - 1)
+    retention, kept = retained(paired, confidence)
     return Difference(
         level=level,
         benchmark=benchmark,
@@ -208,13 +208,8 @@ def _row(
         extended=points(after),
         difference=points(after - before),
         interval=interval(paired, confidence),
-        retention=None if before == 0 else round(after / before, 12),
-        retention_interval=None if before == 0 else RatioInterval(
-            low=round(low, 12),
-            high=None if high is None else round(high, 12),
-            confidence=round(2 * confidence - 1, 12),
-            method="score",
-        ),
+        retention=retention,
+        retention_interval=kept,
         binary=paired.binary,
         lost=paired.lost,
         gained=paired.gained,
@@ -232,6 +227,20 @@ def interval(paired: Paired, confidence: float) -> Interval:
     """The two-sided interval of the difference whose ends are one-sided bounds at ``confidence``, in points."""
     low, high = difference_interval(paired, 2 * confidence - 1)
     return Interval(low=points(low), high=points(high), confidence=round(2 * confidence - 1, 12), method="score")
+
+
+def retained(paired: Paired, confidence: float) -> tuple[float | None, RatioInterval | None]:
+    """(extended / original, its two-sided interval); nothing where the original scores 0."""
+    before, after = paired.means()
+    if before == 0:
+        return None, None
+    low, high = retention_interval(paired, 2 * confidence - 1)
+    return round(after / before, 12), RatioInterval(
+        low=round(low, 12),
+        high=None if high is None else round(high, 12),
+        confidence=round(2 * confidence - 1, 12),
+        method="score",
+    )
 
 
 def points(share: float) -> float:

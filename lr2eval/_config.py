@@ -158,7 +158,7 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None, sets: Sequen
 
     Raises :class:`UsageError` naming the key that is wrong.
     """
-    values = _read_toml(file) if file else {}
+    values = read_toml(file) if file else {}
     for item in sets:
         key, separator, text = item.partition("=")
         if not separator or not key.strip():
@@ -177,7 +177,8 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None, sets: Sequen
         raise UsageError(_first_problem(error)) from error
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """A configuration file, dashes in its keys read as underscores; :class:`UsageError` if there is none to read."""
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

@@ -15,18 +15,16 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from lr2eval._compare import Compared, interval, points, together
-from lr2eval._comparison import Check, Gate, RatioInterval, Regressed, Side, Verdict
+from lr2eval._compare import Compared, interval, points, retained, together
+from lr2eval._comparison import Check, Gate, Regressed, Side, Verdict
 from lr2eval._config import format_length, parse_length
 from lr2eval._errors import Lr2EvalError, NotComparableError, TaskError, UsageError
 from lr2eval._gate_config import GateConfig
 from lr2eval._paired import (
     Paired,
     decide,
-    difference_interval,
     difference_z,
     required_n,
-    retention_interval,
     retention_z,
 )
 from lr2eval._pairing import PairedShard
@@ -152,19 +150,18 @@ def _plugin_tasks(benchmark: str, selector: str) -> Sequence[str]:
 
 
 def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limit: float, confidence: float) -> Check:
-    two_sided = 2 * confidence - 1
     before, after = paired.means()
-    low, high = difference_interval(paired, two_sided)
-    ratio_low, ratio_high = retention_interval(paired, two_sided)
+    gap, shown = points(after - before), interval(paired, confidence)
+    retention, kept = retained(paired, confidence)
     verdict: Verdict
     if kind == "margin":
-        verdict = decide(low, high, after - before, -limit / 100, 0.0)
+        verdict = decide(shown.low, shown.high, gap, -limit, 0.0)
         z, equal = difference_z(paired, -limit / 100), limit / 100
         seen = after - before + limit / 100
         criterion = f"loss of at most {limit:g} points"
     else:
         # An original that scores nothing has nothing to retain, however many samples there are.
-        verdict = "inconclusive" if before == 0 else decide(ratio_low, ratio_high, after / before, limit, 1.0)
+        verdict = "inconclusive" if kept is None else decide(kept.low, kept.high, after / before, limit, 1.0)
         z, equal = retention_z(paired, limit), (1 - limit) * before
         seen = after - limit * before
         criterion = f"retention of at least {100 * limit:g} %"
@@ -180,17 +177,10 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
         n=paired.n,
         original=points(before),
         extended=points(after),
-        difference=points(after - before),
-        interval=interval(paired, confidence),
-        retention=None if before == 0 else round(after / before, 12),
-        retention_interval=None
-        if before == 0
-        else RatioInterval(
-            low=round(ratio_low, 12),
-            high=None if ratio_high is None else round(ratio_high, 12),
-            confidence=round(two_sided, 12),
-            method="score",
-        ),
+        difference=gap,
+        interval=shown,
+        retention=retention,
+        retention_interval=kept,
         p_noninferior=float(stats.norm.sf(z)),
         needed_n=needed if verdict == "inconclusive" else None,
         needed_n_if_equal=needed_if_equal if verdict == "inconclusive" else None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from lr2eval._config import read_toml
 from lr2eval._errors import UsageError
 
 DEFAULT_RETENTION = 0.985
@@ -63,16 +63,9 @@ class GateConfig(Limits):
 
 def load_gate(flags: Mapping[str, Any], file: Path | None) -> GateConfig:
     """``gate.toml`` overlaid with the flags that were given; :class:`UsageError` names the key that is wrong."""
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = tomllib.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UsageError(f"--config {file}: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(f"--config {file}: not valid TOML ({error})") from error
-        if isinstance(values.get("baseline"), str):
-            values["baseline"] = file.parent / values["baseline"]
+    values = read_toml(file) if file else {}
+    if file and isinstance(values.get("baseline"), str):
+        values["baseline"] = file.parent / values["baseline"]
     given = {key: value for key, value in flags.items() if value is not None}
     if {"margin", "min_retention"} & given.keys():
         # A flag replaces the file's limits as a whole: half of each would be a limit nobody wrote down.

@@ -1,4 +1,4 @@
-"""Opening run folders. Everything wrong with one becomes a one-line :class:`StoreError` here, not a half report."""
+"""Opening run folders. Everything wrong with one becomes a one-line error here, not a half report."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from pydantic import ValidationError
-
-from lr2eval import _manifest
+from lr2eval import _manifest, _results
 from lr2eval._comparison import Comparison, Side
-from lr2eval._errors import StoreError, UsageError
-from lr2eval._results import Results, ShardResult
-
-RESULTS_FILE = "results.json"
+from lr2eval._errors import UsageError
+from lr2eval._results import Results
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[
     With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
     that is none of them.
     """
-    results = [_results(folder) for folder in folders]
+    results = [_results.read(folder) for folder in folders]
     names = [result.model.name for result in results]
     if comparison is None:
         labels = [
@@ -83,25 +79,3 @@ def _matched(results: Sequence[Results], folders: Sequence[Path], comparison: Co
         free.remove(match)
         found.append(match[1])
     return found
-
-
-def shard_id(shard: ShardResult) -> str:
-    """The key under which the store keeps the samples of ``shard`` (:attr:`lr2eval._types.Shard.id`)."""
-    tail = "" if shard.length is None else f"@{shard.length}"
-    return f"{shard.benchmark}/{shard.task}{tail}"
-
-
-def _results(folder: Path) -> Results:
-    path = folder / RESULTS_FILE
-    try:
-        return Results.model_validate_json(path.read_bytes())
-    except FileNotFoundError as error:
-        raise StoreError(f"{path}: no such file; is {folder} a run folder?") from error
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; give the folder of a run") from error
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise StoreError(
-            f"{path}: damaged at {where} ({first['msg']}); run the same `lr2eval run` command again to rewrite it"
-        ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lr2eval._comparison import Comparison, Gate, LeftOut
 from lr2eval._results import ShardResult
 from lr2eval.reports import _text
-from lr2eval.reports._load import Key, Run, keys, shard_id, sides
+from lr2eval.reports._load import Key, Run, keys, sides
 
 FEW = 30
 """Below this many samples an interval is so wide that a cell tells little by itself."""
@@ -112,7 +112,7 @@ def _not_run(run: Run) -> Part | None:
 
 
 def _stand_in(run: Run) -> Part | None:
-    shards = tuple(shard_id(shard) for shard in run.results.shards if _stands_in(shard))
+    shards = tuple(shard.id for shard in run.results.shards if _stands_in(shard))
     return Part(run, "", shards) if shards else None
 
 
@@ -126,7 +126,7 @@ def _stands_in(shard: ShardResult) -> bool:
 
 
 def _scored_otherwise(run: Run) -> Part | None:
-    shards = tuple(shard_id(shard) for shard in run.results.shards if shard.data.get("scoring") == "lm-eval")
+    shards = tuple(shard.id for shard in run.results.shards if shard.data.get("scoring") == "lm-eval")
     return Part(run, "", shards) if shards else None
 
 
@@ -150,7 +150,7 @@ def _share(run: Run, some: Callable[[ShardResult], int], of: Callable[[ShardResu
     return Part(
         run,
         f"{_text.count(total)} of {_text.count(every)} samples ({100 * total / every:.1f}\u00a0%).",
-        tuple(f"{shard_id(shard)}: {some(shard)} of {of(shard)}" for shard in shards),
+        tuple(f"{shard.id}: {some(shard)} of {of(shard)}" for shard in shards),
     )
 
 

@@ -14,7 +14,7 @@ from markupsafe import escape
 from lr2eval._errors import StoreError
 from lr2eval._store import RunStore, StoredSample
 from lr2eval.reports import _text
-from lr2eval.reports._load import Run, shard_id
+from lr2eval.reports._load import Run
 
 PER_SHARD = 30
 PER_REPORT = 720
@@ -185,7 +185,7 @@ def collect(runs: Sequence[Run]) -> tuple[list[ShardSamples], dict[str, str], in
 
     The places are fewer where the samples would take more than ``BUDGET`` bytes of the page.
     """
-    shards = {shard_id(shard): shard for run in runs for shard in run.results.shards}
+    shards = {shard.id: shard for run in runs for shard in run.results.shards}
     limit = places(len(shards))
     shown = []
     with ExitStack() as stack:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lr2eval._results import Interval, OverLengths, ShardResult, Summary
 from lr2eval.reports import _text
-from lr2eval.reports._load import Run, shard_id
+from lr2eval.reports._load import Run
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def score_tables(runs: Sequence[Run], categories: Mapping[str, str]) -> list[Sco
                 "length": shard.length or 0,
                 "run": number,
                 "metric": shard.metric,
-                "category": categories.get(shard_id(shard), ""),
+                "category": categories.get(shard.id, ""),
                 "cell": Cell(shard.score, shard.interval, shard.n),
             }
             for number, run in enumerate(runs)
@@ -184,7 +184,7 @@ def shard_rows(runs: Sequence[Run]) -> list[ShardRow]:
     return [
         ShardRow(
             run=run,
-            name=shard_id(shard),
+            name=shard.id,
             result=shard,
             windows=", ".join(f"{name} {_text.count(n)}" for name, n in shard.windows.items()),
             data="; ".join(f"{key}: {text}" for key, text in _text.facts(shard.data)),
