@@ -150,6 +150,7 @@ def test_a_baseline_file_gives_numbers_and_no_samples(
     assert "Unfinished baseline" in page.text
     assert 'data-kind="lost"' not in html
     assert rows_after(page, "d0-1")
+    assert '<thead class="visually-hidden">' not in html, "whose headline numbers these are must be seen"
     # The extended model keeps letter and colour of the second side.
     assert '<i class="key s1" title="tiny-llama-extended">B</i>' in html
 
