@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from lr2eval.method.rope import RopeScaling, default_attention_factor
+from lr2eval.method.rope import OriginalRope, RopeScaling, default_attention_factor
 from tests.tiny_models import ARCHITECTURES, LONG_FACTOR, ORIGINAL, SHORT_FACTOR, WINDOW, longrope, tiny_config
 
 
@@ -42,8 +46,10 @@ def test_top_level_original_window_wins() -> None:
 
 
 def test_default_attention_factor() -> None:
-    # The paper's models: spec section 4.
-    assert default_attention_factor(16, 8192) == pytest.approx(1.1435, abs=1e-4)
+    # LLaMA3-8B 8k, Phi3-mini 2k and Phi-4-mini 4k, each to 128k.
+    assert default_attention_factor(16, 8192) == pytest.approx(1.1435, abs=5e-5)
+    assert default_attention_factor(64, 2048) == pytest.approx(1.2432, abs=5e-5)
+    assert default_attention_factor(32, 4096) == pytest.approx(1.1902, abs=5e-5)
     assert default_attention_factor(1.0, 8192) == 1.0
     scaling = RopeScaling.from_config(tiny_config("llama"))
     assert scaling.long_attention_factor == math.sqrt(1 + math.log(WINDOW / ORIGINAL) / math.log(ORIGINAL))
@@ -74,3 +80,69 @@ def test_wrong_factor_lists_are_named() -> None:
         RopeScaling.from_config(tiny_config("llama", longrope(short_factor=[0.0] * 8)))
     with pytest.raises(ValueError, match=r"^rope_type is 'default', not 'longrope'$"):
         RopeScaling.from_config(tiny_config("llama", {"rope_type": "default", "rope_theta": 1e4}))
+    with pytest.raises(ValueError, match=r"^short_attention_factor is nan, not a positive number$"):
+        RopeScaling.from_config(tiny_config("llama", longrope(attention_factor=math.nan)))
+
+
+@st.composite
+def scalings(draw: st.DrawFn) -> RopeScaling:
+    pairs = draw(st.integers(1, 24))
+    factor = st.floats(0.5, 200)
+    factors = st.lists(factor, min_size=pairs, max_size=pairs).map(tuple)
+    window = draw(st.integers(2, 1 << 20))
+    attention = draw(st.floats(0.5, 3))
+    return RopeScaling(
+        long_factor=draw(factors),
+        short_factor=draw(factors),
+        long_attention_factor=attention,
+        short_attention_factor=draw(st.sampled_from([attention, 1.0, 1.25])),
+        original_window=window,
+        target_window=draw(st.integers(window + 1, 1 << 24)),
+        theta=draw(st.floats(1.5, 1e8)),
+        rotary_dim=2 * pairs,
+        provenance="drawn",
+    )
+
+
+@given(scalings())
+def test_json_gives_back_the_same_numbers(scaling: RopeScaling) -> None:
+    again = RopeScaling.from_json(json.loads(json.dumps(scaling.to_json())) | {"other": 1})
+    assert again == scaling
+    assert again.provenance == "drawn"
+
+
+@given(scalings(), st.integers(0, 60))
+def test_rope_parameters_give_back_the_same_numbers(scaling: RopeScaling, more: int) -> None:
+    head_dim = scaling.rotary_dim + more
+    rope = json.loads(json.dumps(scaling.rope_parameters(head_dim)))
+    config = SimpleNamespace(
+        rope_parameters=rope, max_position_embeddings=scaling.target_window, head_dim=head_dim, hidden_size=0
+    )
+    assert RopeScaling.from_config(config) == scaling
+    assert ("partial_rotary_factor" in rope) == (more > 0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_transformers_reads_our_rope_parameters(architecture: str) -> None:
+    scaling = RopeScaling.from_config(tiny_config(architecture, longrope(attention_factor=1.25)))
+    again = tiny_config(architecture, scaling.rope_parameters(scaling.rotary_dim))
+    assert RopeScaling.from_config(again) == scaling
+    inv_freq, attention = ROPE_INIT_FUNCTIONS["longrope"](again, None, seq_len=ORIGINAL + 1)
+    assert torch.equal(inv_freq, scaling.inv_freq("long"))
+    assert attention == 1.25
+
+
+def test_json_with_a_fault_is_named() -> None:
+    value = RopeScaling.from_config(tiny_config("llama")).to_json()
+    with pytest.raises(ValueError, match=r"^the field theta is missing$"):
+        RopeScaling.from_json({key: item for key, item in value.items() if key != "theta"})
+    with pytest.raises(ValueError, match=r"^the field long_factor holds something that is no number$"):
+        RopeScaling.from_json(value | {"long_factor": ["x"]})
+    with pytest.raises(ValueError, match=r"^the field original_window holds something that is no number$"):
+        RopeScaling.from_json(value | {"original_window": None})
+
+
+def test_numbers_no_rope_has_are_refused() -> None:
+    for numbers, said in (((1e4, 7, 99), "dimension of 7"), ((1.0, 8, 99), "base is 1.0"), ((1e4, 8, 1), "1 tokens")):
+        with pytest.raises(ValueError, match=said):
+            OriginalRope(*numbers)
