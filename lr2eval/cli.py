@@ -175,6 +175,68 @@ def baseline_save(
 
 
 @app.command()
+def rope(
+    model: Annotated[str, typer.Option(help="Folder with a config.json (no weights needed), or a name.")],
+    target_length: Annotated[str | None, typer.Option(help="Window to reach: 128k.")] = None,
+    rule: Annotated[
+        str | None,
+        typer.Option(help="none, pi, ntk, ntk-aware, dynamic-ntk, yarn, llama3, longrope2, ntk-rcd, yarn-rcd, or all."),
+    ] = None,
+    factors: Annotated[Path | None, typer.Option(help="CSV or JSON file of factors to analyse instead.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Setting of the rule: beta_fast=64.")] = None,
+    from_original: Annotated[
+        bool, typer.Option("--from-original", help="Start from the window before the model's own rescaling.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """RoPE factors of a rule, a file or a longrope checkpoint, with periods and critical pairs."""
+    from lr2eval._rope_command import rope_command
+
+    rope_command(
+        model,
+        target_length=target_length,
+        rule=rule,
+        factors=factors,
+        sets=set_ or (),
+        from_original=from_original,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Option(help="Checkpoint folder of the original model, or a name.")],
+    factors: Annotated[Path, typer.Option(help="CSV or JSON file of factors.")],
+    out: Annotated[Path, typer.Option(help="New folder for the checkpoint.")],
+    target_length: Annotated[str | None, typer.Option(help="Window to reach: 128k. [default: the file's]")] = None,
+    attention_factor: Annotated[
+        float | None, typer.Option(help="Temperature on both windows. [default: the file's, else sqrt(1 + ln s/ln Lt)]")
+    ] = None,
+    short_attention_factor: Annotated[
+        float | None, typer.Option(help="Another one inside the original window (stock transformers ignores it).")
+    ] = None,
+    from_original: Annotated[
+        bool, typer.Option("--from-original", help="Start from the window before the model's own rescaling.")
+    ] = False,
+    copy_weights: Annotated[bool, typer.Option("--copy-weights", help="Copy them instead of hard links.")] = False,
+) -> None:
+    """Write a longrope checkpoint with these factors that stock transformers loads."""
+    from lr2eval._rope_command import export_command
+
+    export_command(
+        model,
+        factors=factors,
+        target_length=target_length,
+        out=out,
+        attention_factor=attention_factor,
+        short_attention_factor=short_attention_factor,
+        from_original=from_original,
+        copy_weights=copy_weights,
+        command=["lr2eval", *sys.argv[1:]],
+    )
+
+
+@app.command()
 def doctor() -> None:
     """Check the installation: torch, device, extras, cache, disk."""
     from lr2eval._doctor import doctor_command
