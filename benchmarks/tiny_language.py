@@ -62,7 +62,9 @@ def recall(rng: Rng, length: int, pairs: int, questions: int, *, at_end: bool) -
     keys, values = rng.permutation(KEYS)[:pairs] + K0, rng.integers(0, VALUES, pairs) + V0
     asked = np.resize(rng.permutation(pairs), questions)
     stated_at = rng.random(pairs)
-    asked_at = 1 + rng.random(questions) if at_end else stated_at[asked] + (1 - stated_at[asked]) * rng.random(questions)
+    asked_at = (
+        1 + rng.random(questions) if at_end else stated_at[asked] + (1 - stated_at[asked]) * rng.random(questions)
+    )
     items: list[tuple[float, tuple[int, ...]]] = [
         *((when, (key, value)) for when, key, value in zip(stated_at, keys, values, strict=True)),
         *((when, (ASK, keys[which], values[which])) for when, which in zip(asked_at, asked, strict=True)),
