@@ -169,7 +169,7 @@ def main() -> None:
     make_tokenizer().save_pretrained(arguments.folder)
     text = language.text(language.filler(np.random.default_rng(5), HAYSTACK_WORDS)).split()
     lines = [" ".join(text[start : start + 20]) for start in range(0, len(text), 20)]
-    (arguments.folder / "haystack.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (arguments.folder / "haystack.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     print(json.dumps({"seed": arguments.seed, "steps": arguments.steps, **in_window(model.float())}))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -62,8 +62,8 @@ class SplitDone:
     split: int
     best: Scored
     scaling: RopeScaling
-    seeds_nll: float | None
-    """The best of the unsearched starting vectors; ``None`` where all were given up or discarded."""
+    seed: Scored | None
+    """The best of the unsearched starting vectors; ``None`` where all were given up, discarded or never there."""
     rounds: tuple[Round, ...]
 
 
@@ -176,7 +176,7 @@ def search(
 def _search_split(space: Space, plan: Plan, scorer: Scorer, later: int, listener: Listener | None) -> SplitDone:
     strategy: Strategy = (RandomSearch if plan.random else Evolution)(space, plan.settings)
     seeds = set(space.seeds())
-    seeds_nll: float | None = None
+    seed: Scored | None = None
     rounds: list[Round] = []
     while not strategy.done:
         asked = strategy.ask()
@@ -187,8 +187,9 @@ def _search_split(space: Space, plan: Plan, scorer: Scorer, later: int, listener
         strategy.tell(scores)
         finite = [score for score in scores if score is not None and math.isfinite(score)]
         if strategy.iteration == 1:
-            started = [s for each, s in zip(asked, scores, strict=True) if each in seeds and s is not None]
-            seeds_nll = min((score for score in started if math.isfinite(score)), default=None)
+            pairs = zip(asked, scores, strict=True)
+            started = [Scored(each, s) for each, s in pairs if each in seeds and s is not None and math.isfinite(s)]
+            seed = min(started, key=lambda each: each.score, default=None)
         assert strategy.best is not None
         rounds.append(
             Round(
@@ -207,7 +208,7 @@ def _search_split(space: Space, plan: Plan, scorer: Scorer, later: int, listener
             listener.round_done(rounds[-1], later + (0 if strategy.done else rest))
     assert strategy.best is not None
     best = strategy.best
-    return SplitDone(space.split, best, space.scaling(best.candidate), seeds_nll, tuple(rounds))
+    return SplitDone(space.split, best, space.scaling(best.candidate), seed, tuple(rounds))
 
 
 def _score_round(
