@@ -88,14 +88,14 @@ def export_command(
     source = ModelRope.read(locate(model))
     original = source.original(from_original=from_original)
     scaling = _scaling_of_file(factors, original, _parse_length("--target-length", target_length))
+    for flag, value in (("--attention-factor", attention_factor), ("--short-attention-factor", short_attention_factor)):
+        if value is not None and not 0 < value < float("inf"):
+            raise UsageError(f"{flag} {value:g}: is no positive number; 1 leaves attention as it is")
     long = scaling.long_attention_factor if attention_factor is None else attention_factor
     short = short_attention_factor
     if short is None:
         short = scaling.short_attention_factor if attention_factor is None else attention_factor
-    try:
-        scaling = replace(scaling, long_attention_factor=long, short_attention_factor=short)
-    except ValueError as error:
-        raise UsageError(f"--attention-factor: {error}") from error
+    scaling = replace(scaling, long_attention_factor=long, short_attention_factor=short)
     _warn(scaling)
     done = export(source, scaling, out, factors=read_factors(factors), command=command, link=not copy_weights)
     for warning in done.warnings:

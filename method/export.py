@@ -51,8 +51,10 @@ def export(
 
     Weights are hard links where the file system allows (``link``), else copies; tokenizer, generation configuration and
     other small files are copied byte for byte; ``config.json`` and ``README.md`` are rewritten and
-    ``rope_factors.json`` is added. The folder appears whole or not at all. Before that, stock transformers must read the same numbers from the
-    new configuration and build the model (without weights) with a rotary module that our windowed one can stand for.
+    ``rope_factors.json`` is added. The folder appears whole or not at all.
+
+    Before that, stock transformers must read the same numbers from the new configuration and build the model (without
+    weights) with a rotary module that our windowed one can stand for.
 
     Raises :class:`UsageError` for an ``out`` that exists or a model that is not served, :class:`CheckpointError` for a
     damaged source, :class:`StoreError` if writing fails.

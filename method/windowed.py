@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from lr2eval.method import window_guards
 from lr2eval.method.rope import RopeScaling, Which
+from lr2eval.method.window_guards import arguments, check_packed, check_sides, remember_sides, sides_of
 
 Lengths: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
 
@@ -80,7 +80,7 @@ class WindowedRotaryEmbedding(nn.Module):  # type: ignore[misc]  # torch is unty
         self._sides = tuple(last * x.shape[0] if len(last) == 1 else last)
         cached, self._cached_sides = self._cached_sides, None
         if cached is not None:
-            window_guards.check_sides(cached, self._sides)
+            check_sides(cached, self._sides)
         if bool(long_BL.all()):
             return self._tables("long", position_ids, x)
         short = self._tables("short", position_ids, x)
@@ -104,17 +104,17 @@ class WindowedRotaryEmbedding(nn.Module):  # type: ignore[misc]  # torch is unty
 
     def before_decoder(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Hook in front of the decoder that :func:`install` sets."""
-        given = window_guards.arguments(decoder.forward, args, kwargs)
-        window_guards.check_packed(decoder, given)
-        self._cached_sides = window_guards.sides_of(given.get("past_key_values"))
+        given = arguments(decoder.forward, args, kwargs)
+        check_packed(decoder, given)
+        self._cached_sides = sides_of(given.get("past_key_values"))
 
     def after_decoder(self, decoder: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Hook behind the decoder that :func:`install` sets."""
         cache = getattr(output, "past_key_values", None)
         if cache is None:
-            cache = window_guards.arguments(decoder.forward, args, kwargs).get("past_key_values")
+            cache = arguments(decoder.forward, args, kwargs).get("past_key_values")
         if cache is not None:
-            window_guards.remember_sides(cache, self._sides)
+            remember_sides(cache, self._sides)
 
     def _tables(
         self, which: Which, position_ids_BL: torch.Tensor, x_BLH: torch.Tensor

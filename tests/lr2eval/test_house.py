@@ -21,7 +21,7 @@ ROOMS = {
         "lr2eval.method.rope_rules",
         "lr2eval.method.windowed",
         "lr2eval.method.window_guards",
-    ),  # fmt: skip
+    ),
     "method": ("lr2eval.method",),
     "tasks": ("lr2eval.tasks",),
     "backends": ("lr2eval.backends",),
