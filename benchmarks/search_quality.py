@@ -109,17 +109,16 @@ def _over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The same differences over models, each model one observation."""
     if len(runs) < 2:
         return {}
-    names = [
-        name for name in runs[0]["held_out"] if all("minus_searched" in run["held_out"].get(name, {}) for run in runs)
-    ]
-    return {name: _difference(np.array([run["held_out"][name]["minus_searched"] for run in runs])) for name in names}
+    found = [run["held_out"] for run in runs]
+    names = [name for name in found[0] if all("minus_searched" in each.get(name, {}) for each in found)]
+    return {name: _difference(np.array([each[name]["minus_searched"] for each in found])) for name in names}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+")
     parser.add_argument("--work", type=Path, required=True, help="folder for the journals")
-    parser.add_argument("--variants", default="searched", help="comma list, or all")
+    parser.add_argument("--variants", default="searched", help="names separated by semicolons, or all")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

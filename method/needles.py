@@ -105,8 +105,9 @@ class NeedleSettings:
                 raise ValueError(f"{self.needles + self.distractors} needles, but the wording has {len(given)} {name}")
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for a manifest."""
-        return asdict(self)
+        """Plain values, for a manifest; equal to what a JSON file of them holds."""
+        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return found
 
 
 @dataclass(frozen=True)

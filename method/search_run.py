@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from lr2eval.method.executors import Executor, Job
 from lr2eval.method.rope import RopeScaling
@@ -109,10 +109,6 @@ class Plan:
         """Evaluations of a split, if it is not stopped early."""
         settings = self.settings
         return self.round_cost(settings.initial) + settings.iterations * self.round_cost(settings.children)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for a manifest."""
-        return asdict(self)
 
 
 class Scorer:
