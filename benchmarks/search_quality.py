@@ -10,6 +10,7 @@ the whole takes minutes; every evaluation is journalled in FOLDER, so that it go
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine
 import tiny_search
 
+from lr2eval._ids import digest
 from lr2eval.method import rope_rules
 from lr2eval.method.executors import InProcess
 from lr2eval.method.perplexity import perplexity
@@ -38,7 +40,7 @@ from lr2eval.method.search_space import Space
 TARGET = tiny_search.TARGET
 SPLITS = (12, 14)
 SETTINGS = SearchSettings(population=32, initial=48, iterations=10, parents=12, mutations=8, crossovers=8)
-SAMPLES, HELD_OUT = 8, 24
+SAMPLES, HELD_OUT = 8, (24, 24)  # two grids of depths
 RACING = Racing(rungs=(1, 3), keep=1 / 3)
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "searched": {},
@@ -64,7 +66,12 @@ def rules(rope: OriginalRope) -> dict[str, RopeScaling]:
 def one(folder: Path, seed: int, work: Path, variants: Sequence[str]) -> dict[str, Any]:
     """One model, one seed."""
     model, rope = tiny_search.load(folder)
-    executor = InProcess(model, tiny_search.samples(tiny_search.settings(seed), (SAMPLES, HELD_OUT)))
+    samples = tiny_search.samples(tiny_search.settings(seed), (SAMPLES, *HELD_OUT))
+    executor = InProcess(model, samples)
+    # A journal knows samples by their numbers, so other samples or weights need another one.
+    weights = (folder / "model.safetensors").read_bytes()
+    identity = digest([hashlib.sha256(weights).hexdigest(), [sample.sha256 for sample in samples]])
+    work = work / f"{seed}-{identity[:8]}"
     work.mkdir(parents=True, exist_ok=True)
     compared = rules(rope)
     facts: dict[str, Any] = {"seed": seed, "splits": list(SPLITS), "searches": {}}
@@ -87,7 +94,7 @@ def one(folder: Path, seed: int, work: Path, variants: Sequence[str]) -> dict[st
             if name == "searched" and seeds:
                 _, split, candidate = min(seeds)
                 compared["best unsearched seed"] = Space(rope, TARGET, split).scaling(candidate)
-        held_out = range(SAMPLES, SAMPLES + HELD_OUT)
+        held_out = range(SAMPLES, len(samples))
         found = dict(zip(compared, scorer.nlls(list(compared.values()), held_out), strict=True))
     reference = np.array(found["searched"])
     facts["held_out"] = {
@@ -124,7 +131,7 @@ def main() -> None:
     torch.set_num_threads(1)
     variants = list(VARIANTS) if arguments.variants == "all" else arguments.variants.split(";")
     began = time.monotonic()
-    runs = [one(folder, seed, arguments.work / str(seed), variants) for seed, folder in enumerate(arguments.models)]
+    runs = [one(folder, seed, arguments.work, variants) for seed, folder in enumerate(arguments.models)]
     facts = {
         "machine": machine.facts(),
         "settings": {"target": TARGET, "samples": SAMPLES, "held_out": HELD_OUT, "splits": SPLITS}
