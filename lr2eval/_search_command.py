@@ -110,9 +110,7 @@ def _search(
         _claim(home, settings, data, command)
         executor = _Named(checkpoint, dtype, device, samples)
         with Journal.open(home) as journal:
-            found = _search_and_compare(
-                config, checkpoint, rope, spaces, plan, executor, journal, progress, data
-            )
+            found = _search_and_compare(config, checkpoint, rope, spaces, plan, executor, journal, progress, data)
         _write(home, config, *found)
     _print(found[0], home)
 
