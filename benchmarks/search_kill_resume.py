@@ -1,0 +1,137 @@
+"""Kill a search with SIGKILL at random moments, start it again each time, and look whether its history is the same.
+
+``python benchmarks/search_kill_resume.py --kills 10`` searches once undisturbed, then with the given number of kills,
+and checks at the end: the journals hold the same evaluations with the same scores in the same order, none twice, and
+``search.json`` and ``factors.json`` are equal byte for byte. Prints one JSON object and exits 1 when anything differs.
+The tests do three kills with the same code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ASSET = Path(__file__).parents[1] / "tests" / "assets" / "tiny-retrieval"
+
+
+def command(out: Path) -> list[str]:
+    """A sweep over two splits with racing at 4x: some 200 evaluations of 512 tokens."""
+    settings = ("needles=4", "initial=10", "population=8", "parents=4", "mutations=2", "crossovers=2", "race_rungs=[1]")
+    return [
+        sys.executable, "-m", "lr2eval", "search", "--model", str(ASSET), "--target-length", "512", "--repeat",
+        "--haystack", str(ASSET / "haystack.txt"), "--wording", str(ASSET / "wording.json"), "--splits", "12,14",
+        "--samples", "4", "--held-out", "2", "--iterations", "8", "--dtype", "float32", "--device", "cpu", "--race",
+        "--offline", "--out", str(out), *(part for setting in settings for part in ("--set", setting)),
+    ]  # fmt: skip
+
+
+def start(out: Path) -> subprocess.Popen[bytes]:
+    """The search in a process group of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, start_new_session=True
+    )
+
+
+def evaluations(out: Path) -> list[tuple[str, int, float]]:
+    """What the journal holds, read as any other process would."""
+    path = out / "evaluations.sqlite"
+    if not path.exists():
+        return []
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
+    try:
+        return db.execute("SELECT factors, sample, nll FROM evaluations ORDER BY number").fetchall()
+    except sqlite3.OperationalError:  # killed before the table was there
+        return []
+    finally:
+        db.close()
+
+
+def finish(out: Path) -> None:
+    """Run to the end; raises :class:`SystemExit` with the error if that fails."""
+    child = start(out)
+    error = child.communicate()[1]
+    if child.returncode:
+        raise SystemExit(f"the search failed: {error.decode()[-500:]}")
+
+
+def campaign(work: Path, kills: int, seed: int) -> dict[str, object]:
+    """One undisturbed search, then some that are killed. Returns what was seen; ``ok`` says whether all held."""
+    calm, rough = work / "calm", work / "rough"
+    began = time.monotonic()
+    finish(calm)
+    duration = time.monotonic() - began
+    expected = evaluations(calm)
+    rng = random.Random(seed)
+    died = 0
+    at: list[int] = []
+    results: list[bool] = []
+    while died < kills:
+        child = start(rough)
+        assert child.stderr is not None
+        # Every third kill at any time of a run, start included; the others when so many evaluations are there.
+        after = rng.uniform(0.2, duration) if died % 3 == 2 else None
+        there = len(evaluations(rough))
+        wanted = min(there + rng.randint(1, len(expected) // 3), len(expected) - 1)
+        started = time.monotonic()
+        while child.poll() is None:
+            if (time.monotonic() - started > after) if after is not None else len(evaluations(rough)) >= wanted:
+                break
+            time.sleep(rng.uniform(0.0, 0.03))
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            died += 1
+            at.append(len(evaluations(rough)))
+        elif child.returncode:
+            raise SystemExit(f"the resumed search failed: {child.stderr.read().decode()[-500:]}")
+        child.wait()
+        child.stderr.close()
+        if len(evaluations(rough)) >= len(expected) - 1 and died < kills:
+            results.append(same(rough, calm))
+            rough = work / f"rough{len(results)}"  # the kills that are left hit a search of their own
+    results.append(same(rough, calm))
+    return {
+        "kills": died,
+        "evaluations_of_a_search": len(expected),
+        "evaluations_at_each_kill": at,
+        "searches_compared": len(results),
+        "identical": sum(results),
+        "undisturbed_seconds": round(duration, 1),
+        "seed": seed,
+        "ok": all(results),
+    }
+
+
+def same(rough: Path, calm: Path) -> bool:
+    """Whether a search that was killed ends as the undisturbed one."""
+    finish(rough)
+    files = all((rough / name).read_bytes() == (calm / name).read_bytes() for name in ("search.json", "factors.json"))
+    return files and evaluations(rough) == evaluations(calm)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="also write the result here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        facts = campaign(Path(work), arguments.kills, arguments.seed)
+    text = json.dumps(facts, indent=2)
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text + "\n")
+    return 0 if facts["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""What the benchmarks of the search share: the tiny retrieval model, its samples, a scorer over a journal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from lr2eval._tokens import PromptTokenizer
+from lr2eval.method.needles import NeedleSettings, Sample, TokenText, Wording, make_samples
+from lr2eval.method.rope import OriginalRope
+from lr2eval.method.rope_source import ModelRope
+
+ASSET = Path(__file__).parents[1] / "tests" / "assets" / "tiny-retrieval"
+TARGET = 2048
+
+
+def load(folder: Path = ASSET, dtype: torch.dtype = torch.float32) -> tuple[Any, OriginalRope]:
+    """The model and its RoPE."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    return model, ModelRope.read(folder).original()
+
+
+def settings(seed: int, length: int = TARGET, **changes: Any) -> NeedleSettings:
+    """12 asked needles and 36 others at depths all over the text: 12 scored tokens a sample."""
+    given = {"needles": 12, "distractors": 36, "depths": "grid", "repeat": True} | changes
+    return NeedleSettings(length, seed=seed, wording=Wording.read(ASSET / "wording.json"), **given)
+
+
+def samples(needles: NeedleSettings, counts: Sequence[int]) -> list[Sample]:
+    """The first ``counts[0]`` samples, the ``counts[1]`` after them, ...; each group has its own grid of depths."""
+    tokenizer = PromptTokenizer.load(ASSET)
+    lines = re.split(r"\n\s*\n", (ASSET / "haystack.txt").read_text(encoding="utf-8"))
+    text = TokenText("haystack.txt", [lines], tokenizer)
+    found: list[Sample] = []
+    for count in counts:
+        found += make_samples(text, tokenizer, needles, count, first=len(found))
+    return found

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lr2eval._errors import StoreError
+from lr2eval.method import rope_rules
+from lr2eval.method.rope import OriginalRope
+from lr2eval.method.search import Scored
+from lr2eval.method.search_result import FILE, SearchResult, rule_facts, sealed, split_facts
+from lr2eval.method.search_run import Round, SplitDone
+from lr2eval.method.search_space import Space
+
+ROPE = OriginalRope(1000.0, 64, 128)
+
+
+def result(**changes: Any) -> SearchResult:
+    space = Space(ROPE, 2048, 14)
+    best = Scored(space.seeds()[3], 0.5)
+    rounds = (Round(14, 0, 8, 1, 2, 80, 0.5, None),)
+    done = SplitDone(14, best, space.scaling(best.candidate), None, rounds)
+    facts: dict[str, Any] = {
+        "model": "m", "fingerprint": "f", "original_window": 128, "target_length": 2048, "theta": 1000.0,
+        "rotary_dim": 64, "d_tcd": 14, "d10_tcd": 4, "d_rcd": 12, "objective": "needle", "samples": 2, "held_out": 1,
+        "split": 14, "power": 1.0, "factors": list(done.scaling.long_factor), "attention_factor": 1.0, "best_nll": 0.5,
+        "evaluations": 80, "discarded": 2, "given_up": 1, "splits": [split_facts(done)],
+        "rules": [rule_facts("pi", rope_rules.pi(ROPE, 2048), [0.0, math.log(4)], [math.nan])], "data": {},
+    }  # fmt: skip
+    return sealed(**facts | changes)
+
+
+def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
+    found = result()
+    (tmp_path / FILE).write_text(found.model_dump_json())
+    assert SearchResult.read(tmp_path) == found
+    assert found.splits[0].seed_nll is None
+    (rule,) = found.rules
+    assert rule.search_perplexity == pytest.approx(2)
+    assert rule.held_out_nll == [None]
+    assert rule.held_out_perplexity is None
+
+
+def test_digest_is_over_the_result_not_over_where_it_came_from() -> None:
+    assert result().digest == result(data={"haystack": "other"}).digest
+    assert result().digest != result(best_nll=0.6).digest
+
+
+def test_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="finished search"):
+        SearchResult.read(tmp_path)
+    (tmp_path / FILE).write_text("{}")
+    with pytest.raises(StoreError, match="not a search result"):
+        SearchResult.read(tmp_path)
