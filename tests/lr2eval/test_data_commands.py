@@ -18,6 +18,7 @@ import pytest
 from lr2eval import _data_commands
 from lr2eval._errors import UsageError
 from lr2eval._types import SampleInfo, Shard
+from tests.processes import interruptible
 
 Run = Callable[..., Any]
 TASKS = ("--tasks", "ruler:niah_single_1,ruler:fwe", "--lengths", "768,1k", "--samples-per-task", "2", "--offline")
@@ -125,11 +126,10 @@ def test_a_real_interrupt_leaves_nothing(
     command = ("data", "make", "--model", str(toy_checkpoint), "--lengths", "4k", "--offline", "--tasks", *task)
 
     def start() -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return interruptible(
             [sys.executable, "-m", "lr2eval", *command, "--out", str(out)],
-            env={**os.environ, "LR2EVAL_CACHE": str(cache)},
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
+            {**os.environ, "LR2EVAL_CACHE": str(cache)},
+        )
 
     def left() -> list[Path]:
         return [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".lock"]

@@ -18,6 +18,7 @@ from lr2eval.tasks.ruler import files, generate, parallel
 from lr2eval.tasks.ruler.draft import Draft
 from lr2eval.tasks.ruler.niah import NiahDraw
 from lr2eval.tasks.ruler.suite import TASKS
+from tests.processes import interruptible
 
 
 def plan(task: str, tokenizer: PromptTokenizer) -> generate.Plan:
@@ -116,10 +117,7 @@ except KeyboardInterrupt:
 def making(one_tokenizer: PromptTokenizer, folder: Path) -> subprocess.Popen[str]:
     """A process that is about to start others, in a process group of their own."""
     one_tokenizer.tokenizer.save_pretrained(str(folder))
-    started = subprocess.Popen(
-        [sys.executable, "-c", MAKING, str(folder)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
+    started = interruptible([sys.executable, "-c", MAKING, str(folder)])
     assert started.stdout is not None
     assert started.stdout.readline() == "starting\n"
     return started
