@@ -35,6 +35,7 @@ def test_every_level_of_a_benchmark_with_lengths(tmp_path: Path) -> None:
     assert row(done, "benchmark").difference == -12.5
     assert row(done, "length", None, 8192).difference == -25
     assert row(done, "task", "vt").retention == 0.75
+    assert row(done, "task", "vt").p_holm == pytest.approx(2 * 2**-10)  # of two tasks
     vt = row(done, "shard", "vt", 8192)
     assert (vt.lost, vt.gained, vt.n, vt.binary) == (10, 0, 20, True)
     assert vt.p_changed == pytest.approx(2**-10)  # mid-p: 2 * (1/1024) - 1/1024
@@ -141,12 +142,12 @@ def test_several_extended_models(tmp_path: Path) -> None:
 
 def test_noise_floor_is_the_largest_move_between_repeats(tmp_path: Path) -> None:
     original = fake_run(tmp_path / "a", {"mmlu/a": ones(10), "mmlu/b": ones(10)})
-    repeats = [fake_run(tmp_path / f"r{k}", {"mmlu/a": ones(10, k), "mmlu/b": ones(10)}) for k in (1, 3)]
+    repeats = [fake_run(tmp_path / f"r{k}", {"mmlu/a": ones(10, k), "mmlu/b": ones(10)}) for k in (3, 1)]
     extended = fake_run(tmp_path / "b", {"mmlu/a": ones(10, 2), "mmlu/b": ones(10)}, model="extended")
     sources = read_all([original, extended])
     done = compare(sources[0], sources[1:], noise=read_all(repeats))
     assert {r.task: r.noise for r in done.comparison.pairs[0].differences} == {None: 15, "a": 30, "b": 0}
-    assert done.comparison.noise_runs == ["r1", "r3"]
+    assert done.comparison.noise_runs == ["r3", "r1"]
     with pytest.raises(NotComparableError, match="no repeat of"):
         compare(sources[0], sources[1:], noise=[sources[1]])
 
@@ -160,6 +161,14 @@ def test_effective_length_with_the_share_of_resamples(tmp_path: Path) -> None:
         assert set(shares) == {4096, 8192}
         assert 0.3 < shares[8192] < 0.7
         assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_effective_length_is_over_lengths_that_have_every_task(tmp_path: Path) -> None:
+    shards = {f"ruler/{task}@{n}": ones(50) for task in ("vt", "cwe") for n in (4096, 8192)}
+    shards["ruler/vt@16384"] = ones(50)
+    done = compared(tmp_path, shards, shards)
+    assert [found.lengths for found in done.comparison.effective_lengths] == [[4096, 8192]] * 2
+    assert {found.effective_length for found in done.comparison.effective_lengths} == {8192}
 
 
 def test_confidence_is_checked(tmp_path: Path) -> None:

@@ -153,6 +153,17 @@ def test_single_tasks_that_fell_are_named_even_when_the_mean_passes(tmp_path: Pa
     assert "mmlu:s3 (-6.0)" in gate.paragraph
 
 
+def test_single_tasks_that_rose_are_not_named(tmp_path: Path) -> None:
+    gate = judge(compared(tmp_path, {"mmlu/a": ones(500, 60)}, {"mmlu/a": ones(500)}), GateConfig())
+    assert gate.regressed == []
+
+
+def test_a_benchmark_is_checked_by_its_headline(tmp_path: Path) -> None:
+    before: dict[str, Scores] = {"mmlu/a": ones(300), "mmlu/b": ones(100)}
+    after: dict[str, Scores] = {"mmlu/a": ones(300), "mmlu/b": ones(100, 20)}
+    assert only(judge(compared(tmp_path, before, after), GateConfig())).difference == -5  # samples, not tasks
+
+
 def test_the_pin(tmp_path: Path) -> None:
     pair = compared(tmp_path, {"mmlu/a": ones(300)}, {"mmlu/a": ones(300)})
     digest = pair.original.side.digest

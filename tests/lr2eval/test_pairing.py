@@ -46,6 +46,18 @@ def test_skipped_samples_are_left_out_and_counted(tmp_path: Path) -> None:
     assert [(item.what, item.n) for item in left_out] == [(VT, 1)]
 
 
+def test_depths_stay_with_their_samples_where_some_are_skipped(tmp_path: Path) -> None:
+    name = "niah/single@4096"
+    columns = {name: [{"depth": depth, "document": f"d{depth}"} for depth in (0.0, 0.5, 1.0)]}
+    original, extended = runs(
+        tmp_path,
+        {"shards": {name: [None, 100.0, 0.0]}, "columns": columns},
+        {"shards": {name: ones(3)}, "columns": columns},
+    )
+    (found,), _ = pair(original, extended, common=False)
+    assert (found.depths, found.documents) == ([0.5, 1.0], ["d0.5", "d1.0"])
+
+
 @pytest.mark.parametrize(
     ("before", "after", "says"),
     [

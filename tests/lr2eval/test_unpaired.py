@@ -28,6 +28,8 @@ def test_other_seeds_are_compared_and_labelled(tmp_path: Path) -> None:
     assert (first.interval.low, first.interval.high) == pytest.approx((-19.838, 0.088), abs=0.002)
     assert second.interval.low < 0 < second.interval.high
     assert first.p_method == "unpaired z"
+    # Two thirds of the samples: (2/3)^2 * (.8 * .2 + .7 * .3) / 100 is the variance of the whole difference, z = 1.644.
+    assert whole.p_changed == pytest.approx(0.1002, abs=0.0005)
 
 
 def test_same_samples_pair_better(tmp_path: Path) -> None:
