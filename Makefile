@@ -59,9 +59,11 @@ wheel-check: $(READY)
 	test -s .toy/run/report.html
 	$(BIN)/python benchmarks/compare_wheel.py dist/*.whl
 
-# Kill and resume, 20 times at random moments (minutes; CI does 3 of them in the tests).
+# Kill and resume at random moments, runs and searches (minutes; CI does 3 of each), and new examples for the properties.
 campaign: $(READY)
 	$(BIN)/python benchmarks/kill_resume.py --kills 20
+	$(BIN)/python benchmarks/search_kill_resume.py --kills 10
+	$(BIN)/python -m pytest -q -p no:cacheprovider --hypothesis-profile=explore tests/lr2eval/test_paired.py tests/method
 
 clean:
 	rm -rf build dist .toy runs *.egg-info

@@ -222,7 +222,7 @@ def contrast_z(
     z = score_z(np.concatenate([contrast, possible]), np.concatenate([effective, unseen], -1))
     # One sample moves the sum by about its weight: on average, by samples' shares of it, the mean squared weight.
     step = CONTINUITY * (effective * w**2).sum(-1) / effective.sum(-1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a sum of all but 0 keeps nothing
         kept = np.clip(1 - step / np.abs((effective * contrast).sum(-1)), 0.0, 1.0)
         z = np.where(np.isfinite(z) & (z != 0), z * kept, z)
     if freedom is None:

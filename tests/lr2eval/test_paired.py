@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import optimize, special, stats
 from statsmodels.regression.linear_model import OLS
@@ -84,6 +84,7 @@ def _corrected_tango_z(lost: float, gained: float, n: float, difference: float) 
 
 
 @modest
+@example(lost=1, gained=1, same=1, difference=2.2250738585e-313)
 @given(lost=counts, gained=counts, same=st.integers(1, 2000), difference=st.floats(-0.95, 0.95))
 def test_score_z_is_tangos(lost: int, gained: int, same: int, difference: float) -> None:
     n = lost + gained + same
