@@ -82,6 +82,8 @@ class Strategy(Protocol):
     """Rounds told so far; the first one is the initial population."""
     discarded: int
     """Candidates whose score was no number."""
+    population: list[Scored]
+    """The best so far, best first."""
 
     @property
     def done(self) -> bool: ...
