@@ -131,7 +131,7 @@ def _search_and_compare(
 
     rules = _rules(rope, config)
     after = (len(rules) + 2) * (config.samples + config.held_out)
-    progress.start(len(spaces) * plan.split_cost() + after, after, plan.settings.iterations)
+    progress.start(len(spaces) * plan.split_cost() + after, after, plan.settings.iterations, config.workers)
     if len(journal):
         progress.message(f"resuming: {len(journal):,} evaluations are there")
     done = search(spaces, plan, executor, journal, progress)
