@@ -84,8 +84,10 @@ class SearchProgress:
 
     def _left(self) -> str:
         left = max(0, self._total - self._done)
-        time_left = f", about {format_seconds(self._busy / self._new * left / self._workers)}" if self._new and left else ""
-        return f"{left:,} evaluations left{time_left}"
+        if not (self._new and left):
+            return f"{left:,} evaluations left"
+        seconds = self._busy / self._new * left / self._workers
+        return f"{left:,} evaluations left, about {format_seconds(seconds)}"
 
     def _draw(self) -> None:
         if self._bars is not None and self._bar is not None:

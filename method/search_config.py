@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lr2eval._config import parse_length
-from lr2eval.method.needles import NeedleSettings, Wording
+from lr2eval._wording import Wording
+from lr2eval.method.needles import NeedleSettings
 from lr2eval.method.rope import OriginalRope
 from lr2eval.method.search import SearchSettings
 from lr2eval.method.search_run import Plan, Racing
