@@ -1,8 +1,8 @@
 """Checkpoints of a training: all that the next step depends on, in a folder that is either whole or not there.
 
 ``checkpoints/step-000020/`` holds ``weights.safetensors``, ``optimizer.safetensors``, ``random.safetensors`` (generator
-states of every process) and ``state.json``. It counts once the marker ``COMPLETE`` is in it, which is written last, after
-everything else is on disk, and lists the other files with their sizes. No pickle is written or read.
+states of every process) and ``state.json``. It counts once the marker ``COMPLETE`` is in it, which is written last,
+after everything else is on disk, and lists the other files with their sizes. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def save(
         ),
         ranks,
     )
-    random = {}
+    random: dict[str, torch.Tensor] = {}
     for rank, generators in enumerate(ranks.gathered(_generators(ranks.device))):
         random |= {f"{kind}|{rank}": state for kind, state in generators.items()}
     folder = home / FOLDER / name_of(step)
@@ -106,7 +106,7 @@ def save(
     problem = ranks.gathered(problem)[0]
     if problem:
         raise StoreError(
-            f"{folder}: {problem}; {_last(home)}, so free some space (or mend the folder) and run the same command again"
+            f"{folder}: {problem}; {_last(home)}; free some space (or mend the folder) and run the same command again"
         )
     return folder
 
@@ -197,11 +197,9 @@ def gather(named: Iterable[tuple[str, torch.Tensor]], ranks: Ranks) -> dict[str,
     """Tensors in one piece in the memory of the host, in the first process; the others, which take part, get none."""
     found = {}
     for name, value in named:
-        value = value.detach()
-        if hasattr(value, "full_tensor"):
-            value = value.full_tensor()
+        whole = value.detach().full_tensor() if hasattr(value, "full_tensor") else value.detach()
         if ranks.rank == 0:
-            found[name] = value.cpu().contiguous()
+            found[name] = whole.cpu().contiguous()
     return found
 
 

@@ -53,8 +53,8 @@ def export(
 
     Weights are hard links where the file system allows (``link``), else copies; tokenizer, generation configuration and
     other small files are copied byte for byte; ``config.json`` and ``README.md`` are rewritten and
-    ``rope_factors.json`` is added. The folder appears whole or not at all. ``trained`` is a folder with other weights for
-    the same model, and ``training`` what the card says about them.
+    ``rope_factors.json`` is added. The folder appears whole or not at all. ``trained`` is a folder with other
+    weights for the same model, and ``training`` what the card says about them.
 
     Before that, stock transformers must read the same numbers from the new configuration and build the model (without
     weights) with a rotary module that our windowed one can stand for.

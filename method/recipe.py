@@ -29,6 +29,22 @@ class Optimizer(BaseModel):
     """Largest norm of the whole gradient."""
 
 
+class Shape(BaseModel):
+    """Sizes of a Llama-like decoder, for estimates without the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_dim: int = Field(ge=1)
+    vocabulary: int = Field(ge=1)
+    tied: bool = False
+    """Whether embedding and head are one matrix."""
+
+
 class Evaluation(BaseModel):
     """What is measured while training: every so many steps (0: only at the end)."""
 
@@ -37,6 +53,12 @@ class Evaluation(BaseModel):
     every: int = Field(0, ge=0)
     needles: int = Field(0, ge=0)
     """Needle samples of the target length."""
+    haystack: str = "essays"
+    """Of the needle samples: as ``--haystack`` of a search."""
+    repeat: bool = False
+    """Repeat a haystack that is too short."""
+    wording: Path | None = None
+    """JSON file with the words around a needle."""
 
 
 class Saving(BaseModel):
@@ -87,6 +109,8 @@ class Recipe(BaseModel):
     attention: str | None = None
     """An attention implementation of transformers; the model's own choice by default."""
     gradient_checkpointing: bool = False
+    loss: Literal["chunked", "liger"] = "chunked"
+    """``liger``: its fused kernel, on a GPU, for rows without weights."""
     loss_chunk: int = Field(1024, ge=1)
     """Places whose logits exist at a time."""
     context_parallel: int = Field(1, ge=1)
@@ -95,6 +119,8 @@ class Recipe(BaseModel):
     optimizer: Optimizer = Optimizer()
     evaluation: Evaluation = Evaluation()
     saving: Saving = Saving()
+    shape: Shape | None = None
+    """Of the model the recipe is for; only estimates read it, and only where no model is given."""
     hardware: Hardware = Hardware()
 
     @field_validator("original_window", "target_window", mode="before")
@@ -110,6 +136,8 @@ class Recipe(BaseModel):
             )
         if self.long_only and self.long_tokens == 0:
             raise ValueError("long_only without long_tokens trains on nothing")
+        if self.context_parallel > 1 and self.micro_batch > 1:
+            raise ValueError("context_parallel shares single rows; set micro_batch to 1")
         return self
 
     @property
@@ -136,7 +164,7 @@ class Recipe(BaseModel):
     def deciding(self) -> dict[str, Any]:
         """The keys that decide the trained weights; a folder belongs to exactly one such set."""
         dumped: dict[str, Any] = self.model_dump(
-            mode="json", exclude={"name", "hardware", "saving", "short_tokens", "long_tokens"}
+            mode="json", exclude={"name", "shape", "hardware", "saving", "short_tokens", "long_tokens"}
         )
         return dumped
 

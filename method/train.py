@@ -1,7 +1,7 @@
 """Mixed-window training (LongRoPE2, section 4): short rows under the original RoPE, long ones under the rescaled one.
 
-:func:`train` takes a loaded model and rows of tokens and leaves a folder with a checkpoint that stock transformers loads.
-Called again with the same arguments it goes on where it was, to the same weights.
+:func:`train` takes a loaded model and rows of tokens and leaves a checkpoint that stock transformers loads. Called
+again with the same arguments it goes on where it was, to the same weights.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class TrainingResult:
     """Trained on, padding not counted."""
     loss_first: float
     loss_last: float
-    evaluations: Mapping[str, Mapping[str, float]]
-    """By step."""
+    evaluations: Mapping[str, Mapping[str, float | None]]
+    """By step; ``None`` for what was not finite."""
     model: str = MODEL
     digest: str = ""
     """Over everything above, and the weights."""
@@ -95,6 +95,7 @@ def train(
     :class:`BackendError` for a loss that is no number, :class:`StoreError` where ``out`` cannot be written.
     """
     rows, left_out = _rows(recipe, segments, scaling)
+    _refuse_seen(rows, held_out)
     if recipe.rescaled_only:
         # One set of factors for everything: what is trained is what is exported.
         scaling = replace(scaling, short_factor=scaling.long_factor,
@@ -125,8 +126,8 @@ def _rows(recipe: Recipe, segments: Sequence[Segment], scaling: RopeScaling) -> 
     for name in ("original_window", "target_window"):
         asked, found = getattr(recipe, name), getattr(scaling, name)
         if asked != found:
-            raise UsageError(f"{name}: the recipe has {asked:,} tokens and the factors {found:,}; use those that belong "
-                             "together")  # fmt: skip
+            raise UsageError(f"{name}: the recipe has {asked:,} tokens and the factors {found:,}; use those that "
+                             "belong together")  # fmt: skip
     rows = [row for row in segments if row.long or not recipe.long_only]
     if not rows:
         raise UsageError("data: holds no row to train on; make some with `lr2eval data mix`")
@@ -141,6 +142,20 @@ def _rows(recipe: Recipe, segments: Sequence[Segment], scaling: RopeScaling) -> 
                              f"the longest of {longest:,} tokens, with an original window of "
                              f"{recipe.original_window:,}; make the data for this window")  # fmt: skip
     return rows, len(segments) - len(rows)
+
+
+def _refuse_seen(rows: Sequence[Segment], held_out: Sequence[Segment]) -> None:
+    """Raise :class:`UsageError` if a held-out row is trained on."""
+    if not len(held_out):
+        return
+    begins: dict[bytes, list[int]] = {}
+    for number, row in enumerate(rows):
+        begins.setdefault(np.asarray(row.input_ids[:64], dtype=np.int64).tobytes(), []).append(number)
+    for number, row in enumerate(held_out):
+        for same in begins.get(np.asarray(row.input_ids[:64], dtype=np.int64).tobytes(), ()):
+            if np.array_equal(rows[same].input_ids, row.input_ids):
+                raise UsageError(f"held-out data: row {number} is row {same} of the training data; a loss on it says "
+                                 "nothing, give other rows")  # fmt: skip
 
 
 def data_digest(segments: Sequence[Segment]) -> str:
@@ -256,12 +271,17 @@ class _Run:
         """Measure if it is time to, and write the line of this step."""
         every = self.recipe.evaluation.every
         if step == self.plan.steps or (every and step % every == 0):
-            found: dict[str, float] = dict(engine.held_out(self.held_out)) if self.held_out else {}
+            found: dict[str, float | None] = dict(engine.held_out(self.held_out)) if self.held_out else {}
             if self.needles:
                 found["needle_perplexity"] = engine.needle_perplexity(self.needles)
             if self.hook is not None:
-                found |= self.hook(engine.model, step)
+                hook = self.hook
+                found |= engine.called(lambda model: hook(model, step))
             if found:
+                # JSON has no infinity; a perplexity may be one.
+                found = {
+                    name: value if value is not None and math.isfinite(value) else None for name, value in found.items()
+                }
                 facts["evaluations"] = {**facts["evaluations"], str(step): found}
                 line = {"step": step, **line, "evaluation": found}
         if line:
@@ -321,7 +341,8 @@ def _export(
     """``out/model``: the trained weights in the precision of the source, under its configuration with the new RoPE."""
     from safetensors.torch import load_file
 
-    shutil.rmtree(run.out / MODEL, ignore_errors=True)
+    for left in (run.out / MODEL, *run.out.glob(".weights-*"), *run.out.glob(f".{MODEL}-*")):
+        shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
     dtype = getattr(torch, Checkpoint.open(source, cache=cache_dir()).dtype)
     weights = load_file(last.folder / "weights.safetensors")
     named = {

@@ -55,7 +55,8 @@ class Plan:
 
     def rows(self, step: int) -> list[int]:
         """Rows of one step (from 0), in their order; the last step of the last epoch may have fewer."""
-        first, found = step * self.global_batch, []
+        first = step * self.global_batch
+        found: list[int] = []
         total = len(self.kinds) * self.epochs
         while len(found) < self.global_batch and first + len(found) < total:
             epoch, at = divmod(first + len(found), len(self.kinds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from lr2eval.method.perplexity import perplexity
 from lr2eval.method.recipe import Recipe
 from lr2eval.method.rope import RopeScaling
 from lr2eval.method.train_batches import MicroBatch, deal, empty, micro_batch, piece, weights_of
-from lr2eval.method.train_loss import IGNORED, LossModel
+from lr2eval.method.train_loss import IGNORED, LossModel, liger
 from lr2eval.method.train_parallel import Ranks, shard, shared_row
 from lr2eval.method.windowed import install
 
@@ -32,6 +32,7 @@ class Engine:
     def __init__(self, model: Any, scaling: RopeScaling, recipe: Recipe, ranks: Ranks) -> None:
         self.model, self.recipe, self.ranks = model, recipe, ranks
         self.dtype = dtype_of(recipe, ranks.device)
+        torch.manual_seed(recipe.seed + ranks.rank)  # for models with dropout
         try:
             if recipe.attention:
                 model.set_attn_implementation(recipe.attention)
@@ -40,8 +41,11 @@ class Engine:
             raise UsageError(f"{type(model).__name__}: {str(error).splitlines()[0]}") from error
         assert rotary is not None  # a scaling was given
         if recipe.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.loss_model = LossModel(model, rotary, recipe.loss_chunk)
+            # Newer transformers warn at the old name.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        kernel = liger(ranks.device) if recipe.loss == "liger" else None
+        self.loss_model = LossModel(model, rotary, recipe.loss_chunk, kernel)
         if ranks.size > 1:
             shard(self.loss_model, model.base_model, ranks, self.dtype)
         self.loss_model.to(ranks.device).train()
@@ -87,7 +91,8 @@ class Engine:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.ranks.size > 1 or self.dtype == torch.float32:
             return nullcontext()  # sharded weights are gathered in the right precision
-        return torch.autocast(self.ranks.device.partition(":")[0], self.dtype)
+        found: AbstractContextManager[Any] = torch.autocast(self.ranks.device.partition(":")[0], self.dtype)
+        return found
 
     def step(self, groups: Sequence[Sequence[Segment] | None], weight: float, rate: float) -> tuple[list[float], float]:
         """One update. ``weight`` is the sum over all targets of the global batch; ``rate`` the learning rate.
@@ -110,7 +115,7 @@ class Engine:
             self.optimizer.step()
         return losses, gradient
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def held_out(self, rows: Sequence[Segment]) -> dict[str, float]:
         """Mean loss per unit of weight over (short, long) held-out rows, where there are any."""
         self.loss_model.eval()
@@ -122,7 +127,7 @@ class Engine:
         found = zip(("short", "long"), self.ranks.sums(sums), weights_of(rows), strict=True)
         return {f"held_out_{kind}": total / weight for kind, total, weight in found if weight}
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def needle_perplexity(self, samples: Sequence[Sample]) -> float:
         """Needle perplexity, as :mod:`lr2eval.method.perplexity` computes it."""
         self.loss_model.eval()
@@ -132,6 +137,21 @@ class Engine:
             total += float(self._run(batch)) / (1 if group is None else len(samples[group[0]].scored))
         self.loss_model.train()
         return perplexity([self.ranks.sums([total])[0] / len(samples)])
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def called(self, hook: Callable[[Any], Mapping[str, float]]) -> Mapping[str, float]:
+        """What a hook says of the model, which it may call like any other; generators are put back afterwards."""
+        self.loss_model.eval()
+        devices = [self.ranks.device] if self.ranks.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices):
+            if self.ranks.size > 1:
+                self.loss(None)  # sharding is set up by the first forward of the whole
+                self.loss_model.unshard()
+            found = hook(self.model)
+            if self.ranks.size > 1:
+                self.loss_model.reshard()
+        self.loss_model.train()
+        return found
 
 
 def _needle_batch(sample: Sample) -> MicroBatch:

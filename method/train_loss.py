@@ -31,6 +31,9 @@ def chunked_loss(
 
     ``head`` maps H to V. Equal in value and gradients to plain cross-entropy over all logits, up to rounding.
     """
+    if not bool((targets_N != IGNORED).any()):
+        # Nothing counts, but every weight takes part: sharded ones are waited for by the other processes.
+        return head(hidden_NH[:1]).float().sum() * 0.0
     total = hidden_NH.new_zeros((), dtype=torch.float32)
     for begin in range(0, len(targets_N), chunk):
         part = slice(begin, begin + chunk)
@@ -61,7 +64,8 @@ class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
     Raises :class:`UsageError` for a model that does more than multiply by its head.
     """
 
-    def __init__(self, model: Any, rotary: WindowedRotaryEmbedding, chunk: int) -> None:
+    def __init__(self, model: Any, rotary: WindowedRotaryEmbedding, chunk: int, kernel: Any = None) -> None:
+        """``chunk`` places at a time; ``kernel(weight_VH, hidden_NH, targets_N, bias_V)`` for rows without weights."""
         super().__init__()
         config = model.config.get_text_config()
         changed = [name for name in _OWN_LOGITS if getattr(config, name, None) not in (None, 1, 1.0)]
@@ -70,6 +74,7 @@ class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
             raise UsageError(f"{type(model).__name__} {why}, so its loss cannot be computed in pieces; choose another")
         self.model = model
         self._rotary, self._chunk = [rotary], chunk  # a list: the module is registered in the decoder already
+        self._kernel = kernel
 
     def forward(
         self,
@@ -90,5 +95,23 @@ class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
                 input_ids=input_ids_BL, position_ids=position_ids_BL, use_cache=False
             ).last_hidden_state
         weights_N = None if weights_BL is None else weights_BL.reshape(-1)
-        head = self.model.get_output_embeddings()
-        return chunked_loss(hidden_BLH.flatten(0, 1), head, targets_BL.reshape(-1), weights_N, self._chunk)
+        hidden_NH, targets_N, head = (
+            hidden_BLH.flatten(0, 1),
+            targets_BL.reshape(-1),
+            self.model.get_output_embeddings(),
+        )
+        if self._kernel is not None and weights_N is None and bool((targets_N != IGNORED).any()):
+            total: torch.Tensor = self._kernel(head.weight, hidden_NH, targets_N, head.bias)
+            return total
+        return chunked_loss(hidden_NH, head, targets_N, weights_N, self._chunk)
+
+
+def liger(device: str) -> Any:
+    """Liger's fused head and cross-entropy, which sums. Raises :class:`UsageError` where it cannot run."""
+    if not device.startswith("cuda"):
+        raise UsageError("--set loss=liger: the kernel runs on GPUs only; leave loss=chunked")
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError as error:
+        raise UsageError(f"--set loss=liger: {error}; pip install 'lr2eval[train]'") from error
+    return LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED, reduction="sum")

@@ -60,7 +60,7 @@ class Ranks:
 
 @contextmanager
 def ranks(device: str, context: int) -> Iterator[Ranks]:
-    """The process group of the launcher (made here unless it is there), and its mesh from accelerate.
+    """The process group of the launcher (made here unless it is there).
 
     Raises :class:`UsageError` for a context size that the processes cannot be divided into.
     """
@@ -79,29 +79,33 @@ def ranks(device: str, context: int) -> Iterator[Ranks]:
     if ours:
         distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield Ranks(distributed.get_rank(), size, context, device, _mesh(device, size, context))
+        yield Ranks(distributed.get_rank(), size, context, device, _context_mesh(device, size, context))
     finally:
         if ours:
             distributed.destroy_process_group()
 
 
-def _mesh(device: str, size: int, context: int) -> Any:
-    from accelerate.parallelism_config import ParallelismConfig
+def _context_mesh(device: str, size: int, context: int) -> Any:
+    if context == 1:
+        return None
+    from torch.distributed.device_mesh import init_device_mesh
 
-    config = ParallelismConfig(dp_shard_size=size // context, cp_size=context)
-    return config.build_device_mesh(device.partition(":")[0])
+    shape = (size // context, context)
+    return init_device_mesh(device.partition(":")[0], shape, mesh_dim_names=("data", "context"))
 
 
 def shard(model: nn.Module, decoder: Any, ranks: Ranks, dtype: torch.dtype) -> None:
     """FSDP2 over all processes, layer by layer: weights, gradients and optimizer state are split, arithmetic is
-    ``dtype`` and gradients are summed in float32."""
+    ``dtype`` and gradients are summed in float32. ``decoder`` is the part of ``model`` with ``layers``."""
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
+    mesh = init_device_mesh(ranks.device.partition(":")[0], (ranks.size,))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
-    mesh = ranks.mesh["dp_shard_cp"]
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    fully_shard(model, mesh=mesh, mp_policy=policy)
+    # The outermost part, too, is split again after a forward: an evaluation has no backward that would do it.
+    fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 @contextmanager
@@ -122,7 +126,7 @@ def shared_row(batch: MicroBatch, decoder: Any, ranks: Ranks) -> Iterator[MicroB
     hooks = [each.register_forward_pre_hook(_without_mask, with_kwargs=True) for each in attention]
     try:
         with context_parallel(
-            ranks.mesh["cp"], buffers=buffers, buffer_seq_dims=[1] * len(buffers), no_restore_buffers=set(buffers)
+            ranks.mesh["context"], buffers=buffers, buffer_seq_dims=[1] * len(buffers), no_restore_buffers=set(buffers)
         ):
             yield batch
     finally:

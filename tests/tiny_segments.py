@@ -46,16 +46,18 @@ def long_row(seed: int, length: int, *, vocabulary: int = 320, weighted: bool = 
     return Row(True, rng.integers(2, vocabulary, length), (length,), 0, weights)
 
 
-def mixture(rows: int, length: int = 96, window: int = 32, *, weighted: bool = False) -> list[Any]:
+def mixture(
+    rows: int, length: int = 96, window: int = 32, *, weighted: bool = False, vocabulary: int = 320
+) -> list[Any]:
     """Half short, half long; documents of the short ones of many lengths."""
     found = []
     for number in range(rows):
         if number % 2:
-            found.append(long_row(number, length, weighted=weighted))
+            found.append(long_row(number, length, weighted=weighted, vocabulary=vocabulary))
             continue
         rng = np.random.default_rng((3, number))
         documents: list[int] = []
         while length - sum(documents) > window:
             documents.append(int(rng.integers(1, window + 1)))
-        found.append(short_row(number, documents, length - sum(documents), weighted=weighted))
+        found.append(short_row(number, documents, length - sum(documents), weighted=weighted, vocabulary=vocabulary))
     return found
