@@ -301,6 +301,42 @@ def search(
 
 
 @app.command()
+def train(
+    recipe: Annotated[str, typer.Option(help="TOML file, or llama3-8b-128k, phi3-mini-128k, smollm2-135m-32k ...")],
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder of the original model, or a name.")] = None,
+    factors: Annotated[Path | None, typer.Option(help="factors.json of a search.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of training rows.")] = None,
+    held_out: Annotated[Path | None, typer.Option(help="Folder of rows to measure the loss on.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the training. [default: runs/train-MODEL-RECIPE]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: the best there is]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local data with the essays, instead of the hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value of the recipe: optimizer.clip=0.5 ...")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print tokens, steps, memory and time, then stop.")
+    ] = False,
+) -> None:
+    """Train on mixed windows (LongRoPE2) and export the model; the same command again resumes."""
+    from lr2eval._train_command import load_recipe, train_command
+
+    train_command(
+        load_recipe(recipe, set_ or ()),
+        model=model,
+        factors=factors,
+        data=data,
+        held_out=held_out,
+        out=out,
+        device=device,
+        data_dir=data_dir,
+        offline=offline,
+        dry_run=dry_run,
+        command=["lr2eval", *sys.argv[1:]],
+    )
+
+
+@app.command()
 def doctor() -> None:
     """Check the installation: torch, device, extras, cache, disk."""
     from lr2eval._doctor import doctor_command

@@ -46,12 +46,15 @@ def export(
     factors: FactorsFile,
     command: Sequence[str],
     link: bool = True,
+    trained: Path | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write ``out``, the checkpoint of ``source`` with ``rope_type: longrope`` and these factors.
 
     Weights are hard links where the file system allows (``link``), else copies; tokenizer, generation configuration and
     other small files are copied byte for byte; ``config.json`` and ``README.md`` are rewritten and
-    ``rope_factors.json`` is added. The folder appears whole or not at all.
+    ``rope_factors.json`` is added. The folder appears whole or not at all. ``trained`` is a folder with other
+    weights for the same model, and ``training`` what the card says about them.
 
     Before that, stock transformers must read the same numbers from the new configuration and build the model (without
     weights) with a rotary module that our windowed one can stand for.
@@ -73,8 +76,8 @@ def export(
         config = _new_config(checkpoint.config, source, scaling)
         write_json(work / "config.json", config)
         _check_loads(work, scaling)
-        _bring_files(source.folder, work, link, done)
-        provenance = _provenance(checkpoint, factors, command)
+        _bring_files(source.folder, work, link, done, trained)
+        provenance = _provenance(checkpoint, factors, command) | ({"training": dict(training)} if training else {})
         write_json(work / FACTORS, scaling.to_json() | provenance)
         _write_card(source.folder, work, out.name, scaling, provenance)
         os.replace(work, out)
@@ -136,9 +139,14 @@ def _check_loads(folder: Path, scaling: RopeScaling) -> None:
                          "this model type keeps its RoPE elsewhere and cannot be exported")  # fmt: skip
 
 
-def _bring_files(source: Path, work: Path, link: bool, done: Exported) -> None:
+def _bring_files(source: Path, work: Path, link: bool, done: Exported, trained: Path | None) -> None:
     linked, copied, left = 0, 0, []
-    for path in sorted(source.iterdir()):
+    paths = list(source.iterdir())
+    if trained is not None:
+        paths = [path for path in paths if not _is_weights(path)] + [
+            path for path in trained.iterdir() if _is_weights(path)
+        ]
+    for path in sorted(paths, key=lambda path: path.name):
         if path.name in _REWRITTEN or path.name.startswith("."):
             continue
         if path.is_dir() or path.suffix in _NEVER:
@@ -156,6 +164,10 @@ def _bring_files(source: Path, work: Path, link: bool, done: Exported) -> None:
         done.notes.append(f"weights: {copied} files copied")
     if left:
         done.notes.append(f"left out: {', '.join(left)}")
+
+
+def _is_weights(path: Path) -> bool:
+    return path.name.endswith((_WEIGHTS, f"{_WEIGHTS}.index.json"))
 
 
 def _linked(path: Path, target: Path) -> bool:
@@ -235,10 +247,12 @@ def _write_card(source: Path, work: Path, name: str, scaling: RopeScaling, prove
         ("command", f"`{shlex.join(provenance['command'])}`"),
         ("made by", f"lr2eval {provenance['lr2eval_version']}"),
         *_search_rows(provenance.get("search")),
+        *((f"training: {key}", f"`{value}`") for key, value in (provenance.get("training") or {}).items()),
     ]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    weights = "those of the source, trained on" if "training" in provenance else "those of the source, unchanged"
     text = (
-        f"{front}# {name}\n\nThe weights are those of the source, unchanged. Sequences of up to "
+        f"{front}# {name}\n\nThe weights are {weights}. Sequences of up to "
         f"{scaling.original_window:,} tokens use its original RoPE; longer ones the factors in `config.json` "
         f"(also in `{FACTORS}`).\n\n| | |\n|---|---|\n{table}\n"
     )

@@ -35,6 +35,7 @@ ROOMS = {
         "lr2eval._compare_commands",
         "lr2eval._rope_command",
         "lr2eval._search_command",
+        "lr2eval._train_command",
         "lr2eval._doctor",
         "lr2eval.__main__",
     ),

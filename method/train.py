@@ -1,0 +1,359 @@
+"""Mixed-window training (LongRoPE2, section 4): short rows under the original RoPE, long ones under the rescaled one.
+
+:func:`train` takes a loaded model and rows of tokens and leaves a checkpoint that stock transformers loads. Called
+again with the same arguments it goes on where it was, to the same weights.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lr2eval import _manifest
+from lr2eval._checkpoint import Checkpoint
+from lr2eval._errors import BackendError, StoreError, UsageError
+from lr2eval._ids import digest
+from lr2eval._paths import cache_dir, write_json
+from lr2eval.method import checkpoints
+from lr2eval.method.export import export
+from lr2eval.method.needles import Sample
+from lr2eval.method.recipe import Recipe
+from lr2eval.method.rope import RopeScaling
+from lr2eval.method.rope_files import FactorsFile
+from lr2eval.method.rope_source import ModelRope
+from lr2eval.method.train_batches import Plan, longest_document, weights_of
+from lr2eval.method.train_engine import Engine, dtype_of
+from lr2eval.method.train_log import TrainLog
+from lr2eval.method.train_parallel import Ranks, ranks
+
+if TYPE_CHECKING:
+    from lr2eval.method.segments import Segment
+
+RESULT = "training.json"
+MODEL = "model"
+Hook = Callable[[Any, int], Mapping[str, float]]
+"""Called with the model and the step at every evaluation, in every process; its numbers go into the log."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training was and came to. Losses are nats per unit of target weight, lengths tokens."""
+
+    recipe: Mapping[str, Any]
+    steps: int
+    rows_short: int
+    rows_long: int
+    rows_left_out: int
+    """Short rows that ``long_only`` did not train on."""
+    tokens: int
+    """Trained on, padding not counted."""
+    loss_first: float
+    loss_last: float
+    evaluations: Mapping[str, Mapping[str, float | None]]
+    """By step; ``None`` for what was not finite."""
+    model: str = MODEL
+    digest: str = ""
+    """Over everything above, and the weights."""
+    seconds: float = field(default=0.0, compare=False)
+    """Of all steps, also those of processes that were killed; not part of the digest."""
+
+
+def train(
+    recipe: Recipe,
+    model: Any,
+    source: Path,
+    segments: Sequence[Segment],
+    scaling: RopeScaling,
+    out: Path,
+    *,
+    held_out: Sequence[Segment] = (),
+    needles: Sequence[Sample] = (),
+    hook: Hook | None = None,
+    factors: FactorsFile | None = None,
+    device: str = "cpu",
+    command: Sequence[str] = (),
+    say: Callable[[str], None] = lambda text: None,
+) -> TrainingResult:
+    """Train ``model`` (a float32 Hugging Face decoder, changed in place) and write ``out``.
+
+    ``source`` is the checkpoint folder it was loaded from: its tokenizer and configuration go into ``out/model``.
+    ``held_out`` rows and ``needles`` (samples of the target length) are only measured on. In a launcher's environment
+    (torchrun, ``accelerate launch``) every process calls this with the same arguments; the first one writes.
+
+    Raises :class:`UsageError` for arguments that do not fit together or an ``out`` of another training,
+    :class:`BackendError` for a loss that is no number, :class:`StoreError` where ``out`` cannot be written.
+    """
+    rows, left_out = _rows(recipe, segments, scaling)
+    _refuse_seen(rows, held_out)
+    if recipe.rescaled_only:
+        # One set of factors for everything: what is trained is what is exported.
+        scaling = replace(scaling, short_factor=scaling.long_factor,
+                          short_attention_factor=scaling.long_attention_factor)  # fmt: skip
+    kinds = tuple(row.long for row in rows)
+    plan = Plan(kinds, recipe.global_batch, recipe.micro_batch, recipe.epochs, recipe.seed,
+                recipe.planned_steps(len(rows)))  # fmt: skip
+    with ranks(device, recipe.context_parallel) as all_ranks:
+        settings = {
+            "recipe": recipe.deciding(),
+            "model": Checkpoint.open(source, cache=cache_dir()).fingerprint,
+            "scaling": {key: value for key, value in scaling.to_json().items() if key != "provenance"},
+            "data": data_digest(segments),
+            "held_out": data_digest(held_out),
+            "needles": digest([sample.sha256 for sample in needles]),
+            "device": all_ranks.device.partition(":")[0],
+            "dtype": str(dtype_of(recipe, all_ranks.device)).removeprefix("torch."),
+            "processes": all_ranks.size,
+        }
+        with _claimed(out, settings, command, all_ranks):
+            run = _Run(recipe, plan, rows, held_out, needles, hook, out, all_ranks, say)
+            facts = run.through(model, scaling)
+            return _finish(run, facts, model, source, scaling, factors, command, left_out)
+
+
+def _rows(recipe: Recipe, segments: Sequence[Segment], scaling: RopeScaling) -> tuple[list[Segment], int]:
+    """The rows to train on, and how many short ones are left out. Raises :class:`UsageError` for what does not fit."""
+    for name in ("original_window", "target_window"):
+        asked, found = getattr(recipe, name), getattr(scaling, name)
+        if asked != found:
+            raise UsageError(f"{name}: the recipe has {asked:,} tokens and the factors {found:,}; use those that "
+                             "belong together")  # fmt: skip
+    rows = [row for row in segments if row.long or not recipe.long_only]
+    if not rows:
+        raise UsageError("data: holds no row to train on; make some with `lr2eval data mix`")
+    for number, row in enumerate(rows):
+        length, longest = len(row.input_ids), longest_document(row)
+        if length != recipe.target_window:
+            raise UsageError(f"data: row {number} has {length:,} tokens where the recipe's target_window is "
+                             f"{recipe.target_window:,}; make the data for this window")  # fmt: skip
+        if row.long != (longest > recipe.original_window) or (row.long and len(row.document_lengths) != 1):
+            kind = "long" if row.long else "short"
+            raise UsageError(f"data: row {number} is called {kind} and holds {len(row.document_lengths)} documents, "
+                             f"the longest of {longest:,} tokens, with an original window of "
+                             f"{recipe.original_window:,}; make the data for this window")  # fmt: skip
+    return rows, len(segments) - len(rows)
+
+
+def _refuse_seen(rows: Sequence[Segment], held_out: Sequence[Segment]) -> None:
+    """Raise :class:`UsageError` if a held-out row is trained on."""
+    if not len(held_out):
+        return
+    begins: dict[bytes, list[int]] = {}
+    for number, row in enumerate(rows):
+        begins.setdefault(np.asarray(row.input_ids[:64], dtype=np.int64).tobytes(), []).append(number)
+    for number, row in enumerate(held_out):
+        for same in begins.get(np.asarray(row.input_ids[:64], dtype=np.int64).tobytes(), ()):
+            if np.array_equal(rows[same].input_ids, row.input_ids):
+                raise UsageError(f"held-out data: row {number} is row {same} of the training data; a loss on it says "
+                                 "nothing, give other rows")  # fmt: skip
+
+
+def data_digest(segments: Sequence[Segment]) -> str:
+    """Of a folder of segments its own digest, of a list one over all tokens, documents and weights."""
+    known = getattr(segments, "digest", None)
+    if isinstance(known, str):
+        return known
+    found = hashlib.sha256()
+    for row in segments:
+        found.update(repr((row.long, tuple(row.document_lengths), row.padding)).encode())
+        found.update(np.ascontiguousarray(row.input_ids, dtype=np.int64).tobytes())
+        if row.weights is not None:
+            found.update(np.ascontiguousarray(row.weights, dtype=np.float32).tobytes())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def _claimed(out: Path, settings: Mapping[str, Any], command: Sequence[str], ranks: Ranks) -> Iterator[None]:
+    """Hold the output folder: one writer, one configuration. What the first process refuses, all refuse."""
+    from filelock import FileLock, Timeout
+
+    lock: Any = contextlib.nullcontext()
+    problem: Exception | None = None
+    if ranks.rank == 0:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(out / "run.lock", timeout=0).acquire()
+            known = _manifest.read(out)
+            if known is not None:
+                _manifest.refuse_other(known["settings"], settings, out)
+            else:
+                facts = {"versions": _manifest.versions(), "command": list(command), "created": _manifest.now()}
+                _manifest.write(out, {"kind": "training", "settings": dict(settings), **facts})
+        except Timeout:
+            problem = StoreError(f"{out}: another lr2eval is writing it; wait for it or choose another --out")
+        except OSError as error:
+            problem = StoreError(f"{out}: {error.strerror or error}; mend that and run the same command again")
+        except (UsageError, StoreError) as error:
+            problem = error
+    problem = ranks.gathered(problem)[0]
+    with lock:
+        if problem is not None:
+            raise problem
+        yield
+
+
+@dataclass
+class _Run:
+    recipe: Recipe
+    plan: Plan
+    rows: Sequence[Segment]
+    held_out: Sequence[Segment]
+    needles: Sequence[Sample]
+    hook: Hook | None
+    out: Path
+    ranks: Ranks
+    say: Callable[[str], None]
+
+    def through(self, model: Any, scaling: RopeScaling) -> dict[str, Any]:
+        """Train to the last step, from the last checkpoint on. Returns the numbers that the last checkpoint holds."""
+        engine = Engine(model, scaling, self.recipe, self.ranks)
+        done = checkpoints.complete(self.out)
+        facts: dict[str, Any] = {"tokens": 0, "seconds": 0.0, "evaluations": {}, "order": self.plan.order_digest}
+        step = 0
+        if done:
+            checkpoints.load(done[-1], engine.loss_model, engine.optimizer, self.ranks)
+            facts, step = dict(done[-1].facts), done[-1].step
+            self.say(f"resuming after step {step} of {self.plan.steps}")
+        self.ranks.gathered(None)  # nobody tidies up what another process still reads
+        if self.ranks.rank == 0:
+            checkpoints.tidy(self.out, self.recipe.saving.keep)
+        log = TrainLog(self.out, step, self.ranks)
+        if step == 0:
+            self._evaluate(engine, 0, facts, log, {})
+        while step < self.plan.steps:
+            step += 1
+            line = self._step(engine, step, facts)
+            self._evaluate(engine, step, facts, log, line)
+            if step == self.plan.steps or (self.recipe.saving.every and step % self.recipe.saving.every == 0):
+                checkpoints.save(self.out, step, facts, engine.loss_model, engine.optimizer, self.ranks)
+                if self.ranks.rank == 0:
+                    checkpoints.tidy(self.out, self.recipe.saving.keep)
+        return facts
+
+    def _step(self, engine: Engine, step: int, facts: dict[str, Any]) -> dict[str, Any]:
+        began = time.perf_counter()
+        chosen = [self.rows[number] for number in self.plan.rows(step - 1)]
+        short, long = weights_of(chosen)
+        dealt = self.plan.dealt(step - 1, self.ranks.data_rank, self.ranks.data_ranks)
+        groups = [None if group is None else [self.rows[number] for number in group] for group in dealt]
+        rate = self.recipe.learning_rate(step - 1, self.plan.steps)
+        losses, norm = engine.step(groups, short + long, rate)
+        loss = sum(losses) / (short + long)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            what = "loss" if not math.isfinite(loss) else "gradient"
+            done = checkpoints.complete(self.out)
+            kept = f"the last good checkpoint is {done[-1].folder}" if done else "nothing was saved before"
+            raise BackendError(f"step {step}: the {what} is no finite number; {kept}; try a lower learning rate "
+                               "(--set optimizer.learning_rate=...) in a fresh --out")  # fmt: skip
+        seconds = time.perf_counter() - began
+        tokens = sum(len(row.input_ids) - row.padding for row in chosen)
+        facts["tokens"] += tokens
+        facts["seconds"] += seconds
+        facts.setdefault("loss_first", loss)
+        facts["loss_last"] = loss
+        line = {"step": step, "loss": loss}
+        line |= {f"loss_{kind}": total / weight for kind, total, weight in
+                 zip(("short", "long"), losses, (short, long), strict=True) if weight}  # fmt: skip
+        return line | {"learning_rate": rate, "gradient_norm": norm, "tokens": facts["tokens"],
+                       "tokens_per_second": round(tokens / seconds, 1)}  # fmt: skip
+
+    def _evaluate(self, engine: Engine, step: int, facts: dict[str, Any], log: TrainLog, line: dict[str, Any]) -> None:
+        """Measure if it is time to, and write the line of this step."""
+        every = self.recipe.evaluation.every
+        if step == self.plan.steps or (every and step % every == 0):
+            found: dict[str, float | None] = dict(engine.held_out(self.held_out)) if self.held_out else {}
+            if self.needles:
+                found["needle_perplexity"] = engine.needle_perplexity(self.needles)
+            if self.hook is not None:
+                hook = self.hook
+                found |= engine.called(lambda model: hook(model, step))
+            if found:
+                # JSON has no infinity; a perplexity may be one.
+                found = {
+                    name: value if value is not None and math.isfinite(value) else None for name, value in found.items()
+                }
+                facts["evaluations"] = {**facts["evaluations"], str(step): found}
+                line = {"step": step, **line, "evaluation": found}
+        if line:
+            log.write(line)
+
+
+def _finish(
+    run: _Run,
+    facts: Mapping[str, Any],
+    model: Any,
+    source: Path,
+    scaling: RopeScaling,
+    factors: FactorsFile | None,
+    command: Sequence[str],
+    left_out: int,
+) -> TrainingResult:
+    """Export the model and write the result; only the first process does."""
+    last = checkpoints.complete(run.out)[-1]
+    with (last.folder / "weights.safetensors").open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    result = TrainingResult(
+        recipe=run.recipe.model_dump(mode="json"),
+        steps=run.plan.steps,
+        rows_short=run.plan.kinds.count(False),
+        rows_long=run.plan.kinds.count(True),
+        rows_left_out=left_out,
+        tokens=facts["tokens"],
+        loss_first=facts["loss_first"],
+        loss_last=facts["loss_last"],
+        evaluations=facts["evaluations"],
+    )
+    told = {key: value for key, value in asdict(result).items() if key not in ("seconds", "digest")}
+    result = replace(result, digest=digest([told, weights]), seconds=round(facts["seconds"], 3))
+    problem = None
+    if run.ranks.rank == 0:
+        try:
+            _export(run, last, model, source, scaling, factors, command, result)
+            write_json(run.out / RESULT, asdict(result))
+        except (StoreError, UsageError) as error:
+            problem = error
+    problem = run.ranks.gathered(problem)[0]
+    if problem is not None:
+        raise problem
+    return result
+
+
+def _export(
+    run: _Run,
+    last: checkpoints.Saved,
+    model: Any,
+    source: Path,
+    scaling: RopeScaling,
+    factors: FactorsFile | None,
+    command: Sequence[str],
+    result: TrainingResult,
+) -> None:
+    """``out/model``: the trained weights in the precision of the source, under its configuration with the new RoPE."""
+    from safetensors.torch import load_file
+
+    for left in (run.out / MODEL, *run.out.glob(".weights-*"), *run.out.glob(f".{MODEL}-*")):
+        shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
+    dtype = getattr(torch, Checkpoint.open(source, cache=cache_dir()).dtype)
+    weights = load_file(last.folder / "weights.safetensors")
+    named = {
+        name.removeprefix(
+            "model.",
+        ): value.to(dtype)
+        for name, value in weights.items()
+    }
+    made = factors or FactorsFile(Path("factors"), digest(scaling.to_json()), scaling.long_factor, scaling)
+    with tempfile.TemporaryDirectory(prefix=".weights-", dir=run.out) as work:
+        model.save_pretrained(work, state_dict=named)
+        about = {"recipe": run.recipe.name, "steps": result.steps, "tokens": result.tokens, "digest": result.digest}
+        export(ModelRope.read(source), scaling, run.out / MODEL, factors=made, command=command,
+               trained=Path(work), training=about)  # fmt: skip
