@@ -1,0 +1,144 @@
+"""What ``lr2eval extend`` is asked for: one file with a table per step, checked whole before the first step starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lr2eval._config import RunConfig, load_config, parse_length, parse_value, put, read_toml
+from lr2eval._errors import UsageError
+from lr2eval._ids import digest
+
+if TYPE_CHECKING:
+    from lr2eval.method.mixing import MixtureConfig
+    from lr2eval.method.recipe import Recipe
+    from lr2eval.method.search_config import SearchConfig
+
+TASKS = ("ruler", "niah", "mmlu")
+STEPS = ("search", "data", "training", "evaluation")
+
+
+class ExtendConfig(BaseModel):
+    """Field names are the keys of the file; those of a table are the keys of that step's own command."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    model: str
+    target_length: int
+    """Tokens."""
+    out: Path | None = None
+    factors: Path | None = None
+    """Given factors; then there is no search."""
+    data_dir: Path | None = None
+    offline: bool = False
+    device: str | None = None
+    search: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Keys of a recipe; ``recipe`` names one to begin with."""
+    evaluation: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("target_length", mode="before")
+    @classmethod
+    def _length(cls, value: Any) -> Any:
+        return parse_length(value) if isinstance(value, str | int) else value
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of an extension, each with its own checked configuration. ``home`` holds everything."""
+
+    home: Path
+    search: SearchConfig
+    factors: Path | None
+    data: MixtureConfig
+    recipe: Recipe
+    evaluation: RunConfig
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the result; a folder belongs to exactly one such set."""
+        return {
+            "search": self.search.settings() if self.factors is None else None,
+            "factors": None if self.factors is None else digest(self.factors.read_text(encoding="utf-8")),
+            "data": self.data.model_dump(mode="json"),
+            "training": self.recipe.deciding(),
+            "evaluation": self.evaluation.settings(),
+        }
+
+
+def load_extend_config(flags: Mapping[str, Any], file: Path | None, sets: Sequence[str]) -> ExtendConfig:
+    """The file, ``--set table.key=value`` over it, flags over both (``None`` = not given; tables are merged).
+
+    Raises :class:`UsageError` naming what is wrong.
+    """
+    values: dict[str, Any] = read_toml(file) if file else {}
+    for item in sets:
+        key, separator, text = item.partition("=")
+        if not separator or "." not in key:
+            raise UsageError(f"--set {item}: write table.key=value, the table one of {', '.join(STEPS)}")
+        put(values, key.strip(), parse_value(text))
+    for key, value in flags.items():
+        if isinstance(value, Mapping):
+            values[key] = {**values.get(key, {}), **value}
+        elif value is not None:
+            values[key] = value
+    try:
+        return ExtendConfig.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "missing":
+            raise UsageError(f"--{key.replace('_', '-')} is missing") from error
+        known = ", ".join(ExtendConfig.model_fields)
+        said = f"no such key ({known})" if problem["type"] == "extra_forbidden" else problem["msg"]
+        raise UsageError(f"{key}: {said.removeprefix('Value error, ')}") from error
+
+
+def steps(config: ExtendConfig, original_window: int) -> Steps:
+    """Every step's configuration, windows filled in. Raises :class:`UsageError` naming table and key."""
+    from lr2eval._search_command import load_search_config
+    from lr2eval.method.mixing import MixtureConfig
+    from lr2eval.method.recipe import make_recipe
+
+    name = f"{Path(config.model).name}-{config.target_length}"
+    home = config.out or Path("runs") / f"extend-{name}"
+    windows = {"original_window": original_window, "target_window": config.target_length}
+    common = {key: getattr(config, key) for key in ("model", "data_dir", "offline", "device")}
+    if not config.data.get("sources"):
+        raise UsageError("--data is missing: name text, JSONL or parquet files to train on, short and long ones")
+    with _table("search"):
+        search = load_search_config(
+            {**config.search, **common, "target_length": config.target_length, "out": home / "search"}, ()
+        )
+    with _table("data"):
+        data = MixtureConfig.model_validate({**config.data, **windows})
+    with _table("training"):
+        recipe = make_recipe({"name": name, **config.training, **windows})
+    with _table("evaluation"):
+        asked = {"tasks": TASKS, **config.evaluation}
+        evaluation = load_config(
+            {**asked, **common, "model": str(home / "training" / "model"), "baseline": config.model, "out": home}
+        )
+    return Steps(home, search, config.factors, data, recipe, evaluation)
+
+
+class _table:  # noqa: N801 - reads as a with-statement
+    """Errors of one step's configuration name its table."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
+        if isinstance(error, ValidationError):
+            problem = error.errors()[0]
+            where = ".".join(map(str, (self._name, *problem["loc"])))
+            raise UsageError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
+        if isinstance(error, UsageError):
+            raise UsageError(f"[{self._name}] {error}") from error
