@@ -163,7 +163,7 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None, sets: Sequen
         key, separator, text = item.partition("=")
         if not separator or not key.strip():
             raise UsageError(f"--set {item}: write key=value")
-        _put(values, key.strip(), _parse_value(text))
+        put(values, key.strip(), parse_value(text))
     for key, value in flags.items():
         if value is not None:
             values[key] = value
@@ -174,7 +174,7 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None, sets: Sequen
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_first_problem(error)) from error
+        raise UsageError(first_problem(error)) from error
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -188,7 +188,8 @@ def read_toml(file: Path) -> dict[str, Any]:
     return {key.replace("-", "_"): value for key, value in values.items()}
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``key`` (``table.key`` in the table) in place; :class:`UsageError` where that is no table."""
     head, dot, tail = key.partition(".")
     if dot:
         inner = values.setdefault(head, {})
@@ -199,14 +200,16 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         values[head.replace("-", "_")] = value
 
 
-def _parse_value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """The value of ``--set key=text``: JSON where it is such, else the text."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """One line that names the flag or key and what is wrong with it."""
     problem = error.errors()[0]
     where = str(problem["loc"][0]) if problem["loc"] else "configuration"
     if problem["type"] == "extra_forbidden":

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lr2eval import _manifest
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._config import _first_problem, _parse_value, format_length
+from lr2eval._config import first_problem, parse_value, format_length
 from lr2eval._errors import MissingDataError, StoreError, UsageError
 from lr2eval._ids import digest
 from lr2eval._paths import cache_dir, write_json
@@ -43,7 +43,7 @@ def load_search_config(flags: Mapping[str, Any], sets: Sequence[str]) -> SearchC
         key, separator, text = item.partition("=")
         if not separator or not key.strip():
             raise UsageError(f"--set {item}: write key=value")
-        values[key.strip().replace("-", "_")] = _parse_value(text)
+        values[key.strip().replace("-", "_")] = parse_value(text)
     values |= {key: value for key, value in flags.items() if value is not None}
     unknown = sorted(values.keys() - SearchConfig.model_fields.keys())
     if unknown:
@@ -51,7 +51,7 @@ def load_search_config(flags: Mapping[str, Any], sets: Sequence[str]) -> SearchC
     try:
         return SearchConfig.model_validate(values)
     except ValidationError as error:
-        raise UsageError(_first_problem(error)) from error
+        raise UsageError(first_problem(error)) from error
 
 
 def search_command(config: SearchConfig, *, command: Sequence[str]) -> None:

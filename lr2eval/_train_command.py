@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._config import _parse_value, format_length
+from lr2eval._config import parse_value, format_length
 from lr2eval._errors import CheckpointError, UsageError
 from lr2eval._paths import cache_dir
 from lr2eval._tables import printed_table, table
@@ -30,7 +30,7 @@ def load_recipe(source: str, sets: Sequence[str]) -> Recipe:
         key, separator, text = item.partition("=")
         if not separator or not key.strip():
             raise UsageError(f"--set {item}: write key=value")
-        changes[key.strip().replace("-", "_")] = _parse_value(text)
+        changes[key.strip().replace("-", "_")] = parse_value(text)
     return read_recipe(source, changes)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lr2eval._config import _put, parse_length
+from lr2eval._config import put, parse_length
 from lr2eval._errors import UsageError
 
 
@@ -205,7 +205,7 @@ def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None) ->
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"--recipe {source}: not readable as TOML ({error}); correct it") from error
     for key, value in (changes or {}).items():
-        _put(values, key, value)
+        put(values, key, value)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
