@@ -59,20 +59,20 @@ def _start(block: Sequence[int], wanted: Sequence[float], gap: float, low: float
     return max(low, min(middle, high - gap * (len(block) - 1)))
 
 
-def stacked(labels: Sequence[tuple[float, str]], low: float, high: float) -> list[tuple[float, int]]:
-    """For words around ascending places their middle, kept between ``low`` and ``high``, and a row, 0 lowest.
+def stacked(labels: Sequence[tuple[float, str]], high: float) -> list[tuple[float, int]]:
+    """For words that begin at ascending places above a plot: where they begin, and a row, 0 lowest.
 
-    Inches. No two words of a row touch.
+    Inches. Words to the left stand higher, so that neither words nor the lines up to them cross; ``high`` is where
+    the longest must end, and what would go beyond it begins further left.
     """
-    ends: list[float] = []
-    found = []
-    for at, text in labels:
-        half = LETTER * len(text) / 2
-        middle = max(low + half, min(at, high - half))
-        row = next((n for n, end in enumerate(ends) if middle - half > end + LETTER), len(ends))
-        ends[row : row + 1] = [middle + half]
-        found.append((middle, row))
-    return found
+    found: list[tuple[float, int]] = []
+    for place, (at, text) in reversed([*enumerate(labels)]):
+        width = LETTER * (len(text) + 1)
+        begin = max(0.0, min(at, high - width))
+        later = zip(labels[place + 1 :], reversed(found), strict=True)
+        rows = [row for (other, _), (start, row) in later if min(other, start) < begin + width]
+        found.append((begin, max(rows, default=-1) + 1))
+    return found[::-1]
 
 
 def figure_of(axes: Axes) -> Figure:
@@ -104,10 +104,11 @@ def beside(axes: Axes, labels: Sequence[Label]) -> None:
     places = apart([label.at for label in labels], LINE, 0.0, height)
     for label, place in zip(labels, places, strict=True):
         axes.plot(
-            [width + 0.03, width + 0.08, width + 0.16, width + 0.34], [label.at, label.at, place, place],
-            color=label.colour, linewidth=1.1, linestyle=label.dash, clip_on=False, transform=to, scalex=False, scaley=False,
+            [width + 0.03, width + 0.07, width + 0.32, width + 0.45], [label.at, label.at, place, place],
+            color=label.colour, linewidth=0.9, linestyle=label.dash, clip_on=False, transform=to,
+            scalex=False, scaley=False,
         )  # fmt: skip
-        axes.text(width + 0.39, place, label.text, color=label.colour, va="center", transform=to)
+        axes.text(width + 0.49, place, label.text, color=label.colour, va="center", transform=to)
 
 
 def height_of(axes: Axes, value: float) -> float:

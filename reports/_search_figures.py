@@ -20,7 +20,7 @@ from lr2eval.reports._labels import LINE, Label, axes_of, beside, figure_of, hei
 
 MOST = 14
 """Rules, and splits, that a figure draws or labels; the tables hold them all."""
-_WIDTH, _LEFT, _BESIDE, _BELOW = 7.4, 0.68, 1.35, 0.52
+_WIDTH, _LEFT, _BESIDE, _BELOW = 7.4, 0.68, 1.5, 0.52
 _NAME = 14
 _NEAR = 0.1
 """Nats up to which the axis of differences is linear; beyond it is logarithmic where there is much to show."""
@@ -67,7 +67,7 @@ def factors(result: SearchResult, identity: str = "factors") -> Markup:
             at.setdefault(index, []).append(name)
     width = _WIDTH - _LEFT - _BESIDE
     words = [(width * (index + 0.5) / pairs, f"{' = '.join(names)} = {index}") for index, names in sorted(at.items())]
-    places = stacked(words, 0.0, width)
+    places = stacked(words, width + _BESIDE - 0.1)
     above = 0.12 + LINE * (1 + max((row for _, row in places), default=0))
     every = [factor for rule in rules for factor in rule.factors]
     low, high = min(1.0, *every) / 1.1, max(2 * s, *every) * 1.15
@@ -87,12 +87,14 @@ def factors(result: SearchResult, identity: str = "factors") -> Markup:
             axes.text(0.05, height_of(axes, level) + 0.04, text, color=_figures.MUTED, va="bottom",
                       transform=inches(axes))  # fmt: skip
         top = height_of(axes, high)
-        for (index, (wanted, text)), (middle, row) in zip(zip(sorted(at), words, strict=True), places, strict=True):
+        for index, (at_, text), (begin, row) in zip(sorted(at), words, places, strict=True):
             axes.axvline(index, color=_figures.INK, linewidth=0.9, linestyle=(0, (1, 1.5)))
-            axes.plot([wanted, middle], [top, top + 0.06 + LINE * row], color=_figures.INK, linewidth=0.6,
-                      clip_on=False, transform=inches(axes), scalex=False, scaley=False)  # fmt: skip
-            axes.text(middle, top + 0.06 + LINE * row, text, ha="center", va="bottom", transform=inches(axes),
-                      bbox={"facecolor": _figures.PAGE, "edgecolor": "none", "pad": 0.5})  # fmt: skip
+            foot = top + 0.04 + LINE * row
+            axes.plot([at_, at_, begin], [top, foot, foot], color=_figures.INK, linewidth=0.6, clip_on=False,
+                      transform=inches(axes), scalex=False, scaley=False)  # fmt: skip
+            axes.plot([at_, at_], [foot, foot + 0.14], color=_figures.INK, linewidth=0.6, clip_on=False,
+                      transform=inches(axes), scalex=False, scaley=False)  # fmt: skip
+            axes.text(begin + 0.05, foot + 0.01, text, va="bottom", transform=inches(axes))
         labels = []
         for place, (rule, other) in enumerate(zip(rules, _styles(), strict=False)):
             found = rule.name == FOUND
@@ -101,6 +103,7 @@ def factors(result: SearchResult, identity: str = "factors") -> Markup:
                       marker="o" if found else None, markersize=3.6)  # fmt: skip
             labels.append(Label(f"@{place}@", height_of(axes, rule.factors[-1]), style.colour, style.dash))
         beside(axes, labels)
+        axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("rotary pair (0 turns fastest)")
         axes.set_ylabel("factor")
         said = _text.clip("found: " + ", ".join(f"{factor:g}" for factor in result.factors), 2000)
@@ -143,7 +146,7 @@ def differences(result: SearchResult, rules: Sequence[RuleFacts], identity: str 
                 _dot(axes, place - (0.1 if hollow is not None else 0), filled, colour, limits, hollow=False)
             one = filled if unseen else hollow
             perplexity_ = rule.held_out_perplexity if unseen else rule.search_perplexity
-            words = "–" if found else "no finite number" if one is None else interval(one)
+            words = interval(one) if one else _text.NOTHING if found or perplexity_ else "no finite number"
             axes.text(-0.85, place, f"@{place}@", ha="right", va="center", color=colour, transform=row)
             axes.text(-0.12, place, perplexity(perplexity_), ha="right", va="center", color=colour, transform=row)
             axes.text(end, place, words, va="center", color=_figures.MUTED, transform=row)
@@ -170,14 +173,19 @@ def _span(axes: Axes, known: Sequence[Difference]) -> tuple[float, float]:
         ticks = [t for t in [*(-step for step in reversed(steps)), 0.0, *steps] if low <= t <= high]
         if len(ticks) > 8:
             ticks = [t for t in ticks if t == 0 or abs(t) in steps[::2]]
-        axes.set_xticks(ticks, [f"{tick:+g}".replace("-", "−") if tick else "0" for tick in ticks])
+        axes.set_xticks(ticks, [_tick(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
     else:
         room = max(high - low, 1e-6)
         low, high = low - 0.07 * room, high + 0.07 * room
         axes.locator_params(axis="x", nbins=6)
+        axes.xaxis.set_major_formatter(_tick)
     axes.set_xlim(low, high)
     return low, high
+
+
+def _tick(value: float, _: object = None) -> str:
+    return f"{value:+.4g}".replace("-", "−") if value else "0"
 
 
 def _dot(axes: Axes, place: float, one: Difference, colour: str, limits: tuple[float, float], *, hollow: bool) -> None:
@@ -205,6 +213,7 @@ def progress(result: SearchResult, identity: str = "progress") -> Markup:
         axes = axes_of((_WIDTH, max(3.1, LINE * lines + _BELOW)), _LEFT + 0.1, _BESIDE, _BELOW, 0.1)
         if low > 0 and high > 8 * low:
             axes.set_yscale("log")
+            axes.yaxis.set_minor_formatter("")
             axes.set_ylim(low / 1.15, high * 1.15)
         else:
             room = max(high - low, 0.002 * abs(high), 1e-9)
@@ -221,6 +230,7 @@ def progress(result: SearchResult, identity: str = "progress") -> Markup:
             axes.plot(xs[-1:], ys[-1:], color=style.colour, marker="o", markersize=4, clip_on=False)
             if split is best or others.index(split) < MOST - 1:
                 labels.append(Label(f"split {split.split}", height_of(axes, split.best_nll), style.colour))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
         beside(axes, labels)
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("iteration (0: the initial candidates)")

@@ -70,7 +70,8 @@ def verdict(result: SearchResult) -> Verdict:
         else f"On the {n} sample{'' if n == 1 else 's'} that the search itself went by"
     )
     if ours is None:
-        return Verdict("regression", "✗", "No finite perplexity", (f"{where}, the found factors have none.",))
+        text = f"{where}, the found factors have no finite needle perplexity: do not use them."
+        return Verdict("regression", "✗", "No finite perplexity", (text,))
     if not rules:
         words = f"{where}, the found factors have needle perplexity {perplexity(ours)}; no rule has one."
         return Verdict("inconclusive", "?", "No rule to compare with", (words,))
@@ -145,9 +146,7 @@ def _again(result: SearchResult) -> str:
 def notices(result: SearchResult) -> list[Notice]:
     """Everything to mind beside the verdict."""
     found_ = []
-    if not result.held_out:
-        found_.append(Notice("No unseen samples", "All numbers are from the samples that the search went by.", True))
-    elif result.held_out < FEW:
+    if 0 < result.held_out < FEW:  # none at all is a matter of the verdict
         text = f"{result.held_out} unseen samples: an interval from fewer than {FEW} is wide and only roughly right."
         found_.append(Notice("Few unseen samples", text, False))
     splits = sorted(each.split for each in result.splits)
