@@ -266,6 +266,7 @@ def _result(
         objective=config.objective,
         samples=config.samples,
         held_out=config.held_out,
+        reach=config.reach,
         split=best.split,
         power=best.best.candidate.power / 100,
         factors=list(best.scaling.long_factor),

@@ -100,6 +100,7 @@ class SearchResult(_Model):
     objective: Literal["needle", "plain"]
     samples: int
     held_out: int
+    reach: float = Field(gt=1, description="Largest factor the search may choose, as a multiple of s; the paper's is 2")
     split: int = Field(description="Of the best factors")
     power: float
     factors: list[PositiveFloat]

@@ -70,7 +70,7 @@ def factors(result: SearchResult, identity: str = "factors") -> Markup:
     places = stacked(words, width + _BESIDE - 0.1)
     above = 0.12 + LINE * (1 + max((row for _, row in places), default=0))
     every = [factor for rule in rules for factor in rule.factors]
-    low, high = min(1.0, *every) / 1.1, max(2 * s, *every) * 1.15
+    low, high = min(1.0, *every) / 1.1, max(result.reach * s, *every) * 1.15
     with _figures.style(identity):
         axes = axes_of((_WIDTH, 3.3 + above), _LEFT, _BESIDE, _BELOW, above)
         axes.set_yscale("log", base=2)
@@ -81,8 +81,10 @@ def factors(result: SearchResult, identity: str = "factors") -> Markup:
         axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_yticks([], minor=True)
         # The range of the search begins at the split.
-        axes.fill_between([result.split - 0.5, pairs - 0.5], s, 2 * s, color=_figures.GRID, alpha=0.8, linewidth=0)
-        for level, text in ((s, f"s = {s:g}"), (2 * s, f"2s = {2 * s:g}")):
+        axes.fill_between(
+            [result.split - 0.5, pairs - 0.5], s, result.reach * s, color=_figures.GRID, alpha=0.8, linewidth=0
+        )
+        for level, text in ((s, f"s = {s:g}"), (result.reach * s, f"{result.reach:g}s = {result.reach * s:g}")):
             axes.axhline(level, color=_figures.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
             axes.text(0.05, height_of(axes, level) + 0.04, text, color=_figures.MUTED, va="bottom",
                       transform=inches(axes))  # fmt: skip

@@ -27,6 +27,7 @@ def result(**changes: Any) -> SearchResult:
         "model": "m", "fingerprint": "f", "original_window": 128, "target_length": 2048, "scale": 16.0, "theta": 1000.0,
         "periods": list(ROPE.periods),
         "rotary_dim": 64, "d_tcd": 14, "d10_tcd": 4, "d_rcd": 12, "objective": "needle", "samples": 2, "held_out": 1,
+        "reach": 2.0,
         "split": 14, "power": 1.0, "factors": list(done.scaling.long_factor), "attention_factor": 1.0, "best_nll": 0.5,
         "evaluations": 80, "discarded": 2, "given_up": 1, "splits": [split_facts(done)],
         "rules": [

@@ -76,7 +76,7 @@ def make_result(
         "model": "tiny-retrieval", "fingerprint": "f" * 64, "original_window": window, "target_length": target,
         "scale": float(scale), "theta": theta, "rotary_dim": 2 * pairs, "periods": list(rope.periods),
         "d_tcd": rope.d_tcd, "d10_tcd": rope.d10_tcd, "d_rcd": best, "objective": objective, "samples": samples,
-        "held_out": held_out, "split": best, "power": 1.0, "factors": list(chosen.scaling.long_factor),
+        "held_out": held_out, "reach": 2.0, "split": best, "power": 1.0, "factors": list(chosen.scaling.long_factor),
         "attention_factor": 1.1, "best_nll": chosen.best.score, "evaluations": sum(r.evaluations for r in rounds),
         "discarded": 0, "given_up": sum(r.given_up for r in rounds), "splits": [split_facts(each) for each in done],
         "rules": facts, "data": {"haystack": "haystack.txt", "repeated": False, "tokens_read": 123456},

@@ -196,6 +196,7 @@ def test_figure_of_factors_marks_what_is_known() -> None:
         said
     )
     assert "best start" not in said
+    assert "4s = 32" in words(_search_figures.factors(make_result(reach=4.0)))
     unknown = words(_search_figures.factors(make_result(d_tcd=32, d_rcd=None)))
     assert not [word for word in unknown if "d_tcd = 32" in word or "d_rcd" in word]
 
