@@ -170,6 +170,17 @@ def test_the_start_is_told_apart_from_the_search() -> None:
     assert "nothing better than the best of its own starting vectors" in " ".join(again.sentences)
 
 
+def test_rank_is_by_unseen_samples_and_what_has_no_number_comes_last() -> None:
+    ranked = _search_words.rank(make_result(**SHAPES["no number"]))
+    values = [rule.held_out_perplexity for rule in ranked]
+    assert values[-2:] == [None, None]
+    finite = [value for value in values if value is not None]
+    assert finite == sorted(finite)
+    assert len(finite) == len(ranked) - 2
+    own = [rule.search_perplexity or 0 for rule in _search_words.rank(make_result(held_out=0))]
+    assert own == sorted(own)
+
+
 def test_notices() -> None:
     def titles(**changes: Any) -> set[str]:
         return {notice.title for notice in _search_words.notices(make_result(**changes))}
