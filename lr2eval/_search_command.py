@@ -55,7 +55,7 @@ def load_search_config(flags: Mapping[str, Any], sets: Sequence[str]) -> SearchC
 
 
 def search_command(config: SearchConfig, *, command: Sequence[str]) -> None:
-    """Search, compare, write ``factors.json`` and ``search.json``; the same command again resumes."""
+    """Search, compare, write ``factors.json``, ``search.json`` and ``report.html``; the same command again resumes."""
     from lr2eval._models import locate
     from lr2eval.method.rope_source import ModelRope
 
@@ -86,6 +86,7 @@ def _search(
     from lr2eval._search_workers import Loading
     from lr2eval._tokens import PromptTokenizer
     from lr2eval.method.search_journal import Journal
+    from lr2eval.reports import render_search
 
     progress.message("checking model and text")
     checkpoint = Checkpoint.open(folder, cache=cache_dir())
@@ -113,7 +114,8 @@ def _search(
         with Journal.open(home) as journal, loading.executor(config.workers) as executor:
             found = _search_and_compare(config, checkpoint, rope, spaces, plan, executor, journal, progress, data)
         _write(home, config, *found)
-    _print(found[0], home)
+        report = render_search(home, home / "report.html")
+    _print(found[0], home, report)
 
 
 def _search_and_compare(
@@ -136,7 +138,9 @@ def _search_and_compare(
         progress.message(f"resuming: {len(journal):,} evaluations are there")
     done = search(spaces, plan, executor, journal, progress)
     scorer = Scorer(executor, journal, progress)
-    return _result(config, checkpoint, rope, spaces, done, rules, scorer, data), done
+    found = _result(config, checkpoint, rope, spaces, done, rules, scorer, data)
+    tokens = sum(each.tokens for each in journal.rows())
+    return found.model_copy(update={"data": found.data | {"tokens_read": tokens}}), done
 
 
 def _samples(config: SearchConfig, tokenizer: Any) -> tuple[list[Sample], dict[str, Any]]:
@@ -241,9 +245,10 @@ def _result(
     compared["searched"] = best.scaling
     every = range(config.samples + config.held_out)
     scores = scorer.nlls(list(compared.values()), every)
+    parted = [(nlls[: config.samples], nlls[config.samples :]) for nlls in scores]
     facts = [
-        rule_facts(name, scaling, nlls[: config.samples], nlls[config.samples :])
-        for (name, scaling), nlls in zip(compared.items(), scores, strict=True)
+        rule_facts(name, scaling, *part, None if name == "searched" else parted[-1])
+        for (name, scaling), part in zip(compared.items(), parted, strict=True)
     ]
     rounds = [each for split in done for each in split.rounds]
     return sealed(
@@ -251,14 +256,17 @@ def _result(
         fingerprint=checkpoint.fingerprint,
         original_window=rope.window,
         target_length=config.target_length,
+        scale=best.scaling.scale,
         theta=rope.theta,
         rotary_dim=rope.rotary_dim,
+        periods=list(rope.periods),
         d_tcd=rope.d_tcd,
         d10_tcd=rope.d10_tcd,
         d_rcd=real_index(best.scaling.long_factor, best.scaling.scale),
         objective=config.objective,
         samples=config.samples,
         held_out=config.held_out,
+        reach=config.reach,
         split=best.split,
         power=best.best.candidate.power / 100,
         factors=list(best.scaling.long_factor),
@@ -292,7 +300,7 @@ def _write(home: Path, config: SearchConfig, result: SearchResult, done: Sequenc
     write_json(home / FACTORS_FILE, scaling.to_json() | {"search": note})
 
 
-def _print(result: SearchResult, home: Path) -> None:
+def _print(result: SearchResult, home: Path, report: Path) -> None:
     from lr2eval.method.search_result import FACTORS_FILE
 
     shown = table("factors", f"search ({result.samples})", f"held out ({result.held_out})", "")
@@ -312,6 +320,7 @@ def _print(result: SearchResult, home: Path) -> None:
         f"split {result.split}, d_rcd {reached}, d_tcd {result.d_tcd} (0-based pairs); {result.evaluations:,} "
         f"evaluations, {result.discarded} candidates discarded, {result.given_up} given up early"
     )
+    print(f"report: {report}")
     print(home / FACTORS_FILE)
 
 

@@ -1,4 +1,5 @@
-"""Intervals (on the 0..1 scale) and RULER's numbers over lengths (on its 0..100 scale): numbers in, numbers out."""
+"""Intervals (of scores on the 0..1 scale) and RULER's numbers over lengths (on its 0..100 scale): numbers in, numbers
+out."""
 
 from __future__ import annotations
 
@@ -42,6 +43,19 @@ def mover_mean(means: Sequence[float], ns: Sequence[int], confidence: float = 0.
     below = math.sqrt(math.fsum((mean - low) ** 2 for mean, (low, _) in zip(means, limits, strict=True))) / k
     above = math.sqrt(math.fsum((high - mean) ** 2 for mean, (_, high) in zip(means, limits, strict=True))) / k
     return max(0.0, centre - below), min(1.0, centre + above)
+
+
+def t_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of independent ``values`` of any size, such as paired differences."""
+    from scipy import stats  # the command line starts without it
+
+    n = len(values)
+    if n < 2:
+        raise ValueError("a t interval needs at least two values")
+    mean = math.fsum(values) / n
+    error = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1) / n)
+    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * error
+    return mean - half, mean + half
 
 
 def effective_length(means: Mapping[int, float], threshold: float = RULER_THRESHOLD) -> int | None:

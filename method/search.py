@@ -9,12 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from lr2eval._errors import BackendError
 from lr2eval.method.search_space import Candidate, Space, cross, draw, mutate, shift
+
+Stop = Literal["iterations", "patience", "exhausted"]
+"""Why a search at one split ends: all iterations done, no gain for ``patience`` of them, no unseen candidate left."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,10 @@ class Strategy(Protocol):
     def done(self) -> bool: ...
 
     @property
+    def stopped(self) -> Stop | None:
+        """Why it is done; ``None`` while it is not."""
+
+    @property
     def best(self) -> Scored | None: ...
 
     def ask(self) -> list[Candidate]:
@@ -118,10 +125,17 @@ class _Rounds:
 
     @property
     def done(self) -> bool:
+        return self.stopped is not None
+
+    @property
+    def stopped(self) -> Stop | None:
         settings = self.settings
-        if self.iteration > settings.iterations or self._exhausted:
-            return True
-        return settings.patience is not None and self.iteration - self._last_gain > settings.patience
+        if self.iteration > settings.iterations:
+            return "iterations"
+        if self._exhausted:
+            return "exhausted"
+        late = settings.patience is not None and self.iteration - self._last_gain > settings.patience
+        return "patience" if late else None
 
     @property
     def best(self) -> Scored | None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from lr2eval.method.executors import Executor, Job
 from lr2eval.method.rope import RopeScaling
-from lr2eval.method.search import Evolution, RandomSearch, Scored, SearchSettings, Strategy
+from lr2eval.method.search import Evolution, RandomSearch, Scored, SearchSettings, Stop, Strategy
 from lr2eval.method.search_journal import Evaluation, Journal, factors_key
 from lr2eval.method.search_space import Candidate, Space
 
@@ -67,6 +67,7 @@ class SplitDone:
     seed: Scored | None
     """The best of the unsearched starting vectors; ``None`` where all were given up, discarded or never there."""
     rounds: tuple[Round, ...]
+    stopped: Stop
 
 
 class Listener(Protocol):
@@ -215,8 +216,9 @@ def _search_split(space: Space, plan: Plan, scorer: Scorer, later: int, listener
             rest = (plan.settings.iterations + 1 - strategy.iteration) * plan.round_cost(plan.settings.children)
             listener.round_done(rounds[-1], later + (0 if strategy.done else rest))
     assert strategy.best is not None
+    assert strategy.stopped is not None
     best = strategy.best
-    return SplitDone(space.split, best, space.scaling(best.candidate), seed, tuple(rounds))
+    return SplitDone(space.split, best, space.scaling(best.candidate), seed, tuple(rounds), strategy.stopped)
 
 
 def _score_round(

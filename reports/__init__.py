@@ -5,5 +5,6 @@ stored numbers and computes none, so what it shows can be checked against ``resu
 """
 
 from lr2eval.reports._page import render
+from lr2eval.reports._search import is_search, render_search
 
-__all__ = ["render"]
+__all__ = ["is_search", "render", "render_search"]

@@ -61,7 +61,6 @@ def html(runs: Sequence[_load.Run], comparison: Comparison | None = None, gate: 
     sides = [] if comparison is None else _load.sides(comparison)
     keys: list[_load.Key] = [*runs] if comparison is None else _load.keys(comparison)
     models = [run.results.model for run in runs] if comparison is None else [side.model for side in sides]
-    script = _asset("report.js")
     return (
         environment()
         .get_template("report.html.j2")
@@ -84,15 +83,13 @@ def html(runs: Sequence[_load.Run], comparison: Comparison | None = None, gate: 
             benchmarks=list(zip(tables, charts, maps, differences, strict=True)),
             shard_rows=_tables.shard_rows(runs),
             fact_groups=_tables.fact_groups(runs),
-            commands=[_command(run.manifest.get("command")) for run in runs],
+            commands=[command(run.manifest.get("command")) for run in runs],
             samples=samples,
             places=places,
             rule=_samples,
             compared=_compared,
             threshold=RULER_THRESHOLD,
-            script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            style=_asset("report.css"),
+            **assets(),
         )
     )
 
@@ -122,12 +119,19 @@ def environment() -> Environment:
     return env
 
 
+def assets() -> dict[str, Any]:
+    """What the head and the end of every page need: style, script, and the script's hash for the policy."""
+    script = _asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"style": _asset("report.css"), "script": script, "script_hash": digest}
+
+
 def _asset(name: str) -> Markup:
     """A file of ours that goes into the page as it is."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def _command(value: Any) -> str:
+def command(value: Any) -> str:
     """The command as one would type it."""
     if isinstance(value, list):
         return shlex.join(str(part) for part in value)

@@ -15,6 +15,7 @@ from lr2eval.method.rope import RopeScaling
 from lr2eval.method.search_journal import Journal
 from lr2eval.method.search_result import SearchResult
 from lr2eval.method.windowed import install
+from tests.reports.searches import make_search
 
 Run = Callable[..., Any]
 ROOT = Path(__file__).parents[2]
@@ -41,6 +42,7 @@ def folder(lr2eval: Run, home: Path) -> Path:
         done = lr2eval("search", *SMALL, "--out", out)
         assert done.code == 0, done.err
         assert done.out.splitlines()[-1] == str(out / "factors.json")
+        assert f"report: {out / 'report.html'}" in done.out.splitlines()
         assert "split 14, iteration 2/2, best perplexity" in done.err
         assert "evaluations left" in done.err
     return out
@@ -76,6 +78,47 @@ def test_two_workers_find_the_same_history(folder: Path, lr2eval: Run, tmp_path:
         assert {(each.factors, each.sample) for each in one.rows()} == {
             (each.factors, each.sample) for each in two.rows()
         }
+
+
+def test_report_is_written_and_rendered_again(folder: Path, lr2eval: Run, tmp_path: Path) -> None:
+    found = SearchResult.read(folder)
+    written = (folder / "report.html").read_text(encoding="utf-8")
+    assert found.digest in written
+    assert f"{found.data['tokens_read']:,}" in written
+    done = lr2eval("report", folder, "--out", tmp_path / "again.html")
+    assert done.code == 0, done.err
+    assert done.out.strip() == str(tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == written
+    with Journal.open(folder) as journal:
+        assert found.data["tokens_read"] == 512 * len(journal)  # every sample holds just the target's tokens
+    rules = {rule.name: rule for rule in found.rules}
+    assert rules["searched"].held_out_difference is None
+    gap = rules["pi"].held_out_difference
+    assert gap is not None
+    pairs = zip(rules["pi"].held_out_nll, rules["searched"].held_out_nll, strict=True)
+    assert gap.mean == pytest.approx(sum((a or 0) - (b or 0) for a, b in pairs) / 2)
+    assert gap.n == 2
+    assert [split.stopped for split in found.splits] == ["iterations", "iterations"]
+
+
+def test_report_refuses_in_one_line(lr2eval: Run, tmp_path: Path) -> None:
+    folder = make_search(tmp_path / "s")
+    done = lr2eval("report", folder, tmp_path)
+    assert done.code == 2
+    assert "a search has a report of its own; give this folder alone" in done.err
+    (folder / "search.json").write_text('{"version": 9}', encoding="utf-8")
+    done = lr2eval("report", folder)
+    assert done.code == 5
+    assert "has version 9, this lr2eval reads 2" in done.err
+    (folder / "search.json").unlink()
+    again = lr2eval("report", folder)
+    assert again.code == 2
+    assert "the search has not finished" in again.err
+    none = lr2eval("report", tmp_path / "none")
+    assert none.code == 5
+    assert "a run folder?" in none.err
+    assert all(len(each.err.strip().splitlines()) == 1 for each in (done, again, none))
+    assert not (folder / "report.html").exists()
 
 
 def test_factors_serve_rope_export_and_stock_transformers(folder: Path, lr2eval: Run, tmp_path: Path) -> None:

@@ -5,9 +5,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 from scipy.stats import binomtest
 
-from lr2eval._stats import RULER_LENGTHS, effective_length, mover_mean, weighted_averages, wilson
+from lr2eval._stats import RULER_LENGTHS, effective_length, mover_mean, t_interval, weighted_averages, wilson
 
 
 @given(n=st.integers(1, 5000), share=st.floats(0, 1), confidence=st.sampled_from([0.8, 0.9, 0.95, 0.99]))
@@ -64,3 +65,22 @@ def test_ruler_weighted_averages_of_a_published_row() -> None:
     assert effective_length({}) is None
     del means[16384]
     assert weighted_averages(means) is None
+
+
+@given(
+    values=st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=30), confidence=st.sampled_from([0.8, 0.9, 0.95, 0.99])
+)
+def test_t_interval_equals_scipy(values: list[float], confidence: float) -> None:
+    low, high = t_interval(values, confidence)
+    assert low <= math.fsum(values) / len(values) <= high
+    error = float(stats.sem(values))
+    if error > 1e-6:
+        wanted = stats.t.interval(confidence, len(values) - 1, loc=math.fsum(values) / len(values), scale=error)
+        assert (low, high) == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+def test_t_interval_by_hand() -> None:
+    # Mean 2, standard error 1 / sqrt(3), t(2; 0.975) = 4.3027.
+    assert t_interval([1.0, 2.0, 3.0]) == pytest.approx((2 - 4.30265 / 3**0.5, 2 + 4.30265 / 3**0.5), abs=1e-5)
+    with pytest.raises(ValueError, match="two values"):
+        t_interval([1.0])

@@ -46,6 +46,7 @@ def test_it_finds_what_it_looks_for_and_beats_random_search() -> None:
     settings = SearchSettings()
     evolution, random = Evolution(SPACE, settings), RandomSearch(SPACE, settings)
     rounds = play(evolution)
+    assert evolution.stopped == "iterations"
     assert [len(asked) for asked in play(random)] == [len(asked) for asked in rounds]
     assert evolution.best is not None
     assert random.best is not None
@@ -129,6 +130,7 @@ def test_patience_stops_a_split_that_no_longer_gains() -> None:
     evolution = Evolution(SPACE, patient)
     assert len(play(evolution, lambda _: 1.0)) == 1 + 2
     assert evolution.iteration == 3
+    assert evolution.stopped == "patience"
     # Gains below the least one do not count.
     tiny = iter(range(10_000))
     assert len(play(Evolution(SPACE, patient), lambda _: 1.0 - 1e-7 * next(tiny))) == 3
@@ -138,7 +140,10 @@ def test_patience_stops_a_split_that_no_longer_gains() -> None:
 
 def test_an_exhausted_space_ends_the_search() -> None:
     tiny = Space(OriginalRope(10_000.0, 8, 100), 200, 3, grid=0.5)  # one factor out of 2, 2.5, 3, 3.5, 4
-    rounds = play(Evolution(tiny, SMALL), lambda candidate: candidate.right[0])
+    evolution = Evolution(tiny, SMALL)
+    assert evolution.stopped is None
+    rounds = play(evolution, lambda candidate: candidate.right[0])
+    assert evolution.stopped == "exhausted"
     assert sorted(c.right[0] for asked in rounds for c in asked) == [4, 5, 6, 7, 8]
 
 
