@@ -1,8 +1,8 @@
-"""Kill a training with SIGKILL at random moments, start it again each time, and look whether it ends at the same weights.
+"""Kill a training with SIGKILL at random moments, start it again each time, and look whether its weights are the same.
 
 ``python benchmarks/train_kill_resume.py --kills 10`` trains once undisturbed, then with the given number of kills, and
-checks at the end: weights, optimizer state and exported model are equal byte for byte, the log holds every step once with
-the same losses, and the result's digest is the same. Every third kill hits while a checkpoint is being written.
+checks at the end: weights, optimizer state and exported model are equal byte for byte, the log holds every step once
+with the same losses, and the result's digest is the same. Every third kill is aimed at a checkpoint being written.
 Prints one JSON object and exits 1 when anything differs. The tests do three kills with the same code.
 """
 

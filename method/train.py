@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 
 from lr2eval import _manifest
@@ -32,13 +31,12 @@ from lr2eval.method.recipe import Recipe
 from lr2eval.method.rope import RopeScaling
 from lr2eval.method.rope_files import FactorsFile
 from lr2eval.method.rope_source import ModelRope
-from lr2eval.method.train_batches import Plan, longest_document, weights_of
+from lr2eval.method.segments import Segment
+from lr2eval.method.train_batches import Plan, weights_of
 from lr2eval.method.train_engine import Engine, dtype_of
 from lr2eval.method.train_log import TrainLog
 from lr2eval.method.train_parallel import Ranks, ranks
-
-if TYPE_CHECKING:
-    from lr2eval.method.segments import Segment
+from lr2eval.method.train_rows import Rows, data_digest
 
 RESULT = "training.json"
 MODEL = "model"
@@ -94,15 +92,14 @@ def train(
     Raises :class:`UsageError` for arguments that do not fit together or an ``out`` of another training,
     :class:`BackendError` for a loss that is no number, :class:`StoreError` where ``out`` cannot be written.
     """
-    rows, left_out = _rows(recipe, segments, scaling)
-    _refuse_seen(rows, held_out)
+    rows = Rows(recipe, segments, scaling)
     if recipe.rescaled_only:
         # One set of factors for everything: what is trained is what is exported.
         scaling = replace(scaling, short_factor=scaling.long_factor,
                           short_attention_factor=scaling.long_attention_factor)  # fmt: skip
-    kinds = tuple(row.long for row in rows)
-    plan = Plan(kinds, recipe.global_batch, recipe.micro_batch, recipe.epochs, recipe.seed,
-                recipe.planned_steps(len(rows)))  # fmt: skip
+    plan = Plan(
+        rows.kinds, recipe.global_batch, recipe.micro_batch, recipe.epochs, recipe.seed, recipe.planned_steps(len(rows))
+    )
     with ranks(device, recipe.context_parallel) as all_ranks:
         settings = {
             "recipe": recipe.deciding(),
@@ -115,66 +112,20 @@ def train(
             "dtype": str(dtype_of(recipe, all_ranks.device)).removeprefix("torch."),
             "processes": all_ranks.size,
         }
-        with _claimed(out, settings, command, all_ranks):
+        with _claimed(out, settings, command, all_ranks, lambda: rows.refuse_seen(held_out)):
             run = _Run(recipe, plan, rows, held_out, needles, hook, out, all_ranks, say)
             facts = run.through(model, scaling)
-            return _finish(run, facts, model, source, scaling, factors, command, left_out)
-
-
-def _rows(recipe: Recipe, segments: Sequence[Segment], scaling: RopeScaling) -> tuple[list[Segment], int]:
-    """The rows to train on, and how many short ones are left out. Raises :class:`UsageError` for what does not fit."""
-    for name in ("original_window", "target_window"):
-        asked, found = getattr(recipe, name), getattr(scaling, name)
-        if asked != found:
-            raise UsageError(f"{name}: the recipe has {asked:,} tokens and the factors {found:,}; use those that "
-                             "belong together")  # fmt: skip
-    rows = [row for row in segments if row.long or not recipe.long_only]
-    if not rows:
-        raise UsageError("data: holds no row to train on; make some with `lr2eval data mix`")
-    for number, row in enumerate(rows):
-        length, longest = len(row.input_ids), longest_document(row)
-        if length != recipe.target_window:
-            raise UsageError(f"data: row {number} has {length:,} tokens where the recipe's target_window is "
-                             f"{recipe.target_window:,}; make the data for this window")  # fmt: skip
-        if row.long != (longest > recipe.original_window) or (row.long and len(row.document_lengths) != 1):
-            kind = "long" if row.long else "short"
-            raise UsageError(f"data: row {number} is called {kind} and holds {len(row.document_lengths)} documents, "
-                             f"the longest of {longest:,} tokens, with an original window of "
-                             f"{recipe.original_window:,}; make the data for this window")  # fmt: skip
-    return rows, len(segments) - len(rows)
-
-
-def _refuse_seen(rows: Sequence[Segment], held_out: Sequence[Segment]) -> None:
-    """Raise :class:`UsageError` if a held-out row is trained on."""
-    if not len(held_out):
-        return
-    begins: dict[bytes, list[int]] = {}
-    for number, row in enumerate(rows):
-        begins.setdefault(np.asarray(row.input_ids[:64], dtype=np.int64).tobytes(), []).append(number)
-    for number, row in enumerate(held_out):
-        for same in begins.get(np.asarray(row.input_ids[:64], dtype=np.int64).tobytes(), ()):
-            if np.array_equal(rows[same].input_ids, row.input_ids):
-                raise UsageError(f"held-out data: row {number} is row {same} of the training data; a loss on it says "
-                                 "nothing, give other rows")  # fmt: skip
-
-
-def data_digest(segments: Sequence[Segment]) -> str:
-    """Of a folder of segments its own digest, of a list one over all tokens, documents and weights."""
-    known = getattr(segments, "digest", None)
-    if isinstance(known, str):
-        return known
-    found = hashlib.sha256()
-    for row in segments:
-        found.update(repr((row.long, tuple(row.document_lengths), row.padding)).encode())
-        found.update(np.ascontiguousarray(row.input_ids, dtype=np.int64).tobytes())
-        if row.weights is not None:
-            found.update(np.ascontiguousarray(row.weights, dtype=np.float32).tobytes())
-    return found.hexdigest()
+            return _finish(run, facts, model, source, scaling, factors, command)
 
 
 @contextlib.contextmanager
-def _claimed(out: Path, settings: Mapping[str, Any], command: Sequence[str], ranks: Ranks) -> Iterator[None]:
-    """Hold the output folder: one writer, one configuration. What the first process refuses, all refuse."""
+def _claimed(
+    out: Path, settings: Mapping[str, Any], command: Sequence[str], ranks: Ranks, check: Callable[[], None]
+) -> Iterator[None]:
+    """Hold the output folder: one writer, one configuration; a new one after ``check``.
+
+    What the first process refuses, all refuse.
+    """
     from filelock import FileLock, Timeout
 
     lock: Any = contextlib.nullcontext()
@@ -187,6 +138,7 @@ def _claimed(out: Path, settings: Mapping[str, Any], command: Sequence[str], ran
             if known is not None:
                 _manifest.refuse_other(known["settings"], settings, out)
             else:
+                check()
                 facts = {"versions": _manifest.versions(), "command": list(command), "created": _manifest.now()}
                 _manifest.write(out, {"kind": "training", "settings": dict(settings), **facts})
         except Timeout:
@@ -206,7 +158,7 @@ def _claimed(out: Path, settings: Mapping[str, Any], command: Sequence[str], ran
 class _Run:
     recipe: Recipe
     plan: Plan
-    rows: Sequence[Segment]
+    rows: Rows
     held_out: Sequence[Segment]
     needles: Sequence[Sample]
     hook: Hook | None
@@ -296,7 +248,6 @@ def _finish(
     scaling: RopeScaling,
     factors: FactorsFile | None,
     command: Sequence[str],
-    left_out: int,
 ) -> TrainingResult:
     """Export the model and write the result; only the first process does."""
     last = checkpoints.complete(run.out)[-1]
@@ -307,7 +258,7 @@ def _finish(
         steps=run.plan.steps,
         rows_short=run.plan.kinds.count(False),
         rows_long=run.plan.kinds.count(True),
-        rows_left_out=left_out,
+        rows_left_out=run.rows.left_out,
         tokens=facts["tokens"],
         loss_first=facts["loss_first"],
         loss_last=facts["loss_last"],

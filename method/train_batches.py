@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from lr2eval._ids import digest
-from lr2eval.method.train_loss import IGNORED
-
-if TYPE_CHECKING:
-    from lr2eval.method.segments import Segment
+from lr2eval.method.segments import IGNORED, Segment
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,13 @@ class Plan:
         return found
 
     def _order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.kinds))
+        """Both kinds shuffled and spread evenly, so that every step has its share of both."""
+        random = np.random.default_rng((self.seed, epoch))
+        long, place = np.array(self.kinds), np.empty(len(self.kinds))
+        for kind in (False, True):
+            rows = np.flatnonzero(long == kind)
+            place[random.permutation(rows)] = (np.arange(len(rows)) + random.random(len(rows))) / max(1, len(rows))
+        return np.argsort(place, kind="stable")
 
     def micro_batches(self, step: int) -> list[list[int]]:
         """Rows of a step in groups of one kind, at most ``micro_batch`` in each, in the order of their first rows."""
@@ -96,20 +98,20 @@ def deal(groups: Sequence[list[int]], rank: int, ranks: int) -> list[list[int] |
 
 def micro_batch(rows: Sequence[Segment]) -> MicroBatch:
     """Rows of one kind and length as tensors. Raises :class:`ValueError` for a mixture."""
-    if len({(row.long, len(row.input_ids)) for row in rows}) != 1:
+    if len({(row.long, len(row)) for row in rows}) != 1:
         raise ValueError("a micro-batch holds rows of one kind and one length only")
-    labels_BL = np.stack([np.asarray(row.labels, dtype=np.int64) for row in rows])
+    labels_BL = np.stack([row.labels for row in rows])
     weights_BL = None
     if any(row.weights is not None for row in rows):
-        given = [np.ones(len(row.input_ids)) if row.weights is None else row.weights for row in rows]
+        given = [np.ones(len(row)) if row.weights is None else row.weights for row in rows]
         weights_BL = torch.from_numpy(_next(np.stack(given).astype(np.float32), 0.0))
     return MicroBatch(
         long=rows[0].long,
-        input_ids=torch.from_numpy(np.stack([np.asarray(row.input_ids, dtype=np.int64) for row in rows])),
-        position_ids=torch.from_numpy(np.stack([np.asarray(row.position_ids, dtype=np.int64) for row in rows])),
+        input_ids=torch.from_numpy(np.stack([row.input_ids for row in rows])),
+        position_ids=torch.from_numpy(np.stack([row.position_ids for row in rows])),
         targets=torch.from_numpy(_next(labels_BL, IGNORED)),
         weights=weights_BL,
-        lengths=tuple(longest_document(row) for row in rows),
+        lengths=tuple(max(row.document_lengths) for row in rows),
     )
 
 
@@ -118,12 +120,6 @@ def _next(values_BL: np.ndarray, last: float) -> np.ndarray:
     moved_BL = np.full_like(values_BL, last)
     moved_BL[:, :-1] = values_BL[:, 1:]
     return moved_BL
-
-
-def longest_document(row: Segment) -> int:
-    """Tokens of a row's longest document, padding (the last one, if any) not counted."""
-    documents = row.document_lengths[:-1] if row.padding else row.document_lengths
-    return max(documents, default=1)
 
 
 def empty() -> MicroBatch:
@@ -158,8 +154,8 @@ def weights_of(rows: Iterable[Segment]) -> tuple[float, float]:
     """Sum of the weights of all targets in the (short, long) ones of these rows."""
     found = [0.0, 0.0]
     for row in rows:
-        counted_L = np.asarray(row.labels)[1:] != IGNORED
+        counted_L = row.labels[1:] != IGNORED
         found[row.long] += float(
-            counted_L.sum() if row.weights is None else np.asarray(row.weights, dtype=np.float64)[1:][counted_L].sum()
+            counted_L.sum() if row.weights is None else row.weights.astype(np.float64)[1:][counted_L].sum()
         )
     return found[0], found[1]

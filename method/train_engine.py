@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,13 +13,11 @@ from lr2eval.method.needles import Sample
 from lr2eval.method.perplexity import perplexity
 from lr2eval.method.recipe import Recipe
 from lr2eval.method.rope import RopeScaling
+from lr2eval.method.segments import IGNORED, Segment
 from lr2eval.method.train_batches import MicroBatch, deal, empty, micro_batch, piece, weights_of
-from lr2eval.method.train_loss import IGNORED, LossModel, liger
+from lr2eval.method.train_loss import LossModel, liger
 from lr2eval.method.train_parallel import Ranks, shard, shared_row
 from lr2eval.method.windowed import install
-
-if TYPE_CHECKING:
-    from lr2eval.method.segments import Segment
 
 
 class Engine:

@@ -17,10 +17,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from lr2eval._errors import UsageError
+from lr2eval.method.segments import IGNORED
 from lr2eval.method.windowed import WindowedRotaryEmbedding
 
-IGNORED = -100
-"""Target of a place that predicts nothing: transformers' convention."""
 _OWN_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 

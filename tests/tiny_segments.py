@@ -3,52 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Row:
-    long: bool
-    input_ids: np.ndarray
-    document_lengths: tuple[int, ...]
-    padding: int = 0
-    weights: np.ndarray | None = None
-
-    @property
-    def position_ids(self) -> np.ndarray:
-        return np.concatenate([np.arange(length) for length in self.document_lengths])
-
-    @property
-    def labels(self) -> np.ndarray:
-        labels = self.input_ids.astype(np.int64)
-        labels[np.cumsum((0, *self.document_lengths[:-1]))] = -100
-        if self.padding:
-            labels[-self.padding :] = -100
-        return labels
+from lr2eval.method.segments import Segment
 
 
 def short_row(
     seed: int, documents: Sequence[int], padding: int = 0, *, vocabulary: int = 320, weighted: bool = False
-) -> Any:
+) -> Segment:
     rng = np.random.default_rng((1, seed))
     length = sum(documents) + padding
     weights = rng.uniform(0.2, 3.0, length).astype(np.float32) if weighted else None
     lengths = (*documents, padding) if padding else tuple(documents)
-    return Row(False, rng.integers(2, vocabulary, length), lengths, padding, weights)
+    return Segment(False, rng.integers(2, vocabulary, length), lengths, padding, weights)
 
 
-def long_row(seed: int, length: int, *, vocabulary: int = 320, weighted: bool = False) -> Any:
+def long_row(seed: int, length: int, *, vocabulary: int = 320, weighted: bool = False) -> Segment:
     rng = np.random.default_rng((2, seed))
     weights = rng.uniform(0.2, 3.0, length).astype(np.float32) if weighted else None
-    return Row(True, rng.integers(2, vocabulary, length), (length,), 0, weights)
+    return Segment(True, rng.integers(2, vocabulary, length), (length,), 0, weights)
 
 
 def mixture(
     rows: int, length: int = 96, window: int = 32, *, weighted: bool = False, vocabulary: int = 320
-) -> list[Any]:
+) -> list[Segment]:
     """Half short, half long; documents of the short ones of many lengths."""
     found = []
     for number in range(rows):

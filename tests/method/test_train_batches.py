@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr2eval.method.train_batches import IGNORED, Plan, empty, longest_document, micro_batch, piece, weights_of
+from lr2eval.method.segments import IGNORED
+from lr2eval.method.train_batches import Plan, empty, micro_batch, piece, weights_of
 from tests import tiny_segments
 
 
@@ -36,6 +38,14 @@ def test_an_epoch_takes_every_row_once(plan: Plan) -> None:
     for epoch in range(plan.epochs):
         assert sorted(taken[epoch * len(plan.kinds) : (epoch + 1) * len(plan.kinds)]) == list(range(len(plan.kinds)))
     assert plan.rows(len(steps)) == []
+
+
+@given(plan=plans(), width=st.integers(1, 20))
+def test_any_stretch_of_an_epoch_has_its_share_of_both_kinds(plan: Plan, width: int) -> None:
+    rows = [plan.kinds[row] for row in replace(plan, global_batch=len(plan.kinds)).rows(0)]
+    share = sum(rows) / len(rows)
+    for begin in range(len(rows) - width + 1):
+        assert abs(sum(rows[begin : begin + width]) - share * width) <= 2.0001
 
 
 @given(plan=plans(), ranks=st.integers(1, 5), step=st.integers(0, 3))
@@ -88,10 +98,6 @@ def test_kinds_are_not_mixed() -> None:
         micro_batch([tiny_segments.long_row(0, 10), tiny_segments.short_row(0, (10,))])
     with pytest.raises(ValueError, match="one length"):
         micro_batch([tiny_segments.long_row(0, 10), tiny_segments.long_row(0, 11)])
-
-
-def test_padding_is_no_document() -> None:
-    assert longest_document(tiny_segments.short_row(0, (4, 2), 30)) == 4
 
 
 @given(

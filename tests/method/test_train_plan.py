@@ -41,8 +41,9 @@ def test_parameters_of_the_models() -> None:
 
 
 def _sizes(**changes: Any) -> dict[str, Any]:
-    return {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 300, "tie_word_embeddings": True} | changes  # fmt: skip
+    sizes: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "vocab_size": 300}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "tie_word_embeddings": True}
+    return sizes | heads | changes
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_kept_activations_of_a_real_layer(changes: dict[str, Any]) -> None:
 
 
 def test_time_of_the_papers_runs() -> None:
-    """64 A100: 54 hours for LLaMA3-8B (from which the utilisation is taken) and 39 for Phi3-mini (which it predicts)."""
+    """64 A100: 54 hours for LLaMA3-8B (from which the utilisation is taken), 39 for Phi3-mini (which it predicts)."""
     for name, hours in (("llama3-8b-128k", 54), ("phi3-mini-128k", 39)):
         recipe = read_recipe(name)
         assert recipe.shape is not None
