@@ -61,7 +61,8 @@ workers = {workers}
 iterations = {iterations}
 
 [data]
-sources = [{{ name = "tiny", paths = [{documents}] }}]
+sources = [{{ name = "tiny", path = {documents}, tokenised = true }}]
+buckets = [{{ up_to = 128, share = 0.5 }}, {{ share = 0.5 }}]
 
 [training]
 recipe = "tiny-retrieval-2k"

@@ -77,7 +77,7 @@ class Checkpoint:
         hashes = [[file.name, _file_hash(file, cache)] for file in files]
         return cls(
             folder=folder,
-            name=name or folder.resolve().name,
+            name=name or Path(os.path.abspath(folder)).name,  # of a link its own name
             config=config,
             architecture=next(iter(config.get("architectures") or []), str(config.get("model_type", "unknown"))),
             parameters=sum(sizes.values()),

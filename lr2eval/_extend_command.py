@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lr2eval import _manifest
+from lr2eval._config import default_lengths, format_length
 from lr2eval._errors import StoreError, UsageError
 from lr2eval._paths import write_json
 from lr2eval._progress import format_seconds
@@ -65,13 +66,16 @@ class _Extension:
 
     def run(self) -> None:
         self._claim()
+        if "evaluation" not in self._done:
+            self._check_evaluation()
+        # Rows before factors: what is wrong with the data is known in minutes, a search takes hours.
+        self._step("data", self._mix)
         if self._steps.factors is None:
             self._step("search", self._search)
-        self._step("data", self._mix)
         self._step("training", self._train)
-        # A finished evaluation is only rendered again: its own folders know what is there.
         self._step("evaluation", self._evaluate)
-        print(f"extended model: {self._steps.home / 'training' / 'model'}")
+        print(f"extended model: {self._steps.extended}")
+        print(f"report: {self._steps.home / 'report.html'}")
 
     def _claim(self) -> None:
         if not self._file.exists():
@@ -90,13 +94,22 @@ class _Extension:
 
     def _step(self, name: str, work: Callable[[], None]) -> None:
         if name in self._done:
-            print(f"{name}: done before, in {format_seconds(self._done[name])}", file=sys.stderr)
+            _say(f"{name}: done before, in {format_seconds(self._done[name])}")
             return
-        print(f"{name}", file=sys.stderr)
+        _say(f"{name}:")
         began = time.monotonic()
         work()
         self._done[name] = round(time.monotonic() - began, 1)
         self._note()
+
+    def _check_evaluation(self) -> None:
+        """Make the samples of the evaluation with the original's tokenizer: what is missing for them shows now."""
+        from lr2eval._prepare import prepare
+
+        evaluation = self._steps.evaluation
+        lengths = evaluation.lengths or default_lengths(self._steps.recipe.target_window)
+        asked = {"model": str(self._folder), "baseline": None, "beyond_window": True, "lengths": lengths}
+        prepare(evaluation.model_copy(update=asked), _say)
 
     def _search(self) -> None:
         from lr2eval._search_command import search_command
@@ -107,7 +120,8 @@ class _Extension:
         from lr2eval._tokens import PromptTokenizer
         from lr2eval.method.mixing import prepare_mixture
 
-        prepare_mixture(self._steps.data, PromptTokenizer.load(self._folder), self._steps.home / "data")
+        tokenizer = PromptTokenizer.load(self._folder)
+        prepare_mixture(self._steps.data, tokenizer, self._steps.home / "data", say=_say)
 
     def _train(self) -> None:
         from lr2eval._train_command import train_command
@@ -125,6 +139,10 @@ class _Extension:
             dry_run=False,
             command=self._command,
         )
+        # Reports call a model by its folder.
+        link = self._steps.extended
+        if not link.is_symlink():
+            link.symlink_to(Path("training", "model"), target_is_directory=True)
 
     def _evaluate(self) -> None:
         from lr2eval._commands import run_command
@@ -147,9 +165,14 @@ def _check_factors(steps: Steps) -> None:
             raise UsageError(f"{steps.factors}: {name} is {found:,} tokens there and {asked:,} here; search again")
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _say_plan(steps: Steps) -> None:
-    made = f"given, {steps.factors}" if steps.factors else f"search at {len(steps.search.splits or ()) or 4} splits"
-    rows = steps.recipe
-    print(f"factors: {made}", file=sys.stderr)
-    print(f"training: {rows.name}, {rows.original_window:,} to {rows.target_window:,} tokens", file=sys.stderr)
-    print(f"evaluation: {', '.join(steps.evaluation.tasks)}", file=sys.stderr)
+    splits = steps.search.splits
+    at = f"at pairs {', '.join(map(str, splits))}" if splits else "near d_tcd"
+    windows = f"{format_length(steps.recipe.original_window)} to {format_length(steps.recipe.target_window)}"
+    _say(f"factors: {steps.factors or f'search {at}'}")
+    _say(f"training: {windows}, on {', '.join(source.name for source in steps.data.sources)}")
+    _say(f"evaluation: {', '.join(steps.evaluation.tasks)}, original against extended")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lr2eval._config import RunConfig, load_config, parse_length, parse_value, put, read_toml
+from lr2eval._config import RunConfig, format_length, load_config, parse_length, parse_value, put, read_toml
 from lr2eval._errors import UsageError
 from lr2eval._ids import digest
 
@@ -53,6 +53,8 @@ class Steps:
     """The steps of an extension, each with its own checked configuration. ``home`` holds everything."""
 
     home: Path
+    extended: Path
+    """Where the extended model will be: its name is what the report calls it."""
     search: SearchConfig
     factors: Path | None
     data: MixtureConfig
@@ -64,7 +66,7 @@ class Steps:
         return {
             "search": self.search.settings() if self.factors is None else None,
             "factors": None if self.factors is None else digest(self.factors.read_text(encoding="utf-8")),
-            "data": self.data.model_dump(mode="json"),
+            "data": self.data.settings(),
             "training": self.recipe.deciding(),
             "evaluation": self.evaluation.settings(),
         }
@@ -101,44 +103,41 @@ def load_extend_config(flags: Mapping[str, Any], file: Path | None, sets: Sequen
 def steps(config: ExtendConfig, original_window: int) -> Steps:
     """Every step's configuration, windows filled in. Raises :class:`UsageError` naming table and key."""
     from lr2eval._search_command import load_search_config
-    from lr2eval.method.mixing import MixtureConfig
-    from lr2eval.method.recipe import make_recipe
+    from lr2eval.method.mixing import read_mixture
+    from lr2eval.method.recipe import read_recipe
 
-    name = f"{Path(config.model).name}-{config.target_length}"
+    name = f"{Path(config.model).resolve().name}-{format_length(config.target_length)}"
     home = config.out or Path("runs") / f"extend-{name}"
+    extended = home / name
     windows = {"original_window": original_window, "target_window": config.target_length}
     common = {key: getattr(config, key) for key in ("model", "data_dir", "offline", "device")}
+    if config.target_length <= original_window:
+        asked = format_length(config.target_length)
+        raise UsageError(f"--target-length {asked}: the model has a window of {original_window:,} already; give more")
     if not config.data.get("sources"):
         raise UsageError("--data is missing: name text, JSONL or parquet files to train on, short and long ones")
-    with _table("search"):
-        search = load_search_config(
-            {**config.search, **common, "target_length": config.target_length, "out": home / "search"}, ()
-        )
-    with _table("data"):
-        data = MixtureConfig.model_validate({**config.data, **windows})
-    with _table("training"):
-        recipe = make_recipe({"name": name, **config.training, **windows})
-    with _table("evaluation"):
-        asked = {"tasks": TASKS, **config.evaluation}
-        evaluation = load_config(
-            {**asked, **common, "model": str(home / "training" / "model"), "baseline": config.model, "out": home}
-        )
-    return Steps(home, search, config.factors, data, recipe, evaluation)
+    search = load_search_config(
+        {**config.search, **common, "target_length": config.target_length, "out": home / "search"}, ()
+    )
+    data = read_mixture({**config.data, **windows})
+    # Budgets of a recipe are for estimates; here the data says how much there is.
+    training = {
+        "name": name,
+        "global_batch": 8,
+        "short_tokens": 0,
+        "long_tokens": 1,
+        **_flat(config.training),
+        **windows,
+    }
+    recipe = read_recipe(training.pop("recipe", None), training)
+    asked = {"tasks": TASKS, **config.evaluation}
+    evaluation = load_config({**asked, **common, "model": str(extended), "baseline": config.model, "out": home})
+    return Steps(home, extended, search, config.factors, data, recipe, evaluation)
 
 
-class _table:  # noqa: N801 - reads as a with-statement
-    """Errors of one step's configuration name its table."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: object) -> None:
-        if isinstance(error, ValidationError):
-            problem = error.errors()[0]
-            where = ".".join(map(str, (self._name, *problem["loc"])))
-            raise UsageError(f"{where}: {problem['msg'].removeprefix('Value error, ')}") from error
-        if isinstance(error, UsageError):
-            raise UsageError(f"[{self._name}] {error}") from error
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables inside a table as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

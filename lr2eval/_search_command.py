@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lr2eval import _manifest
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._config import first_problem, parse_value, format_length
+from lr2eval._config import first_problem, format_length, parse_value
 from lr2eval._errors import MissingDataError, StoreError, UsageError
 from lr2eval._ids import digest
 from lr2eval._paths import cache_dir, write_json

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._config import parse_value, format_length
+from lr2eval._config import format_length, parse_value
 from lr2eval._errors import CheckpointError, UsageError
 from lr2eval._paths import cache_dir
 from lr2eval._tables import printed_table, table

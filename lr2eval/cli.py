@@ -341,6 +341,46 @@ def train(
 
 
 @app.command()
+def extend(
+    model: Annotated[str | None, typer.Option(help="Checkpoint folder of the original model, or a name.")] = None,
+    target_length: Annotated[str | None, typer.Option(help="Window to reach: 128k.")] = None,
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Text, JSONL or Parquet files or folders to train on; may be repeated.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of everything. [default: runs/extend-MODEL-LENGTH]")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with a table per step (docs/extending.md).")] = None,
+    factors: Annotated[Path | None, typer.Option(help="factors.json of a search, instead of searching.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Training recipe: a TOML file or a name.")] = None,
+    haystack: Annotated[str | None, typer.Option(help="Text of the search's needles. [default: essays]")] = None,
+    tasks: Annotated[str | None, typer.Option(help="To compare on. [default: ruler,niah,mmlu]")] = None,
+    lengths: Annotated[str | None, typer.Option(help="Of the comparison. [default: 4k doubling to the window]")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda. [default: the best there is]")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data, instead of the hub.")] = None,
+    offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value: search.iterations=20 ...")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the steps, then stop.")] = False,
+) -> None:
+    """Search, train, export and compare with the original in one go; the same command again resumes."""
+    from lr2eval._extend_command import extend_command
+    from lr2eval._extend_config import load_extend_config
+
+    flags = {
+        "model": model,
+        "target_length": target_length,
+        "out": out,
+        "factors": factors,
+        "device": device,
+        "data_dir": data_dir,
+        "offline": offline,
+        "search": {"haystack": haystack} if haystack else {},
+        "data": {"sources": [{"name": path.stem, "path": str(path)} for path in data]} if data else {},
+        "training": {"recipe": recipe} if recipe else {},
+        "evaluation": {key: value for key, value in (("tasks", tasks), ("lengths", lengths)) if value},
+    }
+    extend_command(load_extend_config(flags, config, set_ or ()), dry_run=dry_run, command=["lr2eval", *sys.argv[1:]])
+
+
+@app.command()
 def doctor() -> None:
     """Check the installation: torch, device, extras, cache, disk."""
     from lr2eval._doctor import doctor_command

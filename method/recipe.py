@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from lr2eval._config import put, parse_length
+from lr2eval._config import parse_length, put
 from lr2eval._errors import UsageError
 
 
@@ -186,11 +186,21 @@ def names() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
-def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(source: str | Path | None, changes: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe from a TOML file or by the name of one in the package, with ``changes`` (dotted keys) over it.
 
-    Raises :class:`UsageError` naming what is wrong with it.
+    ``None`` begins with nothing but changes. Raises :class:`UsageError` naming what is wrong with it.
     """
+    values = {} if source is None else _values(source)
+    for key, value in (changes or {}).items():
+        put(values, key, value)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"--recipe {source}: {_problem(error)}" if source else _problem(error)) from error
+
+
+def _values(source: str | Path) -> dict[str, Any]:
     path = Path(source)
     if path.suffix != ".toml" and str(source) in names():
         text = (resources.files("lr2eval.method") / "recipes" / f"{source}.toml").read_text(encoding="utf-8")
@@ -201,15 +211,9 @@ def read_recipe(source: str | Path, changes: Mapping[str, Any] | None = None) ->
             reason = getattr(error, "strerror", None) or "is not a text file"
             raise UsageError(f"--recipe {source}: {reason}; give a TOML file or one of {', '.join(names())}") from error
     try:
-        values: dict[str, Any] = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"--recipe {source}: not readable as TOML ({error}); correct it") from error
-    for key, value in (changes or {}).items():
-        put(values, key, value)
-    try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(f"--recipe {source}: {_problem(error)}") from error
 
 
 def _problem(error: ValidationError) -> str:
