@@ -158,7 +158,7 @@ def _print_plan(recipe: Recipe, folder: Path | None, data: Path | None) -> None:
         from lr2eval.method.segments import SegmentData
 
         segments = SegmentData.open(data)
-        long = sum(row.long for row in segments)
+        long = int(segments.long.sum())
         rows, budget = (0 if recipe.long_only else len(segments) - long, long), "rows of --data"
     _show(recipe, plan(recipe, shape, rows), origin, budget)
 

@@ -165,6 +165,7 @@ class _Run:
     out: Path
     ranks: Ranks
     say: Callable[[str], None]
+    told: float = -math.inf
 
     def through(self, model: Any, scaling: RopeScaling) -> dict[str, Any]:
         """Train to the last step, from the last checkpoint on. Returns the numbers that the last checkpoint holds."""
@@ -186,6 +187,7 @@ class _Run:
             step += 1
             line = self._step(engine, step, facts)
             self._evaluate(engine, step, facts, log, line)
+            self._tell(line)
             if step == self.plan.steps or (self.recipe.saving.every and step % self.recipe.saving.every == 0):
                 checkpoints.save(self.out, step, facts, engine.loss_model, engine.optimizer, self.ranks)
                 if self.ranks.rank == 0:
@@ -217,7 +219,19 @@ class _Run:
         line |= {f"loss_{kind}": total / weight for kind, total, weight in
                  zip(("short", "long"), losses, (short, long), strict=True) if weight}  # fmt: skip
         return line | {"learning_rate": rate, "gradient_norm": norm, "tokens": facts["tokens"],
-                       "tokens_per_second": round(tokens / seconds, 1)}  # fmt: skip
+                       "tokens_per_second": round(tokens / seconds, 1), "seconds": round(seconds, 4)}  # fmt: skip
+
+    def _tell(self, line: Mapping[str, Any]) -> None:
+        """A line for people, every ten seconds and at the last step."""
+        now = time.monotonic()
+        if now - self.told > 10 or line["step"] == self.plan.steps:
+            self.told = now
+            kinds = ", ".join(
+                f"{kind} {line[key]:.4f}" for kind in ("short", "long") if (key := f"loss_{kind}") in line
+            )
+            left = (self.plan.steps - line["step"]) * line["seconds"]
+            self.say(f"step {line['step']}/{self.plan.steps}, loss {line['loss']:.4f} ({kinds}), "
+                     f"{line['tokens_per_second']:,.0f} tokens/s, about {left / 60:,.0f} min left")  # fmt: skip
 
     def _evaluate(self, engine: Engine, step: int, facts: dict[str, Any], log: TrainLog, line: dict[str, Any]) -> None:
         """Measure if it is time to, and write the line of this step."""
