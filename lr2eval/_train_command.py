@@ -102,11 +102,8 @@ def _train(
         # On the host: with several processes each GPU takes its own part only.
         where = device if int(os.environ.get("WORLD_SIZE", "1")) == 1 else "cpu"
         loaded = load_model(checkpoint, "float32", where, False)
-        try:
-            train(recipe, loaded, folder, segments, file.scaling, out, held_out=measured, needles=samples,
-                  factors=file, device=device, command=command, say=_say)  # fmt: skip
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: {error}; train another model") from error
+        train(recipe, loaded, folder, segments, file.scaling, out, held_out=measured, needles=samples,
+              factors=file, device=device, command=command, say=_say)  # fmt: skip
     return out / MODEL
 
 

@@ -27,6 +27,7 @@ from lr2eval._paths import cache_dir, write_json
 from lr2eval.method import checkpoints
 from lr2eval.method.export import export
 from lr2eval.method.needles import Sample
+from lr2eval.method.perplexity import out_of_memory
 from lr2eval.method.recipe import Recipe
 from lr2eval.method.rope import RopeScaling
 from lr2eval.method.rope_files import FactorsFile
@@ -201,7 +202,13 @@ class _Run:
         dealt = self.plan.dealt(step - 1, self.ranks.data_rank, self.ranks.data_ranks)
         groups = [None if group is None else [self.rows[number] for number in group] for group in dealt]
         rate = self.recipe.learning_rate(step - 1, self.plan.steps)
-        losses, norm = engine.step(groups, short + long, rate)
+        try:
+            losses, norm = engine.step(groups, short + long, rate)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise BackendError(f"step {step} does not fit into memory; --set gradient_checkpointing=true, a smaller "
+                               "micro_batch or loss_chunk, or more GPUs (--dry-run estimates)") from error  # fmt: skip
         loss = sum(losses) / (short + long)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"

@@ -269,6 +269,15 @@ def test_a_loss_that_is_no_number_ends_the_training(
     assert not (tmp_path / "out" / "model").exists()
 
 
+def test_a_step_that_does_not_fit_into_memory_says_what_helps(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(self: Engine, *args: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(Engine, "step", full)
+    with pytest.raises(BackendError, match=r"step 1 does not fit into memory.*gradient_checkpointing"):
+        run(source, tmp_path / "out")
+
+
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_no_room_for_a_checkpoint_leaves_the_one_before(
     source: Path, tmp_path: Path, monkeypatch: Any, at: int
