@@ -1,17 +1,27 @@
-"""Does a search on the tiny retrieval model end below the rules, on samples it has not seen?
+"""Does a search on the tiny retrieval model end below the rules, on unseen samples? And how long does it take?
 
 ``search_quality.py MODEL... --work FOLDER``: for each checkpoint (the first with seed 0, the next with seed 1, ...)
-searches at 16x its window, then scores rules, seeds and searched factors on held-out samples. Prints one JSON object:
-mean negative log-likelihood of each, and the paired difference to the search with its 95 % t interval. YaRN at 1.5 s
-is a control: over-scaling alone closes a part of the gap. The settings are thinner than the published ones, so that
-the whole takes minutes; every evaluation is journalled in FOLDER, so that it goes on where it was stopped.
+runs ``lr2eval search`` at 16x its window and reads the needle perplexities of rules, unsearched seeds and found factors
+on 48 held-out samples from its ``search.json``. Prints one JSON object: mean negative log-likelihood of each, and the
+paired difference to the found factors with its 95 % t interval. YaRN at 1.5 s is a control: over-scaling alone closes a
+part of the gap. Every evaluation is journalled in FOLDER, so that the same command goes on where it was stopped; wall
+and processor seconds are those of the call that did a search from beginning to end, and absent otherwise.
+
+The variants were fixed before they were run on these samples:
+
+* ``published``: the paper's settings (population 64, 40 iterations, 10 samples, no racing) for one split, ``d_tcd``.
+* ``sweep``: the same with racing for three splits, ``d_tcd`` - 4, - 2 and ``d_tcd``.
+* ``wide``: one split with racing, factors up to 4 s instead of 2 s, half of the mutations shifts of a whole tail.
+* ``random``: as many candidates as ``published``, drawn at random.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import os
+import resource
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,93 +30,99 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parent))
 import machine
 import tiny_search
 
-from lr2eval._ids import digest
 from lr2eval.method import rope_rules
 from lr2eval.method.executors import InProcess
 from lr2eval.method.perplexity import perplexity
-from lr2eval.method.rope import OriginalRope, RopeScaling
-from lr2eval.method.search import SearchSettings
 from lr2eval.method.search_journal import Journal
-from lr2eval.method.search_run import Plan, Racing, Scorer, search
-from lr2eval.method.search_space import Space
+from lr2eval.method.search_result import SearchResult
+from lr2eval.method.search_run import Scorer
 
 TARGET = tiny_search.TARGET
-SPLITS = (12, 14)
-SETTINGS = SearchSettings(population=32, initial=48, iterations=10, parents=12, mutations=8, crossovers=8)
-SAMPLES, HELD_OUT = 8, (24, 24)  # two grids of depths
-RACING = Racing(rungs=(1, 3), keep=1 / 3)
-VARIANTS: Mapping[str, dict[str, Any]] = {
-    "searched": {},
-    "searched, left power too": {"powers": (0.5, 3.0)},
-    "random search": {"random": True},
+HELD_OUT = 48
+CONTROL = "control: yarn at 1.5 s"
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "published": ("--splits", "14"),
+    "sweep": ("--splits", "10,12,14", "--race"),
+    "wide": ("--splits", "14", "--race", "--set", "reach=4", "--set", "shifts=0.5"),
+    "random": ("--splits", "14", "--random"),
 }
 
 
-def rules(rope: OriginalRope) -> dict[str, RopeScaling]:
-    """What a search has to beat, and the controls."""
-    control = replace(rope_rules.yarn(rope, TARGET * 3 // 2), target_window=TARGET)
-    return {
-        "none": rope_rules.none(rope, TARGET),
-        "pi": rope_rules.pi(rope, TARGET),
-        "ntk-aware": rope_rules.ntk_aware(rope, TARGET),
-        "ntk": rope_rules.ntk(rope, TARGET),
-        "yarn": rope_rules.yarn(rope, TARGET),
-        "longrope2, unsearched": rope_rules.longrope2(rope, TARGET),
-        "control: yarn at 1.5 s": control,
+def search(model: Path, seed: int, out: Path, variant: str, workers: int) -> tuple[SearchResult, dict[str, float]]:
+    """Run the command; its result, and wall and processor seconds if it was not finished or begun before."""
+    begun = out.exists()
+    settings = ("needles=12", "distractors=36")
+    command = [
+        sys.executable, "-m", "lr2eval", "search", "--model", str(model), "--target-length", str(TARGET), "--repeat",
+        "--haystack", str(tiny_search.ASSET / "haystack.txt"), "--wording", str(tiny_search.ASSET / "wording.json"),
+        "--depths", "grid", "--samples", "10", "--held-out", str(HELD_OUT), "--seed", str(seed), "--dtype", "float32",
+        "--device", "cpu", "--workers", str(workers), "--offline", "--out", str(out), *VARIANTS[variant],
+        *(part for setting in settings for part in ("--set", setting)),
+    ]  # fmt: skip
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, check=False, stdout=subprocess.DEVNULL)
+    if done.returncode:
+        raise SystemExit(f"{variant}, seed {seed}: the search ended with exit code {done.returncode}")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    took = {
+        "wall_seconds": round(time.monotonic() - began),
+        "processor_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),
+        "workers": workers,
+        "load_average_after": round(os.getloadavg()[0], 1),
     }
+    return SearchResult.read(out), {} if begun else took
 
 
-def one(folder: Path, seed: int, work: Path, variants: Sequence[str]) -> dict[str, Any]:
-    """One model, one seed."""
-    model, rope = tiny_search.load(folder)
-    samples = tiny_search.samples(tiny_search.settings(seed), (SAMPLES, *HELD_OUT))
-    executor = InProcess(model, samples)
-    # A journal knows samples by their numbers, so other samples or weights need another one.
-    weights = (folder / "model.safetensors").read_bytes()
-    identity = digest([hashlib.sha256(weights).hexdigest(), [sample.sha256 for sample in samples]])
-    work = work / f"{seed}-{identity[:8]}"
-    work.mkdir(parents=True, exist_ok=True)
-    compared = rules(rope)
-    facts: dict[str, Any] = {"seed": seed, "splits": list(SPLITS), "searches": {}}
-    with Journal.open(work) as journal:
-        scorer = Scorer(executor, journal)
-        for name in variants:
-            changes = dict(VARIANTS[name])
-            plan = Plan(replace(SETTINGS, seed=seed), SAMPLES, RACING, changes.pop("random", False))
-            done = search([Space(rope, TARGET, split, **changes) for split in SPLITS], plan, executor, journal)
-            best = min(done, key=lambda each: each.best.score)
-            compared[name] = best.scaling
-            facts["searches"][name] = {
-                "split": best.split,
-                "power": best.best.candidate.power / 100,
-                "search_nll": best.best.score,
-                "evaluations": sum(each.evaluations for split in done for each in split.rounds),
-                "factors": list(best.scaling.long_factor),
-            }
-        # Of the unsearched starting vectors the best one on the samples of the search: the hardest to beat.
-        spaces = [Space(rope, TARGET, split) for split in SPLITS]
-        seeds = [space.scaling(each) for space in spaces for each in space.seeds()]
-        scores = scorer.nlls(seeds, range(SAMPLES))
-        compared["best unsearched seed"] = min(zip(scores, seeds, strict=True), key=lambda pair: sum(pair[0]))[1]
-        held_out = range(SAMPLES, len(samples))
-        found = dict(zip(compared, scorer.nlls(list(compared.values()), held_out), strict=True))
+def control(model: Path, seed: int, out: Path) -> list[float]:
+    """YaRN made for 1.5 times the target, on the search's own held-out samples."""
+    loaded, rope = tiny_search.load(model)
+    settings = tiny_search.settings(seed)
+    samples = tiny_search.samples(settings, (10, HELD_OUT))
+    scaling = replace(rope_rules.yarn(rope, TARGET * 3 // 2), target_window=TARGET)
+    folder = out.with_name(out.name + "-control")
+    folder.mkdir(exist_ok=True)
+    with Journal.open(folder) as journal:
+        scorer = Scorer(InProcess(loaded, samples), journal)
+        yarn = scorer.nlls([rope_rules.yarn(rope, TARGET)], [10])[0][0]
+        known = next(rule for rule in SearchResult.read(out).rules if rule.name == "yarn").held_out_nll[0]
+        if known is None or abs(yarn - known) > 1e-4:
+            raise SystemExit("the control's samples are not those of the search")
+        return scorer.nlls([scaling], range(10, 10 + HELD_OUT))[0]
+
+
+def one(model: Path, seed: int, work: Path, variant: str, workers: int) -> dict[str, Any]:
+    """One model, one seed, one kind of search."""
+    out = work / f"{variant}-{seed}"
+    result, took = search(model, seed, out, variant, workers)
+    found = {rule.name: [np.nan if nll is None else nll for nll in rule.held_out_nll] for rule in result.rules}
+    found[CONTROL] = control(model, seed, out)
     reference = np.array(found["searched"])
-    facts["held_out"] = {
-        name: {"nll": float(np.mean(nlls)), "perplexity": perplexity(nlls), **_difference(np.array(nlls) - reference)}
-        for name, nlls in found.items()
+    return {
+        "seed": seed,
+        "digest": result.digest,
+        "split": result.split,
+        "d_rcd": result.d_rcd,
+        "search_nll": result.best_nll,
+        "evaluations": result.evaluations,
+        "given_up": result.given_up,
+        **took,
+        "factors": result.factors,
+        "held_out": {
+            name: {"nll": float(np.mean(nlls)), "perplexity": perplexity(nlls)}
+            | _difference(np.array(nlls) - reference)
+            for name, nlls in found.items()
+        },
     }
-    return facts
 
 
 def _difference(values: np.ndarray) -> dict[str, float]:
-    """Mean difference to the search and its 95 % t interval; above 0: the search is better."""
+    """Mean difference to the found factors and its 95 % t interval; above 0: the search is better."""
     if not values.any():
         return {}
     low, high = stats.t.interval(0.95, len(values) - 1, loc=values.mean(), scale=stats.sem(values))
@@ -125,20 +141,21 @@ def _over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+")
-    parser.add_argument("--work", type=Path, required=True, help="folder for the journals")
-    parser.add_argument("--variants", default="searched", help="names separated by semicolons, or all")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the searches")
+    parser.add_argument("--variant", choices=list(VARIANTS), default="published")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    variants = list(VARIANTS) if arguments.variants == "all" else arguments.variants.split(";")
-    began = time.monotonic()
-    runs = [one(folder, seed, arguments.work, variants) for seed, folder in enumerate(arguments.models)]
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    runs = [
+        one(folder, seed, arguments.work, arguments.variant, arguments.workers)
+        for seed, folder in enumerate(arguments.models)
+    ]
     facts = {
         "machine": machine.facts(),
-        "settings": {"target": TARGET, "samples": SAMPLES, "held_out": HELD_OUT, "splits": SPLITS}
-        | {"racing": {"rungs": RACING.rungs, "keep": RACING.keep}}
-        | SETTINGS.to_json(),
-        "seconds_of_this_call": round(time.monotonic() - began),
+        "variant": arguments.variant,
+        "options": " ".join(VARIANTS[arguments.variant]),
+        "held_out_samples": HELD_OUT,
         "runs": runs,
         "over_seeds": _over_seeds(runs),
     }

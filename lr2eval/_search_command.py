@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from lr2eval import _manifest
 from lr2eval._checkpoint import Checkpoint
 from lr2eval._config import _first_problem, _parse_value, format_length
-from lr2eval._errors import CheckpointError, MissingDataError, StoreError, UsageError
+from lr2eval._errors import MissingDataError, StoreError, UsageError
 from lr2eval._ids import digest
 from lr2eval._paths import cache_dir, write_json
 from lr2eval._rope_facts import real_index
@@ -21,7 +21,7 @@ from lr2eval._search_progress import SearchProgress
 from lr2eval._tables import printed_table, table
 
 if TYPE_CHECKING:
-    from lr2eval.method.executors import Executor, InProcess, Job, Result
+    from lr2eval.method.executors import Executor
     from lr2eval.method.needles import Sample
     from lr2eval.method.rope import OriginalRope, RopeScaling
     from lr2eval.method.search_config import SearchConfig
@@ -83,6 +83,7 @@ def _search(
 ) -> None:
     from filelock import FileLock, Timeout
 
+    from lr2eval._search_workers import Loading
     from lr2eval._tokens import PromptTokenizer
     from lr2eval.method.search_journal import Journal
 
@@ -108,8 +109,8 @@ def _search(
         raise StoreError(f"{home}: {error.strerror or error}; mend that and run the same command again") from error
     with lock:
         _claim(home, settings, data, command)
-        executor = _Named(checkpoint, dtype, device, samples)
-        with Journal.open(home) as journal:
+        loading = Loading(checkpoint, dtype, device, samples)
+        with Journal.open(home) as journal, loading.executor(config.workers) as executor:
             found = _search_and_compare(config, checkpoint, rope, spaces, plan, executor, journal, progress, data)
         _write(home, config, *found)
     _print(found[0], home)
@@ -130,7 +131,7 @@ def _search_and_compare(
 
     rules = _rules(rope, config)
     after = (len(rules) + 2) * (config.samples + config.held_out)
-    progress.start(len(spaces) * plan.split_cost() + after, after, plan.settings.iterations)
+    progress.start(len(spaces) * plan.split_cost() + after, after, plan.settings.iterations, config.workers)
     if len(journal):
         progress.message(f"resuming: {len(journal):,} evaluations are there")
     done = search(spaces, plan, executor, journal, progress)
@@ -202,27 +203,6 @@ def _device(config: SearchConfig) -> str:
     import torch
 
     return config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-class _Named:
-    """The in-process executor; the model is loaded when first needed, and a refusal of it names the checkpoint."""
-
-    def __init__(self, checkpoint: Checkpoint, dtype: str, device: str, samples: Sequence[Sample]) -> None:
-        self._checkpoint, self._dtype, self._device, self._samples = checkpoint, dtype, device, samples
-        self._inner: InProcess | None = None
-
-    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
-        from lr2eval.backends._loading import load_model, quiet
-        from lr2eval.method.executors import InProcess
-
-        if self._inner is None:
-            with quiet():
-                model = load_model(self._checkpoint, self._dtype, self._device, False)
-            self._inner = InProcess(model, self._samples)
-        try:
-            yield from self._inner.run(jobs)
-        except ValueError as error:
-            raise CheckpointError(f"{self._checkpoint.folder}: {error}; search another model") from error
 
 
 def _rules(rope: OriginalRope, config: SearchConfig) -> dict[str, RopeScaling]:

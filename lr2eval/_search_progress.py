@@ -29,6 +29,7 @@ class SearchProgress:
         self._bar: TaskID | None = None
         self._total = self._done = self._after = self._new = self._iterations = 0
         self._busy = 0.0
+        self._workers = 1
         self._last_line = -math.inf
         self._where = ""
 
@@ -47,9 +48,9 @@ class SearchProgress:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def start(self, total: int, after: int, iterations: int) -> None:
-        """Before the first evaluation."""
-        self._total, self._after, self._iterations = total, after, iterations
+    def start(self, total: int, after: int, iterations: int, workers: int = 1) -> None:
+        """Before the first evaluation; ``workers`` evaluations go on at a time."""
+        self._total, self._after, self._iterations, self._workers = total, after, iterations, workers
         if not self._live:
             return
         from rich.console import Console
@@ -83,8 +84,10 @@ class SearchProgress:
 
     def _left(self) -> str:
         left = max(0, self._total - self._done)
-        time_left = f", about {format_seconds(self._busy / self._new * left)}" if self._new and left else ""
-        return f"{left:,} evaluations left{time_left}"
+        if not (self._new and left):
+            return f"{left:,} evaluations left"
+        seconds = self._busy / self._new * left / self._workers
+        return f"{left:,} evaluations left, about {format_seconds(seconds)}"
 
     def _draw(self) -> None:
         if self._bars is not None and self._bar is not None:

@@ -261,6 +261,7 @@ def search(
     seed: Annotated[int | None, typer.Option(help="Of samples and search. [default: 0]")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16. [default: auto]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps. [default: the best there is]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that each keep the model. [default: 1]")] = None,
     attention_factor: Annotated[float | None, typer.Option(help="Temperature. [default: sqrt(1 + ln s/ln Lt)]")] = None,
     from_original: Annotated[
         bool | None, typer.Option("--from-original", help="Start from the window before the model's own rescaling.")
@@ -290,6 +291,7 @@ def search(
         "seed": seed,
         "dtype": dtype,
         "device": device,
+        "workers": workers,
         "attention_factor": attention_factor,
         "from_original": from_original,
         "race": race,

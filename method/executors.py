@@ -1,12 +1,17 @@
-"""Who computes the scores of a search: the protocol, and the executor that keeps the model in this process."""
+"""Who computes the scores of a search: its jobs and results, and the executor with the model in this process.
+
+The search waits for a whole round and writes down each result as it comes, so a lost worker costs what it was working
+on. Jobs of one candidate come one after the other, so an executor that sets the factors once for them saves work.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
+from lr2eval import _executors
 from lr2eval.method.needles import Sample
 from lr2eval.method.perplexity import mean_nll
 from lr2eval.method.rope import RopeScaling
@@ -32,17 +37,8 @@ class Result:
     seconds: float
 
 
-class Executor(Protocol):
-    """Evaluates jobs, one after the other or many at a time.
-
-    Results may come in any order: the search waits for a whole round and writes down each result as it comes, so an
-    executor yields one as soon as its evaluation ends, and a lost worker costs what it was working on. Jobs of one
-    candidate come one after the other, so an executor that sets the factors once for them saves work. Whatever it
-    raises ends the search; finished evaluations are kept.
-    """
-
-    def run(self, jobs: Sequence[Job]) -> Iterable[Result]:
-        """Exactly one result for every job."""
+Executor = _executors.Executor[Job, Result]
+"""Evaluates jobs, one after the other or many at a time."""
 
 
 class InProcess:
@@ -55,7 +51,7 @@ class InProcess:
     def __init__(self, model: Any, samples: Sequence[Sample]) -> None:
         self._model, self._samples = model, samples
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[Result]:
+    def run(self, jobs: Sequence[Job], /) -> Iterator[Result]:
         for job in jobs:
             install(self._model, job.scaling)
             sample = self._samples[job.sample]

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lr2eval._errors import BackendError
-from lr2eval.method.search_space import Candidate, Space, cross, draw, mutate
+from lr2eval.method.search_space import Candidate, Space, cross, draw, mutate, shift
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class SearchSettings:
     crossovers: int = 16
     rate: float = 0.3
     """Probability that a factor is changed, in a mutation and in a crossover."""
+    shifts: float = 0.0
+    """Share of the mutations that raise or lower all factors from a pair on together; the paper has none."""
     crossover_tries: int = 20
     patience: int | None = None
     """Stop a split after so many iterations in which the best score did not fall by ``least_gain``; ``None``: never."""
@@ -47,6 +49,8 @@ class SearchSettings:
             raise ValueError(f"{self.parents} parents out of a population of {self.population}")
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate is {self.rate:g}, no probability above 0")
+        if not 0 <= self.shifts <= 1:
+            raise ValueError(f"shifts is {self.shifts:g}, no share")
         if self.iterations and not self.mutations + self.crossovers:
             raise ValueError("an iteration without mutations and crossovers makes no candidates")
         if self.patience is not None and self.patience < 1:
@@ -78,6 +82,8 @@ class Strategy(Protocol):
     """Rounds told so far; the first one is the initial population."""
     discarded: int
     """Candidates whose score was no number."""
+    population: list[Scored]
+    """The best so far, best first."""
 
     @property
     def done(self) -> bool: ...
@@ -199,6 +205,10 @@ class Evolution(_Rounds):
         return child or self._mutation(parents[min(one, two)].candidate)
 
     def _mutation(self, parent: Candidate) -> Candidate | None:
+        if self.settings.shifts and self._rng.random() < self.settings.shifts:
+            shifted = shift(self.space, parent, self._rng, self._seen)
+            if shifted is not None:
+                return shifted
         return mutate(self.space, parent, self._rng, self.settings.rate, self._seen)
 
 

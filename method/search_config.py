@@ -8,13 +8,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lr2eval._config import parse_length
-from lr2eval.method.needles import NeedleSettings, Wording
+from lr2eval._wording import Wording
+from lr2eval.method.needles import NeedleSettings
 from lr2eval.method.rope import OriginalRope
 from lr2eval.method.search import SearchSettings
 from lr2eval.method.search_run import Plan, Racing
 from lr2eval.method.search_space import Space
 
-_NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording"}
+_NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording", "workers"}
 NEAR_THEORY = (6, 4, 2, 0)
 """Default splits, counted down from ``d_tcd``: the neighbourhood in which the method's authors looked."""
 
@@ -44,6 +45,8 @@ class SearchConfig(BaseModel):
     seed: int = 0
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str | None = None
+    workers: int = Field(1, ge=1)
+    """Processes that each keep the model; 1: this process."""
     attention_factor: float | None = Field(None, gt=0)
     from_original: bool = False
     random: bool = False
@@ -58,8 +61,11 @@ class SearchConfig(BaseModel):
     mutations: int = 16
     crossovers: int = 16
     rate: float = 0.3
+    shifts: float = 0.0
     least_gain: float = 0.001
     grid: float = Field(0.01, gt=0)
+    reach: float = Field(2.0, gt=1)
+    """Largest factor, as a multiple of s."""
     powers: tuple[float, float] | None = None
     """Least and largest exponent of the left side; ``None`` keeps the paper's 1."""
     race_rungs: tuple[int, ...] = Racing().rungs
@@ -104,6 +110,7 @@ class SearchConfig(BaseModel):
             mutations=self.mutations,
             crossovers=self.crossovers,
             rate=self.rate,
+            shifts=self.shifts,
             patience=self.patience,
             least_gain=self.least_gain,
             seed=self.seed,
@@ -117,14 +124,13 @@ class SearchConfig(BaseModel):
         if len(set(splits)) != len(splits):
             raise ValueError(f"splits {', '.join(map(str, splits))} name one twice")
         return [
-            Space(rope, self.target_length, split, self.grid, self.powers, self.attention_factor) for split in splits
+            Space(rope, self.target_length, split, self.grid, self.powers, self.attention_factor, self.reach)
+            for split in splits
         ]
 
     def settings(self) -> dict[str, Any]:
         """The keys that decide the result; a folder belongs to exactly one such set."""
-        dumped: dict[str, Any] = self.model_dump(
-            mode="json", exclude={"model", "out", "data_dir", "offline", "wording"}
-        )
+        dumped: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_DECIDING)
         return dumped
 
 

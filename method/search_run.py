@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import pstdev
 from typing import Protocol
 
 from lr2eval.method.executors import Executor, Job
@@ -19,10 +20,11 @@ class Racing:
     """Score all new candidates on a few samples and go on with the promising ones only.
 
     After ``rungs`` samples (ascending) the share ``keep`` of the candidates, those with the lowest mean there, goes on.
-    The others are given up: they have no score and become no parents.
+    The others are given up: they have no score and become no parents. From the second round on, the samples on which
+    the current parents differ most come first: one that all of them answer alike tells nothing about a child of theirs.
     """
 
-    rungs: tuple[int, ...] = (1, 4)
+    rungs: tuple[int, ...] = (2, 4)
     keep: float = 1 / 3
 
     def __post_init__(self) -> None:
@@ -143,6 +145,12 @@ class Scorer:
             raise RuntimeError(f"the executor left {len(wanted)} of {len(jobs)} jobs without a result")
         return [[self._score(key, sample) for sample in samples] for key in keys]
 
+    def by_spread(self, scalings: Sequence[RopeScaling], samples: int) -> list[int]:
+        """Numbers of the samples, those first on which these (already scored) vectors differ most."""
+        keys = [factors_key(scaling) for scaling in scalings]
+        spread = [pstdev([self._score(key, sample) for key in keys]) if keys else 0.0 for sample in range(samples)]
+        return sorted(range(samples), key=lambda sample: -spread[sample])
+
     def _score(self, key: str, sample: int) -> float:
         found = self._journal.known(key, sample)
         assert found is not None
@@ -179,7 +187,11 @@ def _search_split(space: Space, plan: Plan, scorer: Scorer, later: int, listener
         if not asked:
             break
         discarded = strategy.discarded
-        scores, evaluations = _score_round(space, asked, plan, scorer)
+        order = list(range(plan.samples))
+        if plan.racing is not None:
+            parents = strategy.population[: plan.settings.parents]
+            order = scorer.by_spread([space.scaling(each.candidate) for each in parents], plan.samples)
+        scores, evaluations = _score_round(space, asked, plan, scorer, order)
         strategy.tell(scores)
         finite = [score for score in scores if score is not None and math.isfinite(score)]
         if strategy.iteration == 1:
@@ -208,24 +220,24 @@ def _search_split(space: Space, plan: Plan, scorer: Scorer, later: int, listener
 
 
 def _score_round(
-    space: Space, asked: Sequence[Candidate], plan: Plan, scorer: Scorer
+    space: Space, asked: Sequence[Candidate], plan: Plan, scorer: Scorer, order: Sequence[int]
 ) -> tuple[list[float | None], int]:
-    """Mean scores in order (``None``: given up), and how many evaluations they took."""
+    """Mean scores as asked (``None``: given up) over the samples in this order, and how many evaluations they took."""
     scalings = [space.scaling(candidate) for candidate in asked]
     totals: list[list[float]] = [[] for _ in asked]
     alive = list(range(len(asked)))
     evaluations = done = 0
     rungs = plan.racing.rungs if plan.racing is not None else ()
     for stop in (*rungs, plan.samples):
-        found = scorer.nlls([scalings[place] for place in alive], range(done, stop))
+        found = scorer.nlls([scalings[place] for place in alive], order[done:stop])
         evaluations += len(alive) * (stop - done)
         for place, nlls in zip(alive, found, strict=True):
             totals[place] += nlls
         done = stop
         if plan.racing is not None and stop < plan.samples:
             # Those without a finite score so far are out first; equal ones stay in the order they were asked.
-            order = sorted(alive, key=lambda place: _mean(totals[place]))
-            alive = sorted(order[: plan.racing.survivors(len(alive))])
+            ranked = sorted(alive, key=lambda place: _mean(totals[place]))
+            alive = sorted(ranked[: plan.racing.survivors(len(alive))])
     finished = set(alive)
     scores: list[float | None] = []
     for place, nlls in enumerate(totals):

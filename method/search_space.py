@@ -35,7 +35,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Space:
-    """Factors in ``[s, 2s]`` on a grid, strictly increasing from ``split`` on.
+    """Factors in ``[s, reach s]`` on a grid, strictly increasing from ``split`` on; the paper's ``reach`` is 2.
 
     ``powers`` are the least and largest exponent of the left side ``S^((i/split)^q)``; ``None`` keeps the paper's 1.
     Raises :class:`ValueError` where no strictly increasing list fits.
@@ -48,6 +48,7 @@ class Space:
     powers: tuple[float, float] | None = None
     attention_factor: float | None = None
     """``None``: LongRoPE's temperature."""
+    reach: float = 2.0
 
     def __post_init__(self) -> None:
         if self.target <= self.rope.window:
@@ -59,7 +60,7 @@ class Space:
         if self.high - self.low + 1 < self.size:
             raise ValueError(
                 f"no {self.size} increasing factors of grid {self.grid:g} between {self.scale:g} and "
-                f"{2 * self.scale:g}; choose a finer grid"
+                f"{self.reach * self.scale:g}; choose a finer grid"
             )
         if self.powers is not None and not 0 < self.powers[0] < self.powers[1]:
             raise ValueError(f"powers from {self.powers[0]:g} to {self.powers[1]:g} are not positive and ascending")
@@ -82,7 +83,7 @@ class Space:
     @property
     def high(self) -> int:
         """Largest factor, in grid steps."""
-        return math.floor(2 * self.scale / self.grid + 1e-9)
+        return math.floor(self.reach * self.scale / self.grid + 1e-9)
 
     def scaling(self, candidate: Candidate) -> RopeScaling:
         """The factors of a candidate, its left side filled in."""
@@ -105,12 +106,13 @@ class Space:
     def seeds(self) -> list[Candidate]:
         """The published start: from ``S0 + k S0/8`` at the split (``k`` = 0..7, ``S0`` = s) in steps of 0.1.
 
+        With another reach the eight are spread over its range as these are over theirs.
         With searchable powers every second one has the middle power.
         """
         step = max(1, round(0.1 / self.grid))
         found = []
         for k in range(SEEDS):
-            begin = round((self.scale + k * self.scale / SEEDS) / self.grid)
+            begin = round((self.scale + k * (self.reach - 1) * self.scale / SEEDS) / self.grid)
             right = tuple(
                 min(max(begin, self.low) + step * j, self.high - (self.size - 1 - j)) for j in range(self.size)
             )
@@ -141,6 +143,23 @@ def mutate(
         if space.powers is not None and rng.random() < rate:
             power = _random_power(space.powers, rng)
         child = Candidate(space.split, tuple(right), power)
+        if child not in seen:
+            return child
+    return None
+
+
+def shift(space: Space, parent: Candidate, rng: np.random.Generator, seen: Container[Candidate]) -> Candidate | None:
+    """A new candidate: all factors from a random pair on raised or lowered together.
+
+    Not in the paper. Its mutation keeps each factor between its neighbours, which stand close together in the seeds, so
+    that a vector can leave its seed's level only by many small steps. ``None`` if nothing unseen comes up.
+    """
+    for _ in range(_TRIES):
+        right = parent.right
+        begin = int(rng.integers(space.size))
+        low = (right[begin - 1] + 1 if begin else space.low) - right[begin]
+        by = int(rng.integers(low, space.high - right[-1] + 1))
+        child = Candidate(space.split, (*right[:begin], *(step + by for step in right[begin:])), parent.power)
         if child not in seen:
             return child
     return None

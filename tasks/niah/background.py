@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from lr2eval._tokens import PromptTokenizer
 from lr2eval.tasks.haystacks import Haystack, sentences
+from lr2eval.tasks.niah.options import Places
 
 FIRST = 4096
 """Words of the shortest beginning that is split and tokenised."""
@@ -19,8 +20,9 @@ MARGIN = 256
 class Background:
     """A haystack for one tokenizer. Everything is a function of the text, never of what was asked before."""
 
-    def __init__(self, haystack: Haystack, tokenizer: PromptTokenizer) -> None:
+    def __init__(self, haystack: Haystack, tokenizer: PromptTokenizer, places: Places = "sentences") -> None:
         self.haystack = haystack
+        self._between_words = places == "words"
         self._tokenizer = tokenizer
         self._stretches: dict[int, _Stretch] = {}
 
@@ -75,7 +77,9 @@ class Background:
         if self.available is not None:
             size = min(size, self.available)
         if size not in self._stretches:
-            self._stretches[size] = _Stretch.make(" ".join(self.haystack.take(0, size)), self._tokenizer)
+            self._stretches[size] = _Stretch.make(
+                " ".join(self.haystack.take(0, size)), self._tokenizer, between_words=self._between_words
+            )
         return self._stretches[size]
 
 
@@ -89,12 +93,15 @@ class _Stretch:
     token_starts: list[int]
 
     @classmethod
-    def make(cls, text: str, tokenizer: PromptTokenizer) -> _Stretch:
+    def make(cls, text: str, tokenizer: PromptTokenizer, *, between_words: bool) -> _Stretch:
+        word_ends = [match.end() for match in re.finditer(r"\S+", text)]
         return cls(
             text,
-            [match.end() for match in re.finditer(r"\S+", text)],
+            word_ends,
             # A place between words only: a needle must not stand in the middle of one.
-            [end for _, end in sentences.spans(text) if end == len(text) or text[end] == " "],
+            word_ends
+            if between_words
+            else [end for _, end in sentences.spans(text) if end == len(text) or text[end] == " "],
             _token_starts(text, tokenizer),
         )
 

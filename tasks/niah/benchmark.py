@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 from lr2eval import _ids
-from lr2eval._errors import MissingDataError, TaskError
+from lr2eval._errors import MissingDataError, TaskError, UsageError
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, haystacks
 from lr2eval.tasks.niah import score
@@ -46,6 +46,7 @@ class Niah:
         if not context.lengths:
             raise TaskError("niah needs at least one length in tokens, for instance --lengths 4k")
         grid, haystack = Grid.parse(context.options), _haystack(context)
+        _check_wording(grid, tasks)
         workers = parallel.chosen_workers(context.options, self.name)
         fingerprint = context.tokenizer.fingerprint()
         plans = [
@@ -74,6 +75,19 @@ class Niah:
 
 
 NIAH = Niah()
+
+
+def _check_wording(grid: Grid, tasks: Sequence[str]) -> None:
+    if grid.wording is None:
+        return
+    if "multi" in tasks:
+        raise UsageError("--set niah.wording: it asks for one needle; choose --tasks niah:single,niah:distractor")
+    for name, given in (("keys", grid.wording.keys), ("values", grid.wording.values)):
+        if "distractor" in tasks and given and grid.distractors >= len(given):
+            raise UsageError(
+                f"--set niah.wording: {grid.distractors} distractors need more than its {len(given)} {name}; give it "
+                "more, or --set niah.distractors=N"
+            )
 
 
 def _haystack(context: TaskContext) -> haystacks.Haystack:
@@ -108,6 +122,7 @@ def _shard(plan: Plan, data: files.DataFile, context: TaskContext) -> Shard:
         describe=describe,
         data={
             **plan.haystack.facts,
+            **({"wording": _ids.digest(plan.grid.changes)[:8]} if plan.grid.changes else {}),
             "comparable": False,  # the wording is ours: no published number was measured with it
             "depths": len(plan.grid.depths),
             "file": source,
@@ -132,6 +147,7 @@ def _data_file(plan: Plan, context: TaskContext, fingerprint: str, workers: int 
         "needles": grid.needles,
         "distractors": grid.distractors,
         "haystack": dict(plan.haystack.facts),
+        **grid.changes,
         "tokenizer": fingerprint,
         "chat": context.tokenizer.chat,
         "max_new_tokens": plan.max_new_tokens,

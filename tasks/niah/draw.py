@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from lr2eval._wording import Wording
 from lr2eval.tasks.niah.background import FIRST, Background
 from lr2eval.tasks.niah.options import Grid
 from lr2eval.tasks.ruler import words
@@ -15,7 +16,6 @@ from lr2eval.tasks.ruler.draft import Draft
 Variant = Literal["single", "multi", "distractor"]
 SMALLEST = 50
 """Words of the shortest haystack: a needle in less is no needle."""
-TOKENS_PER_VALUE = 32
 
 NEEDLE = "The access code of {key} is {value}."
 PROMPT = "The text below holds access codes. You will be asked for {what} after it.\n\n{context}\n\n{question}"
@@ -30,10 +30,12 @@ class Needle:
     key: str
     value: str
     depth: float
+    wording: Wording | None = None
 
     @property
     def text(self) -> str:
-        return NEEDLE.format(key=self.key, value=self.value)
+        given = NEEDLE if self.wording is None else self.wording.needle.strip()
+        return given.format(key=self.key, value=self.value)
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class NeedleDraw:
     background: Background
     asked: tuple[Needle, ...]
     others: tuple[Needle, ...] = ()
+    wording: Wording | None = None
+    """For one asked needle; ``None``: ours."""
 
     @property
     def smallest(self) -> int:
@@ -71,19 +75,24 @@ class NeedleDraw:
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` words of haystack."""
-        keys = _listed([needle.key for needle in self.asked])
-        question, prefix = ONE if len(self.asked) == 1 else SEVERAL
+        prompt, prefix = self._words(self._context(size))
         return Draft(
-            prompt=PROMPT.format(
-                what="one of them" if len(self.asked) == 1 else "some of them",
-                context=self._context(size),
-                question=question.format(keys=keys),
-            ),
-            answer_prefix=prefix.format(keys=keys),
+            prompt=prompt,
+            answer_prefix=prefix,
             answers=tuple(needle.value for needle in self.asked),
             depth=self.asked[0].depth,
             marks=tuple(needle.text for needle in self.asked),
         )
+
+    def _words(self, context: str) -> tuple[str, str]:
+        """The prompt, and how the answer begins."""
+        keys = _listed([needle.key for needle in self.asked])
+        if self.wording is not None:
+            given = self.wording
+            return given.instruction + context + given.question.format(key=keys), given.stem.format(key=keys)
+        question, prefix = ONE if len(self.asked) == 1 else SEVERAL
+        what = "one of them" if len(self.asked) == 1 else "some of them"
+        return PROMPT.format(what=what, context=context, question=question.format(keys=keys)), prefix.format(keys=keys)
 
     def token_depth(self, size: int) -> float:
         """Where the (first) asked needle really stands: the share of the haystack's tokens before it."""
@@ -104,6 +113,8 @@ class NeedleDraw:
 
 def draw(variant: Variant, grid: Grid, depth: float, background: Background, rng: Random) -> NeedleDraw:
     """Every random choice of one sample, made in a fixed order."""
+    if grid.wording is not None:
+        return _draw_worded(grid.wording, grid.distractors if variant == "distractor" else 0, depth, background, rng)
     keys, values = [words.word(rng)], [words.number(rng)]
     more = {"single": 0, "multi": grid.needles - 1, "distractor": grid.distractors}[variant]
     while len(keys) <= more:
@@ -121,6 +132,14 @@ def draw(variant: Variant, grid: Grid, depth: float, background: Background, rng
     step = (1 - depth) / len(keys)
     places = [depth + number * step for number in range(len(keys))]
     return NeedleDraw(background, tuple(Needle(*each) for each in zip(keys, values, places, strict=True)))
+
+
+def _draw_worded(wording: Wording, others: int, depth: float, background: Background, rng: Random) -> NeedleDraw:
+    keys = rng.sample(wording.keys, others + 1)
+    values = rng.sample(wording.values, others + 1) if wording.values else [words.number(rng) for _ in keys]
+    places = [depth, *(rng.random() for _ in range(others))]
+    first, *rest = (Needle(*each, wording) for each in zip(keys, values, places, strict=True))
+    return NeedleDraw(background, (first,), tuple(rest), wording)
 
 
 def _similar(key: str, other: str, number: int) -> str:

@@ -13,8 +13,8 @@ from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval.tasks.haystacks import Haystack
 from lr2eval.tasks.niah.background import FIRST, Background
-from lr2eval.tasks.niah.draw import TOKENS_PER_VALUE, NeedleDraw, Variant, draw
-from lr2eval.tasks.niah.options import Grid
+from lr2eval.tasks.niah.draw import NeedleDraw, Variant, draw
+from lr2eval.tasks.niah.options import Grid, Places
 from lr2eval.tasks.ruler.fit import TooSmallError, largest_fitting
 
 VERSION = "1"
@@ -41,15 +41,16 @@ class Plan:
     @property
     def version(self) -> str:
         """Identity of the grid's samples: sample 7 of another set of depths is another sample."""
-        if self.grid == Grid.parse({"samples_per_cell": self.grid.samples_per_cell}):
+        counts = {"samples_per_cell": self.grid.samples_per_cell, "tokens_per_value": self.grid.tokens_per_value}
+        if self.grid == Grid.parse(counts):
             return VERSION
-        kept = [self.grid.depths, self.grid.needles, self.grid.distractors]
+        kept = [self.grid.depths, self.grid.needles, self.grid.distractors, *self.grid.changes.values()]
         return f"{VERSION}+{_ids.digest(kept)[:8]}"
 
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
-        return TOKENS_PER_VALUE * (self.grid.needles if self.variant == "multi" else 1)
+        return self.grid.tokens_per_value * (self.grid.needles if self.variant == "multi" else 1)
 
     def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[dict[str, Any]]]:
         """A maker of the samples with these numbers; it raises :class:`TaskError` for too short a length or text."""
@@ -69,7 +70,7 @@ class Plan:
         identity = (self.version, f"niah/{self.variant}", self.length, index, self.seed)
         depth = self.grid.depths[index % len(self.grid.depths)]
         rng = Random(_ids.sample_seed(*identity))
-        sample = draw(self.variant, self.grid, depth, _background(self.haystack, tokenizer), rng)
+        sample = draw(self.variant, self.grid, depth, _background(self.haystack, tokenizer, self.grid.places), rng)
         return sample, _ids.sample_id(*identity)
 
     def _sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
@@ -110,6 +111,6 @@ class Plan:
 
 
 @lru_cache(maxsize=1)
-def _background(haystack: Haystack, tokenizer: PromptTokenizer) -> Background:
+def _background(haystack: Haystack, tokenizer: PromptTokenizer, places: Places) -> Background:
     """Variants and lengths of one run share the haystack's tokens."""
-    return Background(haystack, tokenizer)
+    return Background(haystack, tokenizer, places)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from lr2eval._errors import UsageError
 from lr2eval._registry import suggestion
+from lr2eval._wording import Wording
 
 DEPTHS = 11
 HAYSTACK = ("haystack", "repeat")
 """Options that :func:`lr2eval.tasks.haystacks.load` reads."""
-_MOST = {"samples_per_cell": 10_000, "needles": 32, "distractors": 32}
+_MOST = {"samples_per_cell": 10_000, "needles": 32, "distractors": 32, "tokens_per_value": 1_024}
+Places = Literal["sentences", "words"]
 
 
 @dataclass(frozen=True)
@@ -25,16 +28,32 @@ class Grid:
     """Needles of a sample of the ``multi`` variant."""
     distractors: int = 4
     """Needles with similar keys in a sample of the ``distractor`` variant."""
+    tokens_per_value: int = 32
+    """To generate for each asked value."""
+    wording: Wording | None = None
+    """Other words, for instance in another language; then the keys of distractors are its other keys."""
+    places: Places = "sentences"
+    """Where needles may stand: between sentences, or between any two words of a text that has none."""
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Grid:
         """From what ``--set`` gave; :class:`UsageError` for anything that is no such option or no such value."""
-        known = ("depths", *_MOST, *HAYSTACK, "workers")
+        known = ("depths", *_MOST, *HAYSTACK, "wording", "places", "workers")
         for key in options:
             if key not in known:
                 raise UsageError(f"--set niah.{key}: no such option; {suggestion(key, known)} ({', '.join(known)})")
         counts = {key: _count(key, options[key], most) for key, most in _MOST.items() if key in options}
-        return cls(depths=_depths(options.get("depths", DEPTHS)), **counts)
+        places = options.get("places", "sentences")
+        if places not in get_args(Places):
+            raise UsageError(f"--set niah.places={places}: choose {' or '.join(get_args(Places))}")
+        wording = Wording.read(Path(str(options["wording"]))) if "wording" in options else None
+        return cls(depths=_depths(options.get("depths", DEPTHS)), wording=wording, places=places, **counts)
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What differs from the usual words and places; empty for the grid as it always was."""
+        found: dict[str, Any] = {} if self.wording is None else {"wording": asdict(self.wording)}
+        return found | ({} if self.places == "sentences" else {"places": self.places})
 
 
 def _count(key: str, value: Any, most: int) -> int:

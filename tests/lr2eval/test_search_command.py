@@ -67,6 +67,17 @@ def test_search_json_holds_what_a_report_needs(folder: Path) -> None:
         assert len(journal) == EVALUATIONS + 8 * 5 + 2 * 2 - (2 if rules["seed"].factors == found.factors else 0)
 
 
+def test_two_workers_find_the_same_history(folder: Path, lr2eval: Run, tmp_path: Path) -> None:
+    done = lr2eval("search", *SMALL, "--out", tmp_path / "two", "--workers", 2)
+    assert done.code == 0, done.err
+    assert (tmp_path / "two" / "search.json").read_bytes() == (folder / "search.json").read_bytes()
+    assert (tmp_path / "two" / "factors.json").read_bytes() == (folder / "factors.json").read_bytes()
+    with Journal.open(folder) as one, Journal.open(tmp_path / "two") as two:
+        assert {(each.factors, each.sample) for each in one.rows()} == {
+            (each.factors, each.sample) for each in two.rows()
+        }
+
+
 def test_factors_serve_rope_export_and_stock_transformers(folder: Path, lr2eval: Run, tmp_path: Path) -> None:
     scaling = RopeScaling.from_json(json.loads((folder / "factors.json").read_text()))
     assert scaling.target_window == 512

@@ -38,6 +38,14 @@ def test_an_early_stop_shortens_what_is_left(capsys: pytest.CaptureFixture[str])
     assert "best perplexity inf; 10 evaluations left, about 20 s" in capsys.readouterr().err
 
 
+def test_workers_share_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    with SearchProgress(live=False, every=0.0) as progress:
+        progress.start(total=100, after=0, iterations=40, workers=4)
+        evaluate(progress, 10)
+        progress.round_done(round_of(14, 5, 0.0), left=90)
+    assert "90 evaluations left, about 45 s" in capsys.readouterr().err
+
+
 def test_lines_are_few_but_the_last_round_is_always_told(capsys: pytest.CaptureFixture[str]) -> None:
     with SearchProgress(live=False, every=1e9) as progress:
         progress.start(total=100, after=0, iterations=3)

@@ -127,6 +127,25 @@ def test_racing_gives_up_the_worst_on_few_samples(tmp_path: Path) -> None:
     assert first.best_nll == full[0].rounds[0].best_nll
 
 
+def test_racing_looks_first_where_the_parents_differ(tmp_path: Path) -> None:
+    """Sample 3 of 5 tells candidates apart, the others score all alike (and sample 0 badly)."""
+
+    def telling(scaling: RopeScaling, sample: int) -> float:
+        return smooth(scaling, 0) if sample == 3 else 90.0 if sample == 0 else 1.0
+
+    fake = Fake(telling)
+    done = run(tmp_path, fake, Plan(SETTINGS, 5, Racing((1,), 1 / 3)))
+    assert [job.sample for job in fake.jobs[:12]] == [0] * 12, "nothing is known of the first round"
+    second = fake.jobs[12 + 4 * 4 :][:6]
+    assert [job.sample for job in second] == [3] * 6
+    # With that sample first, what is given up is never better than what goes on.
+    with Journal.open(tmp_path) as journal:
+        rows = journal.rows()
+    later = [row for row in rows if row.sample == 3][4:]
+    assert len(later) > 2 * 4 * 2, "every child of every round was looked at there"
+    assert done[0].rounds[-1].best_nll < done[0].rounds[0].best_nll
+
+
 @given(st.integers(1, 200), st.integers(2, 30), st.data())
 def test_cost_of_a_race_is_what_it_takes(candidates: int, samples: int, data: Any) -> None:
     rungs = tuple(sorted(data.draw(st.sets(st.integers(1, samples - 1), min_size=1, max_size=3))))

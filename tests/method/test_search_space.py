@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr2eval.method.rope import OriginalRope
-from lr2eval.method.search_space import PLAIN_POWER, Candidate, Space, cross, draw, mutate
+from lr2eval.method.search_space import PLAIN_POWER, Candidate, Space, cross, draw, mutate, shift
 from tests.method.published import LLAMA3, LLAMA3_LEFT, LLAMA3_RIGHT
 
 TARGET = 131_072
@@ -19,15 +19,40 @@ def some_space(**changes: Any) -> Space:
 
 
 SPACES = st.builds(
-    lambda pairs, window, scale, split, powers: Space(
-        OriginalRope(10_000.0, 2 * pairs, window), int(window * scale), min(split, pairs - 1), powers=powers
+    lambda pairs, window, scale, split, powers, reach: Space(
+        OriginalRope(10_000.0, 2 * pairs, window),
+        int(window * scale),
+        min(split, pairs - 1),
+        powers=powers,
+        reach=reach,
     ),
     pairs=st.integers(4, 64),
     window=st.sampled_from([128, 2048, 8192]),
     scale=st.floats(1.7, 64),
     split=st.integers(1, 63),
     powers=st.sampled_from([None, (1.0, 3.0)]),
+    reach=st.sampled_from([2.0, 2.0, 4.5]),
 )
+
+
+def test_a_shift_moves_a_tail_as_one_and_reaches_the_end_of_the_range() -> None:
+    space = some_space(reach=4.0)
+    parent = space.seeds()[0]
+    rng = np.random.default_rng(0)
+    found = [shift(space, parent, rng, set()) for _ in range(300)]
+    tops = []
+    for child in found:
+        assert child is not None
+        moved = [new - old for new, old in zip(child.right, parent.right, strict=True)]
+        begin = next(i for i, by in enumerate(moved) if by)
+        assert len(set(moved[begin:])) == 1
+        tops.append(child.right[-1])
+    assert max(tops) > 3.5 * space.scale / space.grid, "from a seed at s to near the end in one step"
+
+
+def test_seeds_spread_over_the_reach() -> None:
+    firsts = [each.right[0] * 0.01 for each in some_space(reach=4.0).seeds()]
+    assert firsts == pytest.approx([16 + 6 * k for k in range(8)])
 
 
 @given(SPACES, st.integers(0, 3))
@@ -38,11 +63,14 @@ def test_every_move_stays_in_the_space_and_is_new(space: Space, seed: int) -> No
     family = list(seen)
     for _ in range(6):
         one, two = (family[int(i)] for i in rng.integers(len(family), size=2))
-        for move in ("mutate", "cross", "draw"):
-            if move == "mutate":
-                child = mutate(space, one, rng, 0.3, seen)
-            else:
-                child = cross(space, one, two, rng, 0.3, seen, 20) if move == "cross" else draw(space, rng, seen)
+        moves = (
+            lambda one=one: mutate(space, one, rng, 0.3, seen),
+            lambda one=one: shift(space, one, rng, seen),
+            lambda one=one, two=two: cross(space, one, two, rng, 0.3, seen, 20),
+            lambda: draw(space, rng, seen),
+        )
+        for move in moves:
+            child = move()
             if child is None:
                 continue
             assert child not in seen
@@ -52,7 +80,7 @@ def test_every_move_stays_in_the_space_and_is_new(space: Space, seed: int) -> No
             scaling = space.scaling(child)
             right = scaling.long_factor[space.split :]
             assert min(right) >= space.scale - 1e-9
-            assert max(right) <= 2 * space.scale + 1e-9
+            assert max(right) <= space.reach * space.scale + 1e-9
             top = right[0]
             for i in range(space.split):
                 want = top ** ((i / space.split) ** (child.power / 100))

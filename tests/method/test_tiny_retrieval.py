@@ -12,9 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from lr2eval._tokens import PromptTokenizer
+from lr2eval._wording import Wording
 from lr2eval.method import rope_rules
 from lr2eval.method.executors import InProcess
-from lr2eval.method.needles import NeedleSettings, Sample, TokenText, Wording, make_samples
+from lr2eval.method.needles import NeedleSettings, Sample, TokenText, make_samples
 from lr2eval.method.perplexity import mean_nll
 from lr2eval.method.rope import OriginalRope
 from lr2eval.method.rope_source import ModelRope
