@@ -84,7 +84,7 @@ def train(
     command: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> TrainingResult:
-    """Train ``model`` (a float32 Hugging Face decoder, changed in place) and write ``out``.
+    """Train ``model`` (a float32 Hugging Face decoder, changed in place and ready to use afterwards) and write ``out``.
 
     ``source`` is the checkpoint folder it was loaded from: its tokenizer and configuration go into ``out/model``.
     ``held_out`` rows and ``needles`` (samples of the target length) are only measured on. In a launcher's environment
@@ -116,6 +116,7 @@ def train(
         with _claimed(out, settings, command, all_ranks, lambda: rows.refuse_seen(held_out)):
             run = _Run(recipe, plan, rows, held_out, needles, hook, out, all_ranks, say)
             facts = run.through(model, scaling)
+            model.eval()
             return _finish(run, facts, model, source, scaling, factors, command)
 
 

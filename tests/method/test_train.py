@@ -72,6 +72,17 @@ def test_twenty_steps_give_a_checkpoint_that_stock_transformers_loads(source: Pa
     assert RopeScaling.from_config(model.config) == SCALING
 
 
+def test_the_model_that_was_given_is_the_trained_one(source: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    for _ in range(2):  # trained, then loaded by a training that is finished
+        train(recipe(), model, source, tiny_segments.mixture(12), SCALING, tmp_path / "out")
+        assert not model.training
+        exported = load_file(tmp_path / "out" / "model" / "model.safetensors")
+        for name, value in model.named_parameters():
+            assert torch.equal(value, exported[name])
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+
+
 def _logged(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
