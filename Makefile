@@ -63,6 +63,7 @@ wheel-check: $(READY)
 campaign: $(READY)
 	$(BIN)/python benchmarks/kill_resume.py --kills 20
 	$(BIN)/python benchmarks/search_kill_resume.py --kills 10
+	$(BIN)/python benchmarks/train_kill_resume.py --kills 10
 	$(BIN)/python -m pytest -q -p no:cacheprovider --hypothesis-profile=explore tests/lr2eval/test_paired.py tests/method
 
 clean:

@@ -143,7 +143,7 @@ def different(rough: Path, calm: Path) -> list[str]:
 
 
 def _lasting(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if key not in ("tokens_per_second", "memory_gib")}
+    return {key: value for key, value in line.items() if key not in ("tokens_per_second", "seconds", "memory_gib")}
 
 
 def main() -> int:

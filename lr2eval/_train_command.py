@@ -102,11 +102,8 @@ def _train(
         # On the host: with several processes each GPU takes its own part only.
         where = device if int(os.environ.get("WORLD_SIZE", "1")) == 1 else "cpu"
         loaded = load_model(checkpoint, "float32", where, False)
-        try:
-            train(recipe, loaded, folder, segments, file.scaling, out, held_out=measured, needles=samples,
-                  factors=file, device=device, command=command, say=_say)  # fmt: skip
-        except ValueError as error:
-            raise CheckpointError(f"{folder}: {error}; train another model") from error
+        train(recipe, loaded, folder, segments, file.scaling, out, held_out=measured, needles=samples,
+              factors=file, device=device, command=command, say=_say)  # fmt: skip
     return out / MODEL
 
 
@@ -158,7 +155,7 @@ def _print_plan(recipe: Recipe, folder: Path | None, data: Path | None) -> None:
         from lr2eval.method.segments import SegmentData
 
         segments = SegmentData.open(data)
-        long = sum(row.long for row in segments)
+        long = int(segments.long.sum())
         rows, budget = (0 if recipe.long_only else len(segments) - long, long), "rows of --data"
     _show(recipe, plan(recipe, shape, rows), origin, budget)
 

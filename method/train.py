@@ -27,6 +27,7 @@ from lr2eval._paths import cache_dir, write_json
 from lr2eval.method import checkpoints
 from lr2eval.method.export import export
 from lr2eval.method.needles import Sample
+from lr2eval.method.perplexity import out_of_memory
 from lr2eval.method.recipe import Recipe
 from lr2eval.method.rope import RopeScaling
 from lr2eval.method.rope_files import FactorsFile
@@ -83,7 +84,7 @@ def train(
     command: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> TrainingResult:
-    """Train ``model`` (a float32 Hugging Face decoder, changed in place) and write ``out``.
+    """Train ``model`` (a float32 Hugging Face decoder, changed in place and ready to use afterwards) and write ``out``.
 
     ``source`` is the checkpoint folder it was loaded from: its tokenizer and configuration go into ``out/model``.
     ``held_out`` rows and ``needles`` (samples of the target length) are only measured on. In a launcher's environment
@@ -115,6 +116,7 @@ def train(
         with _claimed(out, settings, command, all_ranks, lambda: rows.refuse_seen(held_out)):
             run = _Run(recipe, plan, rows, held_out, needles, hook, out, all_ranks, say)
             facts = run.through(model, scaling)
+            model.eval()
             return _finish(run, facts, model, source, scaling, factors, command)
 
 
@@ -165,6 +167,7 @@ class _Run:
     out: Path
     ranks: Ranks
     say: Callable[[str], None]
+    told: float = -math.inf
 
     def through(self, model: Any, scaling: RopeScaling) -> dict[str, Any]:
         """Train to the last step, from the last checkpoint on. Returns the numbers that the last checkpoint holds."""
@@ -186,6 +189,7 @@ class _Run:
             step += 1
             line = self._step(engine, step, facts)
             self._evaluate(engine, step, facts, log, line)
+            self._tell(line)
             if step == self.plan.steps or (self.recipe.saving.every and step % self.recipe.saving.every == 0):
                 checkpoints.save(self.out, step, facts, engine.loss_model, engine.optimizer, self.ranks)
                 if self.ranks.rank == 0:
@@ -199,7 +203,13 @@ class _Run:
         dealt = self.plan.dealt(step - 1, self.ranks.data_rank, self.ranks.data_ranks)
         groups = [None if group is None else [self.rows[number] for number in group] for group in dealt]
         rate = self.recipe.learning_rate(step - 1, self.plan.steps)
-        losses, norm = engine.step(groups, short + long, rate)
+        try:
+            losses, norm = engine.step(groups, short + long, rate)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            raise BackendError(f"step {step} does not fit into memory; --set gradient_checkpointing=true, a smaller "
+                               "micro_batch or loss_chunk, or more GPUs (--dry-run estimates)") from error  # fmt: skip
         loss = sum(losses) / (short + long)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"
@@ -217,7 +227,19 @@ class _Run:
         line |= {f"loss_{kind}": total / weight for kind, total, weight in
                  zip(("short", "long"), losses, (short, long), strict=True) if weight}  # fmt: skip
         return line | {"learning_rate": rate, "gradient_norm": norm, "tokens": facts["tokens"],
-                       "tokens_per_second": round(tokens / seconds, 1)}  # fmt: skip
+                       "tokens_per_second": round(tokens / seconds, 1), "seconds": round(seconds, 4)}  # fmt: skip
+
+    def _tell(self, line: Mapping[str, Any]) -> None:
+        """A line for people, every ten seconds and at the last step."""
+        now = time.monotonic()
+        if now - self.told > 10 or line["step"] == self.plan.steps:
+            self.told = now
+            kinds = ", ".join(
+                f"{kind} {line[key]:.4f}" for kind in ("short", "long") if (key := f"loss_{kind}") in line
+            )
+            left = (self.plan.steps - line["step"]) * line["seconds"]
+            self.say(f"step {line['step']}/{self.plan.steps}, loss {line['loss']:.4f} ({kinds}), "
+                     f"{line['tokens_per_second']:,.0f} tokens/s, about {left / 60:,.0f} min left")  # fmt: skip
 
     def _evaluate(self, engine: Engine, step: int, facts: dict[str, Any], log: TrainLog, line: dict[str, Any]) -> None:
         """Measure if it is time to, and write the line of this step."""

@@ -72,6 +72,17 @@ def test_twenty_steps_give_a_checkpoint_that_stock_transformers_loads(source: Pa
     assert RopeScaling.from_config(model.config) == SCALING
 
 
+def test_the_model_that_was_given_is_the_trained_one(source: Path, tmp_path: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    for _ in range(2):  # trained, then loaded by a training that is finished
+        train(recipe(), model, source, tiny_segments.mixture(12), SCALING, tmp_path / "out")
+        assert not model.training
+        exported = load_file(tmp_path / "out" / "model" / "model.safetensors")
+        for name, value in model.named_parameters():
+            assert torch.equal(value, exported[name])
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+
+
 def _logged(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -162,6 +173,9 @@ def test_a_step_is_one_step_whatever_its_micro_batches(source: Path, tmp_path: P
         total = total + (each * batch.weights[0]).sum()  # type: ignore[index]
         weight += float(batch.weights[0][batch.targets[0] != -100].sum())  # type: ignore[index]
     assert one.loss_first == pytest.approx(float(total.detach()) / weight, abs=1e-5)
+    (total / weight).backward()
+    norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters()))
+    assert _logged(tmp_path / "one")[0]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
 
 
 def test_long_only_uses_one_rope_and_long_rows_alone(source: Path, tmp_path: Path) -> None:
@@ -264,6 +278,15 @@ def test_a_loss_that_is_no_number_ends_the_training(
     assert [saved.step for saved in kept] == [2, 4]
     assert all(value.isfinite().all() for value in load_file(kept[-1].folder / "weights.safetensors").values())
     assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_step_that_does_not_fit_into_memory_says_what_helps(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(self: Engine, *args: Any) -> Any:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr(Engine, "step", full)
+    with pytest.raises(BackendError, match=r"step 1 does not fit into memory.*gradient_checkpointing"):
+        run(source, tmp_path / "out")
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])

@@ -14,40 +14,40 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from lr2eval._errors import UsageError
 from tests import tiny_models
+from tests.method import two_ranks
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 
 
-def _launch(source: Path, out: Path, processes: int, stop: int = 0) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [*(launcher if processes > 1 else ()), str(SCRIPT), str(source), str(out), str(stop)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TQDM_DISABLE": "1"}
-    return subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Output folders of one process (this one) and of two; beside the latter ``rough``, interrupted and resumed."""
     folder = tmp_path_factory.mktemp("ranks")
     model = tiny_models.tiny_model("llama", rope={"rope_type": "default", "rope_theta": 1000.0})
     model.config.max_position_embeddings = tiny_models.ORIGINAL
-    tiny_models.save_checkpoint(folder / "source", model)
-    for processes in (1, 2):
-        done = _launch(folder / "source", folder / f"out{processes}", processes)
-        assert done.returncode == 0, done.stderr[-2000:]
-    return {processes: folder / f"out{processes}" for processes in (1, 2)}
+    source = tiny_models.save_checkpoint(folder / "source", model)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "TQDM_DISABLE": "1"}
+    command = [sys.executable, *launcher, str(SCRIPT), str(source), str(folder / "two")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two_ranks.run(source, folder / "one")
+    return {1: folder / "one", 2: folder / "two" / "calm"}
 
 
 def _log(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
+def _seen(out: Path, rank: int) -> Any:
+    return json.loads((out / f"seen-{rank}.json").read_text())
+
+
 def test_weights_are_really_split(runs: dict[int, Path]) -> None:
-    for rank in (0, 1):
-        assert json.loads((runs[2] / f"seen-{rank}.json").read_text())["kinds"] == ["DTensor"]
-    assert json.loads((runs[1] / "seen-0.json").read_text())["kinds"] == ["Parameter"]
+    assert _seen(runs[2], 0)["split"] == _seen(runs[2], 1)["split"] == [True]
+    assert _seen(runs[1], 0)["split"] == [False]
 
 
 def test_the_loss_does_not_depend_on_the_number_of_processes(runs: dict[int, Path]) -> None:
@@ -70,10 +70,9 @@ def test_measuring_does_not_depend_on_it_either(runs: dict[int, Path]) -> None:
 
 
 def test_every_process_calls_the_model_equally_often(runs: dict[int, Path]) -> None:
-    """Five rows in micro-batches of up to two make three or four: one process has one without targets."""
-    counts = [json.loads((runs[2] / f"seen-{rank}.json").read_text())["micro_batches"] for rank in (0, 1)]
-    assert counts[0] == counts[1] == [2] * 20
-    assert set(json.loads((runs[1] / "seen-0.json").read_text())["micro_batches"]) == {3, 4}
+    """Five rows in micro-batches of up to two make three: one of two processes has one without targets."""
+    assert _seen(runs[1], 0)["micro_batches"] == [3] * 20
+    assert _seen(runs[2], 0)["micro_batches"] == _seen(runs[2], 1)["micro_batches"] == [2] * 20
 
 
 def test_the_exported_models_are_one(runs: dict[int, Path]) -> None:
@@ -85,18 +84,14 @@ def test_the_exported_models_are_one(runs: dict[int, Path]) -> None:
     assert not info["missing_keys"]
 
 
-def test_two_processes_resume_to_the_same_bytes(runs: dict[int, Path], tmp_path: Path) -> None:
-    source = runs[2].parent / "source"
-    assert _launch(source, tmp_path / "out", 2, stop=8).returncode != 0
-    assert not (tmp_path / "out" / "training.json").exists()
-    done = _launch(source, tmp_path / "out", 2)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_processes_resume_to_the_same_bytes(runs: dict[int, Path]) -> None:
+    rough = runs[2].parent / "rough"
+    assert len(_seen(rough, 0)["micro_batches"]) == 15  # interrupted in front of step 8, gone on after step 5
     for name in ("weights", "optimizer", "random"):
         file = f"checkpoints/step-000020/{name}.safetensors"
-        assert (tmp_path / "out" / file).read_bytes() == (runs[2] / file).read_bytes()
+        assert (rough / file).read_bytes() == (runs[2] / file).read_bytes()
 
 
 def test_another_number_of_processes_is_another_training(runs: dict[int, Path]) -> None:
-    done = _launch(runs[2].parent / "source", runs[2], 1)
-    assert done.returncode != 0
-    assert "processes: 2 there, 1 now" in done.stderr
+    with pytest.raises(UsageError, match="processes: 2 there, 1 now"):
+        two_ranks.run(runs[2].parents[1] / "source", runs[2])
