@@ -7,6 +7,7 @@ item never shows in its result, so adding workers changes nothing but the time.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -52,6 +53,25 @@ class _Worker(Generic[Item]):
         self.connection.close()
 
 
+class _Waiting(Generic[Item]):
+    """Numbered items that no worker has yet; true while there are any. At most one is taken from its source ahead."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self._source = enumerate(items)
+        self._held: deque[tuple[int, Item]] = deque()
+
+    def __bool__(self) -> bool:
+        if not self._held:
+            self._held.extend(itertools.islice(self._source, 1))
+        return bool(self._held)
+
+    def take(self) -> tuple[int, Item]:
+        return self._held.popleft() if self._held else next(self._source)
+
+    def put_back(self, item: tuple[int, Item]) -> None:
+        self._held.appendleft(item)
+
+
 class Processes(Generic[Item, Result]):
     """Worker processes; use as a context manager.
 
@@ -78,8 +98,9 @@ class Processes(Generic[Item, Result]):
             worker.stop()
         self._workers = []
 
-    def run(self, items: Sequence[Item], /) -> Iterator[Result]:
-        waiting = deque(enumerate(items))
+    def run(self, items: Iterable[Item], /) -> Iterator[Result]:
+        """Items are taken as workers become free, so an iterator may make them one by one."""
+        waiting = _Waiting(items)
         deaths: Counter[int] = Counter()
         try:
             while waiting or any(worker.item is not None for worker in self._workers):
@@ -94,7 +115,7 @@ class Processes(Generic[Item, Result]):
                         place, _ = worker.item
                         deaths[place] += 1
                         self._bury(worker, deaths[place])
-                        waiting.appendleft(worker.item)
+                        waiting.put_back(worker.item)
                         continue
                     worker.item = None
                     if failed:
@@ -106,7 +127,7 @@ class Processes(Generic[Item, Result]):
                 worker.stop()
                 self._workers.remove(worker)
 
-    def _hand_out(self, waiting: deque[tuple[int, Item]]) -> None:
+    def _hand_out(self, waiting: _Waiting[Item]) -> None:
         idle = [worker for worker in self._workers if worker.item is None]
         while waiting and (idle or len(self._workers) < self._count):
             if not idle:
@@ -114,7 +135,7 @@ class Processes(Generic[Item, Result]):
                 idle.append(_Worker(self._build, number))
                 self._workers.append(idle[-1])
             worker = idle.pop()
-            worker.item = waiting.popleft()
+            worker.item = waiting.take()
             with contextlib.suppress(OSError):  # it died while idle: the next wait finds that out and hands the item on
                 worker.connection.send(worker.item[1])
 
