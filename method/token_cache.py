@@ -93,11 +93,12 @@ def _end(tokenizer: PromptTokenizer, name: str, wanted: bool | None) -> int | No
 
 @dataclass(frozen=True)
 class Job:
-    """Tokenise a batch of a source into this file."""
+    """Tokenise a batch of a source into this file; ``position``: bytes of the source up to the end of the batch."""
 
     path: Path
     source: SourceConfig
     batch: Batch
+    position: int
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Done:
 
     documents: int
     tokens: int
+    position: int
 
 
 class InProcess:
@@ -118,7 +120,7 @@ class InProcess:
         for job in jobs:
             ids, weights = _tokens(self._encoder, job)
             write_chunk(job.path, ids, weights, self._encoder.token_type)
-            yield Done(len(ids), sum(map(len, ids)))
+            yield Done(len(ids), sum(map(len, ids)), job.position)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def tokenise(
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{home}: {error.strerror or error}; choose another token_cache") from error
-    with _locked(home / "lock", say), Processes(_Build(encoder), workers) as pool, _one_core_each():
+    with locked(home / "lock", say), Processes(_Build(encoder), workers) as pool, _one_core_each():
         here = InProcess(encoder)
         return [_tokenise_source(source, parts, home, pool if workers > 1 else here, say) for source, parts in sources]
 
@@ -166,8 +168,7 @@ def _tokenise_source(source: SourceConfig, parts: Sequence[Part], home: Path, po
                 for batch in batches(source, part):
                     chunks.append(folder / f"{batch.number:06}.tok")
                     if not intact(chunks[-1]):
-                        progress.position = before + batch.position
-                        yield Job(chunks[-1], source, batch)
+                        yield Job(chunks[-1], source, batch, before + batch.position)
                     if left is not None:
                         left -= len(batch.items)
                         if left <= 0:
@@ -232,18 +233,17 @@ class _Progress:
 
     def __init__(self, name: str, size: int, say: Say) -> None:
         self._name, self._size, self._say = name, size, say
-        self.position = 0
-        """Bytes of the source that were handed out."""
-        self._documents = self._tokens = 0
+        self._documents = self._tokens = self._position = 0
         self._began = self._line = time.monotonic()
 
     def add(self, done: Done) -> None:
         self._documents += done.documents
         self._tokens += done.tokens
+        self._position = max(self._position, done.position)
         now = time.monotonic()
         if now - self._line >= _EVERY:
             self._line = now
-            share = self.position / self._size if self._size else 0
+            share = self._position / self._size if self._size else 0
             left = f", {share:.0%}, about {format_seconds((now - self._began) * (1 / share - 1))} left" if share else ""
             self._say(f"tokenising {self._name}: {self._tokens:,} tokens{left}")
 
@@ -254,7 +254,7 @@ class _Progress:
 
 
 @contextmanager
-def _locked(path: Path, say: Say) -> Iterator[None]:
+def locked(path: Path, say: Say) -> Iterator[None]:
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0.5)
