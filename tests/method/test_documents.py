@@ -118,9 +118,10 @@ def test_a_hub_data_set_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert asked == {"name": "some/set", "subset": "small", "revision": "abc"}
     other = parts(SourceConfig(name="s", hub="some/set", subset="small", revision="abd"))[0][0]
     assert other.sha256 != part.sha256
+    wrong = SourceConfig(name="s", hub="some/set", revision="abc", column="body")
+    whole = next(batches(wrong, part))
     with pytest.raises(UsageError, match=r"some/set, row 1: no field 'body' \(there are: text, url\); set column"):
-        wrong = SourceConfig(name="s", hub="some/set", revision="abc", column="body")
-        list(documents(wrong, next(batches(wrong, part))))
+        list(documents(wrong, whole))
 
     def broken(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no\nnetwork")
@@ -157,7 +158,7 @@ def test_a_hub_data_set_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("a.jsonl", b'{"input_ids": [1, 2], "weights": [1]}\n', {"tokenised": True}, "1 weights for 2 input_ids"),
         ("a.jsonl", b'{"input_ids": [1], "weights": [-1]}\n', {"tokenised": True}, "'weights': not a list of numbers"),
         ("a.jsonl", b'{"input_ids": [1], "weights": [NaN]}\n', {"tokenised": True}, "'weights': not a list of numbers"),
-        ("a.png", b"x", {"path": "."}, r"source 's': no text, JSONL or Parquet files in .* \(only others, such as a\.png"),
+        ("a.png", b"x", {"path": "."}, r"source 's': no text, JSONL or Parquet.* \(only others, such as a\.png"),
         ("a.txt", b"x", {"tokenised": True}, "no text, JSONL or Parquet files"),
         ("a.txt", b"x", {"path": "missing"}, r"missing: no such file or folder \(source 's'\); correct its path"),
     ],

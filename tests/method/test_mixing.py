@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from lr2eval._errors import UsageError
@@ -73,12 +74,11 @@ def test_every_token_is_in_one_row_or_counted(
     tmp_path: Path, lengths: list[int], seed: int, budget: float | None
 ) -> None:
     lengths = [*lengths, 40, 300]
-    tokens = None if budget is None else int(budget * sum(length for length in lengths if length >= 8))
-    try:
-        data = prepare(tmp_path, lengths, seed=seed, tokens=tokens)
-    except UsageError as error:
-        assert "less than one row" in str(error)
-        return
+    there = sum(length for length in lengths if length >= 8)
+    tokens = None if budget is None else int(budget * there)
+    share = sum(length for length in lengths if length > SHORT) / there
+    assume(share * (tokens or there) >= LONG + 1)  # less makes no long row, which is refused
+    data = prepare(tmp_path, lengths, seed=seed, tokens=tokens)
     documents = [encoded(i, length) for i, length in enumerate(lengths)]
     # No short document is split, none is there twice, none was invented.
     assert not Counter(short_documents(data)) - Counter(each for each in documents if len(each) <= SHORT)
@@ -360,7 +360,7 @@ def test_without_share_for_short_documents_none_are_needed(tmp_path: Path) -> No
         ({"buckets": [{"up_to": 64, "share": 1}, {"share": 0}]}, "those beyond original_window have no share"),
         ({"sources": []}, r"data\.sources: "),
         ({"sources": [{"name": "a", "path": "x"}] * 2}, "two sources have the same name"),
-        ({"sources": [{"name": "a", "path": "x", "share": 1}, {"name": "b", "path": "x"}]}, "sources: give all of them"),
+        ({"sources": [{"name": "a", "path": "x", "share": 1}, {"name": "b", "path": "x"}]}, "sources: give all"),
         ({"sources": [{"name": "a"}]}, r"data\.sources\.0: source 'a' needs either path or hub"),
         ({"tokns": 3}, r"data\.tokns: Extra inputs"),
         ({"target_window": "8q"}, "'8q' is no length"),
@@ -370,6 +370,14 @@ def test_bad_configurations_are_named(tmp_path: Path, values: dict[str, Any], er
     with pytest.raises(UsageError, match=error) as caught:
         config(tmp_path, **values)
     assert "\n" not in str(caught.value)
+
+
+def test_the_table_of_the_guide_is_valid() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training-data.md").read_text(encoding="utf-8")
+    table = tomllib.loads(page.split("```toml\n")[1].split("```")[0])["data"]
+    found = read_mixture(table)
+    assert (found.tokens, [bucket.share for bucket in found.all_buckets]) == (10**10, [3, 3, 4])
+    assert [source.upsample for source in found.sources] == [1, 3]
 
 
 def test_lengths_may_be_written_short(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Batch]]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """The batches that were tokenised in this process."""
     found: list[Batch] = []
     real = token_cache._tokens
@@ -40,7 +39,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Batch]]:
         return real(encoder, job)
 
     monkeypatch.setattr(token_cache, "_tokens", noted)
-    yield found
+    return found
 
 
 def run(source: SourceConfig, cache: Path, workers: int = 1, tokenizer: PromptTokenizer = TOKENIZER) -> list[Path]:
@@ -215,7 +214,9 @@ def test_texts_are_encoded_as_the_tokenizer_does() -> None:
 
     class Slow:
         is_fast, bos_token_id, eos_token_id, chat_template = False, 1, None, None
-        special_tokens_map: dict[str, str] = {}
+
+        def __init__(self) -> None:
+            self.special_tokens_map: dict[str, str] = {}
 
         def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
             return {"input_ids": [[ord(c) for c in text] for text in texts]}
