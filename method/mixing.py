@@ -163,7 +163,7 @@ def _prepare(
         index = Index.make(reader, [len(group) for group in chunks], config.sources)
         drawn = _choose(config, index, ledger)
         short, long = (_shuffled([each for each in drawn if each.cell.long == kind], config.seed) for kind in (0, 1))
-        joined = join(long[1].tolist(), config.target_window, np.random.default_rng([config.seed, 1]))
+        joined = join(long[1].tolist(), config.target_window)
         ledger.joined(joined)
         if not joined.rows:
             raise UsageError(
