@@ -77,7 +77,9 @@ def test_every_token_is_in_one_row_or_counted(
     there = sum(length for length in lengths if length >= 8)
     tokens = None if budget is None else int(budget * there)
     share = sum(length for length in lengths if length > SHORT) / there
-    assume(share * (tokens or there) >= LONG + 1)  # less makes no long row, which is refused
+    # Less makes no long row or no short document, which is refused.
+    assume(share * (tokens or there) >= LONG + 1)
+    assume(tokens is None or (1 - share) * tokens >= SHORT + 1)
     data = prepare(tmp_path, lengths, seed=seed, tokens=tokens)
     documents = [encoded(i, length) for i, length in enumerate(lengths)]
     # No short document is split, none is there twice, none was invented.
@@ -325,6 +327,7 @@ def test_sources_are_told_in_the_manifest(tmp_path: Path) -> None:
             {"buckets": [{"up_to": 64}, {"up_to": 500}, {}]},
             r"no documents of more than 64 and at most 500 tokens \(of 2 documents .*\); change buckets",
         ),
+        ([40, 4000], {"tokens": 2000}, "a budget of 2,000 tokens leaves too few for one short document; raise tokens"),
         ([], {"sources": [{"name": "e", "path": "{path}/blank.jsonl"}]}, "source 'e': holds no documents; remove it"),
     ],
 )

@@ -73,8 +73,13 @@ def test_documents_come_back_in_order_and_are_made_once(tmp_path: Path, made: li
     renamed = (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")  # found by content, not by name
     assert run(SourceConfig(name="other", path=renamed), tmp_path / "cache") == chunks
     assert len(made) == count
-    run(source.model_copy(update={"path": (renamed,)}), tmp_path / "cache", tokenizer=byte_tokenizer(bos=False))
+    source = source.model_copy(update={"path": (renamed,)})
+    run(source, tmp_path / "cache", tokenizer=byte_tokenizer(bos=False))
     assert len(made) == 2 * count
+    other = byte_tokenizer()
+    other.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    run(source, tmp_path / "cache", tokenizer=other)
+    assert len(made) == 3 * count
 
 
 def test_processes_make_the_same_bytes(tmp_path: Path) -> None:
