@@ -163,7 +163,7 @@ def _prepare(
         index = Index.make(reader, [len(group) for group in chunks], config.sources)
         drawn = _choose(config, index, ledger)
         short, long = (_shuffled([each for each in drawn if each.cell.long == kind], config.seed) for kind in (0, 1))
-        joined = join(long[1].tolist(), config.target_window, np.random.default_rng([config.seed, 1]))
+        joined = join(long[1].tolist(), config.target_window)
         ledger.joined(joined)
         if not joined.rows:
             raise UsageError(
@@ -265,6 +265,9 @@ def _choose(config: MixtureConfig, index: Index, ledger: Ledger) -> list[Drawn]:
         found = draw(cell, index.length, round(total * share), config.seed)
         ledger.drawn(found, index.length)
         drawn.append(found)
+    short = [found for found in drawn if not found.cell.long]
+    if short and not any(len(found.documents) for found in short):
+        raise UsageError(f"a budget of {total:,} tokens leaves too few for one short document; raise tokens")
     return drawn
 
 
@@ -301,7 +304,7 @@ def _shuffled(drawn: Sequence[Drawn], seed: int) -> tuple[NDArray[np.int64], NDA
     empty = np.empty(0, dtype=np.int64)
     documents = np.concatenate([empty, *(each.documents for each in drawn)])
     lengths = np.concatenate([empty, *(each.lengths for each in drawn)])
-    order = np.random.default_rng([seed, 0]).permutation(len(documents))
+    order = np.random.default_rng([seed, 0, 0, 0, 1]).permutation(len(documents))  # no cell has five
     return documents[order], lengths[order]
 
 
@@ -316,7 +319,8 @@ class _Rows:
         """Long rows, then short ones."""
         for row in joined.rows:
             yield self._row([(int(long[document]), first, count) for document, first, count in row], long=True)
-        lengths = self._index.length[short].tolist()
+        # A view gives plain integers without an object for each of maybe millions.
+        lengths = np.ascontiguousarray(self._index.length[short], dtype=np.int64).data
         for packed in pack(lengths, self._length):
             yield self._row([(int(short[document]), 0, lengths[document]) for document in packed], long=False)
 

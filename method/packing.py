@@ -1,6 +1,6 @@
 """Documents to rows: short ones whole, packed closely; long ones joined and cut, so that no row holds padding.
 
-Pure functions of lengths and a seeded generator. Documents are named by their place in the sequence of lengths.
+Pure functions of lengths; their order is the caller's to draw. Documents are named by their place in it.
 """
 
 from __future__ import annotations
@@ -8,8 +8,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 Piece = tuple[int, int, int]
 """(document, first token, tokens)"""
@@ -31,11 +29,11 @@ class Joined:
         return len(pieces) - len({document for document, _, _ in pieces})
 
 
-def join(lengths: Sequence[int], target: int, random: np.random.Generator) -> Joined:
+def join(lengths: Sequence[int], target: int) -> Joined:
     """Documents in the order given as rows of ``target`` tokens.
 
     What a document has in whole rows gets rows of its own from its beginning on, where attention over the whole row
-    always stays inside the document. What is left of all of them is joined in random order and cut wherever a row ends.
+    always stays inside the document. What is left of all of them is joined and cut wherever a row ends.
     """
     found = Joined()
     left: list[Piece] = []
@@ -45,12 +43,12 @@ def join(lengths: Sequence[int], target: int, random: np.random.Generator) -> Jo
         if length > whole:
             left.append((document, whole, length - whole))
     room = target
-    for at in random.permutation(len(left)):
-        document, first, length = left[at]
-        while length:
-            taken = min(room, length)
-            found.rest.append((document, first, taken))
-            first, length, room = first + taken, length - taken, room - taken
+    for document, first, count in left:
+        at, end = first, first + count
+        while at < end:
+            taken = min(room, end - at)
+            found.rest.append((document, at, taken))
+            at, room = at + taken, room - taken
             if not room:
                 found.rows.append(found.rest)
                 found.rest, room = [], target

@@ -23,6 +23,7 @@ _SUFFIXES = {
     ".md": "text",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".parquet": "parquet",
 }
 COMPRESSED = (".gz", ".zst")
@@ -144,18 +145,13 @@ def _files(source: SourceConfig) -> Iterator[tuple[Path, bool]]:
 
 
 def _kind(source: SourceConfig, path: Path, named: bool) -> Kind | None:
+    """How a file is read; ``None``: not at all. A file the user named is what the format says, or else text."""
     plain = path.with_suffix("") if path.suffix in COMPRESSED else path
-    known = _SUFFIXES.get(plain.suffix)
-    if source.format != "auto" and (named or known is None or known == source.format):
-        known = source.format
-    elif source.format != "auto":
-        return None
-    if known is None and named:
-        known = "text"
+    known = _SUFFIXES.get(plain.suffix, "text" if named else None)
+    if source.format != "auto":
+        known = source.format if named or known == source.format else None
     if known == "text":
-        if source.tokenised:
-            return None
-        return "files" if source.documents == "file" else "paragraphs"
+        return None if source.tokenised else "files" if source.documents == "file" else "paragraphs"
     return "jsonl" if known == "jsonl" else "parquet" if known == "parquet" else None
 
 

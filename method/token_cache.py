@@ -154,6 +154,7 @@ def _tokenise_source(source: SourceConfig, parts: Sequence[Part], home: Path, po
     chunks: list[Path] = []
     whole: list[tuple[Path, int]] = []
     progress = _Progress(source.name, sum(part.size for part in parts), say)
+    begun: set[Path] = set()  # files of the same content share a folder and its chunks
 
     def jobs() -> Iterator[Job]:
         left, before = source.first, 0
@@ -163,20 +164,22 @@ def _tokenise_source(source: SourceConfig, parts: Sequence[Part], home: Path, po
             if known is not None and left is None:
                 chunks.extend(known)
             else:
-                begun = len(chunks)
-                _make(folder)
+                before_part = len(chunks)
+                again = folder in begun
+                begun.add(folder)
+                if not again:
+                    _make(folder)
                 for batch in batches(source, part):
                     chunks.append(folder / f"{batch.number:06}.tok")
-                    if not intact(chunks[-1]):
+                    if not again and not intact(chunks[-1]):
                         yield Job(chunks[-1], source, batch, before + batch.position)
                     if left is not None:
                         left -= len(batch.items)
                         if left <= 0:
                             return
-                whole.append((folder, len(chunks) - begun))
+                whole.append((folder, len(chunks) - before_part))
             before += part.size
 
-    # One after the other in this process: its executor takes a sequence and yields as it goes.
     for done in pool.run(jobs()):
         progress.add(done)
     for folder, count in whole:
@@ -259,7 +262,7 @@ def locked(path: Path, say: Say) -> Iterator[None]:
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
-        say(f"waiting for another lr2eval that is tokenising into {path.parent}")
+        say(f"waiting for another lr2eval that works in {path.parent}")
         lock.acquire()  # the system releases the lock of a process that dies
     try:
         yield
