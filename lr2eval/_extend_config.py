@@ -120,16 +120,11 @@ def steps(config: ExtendConfig, original_window: int) -> Steps:
         {**config.search, **common, "target_length": config.target_length, "out": home / "search"}, ()
     )
     data = read_mixture({**config.data, **windows})
+    asked_training = _flat(config.training)
+    source = asked_training.pop("recipe", None)
     # Budgets of a recipe are for estimates; here the data says how much there is.
-    training = {
-        "name": name,
-        "global_batch": 8,
-        "short_tokens": 0,
-        "long_tokens": 1,
-        **_flat(config.training),
-        **windows,
-    }
-    recipe = read_recipe(training.pop("recipe", None), training)
+    begin: dict[str, Any] = {} if source else {"name": name, "global_batch": 8, "short_tokens": 0, "long_tokens": 1}
+    recipe = read_recipe(source, {**begin, **asked_training, **windows})
     asked = {"tasks": TASKS, **config.evaluation}
     evaluation = load_config({**asked, **common, "model": str(extended), "baseline": config.model, "out": home})
     return Steps(home, extended, search, config.factors, data, recipe, evaluation)
