@@ -125,8 +125,8 @@ def steps(config: ExtendConfig, original_window: int) -> Steps:
     # Budgets of a recipe are for estimates; here the data says how much there is.
     begin: dict[str, Any] = {} if source else {"name": name, "global_batch": 8, "short_tokens": 0, "long_tokens": 1}
     recipe = read_recipe(source, {**begin, **asked_training, **windows})
-    asked = {"tasks": TASKS, **config.evaluation}
-    evaluation = load_config({**asked, **common, "model": str(extended), "baseline": config.model, "out": home})
+    compared = {"tasks": TASKS, **config.evaluation}
+    evaluation = load_config({**compared, **common, "model": str(extended), "baseline": config.model, "out": home})
     return Steps(home, extended, search, config.factors, data, recipe, evaluation)
 
 
