@@ -157,7 +157,7 @@ def test_what_is_measured_is_what_the_exported_model_does(source: Path, tmp_path
 def test_a_step_is_one_step_whatever_its_micro_batches(source: Path, tmp_path: Path) -> None:
     """A mixed batch equals its parts: micro-batches of other sizes, and one update computed by hand."""
     rows = tiny_segments.mixture(12, weighted=True)
-    one = run(source, tmp_path / "one", rows=rows, steps=3, global_batch=6)
+    one = run(source, tmp_path / "one", rows=rows, steps=3, global_batch=6, saving={"every": 1, "keep": 3})
     run(source, tmp_path / "four", rows=rows, steps=3, global_batch=6, micro_batch=4)
     losses = [[line["loss"] for line in _logged(tmp_path / name)] for name in ("one", "four")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -176,6 +176,12 @@ def test_a_step_is_one_step_whatever_its_micro_batches(source: Path, tmp_path: P
     (total / weight).backward()
     norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters()))
     assert _logged(tmp_path / "one")[0]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    assert norm > 1  # so that clipping matters
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    torch.optim.AdamW(model.parameters(), lr=1e-3 / 3, betas=(0.9, 0.95), weight_decay=0.0).step()  # of two to warm up
+    trained = load_file(tmp_path / "one" / "checkpoints" / "step-000001" / "weights.safetensors")
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(trained[f"model.{name}"], value.detach(), rtol=1e-5, atol=2e-6)
 
 
 def test_long_only_uses_one_rope_and_long_rows_alone(source: Path, tmp_path: Path) -> None:
