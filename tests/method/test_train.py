@@ -57,7 +57,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(source: Path, out: Path, *, rows: Any = None, scaling: RopeScaling = SCALING, **changes: Any) -> TrainingResult:
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, attention_dropout=changes.pop("dropout", 0.0)
+    )
     extra = {name: changes.pop(name) for name in ("held_out", "needles", "hook") if name in changes}
     rows = tiny_segments.mixture(12) if rows is None else rows
     return train(recipe(**changes), model, source, rows, scaling, out, **extra)
@@ -102,7 +104,7 @@ def test_the_log_has_a_line_a_step_and_curves_of_both_kinds(source: Path, tmp_pa
         torch.rand(3)  # a hook that draws numbers changes nothing
         return {"accuracy": 0.5, "odd": math.inf}
 
-    result = run(source, tmp_path / "a", rows=rows, held_out=held_out, needles=[needle], hook=accuracy,
+    result = run(source, tmp_path / "a", rows=rows, dropout=0.1, held_out=held_out, needles=[needle], hook=accuracy,
                  evaluation={"every": 2, "needles": 1})  # fmt: skip
     lines = _logged(tmp_path / "a")
     assert [line["step"] for line in lines] == list(range(7))
@@ -122,7 +124,7 @@ def test_the_log_has_a_line_a_step_and_curves_of_both_kinds(source: Path, tmp_pa
     assert all(line["evaluation"].keys() == wanted for line in lines if "evaluation" in line)
     assert lines[-1]["evaluation"]["odd"] is None
     assert result.evaluations["6"] == lines[-1]["evaluation"]
-    run(source, tmp_path / "b", rows=rows)
+    run(source, tmp_path / "b", rows=rows, dropout=0.1)
     assert _weights(tmp_path / "a", 6) == _weights(tmp_path / "b", 6)  # measuring changes nothing
 
 
