@@ -265,10 +265,12 @@ def test_a_loss_that_is_no_number_ends_the_training(
 ) -> None:
     usual = Engine.loss
     calls = 0
+    models: list[Any] = []
 
     def spoil(self: Engine, rows: Any, scale: float | None = None) -> torch.Tensor:
         nonlocal calls
         calls += 1
+        models.append(self.model)
         found = usual(self, rows, scale)
         if calls < 18:  # four a step: in the fifth
             return found
@@ -286,6 +288,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
     assert [saved.step for saved in kept] == [2, 4]
     assert all(value.isfinite().all() for value in load_file(kept[-1].folder / "weights.safetensors").values())
     assert not (tmp_path / "out" / "model").exists()
+    assert all(parameter.isfinite().all() for parameter in models[-1].parameters())  # nothing was updated with it
 
 
 def test_a_step_that_does_not_fit_into_memory_says_what_helps(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
