@@ -57,7 +57,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(source: Path, out: Path, *, rows: Any = None, scaling: RopeScaling = SCALING, **changes: Any) -> TrainingResult:
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        source, dtype=torch.float32, attention_dropout=changes.pop("dropout", 0.0)
+    )
     extra = {name: changes.pop(name) for name in ("held_out", "needles", "hook") if name in changes}
     rows = tiny_segments.mixture(12) if rows is None else rows
     return train(recipe(**changes), model, source, rows, scaling, out, **extra)
@@ -102,7 +104,7 @@ def test_the_log_has_a_line_a_step_and_curves_of_both_kinds(source: Path, tmp_pa
         torch.rand(3)  # a hook that draws numbers changes nothing
         return {"accuracy": 0.5, "odd": math.inf}
 
-    result = run(source, tmp_path / "a", rows=rows, held_out=held_out, needles=[needle], hook=accuracy,
+    result = run(source, tmp_path / "a", rows=rows, dropout=0.1, held_out=held_out, needles=[needle], hook=accuracy,
                  evaluation={"every": 2, "needles": 1})  # fmt: skip
     lines = _logged(tmp_path / "a")
     assert [line["step"] for line in lines] == list(range(7))
@@ -122,7 +124,7 @@ def test_the_log_has_a_line_a_step_and_curves_of_both_kinds(source: Path, tmp_pa
     assert all(line["evaluation"].keys() == wanted for line in lines if "evaluation" in line)
     assert lines[-1]["evaluation"]["odd"] is None
     assert result.evaluations["6"] == lines[-1]["evaluation"]
-    run(source, tmp_path / "b", rows=rows)
+    run(source, tmp_path / "b", rows=rows, dropout=0.1)
     assert _weights(tmp_path / "a", 6) == _weights(tmp_path / "b", 6)  # measuring changes nothing
 
 
@@ -157,7 +159,7 @@ def test_what_is_measured_is_what_the_exported_model_does(source: Path, tmp_path
 def test_a_step_is_one_step_whatever_its_micro_batches(source: Path, tmp_path: Path) -> None:
     """A mixed batch equals its parts: micro-batches of other sizes, and one update computed by hand."""
     rows = tiny_segments.mixture(12, weighted=True)
-    one = run(source, tmp_path / "one", rows=rows, steps=3, global_batch=6)
+    one = run(source, tmp_path / "one", rows=rows, steps=3, global_batch=6, saving={"every": 1, "keep": 3})
     run(source, tmp_path / "four", rows=rows, steps=3, global_batch=6, micro_batch=4)
     losses = [[line["loss"] for line in _logged(tmp_path / name)] for name in ("one", "four")]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
@@ -176,6 +178,12 @@ def test_a_step_is_one_step_whatever_its_micro_batches(source: Path, tmp_path: P
     (total / weight).backward()
     norm = math.sqrt(sum(float(parameter.grad.square().sum()) for parameter in model.parameters()))
     assert _logged(tmp_path / "one")[0]["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    assert norm > 1  # so that clipping matters
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    torch.optim.AdamW(model.parameters(), lr=1e-3 / 3, betas=(0.9, 0.95), weight_decay=0.0).step()  # of two to warm up
+    trained = load_file(tmp_path / "one" / "checkpoints" / "step-000001" / "weights.safetensors")
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(trained[f"model.{name}"], value.detach(), rtol=1e-5, atol=2e-6)
 
 
 def test_long_only_uses_one_rope_and_long_rows_alone(source: Path, tmp_path: Path) -> None:
@@ -257,10 +265,12 @@ def test_a_loss_that_is_no_number_ends_the_training(
 ) -> None:
     usual = Engine.loss
     calls = 0
+    models: list[Any] = []
 
     def spoil(self: Engine, rows: Any, scale: float | None = None) -> torch.Tensor:
         nonlocal calls
         calls += 1
+        models.append(self.model)
         found = usual(self, rows, scale)
         if calls < 18:  # four a step: in the fifth
             return found
@@ -278,6 +288,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
     assert [saved.step for saved in kept] == [2, 4]
     assert all(value.isfinite().all() for value in load_file(kept[-1].folder / "weights.safetensors").values())
     assert not (tmp_path / "out" / "model").exists()
+    assert all(parameter.isfinite().all() for parameter in models[-1].parameters())  # nothing was updated with it
 
 
 def test_a_step_that_does_not_fit_into_memory_says_what_helps(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
