@@ -215,6 +215,8 @@ def test_texts_are_encoded_as_the_tokenizer_does() -> None:
     sample = "A b <x> c a B a"
     expected = tokenizer.encode(sample)
     assert expected == [2, 3, 4, 0, 2, 3, 2]
+    made.backend_tokenizer.enable_truncation(2)  # as a call with truncation leaves it
+    made.backend_tokenizer.enable_padding(length=12)
     assert Encoder(tokenizer).encode([sample])[0].tolist() == [1, *expected]
 
     class Slow:
