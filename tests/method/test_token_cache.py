@@ -167,6 +167,13 @@ def test_the_first_documents_only(tmp_path: Path, made: list[Batch]) -> None:
     assert len(made) == len(whole) > count  # the first ones are not made again
 
 
+def test_another_column_is_another_text(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"one": "uno", "two": "due"}])
+    for column, expected in (("one", "uno"), ("two", "due")):
+        source = SourceConfig(name="s", path=path, column=column)
+        assert texts(run(source, tmp_path / "cache")) == [expected]
+
+
 def test_files_of_equal_content_are_made_once(tmp_path: Path, made: list[Batch]) -> None:
     paths = [corpus(tmp_path / name, LENGTHS[:4]) for name in ("a.jsonl", "b.jsonl")]
     chunks = run(SourceConfig(name="s", path=paths), tmp_path / "cache")
