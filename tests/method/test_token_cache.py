@@ -70,6 +70,7 @@ def test_documents_come_back_in_order_and_are_made_once(tmp_path: Path, made: li
     assert texts(chunks) == [text(i, length) for i, length in enumerate(LENGTHS)]
     count = len(made)
     assert count == len(chunks) == 5
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
     renamed = (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")  # found by content, not by name
     assert run(SourceConfig(name="other", path=renamed), tmp_path / "cache") == chunks
     assert len(made) == count
