@@ -56,7 +56,8 @@ class Encoder:
         self.vocabulary: int = len(hf)
         self.token_type = np.dtype("<u2" if self.vocabulary <= 1 << 16 else "<u4")
         self.key = digest([VERSION, tokenizer.fingerprint(), self.bos, self.eos, BATCH_BYTES])
-        # Text rather than the object: a worker then imports the small tokenizers package alone.
+        # Text rather than the object: a worker then imports the small tokenizers package alone. The fingerprint's own
+        # encoding has just undone any truncation and padding that an earlier call left in the tokenizer.
         self._fast: str | None = hf.backend_tokenizer.to_str() if getattr(hf, "is_fast", False) else None
         self._slow: Any = None if self._fast else hf
         self._loaded: Any = None
@@ -76,8 +77,6 @@ class Encoder:
             from tokenizers import Tokenizer
 
             self._loaded = Tokenizer.from_str(self._fast)
-            self._loaded.no_truncation()
-            self._loaded.no_padding()
         return [found.ids for found in self._loaded.encode_batch_fast(texts, add_special_tokens=False)]
 
 

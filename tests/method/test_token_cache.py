@@ -70,6 +70,7 @@ def test_documents_come_back_in_order_and_are_made_once(tmp_path: Path, made: li
     assert texts(chunks) == [text(i, length) for i, length in enumerate(LENGTHS)]
     count = len(made)
     assert count == len(chunks) == 5
+    assert not list((tmp_path / "cache").rglob("*.tmp"))
     renamed = (tmp_path / "a.jsonl").rename(tmp_path / "b.jsonl")  # found by content, not by name
     assert run(SourceConfig(name="other", path=renamed), tmp_path / "cache") == chunks
     assert len(made) == count
@@ -167,6 +168,13 @@ def test_the_first_documents_only(tmp_path: Path, made: list[Batch]) -> None:
     assert len(made) == len(whole) > count  # the first ones are not made again
 
 
+def test_another_column_is_another_text(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"one": "uno", "two": "due"}])
+    for column, expected in (("one", "uno"), ("two", "due")):
+        source = SourceConfig(name="s", path=path, column=column)
+        assert texts(run(source, tmp_path / "cache")) == [expected]
+
+
 def test_files_of_equal_content_are_made_once(tmp_path: Path, made: list[Batch]) -> None:
     paths = [corpus(tmp_path / name, LENGTHS[:4]) for name in ("a.jsonl", "b.jsonl")]
     chunks = run(SourceConfig(name="s", path=paths), tmp_path / "cache")
@@ -215,6 +223,8 @@ def test_texts_are_encoded_as_the_tokenizer_does() -> None:
     sample = "A b <x> c a B a"
     expected = tokenizer.encode(sample)
     assert expected == [2, 3, 4, 0, 2, 3, 2]
+    made.backend_tokenizer.enable_truncation(2)  # as a call with truncation leaves it
+    made.backend_tokenizer.enable_padding(length=12)
     assert Encoder(tokenizer).encode([sample])[0].tolist() == [1, *expected]
 
     class Slow:
