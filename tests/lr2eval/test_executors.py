@@ -68,8 +68,10 @@ def test_workers_work_at_the_same_time(tmp_path: Path) -> None:
 def test_an_item_whose_worker_dies_goes_to_another(tmp_path: Path) -> None:
     with pool(tmp_path) as executor:
         found = list(executor.run([1, "die once", 2, 3]))
-    assert sorted(map(str, found)) == sorted(map(str, [(1, 1), ("die once", -1), (2, 4), (3, 9)]))
-    assert len(built(tmp_path)) == 3, "the dead one was replaced"
+        assert sorted(map(str, found)) == sorted(map(str, [(1, 1), ("die once", -1), (2, 4), (3, 9)]))
+        both = {number for _, number in executor.run(["wait for another"] * 2)}
+    assert both == {0, 1}, "the dead one was replaced"
+    assert len(built(tmp_path)) == 3
 
 
 def test_an_item_that_ends_every_worker_is_named_as_the_fault(tmp_path: Path) -> None:
