@@ -7,11 +7,11 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lr2eval._config import RunConfig, default_lengths
+from lr2eval._config import RunConfig, default_lengths, parse_value, put
 from lr2eval._errors import StoreError, UsageError
 from lr2eval._paths import cache_dir, write_json
 from lr2eval._version import __version__
@@ -89,6 +89,38 @@ def _facts(shard: Shard) -> dict[str, Any]:
         "max_new_tokens": shard.max_new_tokens,
     }
     return known | {key: value for key, value in shard.data.items() if key != "file"}
+
+
+def mix_command(
+    recipe: str, model: str, paths: Sequence[Path], sets: Sequence[str], out: Path, *, workers: int, offline: bool
+) -> None:
+    """Training rows in ``out`` from the ``[data]`` table of a recipe, ``paths`` in place of its sources."""
+    from lr2eval._models import locate
+    from lr2eval._tokens import PromptTokenizer
+    from lr2eval.method.mixing import prepare_mixture, read_mixture
+    from lr2eval.method.recipe import read_recipe
+
+    asked = read_recipe(recipe)
+    table: dict[str, Any] = dict(asked.data)
+    for item in sets:
+        key, separator, text = item.partition("=")
+        if not separator or not key.strip():
+            raise UsageError(f"--set {item}: write key=value")
+        put(table, key.strip(), parse_value(text))
+    if paths:
+        table["sources"] = [{"name": path.stem, "path": str(path)} for path in paths]
+    if not table.get("sources"):
+        raise UsageError("no data: name files or folders, or give the recipe a [data] table with sources")
+    windows = {"original_window": asked.original_window, "target_window": asked.target_window}
+    tokenizer = PromptTokenizer.load(locate(model, offline=offline))
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    data = prepare_mixture(read_mixture(table | windows), tokenizer, out, workers, say)
+    long = sum(data.long)
+    print(f"{len(data):,} rows of {data.target_window:,} tokens: {len(data) - long:,} short, {long:,} long")
+    print(out)
 
 
 def _check_folder(out: Path, names: set[str]) -> None:

@@ -114,17 +114,18 @@ def steps(config: ExtendConfig, original_window: int) -> Steps:
     if config.target_length <= original_window:
         asked = format_length(config.target_length)
         raise UsageError(f"--target-length {asked}: the model has a window of {original_window:,} already; give more")
-    if not config.data.get("sources"):
-        raise UsageError("--data is missing: name text, JSONL or parquet files to train on, short and long ones")
     search = load_search_config(
         {**config.search, **common, "target_length": config.target_length, "out": home / "search"}, ()
     )
-    data = read_mixture({**config.data, **windows})
     asked_training = _flat(config.training)
     source = asked_training.pop("recipe", None)
     # Budgets of a recipe are for estimates; here the data says how much there is.
     begin: dict[str, Any] = {} if source else {"name": name, "global_batch": 8, "short_tokens": 0, "long_tokens": 1}
     recipe = read_recipe(source, {**begin, **asked_training, **windows})
+    table = {**recipe.data, **config.data}
+    if not table.get("sources"):
+        raise UsageError("--data is missing: name text, JSONL or parquet files to train on, short and long ones")
+    data = read_mixture({**table, **windows})
     compared = {"tasks": TASKS, **config.evaluation}
     evaluation = load_config({**compared, **common, "model": str(extended), "baseline": config.model, "out": home})
     return Steps(home, extended, search, config.factors, data, recipe, evaluation)

@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Models that can be fetched by name.")
 app.add_typer(models_app, name="models")
-data_app = typer.Typer(no_args_is_help=True, help="Benchmark data without a run.")
+data_app = typer.Typer(no_args_is_help=True, help="Benchmark data without a run, and training data.")
 app.add_typer(data_app, name="data")
 baseline_app = typer.Typer(no_args_is_help=True, help="A small file of a run's scores, to commit.")
 app.add_typer(baseline_app, name="baseline")
@@ -388,9 +388,22 @@ def doctor() -> None:
     raise typer.Exit(doctor_command())
 
 
-@data_app.callback()
-def _data() -> None:
-    pass  # keeps `make` a name of its own while it is the only command
+@data_app.command("mix")
+def data_mix(
+    model: Annotated[str, typer.Option(help="Checkpoint folder (its tokenizer makes the tokens), or a name.")],
+    recipe: Annotated[str, typer.Option(help="TOML file or name of a training recipe; its [data] table, its windows.")],
+    out: Annotated[Path, typer.Option(help="Folder for the rows.")],
+    data: Annotated[
+        list[Path] | None, typer.Option(help="Text, JSONL or Parquet files or folders, instead of its sources.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that tokenise.")] = 1,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value of the table: tokens=10000000 ...")] = None,
+) -> None:
+    """Rows for training on mixed windows, for lr2eval train; the same command again resumes."""
+    from lr2eval._data_commands import mix_command
+
+    mix_command(recipe, model, data or (), set_ or (), out, workers=workers, offline=offline)
 
 
 @data_app.command("make")

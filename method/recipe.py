@@ -119,6 +119,8 @@ class Recipe(BaseModel):
     optimizer: Optimizer = Optimizer()
     evaluation: Evaluation = Evaluation()
     saving: Saving = Saving()
+    data: dict[str, Any] = Field(default_factory=dict)
+    """What rows are made of (`lr2eval data mix`, `lr2eval extend`); training itself takes rows as they are."""
     shape: Shape | None = None
     """Of the model the recipe is for; only estimates read it, and only where no model is given."""
     hardware: Hardware = Hardware()
@@ -164,7 +166,7 @@ class Recipe(BaseModel):
     def deciding(self) -> dict[str, Any]:
         """The keys that decide the trained weights; a folder belongs to exactly one such set."""
         dumped: dict[str, Any] = self.model_dump(
-            mode="json", exclude={"name", "shape", "hardware", "saving", "short_tokens", "long_tokens"}
+            mode="json", exclude={"name", "data", "shape", "hardware", "saving", "short_tokens", "long_tokens"}
         )
         return dumped
 

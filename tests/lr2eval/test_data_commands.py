@@ -18,9 +18,11 @@ import pytest
 from lr2eval import _data_commands
 from lr2eval._errors import UsageError
 from lr2eval._types import SampleInfo, Shard
+from lr2eval.method.segments import SegmentData
 from tests.processes import interruptible
 
 Run = Callable[..., Any]
+ROOT = Path(__file__).parents[2]
 TASKS = ("--tasks", "ruler:niah_single_1,ruler:fwe", "--lengths", "768,1k", "--samples-per-task", "2", "--offline")
 FILES = {f"{task}-{length}.jsonl" for task in ("niah_single_1", "fwe") for length in (768, 1024)}
 
@@ -150,3 +152,50 @@ def test_a_real_interrupt_leaves_nothing(
     alone = [word.replace("workers=2", "workers=1") for word in command]
     assert lr2eval(*alone, "--out", tmp_path / "other").code == 0
     assert content(out) == content(tmp_path / "other")
+
+
+RECIPE = """
+name = "small"
+original_window = 128
+target_window = 512
+short_tokens = 0
+long_tokens = 1
+global_batch = 1
+[data]
+min_tokens = 8
+buckets = [{ up_to = 128, share = 0.5 }, { share = 0.5 }]
+"""
+
+
+def test_rows_for_training_from_a_recipe_and_files(lr2eval: Run, tmp_path: Path) -> None:
+    recipe = tmp_path / "small.toml"
+    recipe.write_text(RECIPE)
+    words = " ".join(f"w{i % 48}" for i in range(120))
+    short = [{"text": words[: 40 + i]} for i in range(200)]
+    long = [{"text": " ".join([words] * 6)} for _ in range(20)]
+    documents = tmp_path / "documents.jsonl"
+    documents.write_text("".join(json.dumps(line) + "\n" for line in (*short, *long)))
+    model = ROOT / "tests" / "assets" / "tiny-retrieval"
+    command = ("data", "mix", "--recipe", recipe, "--model", model, "--data", documents, "--out", tmp_path / "rows")
+    done = lr2eval(*command)
+    assert done.code == 0, done.err
+    said, folder = done.out.splitlines()[-2:]
+    assert folder == str(tmp_path / "rows")
+    data = SegmentData.open(tmp_path / "rows")
+    assert said == f"{len(data)} rows of 512 tokens: {len(data) - sum(data.long)} short, {sum(data.long)} long"
+    assert 0 < sum(data.long) < len(data)
+    before = (tmp_path / "rows" / "manifest.json").stat().st_mtime_ns
+    assert lr2eval(*command).code == 0
+    assert (tmp_path / "rows" / "manifest.json").stat().st_mtime_ns == before, "rows that are there are not made again"
+    other = lr2eval(*command, "--set", "min_tokens=9")
+    assert other.code == 2
+    assert "min_tokens" in other.err
+
+
+def test_rows_of_nothing_are_refused(lr2eval: Run, tmp_path: Path) -> None:
+    model = ROOT / "tests" / "assets" / "tiny-retrieval"
+    recipe = "tiny-retrieval-2k"
+    done = lr2eval("data", "mix", "--recipe", recipe, "--model", model, "--out", tmp_path / "rows")
+    assert done.code == 2
+    assert "no data: name files or folders" in done.err
+    assert not (tmp_path / "rows").exists()
