@@ -1,4 +1,4 @@
-"""LongBench's metrics, value for value those behind its published scores (THUDM/LongBench, ``metrics.py``, ``eval.py``).
+"""LongBench's metrics, value for value those behind its published scores (THUDM/LongBench: metrics.py, eval.py).
 
 All give 0..1 for one answer and one reference; :func:`score` takes the best reference. A test reproduces 84 published
 scores from 19,003 predictions.
@@ -25,7 +25,8 @@ _CHINESE = str.maketrans(
     "",
     "",
     string.punctuation
-    + "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
+    + "！？｡。＂＃＄％＆＇（）＊＋，－／：；＜＝＞＠［＼］＾＿｀｛｜｝～｟｠"
+    + "｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
     + "–—‘’‛“”„‟…‧﹏.",
 )
 _ARTICLES = re.compile(r"\b(a|an|the)\b")

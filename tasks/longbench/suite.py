@@ -46,7 +46,7 @@ DATA_SETS: dict[str, DataSet] = {
 """In the order of LongBench's paper."""
 
 BUCKETS = {"0-4k": 4_000, "4-8k": 8_000, "8k+": None}
-"""LongBench-E groups samples by their field ``length`` (words, or characters in Chinese): name -> first value beyond."""
+"""LongBench-E groups samples by their field ``length`` (words; characters in Chinese): name -> first value beyond."""
 
 
 def bucket(length: int) -> str:

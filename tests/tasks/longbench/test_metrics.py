@@ -82,7 +82,9 @@ def test_best_answer_counts() -> None:
     assert score("trec", "Date", ["Food", "Date"], ["Food", "Date"]) == 1.0
 
 
-@pytest.mark.parametrize(("length", "name"), [(0, "0-4k"), (3999, "0-4k"), (4000, "4-8k"), (7999, "4-8k"), (8000, "8k+")])
+@pytest.mark.parametrize(
+    ("length", "name"), [(0, "0-4k"), (3999, "0-4k"), (4000, "4-8k"), (7999, "4-8k"), (8000, "8k+")]
+)
 def test_buckets(length: int, name: str) -> None:
     assert bucket(length) == name
 
