@@ -44,12 +44,14 @@ class Prompt:
 @cache
 def prompt(dataset: str) -> Prompt:
     """Prompt of a data set of LongBench v1 (LongBench-E has the same). :class:`TaskError` if lm-eval changed."""
+    import yaml  # type: ignore[import-untyped]
+
     file = f"tasks/longbench/{dataset}.yaml"
     try:
         definition = _read(file)
         text, hub = str(definition["doc_to_text"]), str(definition["dataset_path"])
         limit = int(definition["generation_kwargs"]["max_gen_toks"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise _changed(file) from error
     if dataset in MENDS:
         theirs, upstream = MENDS[dataset]
@@ -64,7 +66,7 @@ def prompt(dataset: str) -> Prompt:
 
 
 def _read(file: str) -> Mapping[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """A safe loader that reads ``!function module.name`` as nothing."""

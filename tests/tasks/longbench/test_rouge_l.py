@@ -54,5 +54,6 @@ def test_same_as_the_package_on_real_answers(shared_data: Path) -> None:
 def test_long_sentences_are_scored() -> None:
     words = " ".join(map(str, range(1500)))
     assert rouge_l(words, words) == pytest.approx(1.0)
+    assert rouge_l(words, "0") == pytest.approx(2 / 1501, abs=1e-6)
     with pytest.raises(RecursionError):
-        package(words, words)
+        package(words, "0")
