@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr2eval import _ids
-from lr2eval._config import format_length
 from lr2eval._errors import MissingDataError, TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import SampleInfo, Scalar, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _jsonl, _lm_eval, _select
-from lr2eval.tasks.longbench import metrics, predictions, source
-from lr2eval.tasks.longbench.cut import fitted
-from lr2eval.tasks.longbench.prompts import Prompt, prompt
+from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.tasks import _lm_eval, _select
+from lr2eval.tasks.longbench import layout, metrics, predictions, source
+from lr2eval.tasks.longbench.prompts import prompt
 from lr2eval.tasks.longbench.suite import BUCKETS, DATA_SETS, bucket
-from lr2eval.tasks.ruler import files
 
 if TYPE_CHECKING:
     from lr2eval._results import ShardResult
@@ -55,7 +50,7 @@ class LongBench:
         """
         if context.options:
             raise TaskError(f"--set {self.name}.{next(iter(context.options))}: {self.name} has no options")
-        found: dict[str, tuple[str, list[source.Item]]] = {}
+        found: dict[str, tuple[str, list[layout.Item]]] = {}
         missing: dict[str, str] = {}
         for task in tasks:
             try:
@@ -84,7 +79,7 @@ class LongBench:
         labels = shard.data.get("classes")
         return metrics.score(shard.task, sample.answer, sample.gold, json.loads(str(labels)) if labels else None)
 
-    def _load(self, task: str, context: TaskContext) -> tuple[str, list[source.Item]]:
+    def _load(self, task: str, context: TaskContext) -> tuple[str, list[layout.Item]]:
         where, items = source.load(
             task,
             extended=self.extended,
@@ -95,49 +90,15 @@ class LongBench:
         return where, items[: _select.limited(len(items), context.limit)]
 
     def _shard(
-        self, task: str, where: str, items: list[source.Item], window: int, context: TaskContext, fingerprint: str
+        self, task: str, where: str, items: list[layout.Item], window: int, context: TaskContext, fingerprint: str
     ) -> Shard:
         rules, asked = DATA_SETS[task], prompt(task)
-        tokenizer = context.tokenizer
-        if tokenizer.chat and not rules.chat:
-            tokenizer = PromptTokenizer(tokenizer.tokenizer, name=tokenizer.name)
-        room = window - asked.max_new_tokens
-        cut = room if context.truncation == "middle" else None
-        facts = {
-            "generator": VERSION,
-            "task": f"{self.name}/{task}",
-            "length": window,
-            "tokenizer": fingerprint,
-            "chat": tokenizer.chat,
-            "cut_to": cut,
-            "max_new_tokens": asked.max_new_tokens,
-            "prompt": _ids.digest(asked.pieces),
-            "items": _ids.digest([[i.context, i.question, i.answers, i.all_classes, i.length] for i in items]),
-        }
-        path = context.cache_dir / "data" / self.name / f"{task}-{window}-{_ids.digest(facts)[:16]}.jsonl"
-        data = files.ensure(
-            path,
-            facts,
-            lambda: _rows(f"{self.name}:{task}", items, asked, tokenizer, cut),
-            lambda row: (row["token_count"] + asked.max_new_tokens) / window,
-            context.progress,
-        )
-        if context.truncation == "error" and data.manifest["fill"]["max"] > 1:
-            over = sum(row["token_count"] > room for row in data.rows())
-            raise TaskError(
-                f"{self.name}:{task}: {over} of {len(items)} prompts are longer than {room} tokens (a window of "
-                f"{format_length(window)} less {asked.max_new_tokens} to generate); choose --truncation middle, which "
-                "shortens only the context, or skip"
-            )
-        file = path.relative_to(context.cache_dir).as_posix()
-        labels = next((item.all_classes for item in items if item.all_classes), None)
-        known: dict[str, Scalar] = {
-            "source": where,
-            "file": file,
-            "sha256": data.manifest["sha256"],
-            **{f"fill_{key}": data.manifest["fill"][key] for key in ("min", "mean", "max")},
-            **({"classes": json.dumps(labels, ensure_ascii=False)} if labels else {}),
-        }
+        name = f"{self.name}/{task}"
+        data = layout.lay_out(name, VERSION, items, asked, window, context, fingerprint, chat=rules.chat)
+        known = layout.known(data, context, where)
+        if rules.metric == "classification" and items:
+            # One list for the whole data set, as in LongBench; scoring a run again needs it.
+            known["classes"] = json.dumps(items[0].extra["all_classes"], ensure_ascii=False)
 
         def describe(doc: Mapping[str, Any]) -> SampleInfo:
             return SampleInfo(
@@ -147,7 +108,7 @@ class LongBench:
                     "source_length": doc["length"],
                     **({"bucket": bucket(doc["length"])} if self.extended else {}),
                 },
-                source=(file, doc["offset"]),
+                source=(str(known["file"]), doc["offset"]),
                 truncated_tokens=doc["truncated_tokens"],
             )
 
@@ -174,25 +135,3 @@ class LongBench:
 
 LONGBENCH = LongBench("longbench", extended=False)
 LONGBENCH_E = LongBench("longbench_e", extended=True)
-
-
-def _rows(
-    name: str, items: Sequence[source.Item], asked: Prompt, tokenizer: PromptTokenizer, cut: int | None
-) -> Iterator[_jsonl.Row]:
-    """One line of the data file per sample. ``document`` is equal where samples share a context."""
-    for number, item in enumerate(items):
-        try:
-            found = fitted(asked, item.context, item.question, tokenizer, cut)
-        except TaskError as error:
-            raise TaskError(f"{name}, sample {number}: {error}") from error
-        yield {
-            "index": number,
-            "prompt": found.text,
-            "answer_prefix": "",
-            "answers": list(item.answers),
-            "all_classes": None if item.all_classes is None else list(item.all_classes),
-            "length": item.length,
-            "document": _ids.text_hash(item.context)[:12],
-            "token_count": found.tokens,
-            "truncated_tokens": found.lost,
-        }

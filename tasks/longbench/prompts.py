@@ -44,14 +44,12 @@ class Prompt:
 @cache
 def prompt(dataset: str) -> Prompt:
     """Prompt of a data set of LongBench v1 (LongBench-E has the same). :class:`TaskError` if lm-eval changed."""
-    import yaml  # type: ignore[import-untyped]
-
     file = f"tasks/longbench/{dataset}.yaml"
     try:
-        definition = _read(file)
+        definition = read_yaml(file)
         text, hub = str(definition["doc_to_text"]), str(definition["dataset_path"])
         limit = int(definition["generation_kwargs"]["max_gen_toks"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise _changed(file) from error
     if dataset in MENDS:
         theirs, upstream = MENDS[dataset]
@@ -65,15 +63,19 @@ def prompt(dataset: str) -> Prompt:
     return Prompt(pieces, limit, hub)
 
 
-def _read(file: str) -> Mapping[str, Any]:
-    import yaml
+def read_yaml(file: str) -> Mapping[str, Any]:
+    """A YAML file of lm-eval, its functions left out. :class:`OSError` or :class:`ValueError` if it is none."""
+    import yaml  # type: ignore[import-untyped]
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """A safe loader that reads ``!function module.name`` as nothing."""
 
     Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
     # No Python object can come out of it: the base is the safe loader.
-    found: Mapping[str, Any] = yaml.load((_upstream.lm_eval_folder() / file).read_text(encoding="utf-8"), Loader)
+    try:
+        found: Mapping[str, Any] = yaml.load((_upstream.lm_eval_folder() / file).read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: no YAML that we read") from error
     return found
 
 

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from lr2eval._errors import MissingDataError, UsageError
 from lr2eval.tasks import _hub, _jsonl
+from lr2eval.tasks.longbench.layout import Item
 from lr2eval.tasks.longbench.predictions import classes
 
 FOLDER = "longbench"
 
 
-@dataclass(frozen=True)
-class Item:
-    """One sample. ``length`` counts words or characters of its source, ``None`` if the file does not say."""
-
-    context: str
-    question: str
-    answers: tuple[str, ...]
-    all_classes: tuple[str, ...] | None
-    length: int | None
-
-
 def load(dataset: str, *, extended: bool, hub: str, data_dir: Path | None, offline: bool) -> tuple[str, list[Item]]:
-    """(where they come from, the samples in the data set's order).
+    """(where they come from, the samples in the data set's order). Their ``extra``: ``all_classes`` and ``length``.
 
     ``extended`` reads LongBench-E's file, ``DATASET_e.jsonl``, whose samples must have a length. Raises
     :class:`MissingDataError` if there is neither a file nor the hub, :class:`UsageError` naming file, line and field.
@@ -39,6 +28,8 @@ def load(dataset: str, *, extended: bool, hub: str, data_dir: Path | None, offli
             items.append(_item(dataset, row, extended))
         except UsageError as error:
             raise UsageError(f"{place}, {error}") from error
+        if items[-1].extra["all_classes"] != items[0].extra["all_classes"]:
+            raise UsageError(f"{place}, field all_classes: differs from the first sample's; mend the file")
     return path.name if path else f"hub:{hub}", items
 
 
@@ -69,4 +60,4 @@ def _item(dataset: str, row: _jsonl.Row, extended: bool) -> Item:
     question = _jsonl.text(row, "question" if "question" in row and "input" not in row else "input")
     length = _jsonl.whole_number(row, "length") if extended or row.get("length") is not None else None
     context = _jsonl.text(row, "context")
-    return Item(context, question, tuple(answers), None if labels is None else tuple(labels), length)
+    return Item(context, question, tuple(answers), {"all_classes": labels, "length": length})

@@ -93,6 +93,17 @@ def test_run_of_ours(tmp_path: Path, lr2eval: Run) -> None:
     assert (run / "samples.sqlite").read_bytes() == before
 
 
+def test_run_with_length_buckets(tmp_path: Path, lr2eval: Run) -> None:
+    buckets = [{"bucket": "0-4k"}, {"bucket": "8k+"}, {"bucket": "8k+"}]
+    name = "longbench_e/hotpotqa@4096"
+    run = fake_run(tmp_path / "run", {name: [0.0, 100.0, 0.0]}, columns={name: buckets})
+    done = lr2eval("score", "longbench_e", run, "--json")
+    assert json.loads(done.out) == {
+        "scores": {"hotpotqa@4096": 33.33},
+        "buckets": {"hotpotqa@4096": {"0-4k": 0.0, "4-8k": None, "8k+": 50.0}},
+    }
+
+
 def test_run_without_the_benchmark(tmp_path: Path, lr2eval: Run) -> None:
     run = fake_run(tmp_path / "run", {"ruler/vt@4096": [100.0]})
     assert (
