@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lr2eval._errors import TaskError
 from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.longbench.cut import fitted
+from lr2eval.tasks.longbench.cut import _halves, fitted
 from lr2eval.tasks.longbench.prompts import Prompt
 
 PROMPT = Prompt(("Read this. ", "{{context}}", "\nNow: ", "{{question}}", " Answer: "), 8, "hub")
@@ -49,6 +49,11 @@ def test_any_text(one_tokenizer: PromptTokenizer, context: str, question: str, l
     kept = found.text.removeprefix("Read this. ").removesuffix(f"\nNow: {question} Answer: ")
     assert any(context.startswith(kept[:n]) and context.endswith(kept[n:]) for n in range(len(kept) + 1))
     assert len(kept) <= len(context)
+
+
+def test_a_character_of_several_tokens_is_kept_once() -> None:
+    places = [(0, 1), *[(1, 2)] * 4, (2, 3)]
+    assert [_halves("a\N{GRINNING FACE}b", places, keep) for keep in (0, 2, 5)] == ["", "ab", "a\N{GRINNING FACE}b"]
 
 
 def test_a_question_longer_than_the_window(one_tokenizer: PromptTokenizer) -> None:

@@ -56,6 +56,7 @@ def test_a_choice_that_looks_like_a_field() -> None:
     [
         ("The correct answer is (B).", "B"),
         ("So: **The correct answer is (C)**", "C"),
+        ("The correct answer is **(A)**", "A"),
         ("The correct answer is D", "D"),
         ("The correct answer is (E)", None),
         ("the correct answer is (A)", None),
