@@ -58,13 +58,18 @@ class Prepared:
         }
 
 
-def prepare(config: RunConfig, say: Callable[[str], None]) -> Prepared:
-    """Check and gather everything one run needs. Raises the errors of the design, all before any forward pass."""
+def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint | None = None) -> Prepared:
+    """Check and gather everything one run needs. Raises the errors of the design, all before any forward pass.
+
+    ``original``: the model it will be compared with; prompts that have their own length are run at its window as well.
+    """
     checkpoint = open_checkpoint(config.model, config)
     tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
     lengths = config.lengths or default_lengths(checkpoint.window)
     _check_lengths(lengths, checkpoint, config)
-    shards, not_run, headline = make_shards(config, tokenizer, lengths, say)
+    both = {checkpoint.window, min(checkpoint.window, original.window)} if original else {checkpoint.window}
+    windows = config.lengths or tuple(sorted(both))
+    shards, not_run, headline = make_shards(config, tokenizer, lengths, say, windows)
     return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline)
 
 
@@ -74,9 +79,9 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     Lengths beyond the original's window are not run for the original (and listed as such), unless
     ``beyond_window`` is set. Raises :class:`NotComparableError` when the tokenizers differ.
     """
-    extended = prepare(config, say)
     assert config.baseline is not None
     checkpoint = open_checkpoint(config.baseline, config)
+    extended = prepare(config, say, checkpoint)
     tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
     if tokenizer.fingerprint() != extended.tokenizer.fingerprint():
         raise NotComparableError(
@@ -118,9 +123,16 @@ def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunCo
 
 
 def make_shards(
-    config: RunConfig, tokenizer: PromptTokenizer, lengths: tuple[int, ...], say: Callable[[str], None]
+    config: RunConfig,
+    tokenizer: PromptTokenizer,
+    lengths: tuple[int, ...],
+    say: Callable[[str], None],
+    windows: tuple[int, ...] = (),
 ) -> tuple[tuple[Shard, ...], tuple[NotRun, ...], dict[str, Any]]:
-    """(shards with their data made, what cannot run, headline by benchmark) of the tasks of ``config``."""
+    """(shards with their data made, what cannot run, headline by benchmark) of the tasks of ``config``.
+
+    ``windows``: where prompts that have their own length are run; all ``lengths`` if empty.
+    """
     context = TaskContext(
         tokenizer=tokenizer,
         lengths=lengths,
@@ -130,6 +142,8 @@ def make_shards(
         limit=config.limit,
         data_dir=config.data_dir,
         offline=config.offline,
+        windows=windows or lengths,
+        truncation=config.truncation,
         progress=say,
     )
     if config.data_dir is not None and not config.data_dir.is_dir():

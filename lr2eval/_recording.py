@@ -55,6 +55,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         self.on_batch = on_batch
         self._identity = dict(identity)
         self._shard = ""
+        self._length: int | None = None
         self._seconds = 0.0
         self.details: dict[int, list[ResponseDetail]] = {}
         """Details of the shard's responses by document number."""
@@ -64,9 +65,10 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         """Time inside the model, as the backend measures it; a foreign backend's whole calls otherwise."""
         return float(getattr(self.backend, "model_seconds", self._seconds))
 
-    def begin(self, shard: str) -> None:
-        """Start a shard: responses are filed under its name from here on."""
+    def begin(self, shard: str, length: int | None = None) -> None:
+        """Start a shard: responses are filed under its name from here on. ``length``: its window, if narrower."""
         self._shard = shard
+        self._length = length
         self.details = {}
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -160,7 +162,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         measure = getattr(self.backend, "measure", None)
         if measure is None or self.truncation == "middle":
             return list(range(len(requests))), []
-        limit = self.backend.limit
+        limit = self.backend.limit if self._length is None else min(self._length, self.backend.limit)
         over = {number for number, tokens in enumerate(measure(request_type, requests)) if tokens > limit}
         if not over:
             return list(range(len(requests))), []

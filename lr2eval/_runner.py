@@ -158,10 +158,10 @@ def _run_shard(run: Prepared, shard: Shard, lm: Any, store: RunStore, progress: 
     task.set_fewshot_seed(run.config.seed)
     name = task.config.task
     progress.shard_started(shard)
-    lm.begin(shard.id)
+    lm.begin(shard.id, shard.length)
     lm.on_batch = progress.batch_done
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    chat = run.config.chat
+    chat = run.config.chat and shard.chat
     logged = evaluate(
         lm,
         {"tasks": {name: task}, "groups": {}, "group_map": {}},

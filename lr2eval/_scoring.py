@@ -73,7 +73,7 @@ def _sample(
         prompt_tail=tail,
         excerpts=tuple(e for e in (_excerpt(prompt, mark) for mark in info.marks) if e),
         source=info.source,
-        detail=_merge(details),
+        detail=_merge(details, 0 if skipped else info.truncated_tokens),
     )
 
 
@@ -120,15 +120,18 @@ def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _merge(details: Sequence[ResponseDetail]) -> ResponseDetail:
-    """One detail per sample: a multiple-choice sample is as long as its longest request."""
+def _merge(details: Sequence[ResponseDetail], truncated: int) -> ResponseDetail:
+    """One detail per sample: a multiple-choice sample is as long as its longest request.
+
+    ``truncated`` tokens were taken out before any backend saw the prompt.
+    """
     longest = max(details, key=lambda detail: detail.prompt_tokens)
     return ResponseDetail(
         prompt_tokens=longest.prompt_tokens,
         new_tokens=sum(detail.new_tokens for detail in details),
         window=longest.window,
         finish=longest.finish,
-        truncated_tokens=max(detail.truncated_tokens for detail in details),
+        truncated_tokens=truncated + max(detail.truncated_tokens for detail in details),
     )
 
 

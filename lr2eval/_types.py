@@ -50,6 +50,11 @@ class TaskContext:
     offline: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     """What ``--set BENCHMARK.key=value`` gave for this benchmark."""
+    windows: tuple[int, ...] = ()
+    """Where prompts have lengths of their own, the windows (tokens, ascending) to run them at: the lengths asked for,
+    else the original model's (``--baseline``) and the model's."""
+    truncation: Truncation = "error"
+    """What to do with prompts longer than a window."""
     progress: Callable[[str], None] = lambda message: None
 
 
@@ -66,6 +71,8 @@ class SampleInfo:
     columns: Mapping[str, Scalar] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     source: tuple[str, int] | None = None
+    truncated_tokens: int = 0
+    """Tokens that the benchmark took out of the prompt so that it fits; the backend may take more."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ class Shard:
     """Facts for manifest and report: file, haystack, fill min/mean/max ..."""
     max_new_tokens: int | None = None
     """Tokens each sample may generate; ``None`` for scored choices."""
+    chat: bool = True
+    """Whether ``--chat`` wraps the prompts; few-shot and code prompts may be left as they are."""
     cells: str | None = None
     """Sample column (a number) by whose values the shard's score is stored as well: ``depth`` of a needle grid."""
 

@@ -126,6 +126,20 @@ def report(
 
 
 @app.command()
+def score(
+    benchmark: Annotated[str, typer.Argument(help="longbench, longbench_e, ruler ..., or one task: longbench:trec.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Predictions, DATASET.jsonl as upstream writes them, or a run of ours.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help='Print {"scores": {dataset: 0..100}}.')] = False,
+) -> None:
+    """Score predictions that are there already, without a model."""
+    from lr2eval._score_command import score_command
+
+    score_command(benchmark, folder, as_json=as_json)
+
+
+@app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="The original (run folder or baseline file), then extended runs.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the results. [default: runs/A-vs-B]")] = None,

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval import _ids
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, _upstream
 from lr2eval.tasks.mmlu.source import LETTERS, SPLITS, Row, Source, hub_source, local_source
+
+if TYPE_CHECKING:
+    from lr2eval._results import ShardResult
+    from lr2eval._store import StoredSample
 
 VERSION = "1"
 SHOTS = 5
@@ -64,6 +68,11 @@ class Mmlu:
             describe=describe,
             data={"source": source.where, "shots": SHOTS, "category": category},
         )
+
+    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
+        """1 if the letter with the highest log-probability is right, else 0; a run keeps all four."""
+        letter, _ = max(sample.choices or (), key=lambda choice: choice[1], default=("", 0.0))
+        return float((letter,) == sample.gold)
 
 
 MMLU = Mmlu()

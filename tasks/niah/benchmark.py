@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lr2eval import _ids
 from lr2eval._errors import MissingDataError, TaskError, UsageError
@@ -15,6 +15,10 @@ from lr2eval.tasks.niah.generate import VERSION, Plan
 from lr2eval.tasks.niah.options import HAYSTACK, Grid
 from lr2eval.tasks.ruler import files, parallel
 from lr2eval.tasks.ruler.fit import sufficient
+
+if TYPE_CHECKING:
+    from lr2eval._results import ShardResult
+    from lr2eval._store import StoredSample
 
 METRIC = "found"
 DESCRIPTIONS: dict[Variant, str] = {
@@ -72,6 +76,10 @@ class Niah:
             return sufficient(1, needed)
 
         return {variant: length(variant) for variant in DESCRIPTIONS}, {}
+
+    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
+        """Score (0..1) of an answer that a run keeps."""
+        return score.found(sample.answer, sample.gold)
 
 
 NIAH = Niah()

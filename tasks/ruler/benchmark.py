@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval import _ids
 from lr2eval._errors import MissingDataError, TaskError, UsageError
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _lm_eval, _select, _upstream
+from lr2eval.tasks import _jsonl, _lm_eval, _select, _upstream
 from lr2eval.tasks.ruler import files, generate, outside, parallel
 from lr2eval.tasks.ruler.outside import NEEDS, OUTSIDE
 from lr2eval.tasks.ruler.score import COMPAT, METRICS
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
+
+if TYPE_CHECKING:
+    from lr2eval._results import ShardResult
+    from lr2eval._store import StoredSample
 
 NIAH = (
     *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
@@ -77,6 +81,17 @@ class Ruler:
             return generate.sufficient_length(task, 1, count, context.seed, context.tokenizer)
 
         return {name: length(task) for name, task in (TASKS | others).items()}, missing
+
+    def score_row(self, task: str, row: Mapping[str, Any]) -> float:
+        """Score (0..1) of a line of NVIDIA/RULER's prediction files: ``pred`` against ``outputs``."""
+        known: RulerTask | outside.OutsideTask = TASKS.get(task) or OUTSIDE[task]
+        return METRICS[known.metric](_jsonl.text(row, "pred"), _jsonl.texts(row, "outputs"))
+
+    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
+        """Score (0..1) of an answer that a run of ours keeps, by the metric of that run."""
+        if shard.metric not in METRICS:
+            raise TaskError(f"{shard.id}: scored by {shard.metric!r}, which this lr2eval does not have; run it again")
+        return METRICS[shard.metric](sample.answer, sample.gold)
 
     def _shard(self, task: RulerTask, data: files.DataFile, context: TaskContext, scoring: Mapping[str, str]) -> Shard:
         path, manifest = data.path, data.manifest

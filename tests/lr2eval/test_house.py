@@ -34,6 +34,7 @@ ROOMS = {
         "lr2eval._data_commands",
         "lr2eval._compare_commands",
         "lr2eval._rope_command",
+        "lr2eval._score_command",
         "lr2eval._search_command",
         "lr2eval._search_workers",
         "lr2eval._extend_command",

@@ -54,6 +54,7 @@ def requests(*prompts: str, kind: str = "generate_until") -> list[Instance]:
 
 
 def recording(folder: Path, backend: Any, truncation: Truncation = "error", **identity: Any) -> RecordingLM:
+    folder.mkdir(exist_ok=True)
     lm = RecordingLM(backend, RunStore.create(folder), {"model": "m", **identity}, truncation=truncation)
     lm.begin("shard")
     return lm
@@ -123,6 +124,21 @@ def test_over_long_is_skipped_when_asked(tmp_path: Path) -> None:
         assert lm.details[0][0].finish == "skipped"
         assert lm.details[1][0].finish != "skipped"
     assert backend.asked == []
+
+
+def test_the_window_of_a_shard_counts_where_it_is_narrower(tmp_path: Path) -> None:
+    for length, answers in (
+        (50, ["", "cb"]),
+        (100, ["a" * 51, "cb"]),
+        (500, ["a" * 51, "cb"]),
+        (None, ["a" * 51, "cb"]),
+    ):
+        lm = recording(tmp_path / str(length), FakeBackend(), "skip")
+        lm.begin("shard", length)
+        assert lm.generate_until(requests("a" * 51, "bc")) == answers
+    lm = recording(tmp_path / "wide", FakeBackend(), "skip")
+    lm.begin("shard", 500)
+    assert lm.generate_until(requests("a" * 101)) == [""]
 
 
 def test_a_choice_document_is_skipped_whole(tmp_path: Path) -> None:

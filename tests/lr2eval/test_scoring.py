@@ -47,6 +47,14 @@ def test_generation_sample() -> None:
     assert got.detail == ResponseDetail(100, 3)
 
 
+def test_tokens_taken_out_by_the_benchmark_count_as_truncated() -> None:
+    """With those that the backend took; a skipped sample lost nothing."""
+    cut = shard(describe=lambda doc: SampleInfo(("42",), truncated_tokens=30), n=1)
+    for detail, lost in ((ResponseDetail(100, 3, truncated_tokens=4), 34), (ResponseDetail(finish="skipped"), 0)):
+        (got,) = scored_samples(cut, [record(0)], {0: [detail]}, "generate_until", 0)
+        assert got.detail.truncated_tokens == lost
+
+
 def test_short_prompts_are_kept_whole() -> None:
     (got,) = scored_samples(shard(n=1), [record(0, prompt="x" * EDGE * 2)], DETAILS, "generate_until", 0)
     assert got.prompt_head + got.prompt_tail == "x" * EDGE * 2

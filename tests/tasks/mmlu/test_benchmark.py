@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -46,6 +47,12 @@ def test_shards(questions: Path, context: Context, caplog: pytest.LogCaptureFixt
     assert info.gold == ("B",)
     assert info.columns == {"subject": "anatomy", "category": "stem"}
     assert task.process_results(docs[1], [(-1.0, False), (-0.5, True), (-3.0, False), (-2.0, False)])["acc"] == 1.0
+
+
+def test_an_answer_kept_by_a_run() -> None:
+    kept = SimpleNamespace(choices=(("A", -2.0), ("B", -1.0), ("C", -3.0), ("D", -1.5)), answer="D")
+    for gold, score in (("B", 1.0), ("D", 0.0)):
+        assert MMLU.rescore(cast(Any, None), cast(Any, SimpleNamespace(**vars(kept), gold=(gold,)))) == score
 
 
 def test_categories() -> None:

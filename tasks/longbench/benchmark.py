@@ -1,0 +1,137 @@
+"""LongBench v1 and LongBench-E as benchmark plug-ins: every data set at every window."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from lr2eval._errors import MissingDataError, TaskError
+from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.tasks import _lm_eval, _select
+from lr2eval.tasks.longbench import layout, metrics, predictions, source
+from lr2eval.tasks.longbench.prompts import prompt
+from lr2eval.tasks.longbench.suite import BUCKETS, DATA_SETS, bucket
+
+if TYPE_CHECKING:
+    from lr2eval._results import ShardResult
+    from lr2eval._store import StoredSample
+
+VERSION = "1"
+
+
+class LongBench:
+    """The benchmark object behind ``longbench``, and behind ``longbench_e`` if ``extended``; tasks are data sets."""
+
+    version = VERSION
+    headline: Literal["tasks", "samples"] = "tasks"
+
+    def __init__(self, name: str, *, extended: bool) -> None:
+        self.name = name
+        self.extended = extended
+        self.groups = tuple(BUCKETS) if extended else ()
+        self._names = [each for each, rules in DATA_SETS.items() if rules.extended or not extended]
+
+    def tasks(self) -> Sequence[TaskInfo]:
+        """The data sets, in the paper's order."""
+        file = "longbench/DATASET_e.jsonl" if self.extended else "longbench/DATASET.jsonl"
+        needs = f"{file} under --data-dir, or the hub data set Xnhyacinth/LongBench"
+        return [TaskInfo(name, self.name, DATA_SETS[name].asks, needs) for name in self._names]
+
+    def select(self, selector: str | None) -> Sequence[str]:
+        """All data sets, or the one named."""
+        return _select.one_or_all(self.name, selector, self._names)
+
+    def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
+        """Read the samples and lay their prompts out for every window of ``context``.
+
+        Raises :class:`MissingDataError` naming every data set that is not there, and :class:`TaskError` for prompts
+        longer than a window unless the truncation policy says what to do with them.
+        """
+        if context.options:
+            raise TaskError(f"--set {self.name}.{next(iter(context.options))}: {self.name} has no options")
+        found: dict[str, tuple[str, list[layout.Item]]] = {}
+        missing: dict[str, str] = {}
+        for task in tasks:
+            try:
+                found[task] = self._load(task, context)
+            except MissingDataError as error:
+                missing[task] = str(error)
+        if missing:
+            raise MissingDataError("; ".join(missing.values()), tuple(missing.values()), tasks=missing)
+        fingerprint = context.tokenizer.fingerprint()
+        return [
+            self._shard(task, where, items, window, context, fingerprint)
+            for task, (where, items) in found.items()
+            for window in context.windows or context.lengths
+        ]
+
+    def score_row(self, task: str, row: Mapping[str, Any]) -> float:
+        """Score (0..1) of a line of LongBench's own prediction files."""
+        return predictions.score_row(task, row)
+
+    def group(self, row: Mapping[str, Any]) -> str:
+        """The length bucket of such a line."""
+        return predictions.group(row)
+
+    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
+        """Score (0..1) of an answer that a run of ours keeps."""
+        labels = shard.data.get("classes")
+        return metrics.score(shard.task, sample.answer, sample.gold, json.loads(str(labels)) if labels else None)
+
+    def _load(self, task: str, context: TaskContext) -> tuple[str, list[layout.Item]]:
+        where, items = source.load(
+            task,
+            extended=self.extended,
+            hub=prompt(task).hub,
+            data_dir=context.data_dir,
+            offline=context.offline,
+        )
+        return where, items[: _select.limited(len(items), context.limit)]
+
+    def _shard(
+        self, task: str, where: str, items: list[layout.Item], window: int, context: TaskContext, fingerprint: str
+    ) -> Shard:
+        rules, asked = DATA_SETS[task], prompt(task)
+        name = f"{self.name}/{task}"
+        data = layout.lay_out(name, VERSION, items, asked, window, context, fingerprint, chat=rules.chat)
+        known = layout.known(data, context, where)
+        if rules.metric == "classification" and items:
+            # One list for the whole data set, as in LongBench; scoring a run again needs it.
+            known["classes"] = json.dumps(items[0].extra["all_classes"], ensure_ascii=False)
+
+        def describe(doc: Mapping[str, Any]) -> SampleInfo:
+            return SampleInfo(
+                gold=tuple(doc["answers"]),
+                columns={
+                    "document": doc["document"],
+                    "source_length": doc["length"],
+                    **({"bucket": bucket(doc["length"])} if self.extended else {}),
+                },
+                source=(str(known["file"]), doc["offset"]),
+                truncated_tokens=doc["truncated_tokens"],
+            )
+
+        def score(answer: str, doc: Mapping[str, Any]) -> float:
+            return metrics.score(task, answer, doc["answers"], doc["all_classes"])
+
+        return Shard(
+            benchmark=self.name,
+            task=task,
+            length=window,
+            n=len(items),
+            version=VERSION,
+            data_hash=data.manifest["sha256"],
+            metric=rules.metric,
+            load=lambda: _lm_eval.generation_task(
+                task, data.rows, rules.metric, score, max_new_tokens=asked.max_new_tokens, version=VERSION
+            ),
+            describe=describe,
+            data=known,
+            max_new_tokens=asked.max_new_tokens,
+            chat=rules.chat,
+        )
+
+
+LONGBENCH = LongBench("longbench", extended=False)
+LONGBENCH_E = LongBench("longbench_e", extended=True)

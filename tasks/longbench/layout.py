@@ -1,0 +1,108 @@
+"""Prompts of given documents, laid out for a window into a data file that both models of a comparison read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lr2eval import _ids
+from lr2eval._config import format_length
+from lr2eval._errors import TaskError
+from lr2eval._tokens import PromptTokenizer
+from lr2eval._types import Scalar, TaskContext
+from lr2eval.tasks._jsonl import Row
+from lr2eval.tasks.longbench.cut import fitted
+from lr2eval.tasks.longbench.prompts import Prompt
+from lr2eval.tasks.ruler import files
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample: what fills its prompt, the accepted answers, and what else its line of the data file holds."""
+
+    context: str
+    question: str
+    answers: tuple[str, ...]
+    extra: Mapping[str, Any]
+
+
+def lay_out(
+    name: str,
+    version: str,
+    items: Sequence[Item],
+    asked: Prompt,
+    window: int,
+    context: TaskContext,
+    fingerprint: str,
+    *,
+    chat: bool,
+) -> files.DataFile:
+    """The data file of ``name`` (``longbench/trec``) at ``window`` tokens, made unless it is in the cache.
+
+    ``fingerprint`` is the tokenizer's; ``chat``: whether the benchmark allows a chat template. With truncation
+    ``middle`` the contexts are cut; with ``error`` :class:`TaskError` tells how many prompts are too long; with
+    ``skip`` they stay whole, and the run leaves them out.
+    """
+    tokenizer = context.tokenizer
+    if tokenizer.chat and not chat:
+        tokenizer = PromptTokenizer(tokenizer.tokenizer, name=tokenizer.name)
+    room = window - asked.max_new_tokens
+    cut = room if context.truncation == "middle" else None
+    facts = {
+        "generator": version,
+        "task": name,
+        "length": window,
+        "tokenizer": fingerprint,
+        "chat": tokenizer.chat,
+        "cut_to": cut,
+        "max_new_tokens": asked.max_new_tokens,
+        "prompt": _ids.digest(asked.pieces),
+        "items": _ids.digest([[item.context, item.question, item.answers, dict(item.extra)] for item in items]),
+    }
+    data = files.ensure(
+        context.cache_dir / "data" / f"{name}-{window}-{_ids.digest(facts)[:16]}.jsonl",
+        facts,
+        lambda: _rows(name, items, asked, tokenizer, cut),
+        lambda row: (row["token_count"] + asked.max_new_tokens) / window,
+        context.progress,
+    )
+    if context.truncation == "error" and data.manifest["fill"]["max"] > 1:
+        over = sum(row["token_count"] > room for row in data.rows())
+        raise TaskError(
+            f"{name.replace('/', ':')}: {over} of {len(items)} prompts are longer than {room} tokens (a window of "
+            f"{format_length(window)} less {asked.max_new_tokens} to generate); choose --truncation middle, which "
+            "shortens only the context, or skip"
+        )
+    return data
+
+
+def known(data: files.DataFile, context: TaskContext, where: str) -> dict[str, Scalar]:
+    """Facts for manifest and report: where the samples come from, the data file, how full its prompts are."""
+    return {
+        "source": where,
+        "file": data.path.relative_to(context.cache_dir).as_posix(),
+        "sha256": data.manifest["sha256"],
+        **{f"fill_{key}": data.manifest["fill"][key] for key in ("min", "mean", "max")},
+    }
+
+
+def _rows(
+    name: str, items: Sequence[Item], asked: Prompt, tokenizer: PromptTokenizer, cut: int | None
+) -> Iterator[Row]:
+    """One line of the data file per sample. ``document`` is equal where samples share a context."""
+    for number, item in enumerate(items):
+        try:
+            found = fitted(asked, item.context, item.question, tokenizer, cut)
+        except TaskError as error:
+            raise TaskError(f"{name.replace('/', ':')}, sample {number}: {error}") from error
+        yield {
+            "index": number,
+            "prompt": found.text,
+            "answer_prefix": "",
+            "answers": list(item.answers),
+            **item.extra,
+            "document": _ids.text_hash(item.context)[:12],
+            "token_count": found.tokens,
+            "truncated_tokens": found.lost,
+        }

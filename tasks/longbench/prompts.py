@@ -1,0 +1,83 @@
+"""LongBench's prompts and generation limits, read at run time from lm-eval's YAML files without importing its metrics.
+
+lm-eval's port lost white space in six prompts, which is put back here (:data:`MENDS`); with that all are upstream's
+``dataset2prompt.json`` to the byte, which a test pins.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from lr2eval._errors import TaskError
+from lr2eval.tasks import _upstream
+
+_CONTEXT, _QUESTION = "{{context}}", "{{question}}"
+MENDS = {
+    "triviaqa": (f"{_CONTEXT}\n{_QUESTION}", f"{_CONTEXT}\n\n{_QUESTION}"),
+    "samsum": (f"{_CONTEXT}\n{_QUESTION}", f"{_CONTEXT}\n\n{_QUESTION}"),
+    "passage_count": ("answer is:", "answer is: "),
+    "passage_retrieval_en": ("answer is:", "answer is: "),
+    "lcc": ("line of code:", "line of code:\n"),
+    "repobench-p": ("line of code:", "line of code:\n"),
+}
+"""Data set -> (how lm-eval's prompt ends, how upstream's does)."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt in pieces, its limit of new tokens, and the hub data set that lm-eval reads."""
+
+    pieces: tuple[str, ...]
+    max_new_tokens: int
+    hub: str
+
+    def fill(self, context: str, question: str) -> str:
+        """The prompt of a sample. What a context holds is text, whatever it looks like."""
+        values = {_CONTEXT: context, _QUESTION: question}
+        return "".join(values.get(piece, piece) for piece in self.pieces)
+
+
+@cache
+def prompt(dataset: str) -> Prompt:
+    """Prompt of a data set of LongBench v1 (LongBench-E has the same). :class:`TaskError` if lm-eval changed."""
+    file = f"tasks/longbench/{dataset}.yaml"
+    try:
+        definition = read_yaml(file)
+        text, hub = str(definition["doc_to_text"]), str(definition["dataset_path"])
+        limit = int(definition["generation_kwargs"]["max_gen_toks"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise _changed(file) from error
+    if dataset in MENDS:
+        theirs, upstream = MENDS[dataset]
+        if text.endswith(theirs):
+            text = text.removesuffix(theirs) + upstream
+        elif not text.endswith(upstream):
+            raise _changed(file)
+    pieces = tuple(piece for piece in re.split(r"(\{\{.*?\}\})", text) if piece)
+    if pieces.count(_CONTEXT) != 1 or any("{{" in p for p in pieces if p not in (_CONTEXT, _QUESTION)):
+        raise _changed(file)
+    return Prompt(pieces, limit, hub)
+
+
+def read_yaml(file: str) -> Mapping[str, Any]:
+    """A YAML file of lm-eval, its functions left out. :class:`OSError` or :class:`ValueError` if it is none."""
+    import yaml  # type: ignore[import-untyped]
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """A safe loader that reads ``!function module.name`` as nothing."""
+
+    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+    # No Python object can come out of it: the base is the safe loader.
+    try:
+        found: Mapping[str, Any] = yaml.load((_upstream.lm_eval_folder() / file).read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{file}: no YAML that we read") from error
+    return found
+
+
+def _changed(file: str) -> TaskError:
+    return TaskError(f"lm_eval/{file}: not the prompt we know; install lm-eval>=0.4.13,<0.5")

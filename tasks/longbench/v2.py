@@ -1,0 +1,213 @@
+"""LongBench v2 as a benchmark plug-in: 503 four-choice questions over very long texts, answered in words.
+
+As upstream does it, the model writes "The correct answer is (X)" and the letter is read from that; lm-eval's port
+compares log-probabilities of the letters instead, which gives other scores.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lr2eval._errors import MissingDataError, TaskError, UsageError
+from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.tasks import _hub, _jsonl, _lm_eval, _select
+from lr2eval.tasks.longbench import layout
+from lr2eval.tasks.longbench.prompts import Prompt, read_yaml
+
+if TYPE_CHECKING:
+    from lr2eval._results import ShardResult
+    from lr2eval._store import StoredSample
+
+VERSION = "1"
+HUB = "THUDM/LongBench-v2"
+FOLDER = "longbench_v2"
+LETTERS = "ABCD"
+MAX_NEW_TOKENS = 128
+FILE = "tasks/longbench2/_longbench_common_yaml"
+ENDINGS = ("Answer:", 'Format your response as follows: "The correct answer is (insert answer here)".')
+"""How lm-eval's prompt ends, which wants a letter, and how upstream's does (prompts/0shot.txt)."""
+DOMAINS = {
+    "single_document": "Single-Document QA",
+    "multi_document": "Multi-Document QA",
+    "in_context_learning": "Long In-context Learning",
+    "dialogue_history": "Long-dialogue History Understanding",
+    "code_repository": "Code Repository Understanding",
+    "structured_data": "Long Structured Data Understanding",
+}
+LENGTHS = ("short", "medium", "long")
+
+
+class LongBench2:
+    """The benchmark object behind the task name ``longbench2``; its tasks are the six domains."""
+
+    name = "longbench2"
+    version = VERSION
+    headline: Literal["tasks", "samples"] = "samples"
+    groups = LENGTHS
+
+    def tasks(self) -> Sequence[TaskInfo]:
+        """The domains, in the paper's order."""
+        needs = f"{FOLDER}/*.jsonl or {FOLDER}/data.json under --data-dir, or the hub data set {HUB}"
+        return [TaskInfo(name, self.name, f"{domain}, four choices", needs) for name, domain in DOMAINS.items()]
+
+    def select(self, selector: str | None) -> Sequence[str]:
+        """All domains, or the one named."""
+        return _select.one_or_all(self.name, selector, list(DOMAINS))
+
+    def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
+        """Read the questions and lay their prompts out for every window of ``context``; errors as for v1."""
+        if context.options:
+            raise TaskError(f"--set {self.name}.{next(iter(context.options))}: {self.name} has no options")
+        where, rows = _local(context.data_dir) or _from_hub(context)
+        items: dict[str, list[layout.Item]] = {task: [] for task in DOMAINS}
+        for place, row in rows:
+            try:
+                task, item = _item(row)
+            except UsageError as error:
+                raise UsageError(f"{place}, {error}") from error
+            items[task].append(item)
+        fingerprint = context.tokenizer.fingerprint()
+        return [
+            _shard(task, where, items[task][: _select.limited(len(items[task]), context.limit)], window, context,
+                   fingerprint)
+            for task in tasks
+            if items[task]
+            for window in context.windows or context.lengths
+        ]  # fmt: skip
+
+    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
+        """1 if the letter in the kept answer is right, else 0."""
+        return float((letter(sample.answer),) == sample.gold)
+
+
+LONGBENCH2 = LongBench2()
+
+
+def letter(answer: str) -> str | None:
+    """The letter that an answer names in upstream's words; asterisks (bold) do not matter."""
+    found = re.search(r"The correct answer is (?:\(([A-D])\)|([A-D]))", answer.replace("*", ""))
+    return (found[1] or found[2]) if found else None
+
+
+@cache
+def prompt() -> Prompt:
+    """Upstream's prompt up to the question; what follows the text is each sample's own (:func:`question`)."""
+    before, context, _ = _template().partition("{{context}}")
+    return Prompt((before, context, "{{question}}"), MAX_NEW_TOKENS, HUB)
+
+
+def question(row: _jsonl.Row) -> str:
+    """What follows the text in the prompt of a sample."""
+    values = {
+        "{{question.strip()}}": _jsonl.text(row, "question").strip(),
+        **{f"{{{{choices[{n}]}}}}": _jsonl.text(row, f"choice_{each}").strip() for n, each in enumerate(LETTERS)},
+    }
+    pieces = re.split(r"(\{\{.*?\}\})", _template().partition("{{context}}")[2])
+    return "".join(values.get(piece, piece) for piece in pieces)
+
+
+@cache
+def _template() -> str:
+    try:
+        text = str(read_yaml(FILE)["doc_to_text"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise TaskError(f"lm_eval/{FILE}: no readable prompt; install lm-eval>=0.4.13,<0.5") from error
+    fields = ["{{context}}", "{{question.strip()}}", *(f"{{{{choices[{n}]}}}}" for n in range(4))]
+    if re.findall(r"\{\{.*?\}\}", text) != fields or not text.endswith(ENDINGS[0]):
+        raise TaskError(f"lm_eval/{FILE}: not the prompt we know; install lm-eval>=0.4.13,<0.5")
+    return text.removesuffix(ENDINGS[0]) + ENDINGS[1]
+
+
+def _item(row: _jsonl.Row) -> tuple[str, layout.Item]:
+    domain, answer, length = (_jsonl.text(row, name) for name in ("domain", "answer", "length"))
+    task = next((name for name, each in DOMAINS.items() if each == domain), None)
+    if task is None:
+        raise UsageError(f"field domain: {domain!r} is none of LongBench v2's ({', '.join(DOMAINS.values())})")
+    if answer not in tuple(LETTERS):
+        raise UsageError(f"field answer: {answer!r} is none of A, B, C, D")
+    if length not in LENGTHS:
+        raise UsageError(f"field length: {length!r} is none of {', '.join(LENGTHS)}")
+    extra = {"length": length, **{name: _jsonl.text(row, name) for name in ("difficulty", "sub_domain")}}
+    return task, layout.Item(_jsonl.text(row, "context").strip(), question(row), (answer,), extra)
+
+
+def _local(data_dir: Path | None) -> tuple[str, Iterable[tuple[str, _jsonl.Row]]] | None:
+    folder = data_dir / FOLDER if data_dir else None
+    if folder is None or not folder.is_dir():
+        return None
+    files = [*_jsonl.find(folder).values(), *(path for path in (folder / "data.json",) if path.is_file())]
+    if len(files) > 1:
+        raise UsageError(f"{folder}: holds {files[0].name} and {files[1].name}; leave the one to use")
+    if not files:
+        return None
+    (path,) = files
+    return path.name, _json_list(path) if path.suffix == ".json" else _jsonl.read(path, ("_id",))
+
+
+def _json_list(path: Path) -> list[tuple[str, _jsonl.Row]]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: not a readable JSON file ({error}); download it again") from error
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UsageError(f"{path}: holds no list of questions; download it again")
+    return [(f"{path}, question {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def _from_hub(context: TaskContext) -> tuple[str, Iterable[tuple[str, _jsonl.Row]]]:
+    import datasets
+
+    try:
+        with _hub.hub_access(context.offline):
+            table = datasets.load_dataset(HUB, split="train")
+    except Exception as error:  # no network, no cache, hub trouble: all mean that the data is not to be had
+        local = f"no {FOLDER}/*.jsonl under {context.data_dir}, and " if context.data_dir else ""
+        raise MissingDataError(
+            f"longbench2: {local}{HUB} cannot be read ({_hub.first_line(error)}); give the file with --data-dir DIR "
+            f"(DIR/{FOLDER}/data.json) or connect once so that it is cached"
+        ) from error
+    return f"hub:{HUB}", ((f"{HUB}, question {number}", row) for number, row in enumerate(table, 1))
+
+
+def _shard(
+    task: str, where: str, items: Sequence[layout.Item], window: int, context: TaskContext, fingerprint: str
+) -> Shard:
+    data = layout.lay_out(f"longbench2/{task}", VERSION, items, prompt(), window, context, fingerprint, chat=True)
+    known = layout.known(data, context, where)
+
+    def describe(doc: Mapping[str, Any]) -> SampleInfo:
+        return SampleInfo(
+            gold=tuple(doc["answers"]),
+            columns={
+                "document": doc["document"],
+                "difficulty": doc["difficulty"],
+                "bucket": doc["length"],
+                "sub_domain": doc["sub_domain"],
+            },
+            source=(str(known["file"]), doc["offset"]),
+            truncated_tokens=doc["truncated_tokens"],
+        )
+
+    def score(answer: str, doc: Mapping[str, Any]) -> float:
+        return float([letter(answer)] == doc["answers"])
+
+    return Shard(
+        benchmark=LongBench2.name,
+        task=task,
+        length=window,
+        n=len(items),
+        version=VERSION,
+        data_hash=data.manifest["sha256"],
+        metric="letter",
+        load=lambda: _lm_eval.generation_task(
+            task, data.rows, "letter", score, max_new_tokens=MAX_NEW_TOKENS, version=VERSION
+        ),
+        describe=describe,
+        data=known,
+        max_new_tokens=MAX_NEW_TOKENS,
+    )
