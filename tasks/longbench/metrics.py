@@ -156,7 +156,7 @@ def _cutter() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it is old: escape sequences, pkg_resources
-            import jieba  # type: ignore[import-untyped]
+            import jieba
     except ImportError as error:
         raise UsageError("Chinese text is scored by words that jieba cuts; pip install 'lr2eval[longbench]'") from error
     cutter = jieba.Tokenizer()

@@ -30,6 +30,7 @@ ROOMS = {
     "reports": ("lr2eval.reports",),
     "cli": (
         "lr2eval.cli",
+        "lr2eval._cli_method",
         "lr2eval._commands",
         "lr2eval._data_commands",
         "lr2eval._compare_commands",
