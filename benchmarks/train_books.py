@@ -1,7 +1,7 @@
 """Mixed-window training of SmolLM2-135M on real books, and packed rows against the plain Trainer's padded batches.
 
-``train_books.py BOOKS --work FOLDER`` (a folder of text files or a tar archive of them): for this check only, 256
-tokens are the short and 1024 the long window, so that two cores see both kinds in minutes.
+``train_books.py BOOKS --work FOLDER`` (a folder of text files or a tar archive of them): for this check only, 128
+tokens are the short and 512 the long window, so that two cores see both kinds in minutes.
 
 * ``training``: paragraphs of one half of the books are short documents, whole books of the other half long ones; the
   losses of both kinds at the beginning and at the end (means of the first and the last third of the steps, whose rows
@@ -41,7 +41,7 @@ from lr2eval.method.segments import SegmentData
 from lr2eval.method.train import train
 from lr2eval.method.train_log import read as read_log
 
-WINDOW, TARGET = 256, 1024
+WINDOW, TARGET = 128, 512
 MODEL = "smollm2-135m"
 WEIGHTS_OF_PLAIN = 4
 """Rows' worth of documents that each side of the comparison trains on."""

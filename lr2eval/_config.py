@@ -159,11 +159,8 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None, sets: Sequen
     Raises :class:`UsageError` naming the key that is wrong.
     """
     values = read_toml(file) if file else {}
-    for item in sets:
-        key, separator, text = item.partition("=")
-        if not separator or not key.strip():
-            raise UsageError(f"--set {item}: write key=value")
-        put(values, key.strip(), parse_value(text))
+    for key, value in read_sets(sets):
+        put(values, key, value)
     for key, value in flags.items():
         if value is not None:
             values[key] = value
@@ -198,6 +195,17 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
         inner[tail] = value
     else:
         values[head.replace("-", "_")] = value
+
+
+def read_sets(sets: Sequence[str]) -> list[tuple[str, Any]]:
+    """Keys and values of ``--set key=value``, dashes of a key read as underscores; :class:`UsageError` for others."""
+    found = []
+    for item in sets:
+        key, separator, text = item.partition("=")
+        if not separator or not key.strip():
+            raise UsageError(f"--set {item}: write key=value")
+        found.append((key.strip().replace("-", "_"), parse_value(text)))
+    return found
 
 
 def parse_value(text: str) -> Any:

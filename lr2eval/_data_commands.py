@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lr2eval._config import RunConfig, default_lengths, parse_value, put
+from lr2eval._config import RunConfig, default_lengths, put, read_sets
 from lr2eval._errors import StoreError, UsageError
 from lr2eval._paths import cache_dir, write_json
 from lr2eval._version import __version__
@@ -102,11 +102,8 @@ def mix_command(
 
     asked = read_recipe(recipe)
     table: dict[str, Any] = dict(asked.data)
-    for item in sets:
-        key, separator, text = item.partition("=")
-        if not separator or not key.strip():
-            raise UsageError(f"--set {item}: write key=value")
-        put(table, key.strip(), parse_value(text))
+    for key, value in read_sets(sets):
+        put(table, key, value)
     if paths:
         table["sources"] = [{"name": path.stem, "path": str(path)} for path in paths]
     if not table.get("sources"):

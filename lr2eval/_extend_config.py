@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lr2eval._config import RunConfig, format_length, load_config, parse_length, parse_value, put, read_toml
+from lr2eval._config import RunConfig, format_length, load_config, parse_length, put, read_sets, read_toml
 from lr2eval._errors import UsageError
 from lr2eval._ids import digest
 
@@ -78,11 +78,10 @@ def load_extend_config(flags: Mapping[str, Any], file: Path | None, sets: Sequen
     Raises :class:`UsageError` naming what is wrong.
     """
     values: dict[str, Any] = read_toml(file) if file else {}
-    for item in sets:
-        key, separator, text = item.partition("=")
-        if not separator or "." not in key:
-            raise UsageError(f"--set {item}: write table.key=value, the table one of {', '.join(STEPS)}")
-        put(values, key.strip(), parse_value(text))
+    for key, value in read_sets(sets):
+        if "." not in key:
+            raise UsageError(f"--set {key}: write table.key=value, the table one of {', '.join(STEPS)}")
+        put(values, key, value)
     for key, value in flags.items():
         if isinstance(value, Mapping):
             values[key] = {**values.get(key, {}), **value}

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lr2eval import _manifest
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._config import first_problem, format_length, parse_value
+from lr2eval._config import first_problem, format_length, read_sets
 from lr2eval._errors import MissingDataError, StoreError, UsageError
 from lr2eval._ids import digest
 from lr2eval._paths import cache_dir, write_json
@@ -38,12 +38,7 @@ def load_search_config(flags: Mapping[str, Any], sets: Sequence[str]) -> SearchC
     """``--set key=value`` under flags (``None`` = not given). Raises :class:`UsageError` naming what is wrong."""
     from lr2eval.method.search_config import SearchConfig
 
-    values: dict[str, Any] = {}
-    for item in sets:
-        key, separator, text = item.partition("=")
-        if not separator or not key.strip():
-            raise UsageError(f"--set {item}: write key=value")
-        values[key.strip().replace("-", "_")] = parse_value(text)
+    values = dict(read_sets(sets))
     values |= {key: value for key, value in flags.items() if value is not None}
     unknown = sorted(values.keys() - SearchConfig.model_fields.keys())
     if unknown:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._config import format_length, parse_value
+from lr2eval._config import format_length, read_sets
 from lr2eval._errors import CheckpointError, UsageError
 from lr2eval._paths import cache_dir
 from lr2eval._tables import printed_table, table
@@ -25,13 +25,7 @@ def load_recipe(source: str, sets: Sequence[str]) -> Recipe:
     """A recipe with ``--set key=value`` over it. Raises :class:`UsageError` naming what is wrong."""
     from lr2eval.method.recipe import read_recipe
 
-    changes: dict[str, Any] = {}
-    for item in sets:
-        key, separator, text = item.partition("=")
-        if not separator or not key.strip():
-            raise UsageError(f"--set {item}: write key=value")
-        changes[key.strip().replace("-", "_")] = parse_value(text)
-    return read_recipe(source, changes)
+    return read_recipe(source, dict(read_sets(sets)))
 
 
 def train_command(
