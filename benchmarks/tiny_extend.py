@@ -40,6 +40,8 @@ def write_documents(path: Path, seed: int, rows: int, target: int) -> None:
                 file.write(json.dumps(line) + "\n")
 
 
+KEPT = ("level", "benchmark", "task", "length", "n", "original", "extended", "difference", "interval", "retention")
+
 CONFIG = """
 model = {model}
 target_length = {target}
@@ -139,7 +141,7 @@ def main() -> None:
         "load_average_after": round(os.getloadavg()[0], 1),
         "seconds_of_steps": steps,
         "report_bytes": (folder / "out" / "report.html").stat().st_size,
-        "comparison": comparison,
+        "differences": [{key: row[key] for key in KEPT} for row in comparison["pairs"][0]["differences"]],
     }
     text = json.dumps(facts, indent=1)
     print(text)

@@ -377,8 +377,9 @@ def test_bad_configurations_are_named(tmp_path: Path, values: dict[str, Any], er
 
 def test_the_table_of_the_guide_is_valid() -> None:
     page = (Path(__file__).parents[2] / "docs" / "training-data.md").read_text(encoding="utf-8")
-    table = tomllib.loads(page.split("```toml\n")[1].split("```")[0])["data"]
-    found = read_mixture(table)
+    recipe = tomllib.loads(page.split("```toml\n")[1].split("```")[0])
+    found = read_mixture(recipe.pop("data") | recipe)
+    assert (found.original_window, found.target_window) == (8192, 131_072)
     assert (found.tokens, [bucket.share for bucket in found.all_buckets]) == (10**10, [3, 3, 4])
     assert [source.upsample for source in found.sources] == [1, 3]
 
