@@ -193,7 +193,7 @@ def side(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     text = process.stdout.read()
     if process.wait():
         raise SystemExit(f"{name} failed")
-    found: dict[str, Any] = json.loads(text)
+    found: dict[str, Any] = json.loads(text.splitlines()[-1])  # the Trainer prints before
     return found | {
         "peak_gib": round(peak / 2**30, 2),
         "tokens_per_second": round(found["tokens"] / found["seconds"], 1),

@@ -88,6 +88,7 @@ def _search(
     samples, data = _samples(config, PromptTokenizer.load(folder))
     device, dtype = _device(config), checkpoint.dtype if config.dtype == "auto" else config.dtype
     settings = config.settings() | {
+        "haystack": data["haystack"],  # a text is its content (the samples' hash), wherever it lies
         "splits": [space.split for space in spaces],
         "device": device,
         "dtype": dtype,

@@ -121,6 +121,16 @@ def test_report_refuses_in_one_line(lr2eval: Run, tmp_path: Path) -> None:
     assert not (folder / "report.html").exists()
 
 
+def test_the_same_text_in_another_folder_is_the_same_search(folder: Path, lr2eval: Run, tmp_path: Path) -> None:
+    (tmp_path / "moved").mkdir()
+    shutil.copy(ASSET / "haystack.txt", tmp_path / "moved" / "haystack.txt")
+    shutil.copytree(folder, tmp_path / "run")
+    moved = [tmp_path / "moved" / "haystack.txt" if each == ASSET / "haystack.txt" else each for each in SMALL]
+    done = lr2eval("search", *moved, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert (tmp_path / "run" / "factors.json").read_bytes() == (folder / "factors.json").read_bytes()
+
+
 def test_factors_serve_rope_export_and_stock_transformers(folder: Path, lr2eval: Run, tmp_path: Path) -> None:
     scaling = RopeScaling.from_json(json.loads((folder / "factors.json").read_text()))
     assert scaling.target_window == 512
