@@ -6,9 +6,9 @@ tokens are the short and 512 the long window, so that two cores see both kinds i
 * ``training``: paragraphs of one half of the books are short documents, whole books of the other half long ones; the
   losses of both kinds at the beginning and at the end (means of the first and the last third of the steps, whose rows
   are all different), held-out losses, resident memory by step (a leak would make it grow), tokens a second.
-* ``short bucket``: the same short documents, packed without an attention mask by ours and padded to the longest of
-  their batch by ``transformers.Trainer``; trained documents' tokens a second (padding is not counted) and peak
-  memory, in one process after the other, same model, optimizer and tokens per step.
+* ``short bucket`` (512 and 2048 tokens): the same short documents, packed without an attention mask by ours and padded
+  to the longest of their batch by ``transformers.Trainer``; trained documents' tokens a second (padding is not counted)
+  and peak memory, in one process after the other, same model, optimizer and tokens per step.
 
 Prints one JSON object. Evaluation data is not touched: no benchmark of this project is made of these books.
 """
@@ -35,16 +35,18 @@ from lr2eval._tokens import PromptTokenizer
 from lr2eval.method import rope_rules
 from lr2eval.method.mixing import prepare_mixture, read_mixture
 from lr2eval.method.recipe import Recipe, read_recipe
-from lr2eval.method.rope import OriginalRope
+from lr2eval.method.rope import OriginalRope, RopeScaling
 from lr2eval.method.rope_source import ModelRope
 from lr2eval.method.segments import SegmentData
 from lr2eval.method.train import train
 from lr2eval.method.train_log import read as read_log
 
 WINDOW, TARGET = 128, 512
+BUCKET = 512, 2048
+"""Short and long window of the comparison with padded batches: documents of 64 to 512 tokens, as they come."""
 MODEL = "smollm2-135m"
-WEIGHTS_OF_PLAIN = 4
-"""Rows' worth of documents that each side of the comparison trains on."""
+ROWS_OF_BUCKET = 3
+"""Rows' worth of documents that each side trains on, one row a step."""
 
 
 def books(source: Path, work: Path) -> list[Path]:
@@ -58,13 +60,16 @@ def books(source: Path, work: Path) -> list[Path]:
     return sorted(source.rglob("*.txt"), key=lambda path: -path.stat().st_size)
 
 
-def rows(files: list[Path], work: Path, tokenizer: PromptTokenizer, name: str, tokens: int) -> SegmentData:
-    """Rows from paragraphs of every second book and from the other books whole."""
+def rows(
+    files: list[Path], work: Path, tokenizer: PromptTokenizer, name: str, count: int, windows: tuple[int, int]
+) -> SegmentData:
+    """Some ``count`` rows from paragraphs of every second book and from the other books whole."""
+    window, target = windows
     config = {
-        "original_window": WINDOW,
-        "target_window": TARGET,
-        "tokens": tokens,
-        "buckets": [{"up_to": WINDOW, "share": 0.5}, {"share": 0.5}],
+        "original_window": window,
+        "target_window": target,
+        "tokens": count * target,
+        "buckets": [{"up_to": window, "share": 0.5}, {"share": 0.5}],
         "sources": [
             {"name": "paragraphs", "path": [str(path) for path in files[::2]], "documents": "paragraphs"},
             {"name": "books", "path": [str(path) for path in files[1::2]]},
@@ -74,9 +79,10 @@ def rows(files: list[Path], work: Path, tokenizer: PromptTokenizer, name: str, t
     return prepare_mixture(read_mixture(config), tokenizer, work / name, say=lambda text: print(text, file=sys.stderr))
 
 
-def recipe(steps: int) -> Recipe:
+def recipe(steps: int, windows: tuple[int, int]) -> Recipe:
     """One row a step."""
-    changes: dict[str, Any] = {"name": "books", "original_window": WINDOW, "target_window": TARGET, "global_batch": 1}
+    changes: dict[str, Any] = {"name": "books", "global_batch": 1}
+    changes |= {"original_window": windows[0], "target_window": windows[1]}
     changes |= {"short_tokens": 0, "long_tokens": 1, "steps": steps, "dtype": "float32"}
     changes |= {"optimizer.learning_rate": 2e-5, "optimizer.warmup_steps": 4, "evaluation.every": steps // 2}
     return read_recipe(None, changes)
@@ -84,18 +90,15 @@ def recipe(steps: int) -> Recipe:
 
 def training(folder: Path, data: SegmentData, held_out: SegmentData, work: Path, steps: int) -> dict[str, Any]:
     """Some dozens of steps over rows of both kinds."""
-    read = ModelRope.read(folder).original()
-    rope = OriginalRope(read.theta, read.rotary_dim, WINDOW)
-    scaling = rope_rules.longrope2(rope, TARGET, attention_factor=1.0)
     model = load(folder)
     result = train(
-        recipe(steps),
+        recipe(steps, (WINDOW, TARGET)),
         model,
         folder,
         data,
-        scaling,
+        factors(folder, (WINDOW, TARGET)),
         work / "training",
-        held_out=[held_out[number] for number in range(6)],
+        held_out=[row for kind in (False, True) for row in [each for each in held_out if each.long == kind][:3]],
         say=lambda text: print(text, file=sys.stderr),
     )
     log = [line for line in read_log(work / "training") if "loss" in line]
@@ -116,6 +119,13 @@ def training(folder: Path, data: SegmentData, held_out: SegmentData, work: Path,
     return found
 
 
+def factors(folder: Path, windows: tuple[int, int]) -> RopeScaling:
+    """The unsearched LongRoPE2 vector of these windows."""
+    read = ModelRope.read(folder).original()
+    rope = OriginalRope(read.theta, read.rotary_dim, windows[0])
+    return rope_rules.longrope2(rope, windows[1], attention_factor=1.0)
+
+
 def load(folder: Path) -> Any:
     """The model in float32."""
     from transformers import AutoModelForCausalLM
@@ -126,7 +136,7 @@ def load(folder: Path) -> Any:
 def documents(data: SegmentData) -> list[list[int]]:
     """Documents of the first short rows, without the padding."""
     found = []
-    short = [row for row in data if not row.long][:WEIGHTS_OF_PLAIN]
+    short = [row for row in data if not row.long][:ROWS_OF_BUCKET]
     for row in short:
         begin, end = 0, len(row.input_ids) - row.padding
         for length in row.document_lengths:
@@ -138,10 +148,9 @@ def documents(data: SegmentData) -> list[list[int]]:
 
 def packed(folder: Path, data: SegmentData, work: Path) -> dict[str, Any]:
     """Ours on the first short rows, a row a step."""
-    read = ModelRope.read(folder).original()
-    scaling = rope_rules.longrope2(OriginalRope(read.theta, read.rotary_dim, WINDOW), TARGET, attention_factor=1.0)
-    short = [row for row in data if not row.long][:WEIGHTS_OF_PLAIN]
-    result = train(recipe(len(short)), load(folder), folder, short, scaling, work / f"packed-{time.time_ns()}")
+    short = [row for row in data if not row.long][:ROWS_OF_BUCKET]
+    scaling, out = factors(folder, BUCKET), work / f"packed-{time.time_ns()}"
+    result = train(recipe(len(short), BUCKET), load(folder), folder, short, scaling, out)
     return {"tokens": result.tokens, "seconds": result.seconds, "padding": sum(row.padding for row in short)}
 
 
@@ -150,7 +159,7 @@ def padded(folder: Path, data: SegmentData, work: Path) -> dict[str, Any]:
     import transformers
 
     found = documents(data)
-    per_step = -(-len(found) // WEIGHTS_OF_PLAIN)
+    per_step = -(-len(found) // ROWS_OF_BUCKET)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     collator = transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False)
@@ -212,16 +221,18 @@ def main() -> None:
     folder = _models.locate(MODEL)
     tokenizer = PromptTokenizer.load(folder)
     files = books(arguments.books, arguments.work)
-    data = rows(files[:8], arguments.work, tokenizer, "rows", 160 * TARGET)
     if arguments.side:
+        bucket = rows(files[:8], arguments.work, tokenizer, "bucket", 60, BUCKET)
         run = packed if arguments.side == "packed" else padded
-        print(json.dumps(run(folder, data, arguments.work)))
+        print(json.dumps(run(folder, bucket, arguments.work)))
         return
-    held_out = rows(files[8:12], arguments.work, tokenizer, "held-out", 16 * TARGET)
+    data = rows(files[:8], arguments.work, tokenizer, "rows", 160, (WINDOW, TARGET))
+    held_out = rows(files[8:12], arguments.work, tokenizer, "held-out", 16, (WINDOW, TARGET))
     facts: dict[str, Any] = {
         "machine": machine.facts(),
         "threads": torch.get_num_threads(),
         "windows": [WINDOW, TARGET],
+        "windows_of_short_bucket": BUCKET,
         "training": training(folder, data, held_out, arguments.work, arguments.steps),
         "short_bucket": {name: side(name, arguments) for name in ("padded", "packed")},
     }
