@@ -50,6 +50,7 @@ class LongBench:
         """
         if context.options:
             raise TaskError(f"--set {self.name}.{next(iter(context.options))}: {self.name} has no options")
+        metrics.check_installed(tasks)  # before hours of answers that could not be scored
         found: dict[str, tuple[str, list[layout.Item]]] = {}
         missing: dict[str, str] = {}
         for task in tasks:

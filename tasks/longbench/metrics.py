@@ -7,11 +7,12 @@ scores from 19,003 predictions.
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 import string
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -29,6 +30,7 @@ _CHINESE = str.maketrans(
     + "｢｣､、〃》「」『』【】〔〕〖〗〘〙〚〛〜〝〞〟〰〾〿"
     + "–—‘’‛“”„‟…‧﹏.",
 )
+_WITHOUT_JIEBA = "Chinese answers are scored by words that jieba cuts; pip install 'lr2eval[longbench]'"
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
@@ -43,6 +45,13 @@ def score(dataset: str, prediction: str, answers: Sequence[str], all_classes: Se
     if rules.metric == "classification":
         return max((classification(prediction, answer, all_classes or ()) for answer in answers), default=0.0)
     return max((METRICS[rules.metric](prediction, answer) for answer in answers), default=0.0)
+
+
+def check_installed(datasets: Iterable[str]) -> None:
+    """Raise :class:`UsageError` with the install command if one of ``datasets`` needs jieba and it is missing."""
+    chinese = [name for name in datasets if DATA_SETS[name].metric in ("qa_f1_zh", "rouge_zh")]
+    if chinese and importlib.util.find_spec("jieba") is None:
+        raise UsageError(f"longbench:{chinese[0]}: {_WITHOUT_JIEBA}")
 
 
 def qa_f1(prediction: str, answer: str) -> float:
@@ -158,7 +167,7 @@ def _cutter() -> Any:
             warnings.simplefilter("ignore")  # it is old: escape sequences, pkg_resources
             import jieba
     except ImportError as error:
-        raise UsageError("Chinese text is scored by words that jieba cuts; pip install 'lr2eval[longbench]'") from error
+        raise UsageError(_WITHOUT_JIEBA) from error
     cutter = jieba.Tokenizer()
     cutter.FREQ, cutter.total = cutter.gen_pfdict(cutter.get_dict_file())
     cutter.initialized = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,13 @@ def test_bad_data(tmp_path: Path, context: Context, row: Any, says: str) -> None
     folder = write(tmp_path / "longbench", "trec", [item(_id="x"), row])
     with pytest.raises(UsageError, match=says):
         LONGBENCH.prepare(["trec"], context(data_dir=folder))
+
+
+def test_without_jieba_nothing_is_started(data: Path, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    with pytest.raises(UsageError, match=r"longbench:vcsum: .* pip install 'lr2eval\[longbench\]'"):
+        LONGBENCH.prepare(["trec", "vcsum"], context(data_dir=data))
+    assert LONGBENCH.prepare(["trec"], context(data_dir=data))
 
 
 def test_unknown_option(data: Path, context: Context) -> None:
