@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,17 @@ def cache_dir() -> Path:
 
 def write_atomic(path: Path, text: str) -> None:
     """Write ``text`` so that ``path`` holds the old content or the new, whatever happens in between."""
+    write_parts(path, [text.encode("utf-8")])
+
+
+def write_parts(path: Path, parts: Iterable[bytes], mend: str = "make the folder writable") -> None:
+    """The same for bytes, one part after the other. Raises :class:`StoreError`, which asks for space or ``mend``."""
     try:
         # Not mkstemp: its files are readable by their owner alone, and these are results to share.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -33,9 +39,7 @@ def write_atomic(path: Path, text: str) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StoreError(
-            f"{path}: {error.strerror or error}; free some space or make the folder writable, then run again"
-        ) from error
+        raise StoreError(f"{path}: {error.strerror or error}; free some space or {mend}, then run again") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -32,8 +32,8 @@ class Loading:
         """One that keeps the model here (for one worker) or in ``workers`` processes."""
         if workers == 1:
             return nullcontext(_Lazy(self, 0))
-        share = max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-        return Processes(Loading(**(vars(self) | {"threads": max(1, share // workers)})), workers)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return Processes(Loading(**(vars(self) | {"threads": max(1, cores // workers)})), workers)
 
     def __call__(self, number: int) -> Executor:
         if self.threads is not None:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr2eval._errors import StoreError
+from lr2eval._paths import write_parts
 
 _HEADER = struct.Struct("<8sQQBBI")
 """Magic, documents, tokens, bytes of a token, whether weights follow, checksum of everything behind the header."""
@@ -41,22 +42,7 @@ def write_chunk(
     for part in parts:
         checksum = zlib.crc32(part, checksum)
     header = _HEADER.pack(_MAGIC, len(ids), sum(map(len, ids)), token_type.itemsize, weighted, checksum)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(header)
-                file.writelines(parts)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StoreError(
-            f"{path}: {error.strerror or error}; free some space or choose another token_cache, then run again"
-        ) from error
+    write_parts(path, [header, *parts], "choose another token_cache")
 
 
 def intact(path: Path) -> bool:
