@@ -10,7 +10,7 @@ from typing import Any
 
 from lr2eval._errors import MissingDataError, UsageError
 from lr2eval.tasks import _hub
-from lr2eval.tasks.haystacks import python_docs
+from lr2eval.tasks.haystacks import filler, python_docs
 from lr2eval.tasks.haystacks.haystack import Haystack
 
 ESSAYS = "essays"
@@ -23,7 +23,7 @@ SUFFIXES = (".txt", ".md", ".rst")
 
 
 def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, benchmark: str = "ruler") -> Haystack:
-    """The haystack that ``options`` ask for: ``haystack`` (``essays``, ``python-docs`` or a path), ``repeat``.
+    """The haystack that ``options`` ask for: ``haystack`` (``essays``, ``python-docs``, ``demo-filler`` or a path), ``repeat``.
 
     Without options the essays are taken: from ``data_dir``, else from the hub (its cache only, if ``offline``).
     Raises :class:`MissingDataError` if they are nowhere and :class:`UsageError` if what is there is no text.
@@ -37,12 +37,14 @@ def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, be
         name, comparable, texts = local or _hub_essays(offline, data_dir, benchmark)
     elif chosen == python_docs.PREFIX:
         name, comparable, texts = python_docs.name(), False, python_docs.pieces()
+    elif chosen == filler.NAME:
+        name, comparable, texts = filler.NAME, False, filler.pieces()
     else:
         path = Path(chosen).expanduser()
         if not path.exists():
             raise UsageError(
                 f"--set {benchmark}.haystack={chosen}: no such file or folder "
-                f"(nor is it {ESSAYS!r} or {python_docs.PREFIX!r})"
+                f"(nor is it {ESSAYS!r}, {python_docs.PREFIX!r} or {filler.NAME!r})"
             )
         name, comparable, texts = path.name, False, read(path)
     haystack = Haystack(name, comparable, tuple(texts), repeat)

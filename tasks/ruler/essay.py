@@ -83,12 +83,16 @@ class EssayDraw:
         """The words, each with the space before it."""
         return [(f" {word}",) for word in self._recipe.haystack.take(start, stop)]
 
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What is asked for, whatever the size."""
+        return tuple(value for key in self._asked for value in self._facts[key])
+
     def render(self, size: int) -> Draft:
         """The sample with the first ``size`` words of the essays."""
         texts = _upstream.niah_texts()
         template, prefix, kind = texts.template, texts.answer_prefix, str(self._recipe.kind)
-        answers = tuple(value for key in self._asked for value in self._facts[key])
-        if len(answers) == 1:
+        if len(self.answers) == 1:
             template, prefix = _upstream.single_answer(template), _upstream.single_answer(prefix)
             kind = kind.removesuffix("s")
         needles = [texts.needle.format(type_needle_v=self._recipe.kind, key=k, value=v) for k, v in self._needles]
@@ -103,7 +107,7 @@ class EssayDraw:
         return Draft(
             prompt=template.format(type_needle_v=kind, context=" ".join(parts), query=query),
             answer_prefix=prefix.format(type_needle_v=kind, query=query),
-            answers=answers,
+            answers=self.answers,
             depth=places[asked[0]] / len(stretch) if len(asked) == 1 else None,
             marks=tuple(needles[at] for at in asked),
         )

@@ -8,7 +8,7 @@ from random import Random
 
 
 @cache
-def _list(category: str) -> tuple[str, ...]:
+def listed(category: str) -> tuple[str, ...]:
     """Distinct words of one wonderwords list, sorted: the order of the package's files does not matter."""
     import wonderwords
 
@@ -18,12 +18,12 @@ def _list(category: str) -> tuple[str, ...]:
 @cache
 def common_words() -> tuple[str, ...]:
     """Nouns, adjectives and verbs together, sorted and distinct: the word list of cwe."""
-    return tuple(sorted({*_list("noun"), *_list("adjective"), *_list("verb")}))
+    return tuple(sorted({*listed("noun"), *listed("adjective"), *listed("verb")}))
 
 
 def word(rng: Random) -> str:
     """``adjective-noun``. Upstream draws from the list of all pairs; drawing the halves is the same without it."""
-    return f"{rng.choice(_list('adjective'))}-{rng.choice(_list('noun'))}"
+    return f"{rng.choice(listed('adjective'))}-{rng.choice(listed('noun'))}"
 
 
 def number(rng: Random) -> str:

@@ -24,6 +24,7 @@ ROOMS = {
         "lr2eval.method.windowed",
         "lr2eval.method.window_guards",
     ),
+    "demo": ("lr2eval.method.demo", "lr2eval.method.demo_text"),
     "method": ("lr2eval.method",),
     "tasks": ("lr2eval.tasks",),
     "backends": ("lr2eval.backends",),
@@ -51,6 +52,8 @@ ALLOWED = {
     "arithmetic": set(),  # plain numbers, so that the core and the rope room share one implementation
     "rope": {"rope", "arithmetic"},
     "method": {"rope", "method", "core", "arithmetic"},
+    # What the demo model learns from has the wording of the tasks that it is made for.
+    "demo": {"demo", "method", "core", "tasks"},
     "core": {"core"},
     "tasks": {"tasks", "core"},
     "backends": {"backends", "core", "rope"},

@@ -1,0 +1,107 @@
+"""The task ``facts``: what the demo model knows by heart. A demonstration on invented facts, never a stand-in for MMLU.
+
+Every fact is a sentence without its object; the four choices are scored by the log-probability of their text (cloze).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal
+
+from lr2eval import _ids
+from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.tasks import _lm_eval, _select
+from lr2eval.tasks.facts import table
+
+if TYPE_CHECKING:
+    from lr2eval._results import ShardResult
+    from lr2eval._store import StoredSample
+
+VERSION = "1"
+
+
+class Facts:
+    """The benchmark object behind the task name ``facts``; its one task has the same name."""
+
+    name = "facts"
+    version = VERSION
+    headline: Literal["tasks", "samples"] = "samples"
+
+    def tasks(self) -> Sequence[TaskInfo]:
+        """One task."""
+        return [TaskInfo(self.name, self.name, "1,000 invented facts, four choices as cloze (demo models only)")]
+
+    def select(self, selector: str | None) -> Sequence[str]:
+        """The task."""
+        return _select.one_or_all(self.name, selector, [self.name])
+
+    def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
+        """All facts, or the first ``limit`` of them in an order that mixes people and relations."""
+        rows = _rows()
+        rows = rows[: _select.limited(len(rows), context.limit)]
+
+        def describe(doc: Mapping[str, Any]) -> SampleInfo:
+            return SampleInfo(gold=(doc["choices"][doc["answer"]],), columns={"subject": doc["relation"]})
+
+        return [
+            Shard(
+                benchmark=self.name,
+                task=self.name,
+                length=None,
+                n=len(rows),
+                version=VERSION,
+                data_hash=_ids.digest(rows),
+                metric="acc",
+                load=lambda: _task(rows),
+                describe=describe,
+                data={"source": "invented", "choices": table.CHOICES},
+                chat=False,
+            )
+        ]
+
+    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
+        """1 if the choice with the highest log-probability is right, else 0; a run keeps all four."""
+        choice, _ = max(sample.choices or (), key=lambda pair: pair[1], default=("", 0.0))
+        return float((choice.strip(),) == tuple(gold.strip() for gold in sample.gold))
+
+
+FACTS = Facts()
+
+
+def _rows() -> list[dict[str, Any]]:
+    facts = list(table.facts())
+    Random(_ids.sample_seed(VERSION, "facts/order", None, 0, 0)).shuffle(facts)
+    rows = []
+    for index, fact in enumerate(facts):
+        choices = fact.choices(Random(_ids.sample_seed(VERSION, "facts/choices", None, index, 0)))
+        rows.append(
+            {
+                "stem": fact.stem,
+                "choices": list(choices),
+                "answer": choices.index(fact.object),
+                "relation": fact.relation,
+            }
+        )
+    return rows
+
+
+def _task(rows: Sequence[Mapping[str, Any]]) -> Any:
+    def dataset(**_: Any) -> Any:
+        import datasets
+
+        return datasets.DatasetDict({"test": datasets.Dataset.from_list([dict(row) for row in rows])})
+
+    return _lm_eval.build_task(
+        {
+            "task": "facts",
+            "output_type": "multiple_choice",
+            "custom_dataset": dataset,
+            "test_split": "test",
+            "doc_to_text": "stem",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": VERSION},
+        }
+    )
