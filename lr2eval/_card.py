@@ -47,8 +47,9 @@ class Card(BaseModel):
 
     def applied(self, config: RunConfig, window: int) -> RunConfig:
         """``config`` with lengths and options filled in where they are not given."""
-        own = {name: value for name, value in self.options.items() if name in config.benchmarks}
-        options = {name: {**own.get(name, {}), **config.options.get(name, {})} for name in {**own, **config.options}}
+        asked = {name.partition(":")[0] for name in config.tasks}
+        own = {name: value for name, value in self.options.items() if name in asked}
+        options = {name: {**own.get(name, {}), **config.options.get(name, {})} for name in own | config.options}
         lengths = config.lengths or tuple(length for length in self.lengths if length <= window) or None
         return config.model_copy(update={"lengths": lengths, "options": options})
 

@@ -114,8 +114,10 @@ def _exact_minimums(model: str, data_dir: Path | None) -> tuple[dict[str, int], 
 
 def models_list_command() -> None:
     """``lr2eval models list``."""
-    from lr2eval._models import MODELS
+    from lr2eval._models import BUILT_IN, MODELS, built_in
 
+    for name in built_in():
+        print(f"{name}  (part of lr2eval)  {BUILT_IN / name}")
     for model in MODELS.values():
         here = cache_dir() / "models" / model.name
         state = str(here) if (here / "config.json").is_file() else f"not here; lr2eval models fetch {model.name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -43,16 +44,28 @@ MODELS = {
 }
 
 
-def locate(name: str, *, offline: bool = False) -> Path:
-    """Folder of a model given by folder, by a name of :data:`MODELS`, or by a hub id that is in the hub cache.
+BUILT_IN = Path(__file__).parent / "method" / "models"
+"""Models that are part of the package, a folder each."""
+CHECKSUMS = "checksums.json"
 
-    Raises :class:`CheckpointError` saying how to get it.
+
+def built_in() -> tuple[str, ...]:
+    """Names of the models that need no fetching."""
+    return tuple(sorted(path.parent.name for path in BUILT_IN.glob("*/config.json")))
+
+
+def locate(name: str, *, offline: bool = False) -> Path:
+    """Folder of a model given by folder, by the name of a built-in one or of :data:`MODELS`, or by a hub id.
+
+    Raises :class:`CheckpointError` saying how to get it, and for a built-in one that was changed.
     """
     folder = Path(name).expanduser()
     if folder.exists():
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: is a file; --model wants the checkpoint folder that holds config.json")
         return folder
+    if name in built_in():
+        return _unchanged(BUILT_IN / name)
     if name in MODELS:
         cached = _home(name)
         if not (cached / "config.json").is_file():
@@ -60,8 +73,24 @@ def locate(name: str, *, offline: bool = False) -> Path:
         return cached
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name, offline)
-    known = ", ".join(MODELS)
+    known = ", ".join([*built_in(), *MODELS])
     raise CheckpointError(f"{name}: no such folder, and no model of this name ({known}); give a checkpoint folder")
+
+
+def _unchanged(folder: Path) -> Path:
+    """The folder of a built-in model, its files being those that were shipped."""
+    known = json.loads((folder.parent / CHECKSUMS).read_text(encoding="utf-8"))[folder.name]
+    for file, expected in known.items():
+        try:
+            found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{folder / file}: {error.strerror}; install lr2eval again") from error
+        if found != expected:
+            raise CheckpointError(
+                f"{folder / file}: sha256 is {found[:16]}..., expected {expected[:16]}...: the file was changed; "
+                "install lr2eval again, or copy the folder elsewhere and give that copy as --model"
+            )
+    return folder
 
 
 def _from_hub(name: str, offline: bool) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval import _models
+from lr2eval._card import Card
 from lr2eval._checkpoint import Checkpoint
 from lr2eval._config import RunConfig, default_lengths, format_length
 from lr2eval._errors import MissingDataError, NotComparableError, UsageError
@@ -20,6 +21,8 @@ from lr2eval._types import Benchmark, Shard, TaskContext
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+NOT_MADE = "the model was made for, by its lr2eval.json; runs when named"
 
 
 @dataclass(frozen=True)
@@ -65,11 +68,13 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     """
     checkpoint = open_checkpoint(config.model, config)
     tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
+    card = Card.read(checkpoint.folder)
+    config = card.applied(config, checkpoint.window)
     lengths = config.lengths or default_lengths(checkpoint.window)
     _check_lengths(lengths, checkpoint, config)
     both = {checkpoint.window, min(checkpoint.window, original.window)} if original else {checkpoint.window}
     windows = config.lengths or tuple(sorted(both))
-    shards, not_run, headline = make_shards(config, tokenizer, lengths, say, windows)
+    shards, not_run, headline = make_shards(config, tokenizer, lengths, say, windows, card)
     return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline)
 
 
@@ -97,7 +102,7 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     not_run = tuple(NotRun(task=shard.task, length=shard.length, reason=reason) for shard in beyond)
     original = replace(
         extended,
-        config=config.model_copy(update={"model": config.baseline}),
+        config=extended.config.model_copy(update={"model": config.baseline}),
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         shards=tuple(keep),
@@ -128,10 +133,12 @@ def make_shards(
     lengths: tuple[int, ...],
     say: Callable[[str], None],
     windows: tuple[int, ...] = (),
+    card: Card | None = None,
 ) -> tuple[tuple[Shard, ...], tuple[NotRun, ...], dict[str, Any]]:
     """(shards with their data made, what cannot run, headline by benchmark) of the tasks of ``config``.
 
-    ``windows``: where prompts that have their own length are run; all ``lengths`` if empty.
+    ``windows``: where prompts that have their own length are run; all ``lengths`` if empty. ``card``: the tasks that
+    the model was made for.
     """
     context = TaskContext(
         tokenizer=tokenizer,
@@ -154,7 +161,9 @@ def make_shards(
     shards: list[Shard] = []
     not_run: list[NotRun] = []
     missing: list[str] = []
-    for benchmark, tasks in chosen:
+    for benchmark, all_tasks in chosen:
+        tasks, left_out = (card or Card()).chosen(config, benchmark.name, all_tasks)
+        not_run += [NotRun(task=task, length=None, reason=f"not what {NOT_MADE}") for task in left_out]
         own = replace(context, options=config.options.get(benchmark.name, {}))
         try:
             shards += benchmark.prepare(tasks, own)

@@ -62,10 +62,10 @@ class DemoRecipe:
 def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE with one token per digit, trained on lines of the demo's own text; ``<s>`` before a prompt."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # type: ignore[assignment]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
         _lines(),
@@ -73,7 +73,7 @@ def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
             vocab_size=vocabulary, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
         ),
     )
-    tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
+    tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{demo_text.BOS} $A",
         pair=f"{demo_text.BOS} $A $B",
         special_tokens=[(demo_text.BOS, BOS_ID)],
@@ -228,7 +228,7 @@ class Training:
         torch.manual_seed(recipe.seed * 1_000_003 + step)
         loss, *measured = losses(self.model, tokens_BL, weights_BL, recipe.text["other"], recipe.text["other_share"])
         self.model.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optimizer["clip"])
         scale = self.rate(step)
         self._adam.param_groups[0]["lr"] = recipe.optimizer["others"] * scale
@@ -247,7 +247,7 @@ class Training:
             if done < rates["decay_from"]
             else max(0.03, 1 - (done - rates["decay_from"]) / (1 - rates["decay_from"]))
         )
-        return min(1.0, (step + 1) / rates["warmup"]) * decay
+        return float(min(1.0, (step + 1) / rates["warmup"]) * decay)
 
     def _grow(self) -> None:
         growth, full = self.recipe.growth, self.recipe.window
@@ -273,7 +273,7 @@ class Training:
         found = {}
         for task in ("single_1", "multikey_1", "multikey_2"):
             made = [
-                self.text.writer.task(Random(f"test/{task}/{n}"), task, length, key=self.text.words.held_out_key)  # type: ignore[arg-type]
+                self.text.writer.task(Random(f"test/{task}/{n}"), task, length, key=self.text.words.held_out_key)
                 for n in range(count)
             ]
             found[task] = round(exact(self.model, [self.text.encode(document) for document in made]), 3)
@@ -333,7 +333,7 @@ def losses(
     return answers + other * rest, answers.item(), rest.item(), ((right_N * weights_N).sum() / total).item()
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def exact(model: Any, rows: Sequence[tuple[list[int], list[float]]]) -> float:
     """Share of rows whose tokens of weight 1 are all the most likely ones: greedy decoding would give them."""
     right = 0

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from random import Random
 from typing import Literal
 
@@ -140,7 +141,7 @@ class Writer:
         return document
 
     def number_table(self, rng: Random, room: int, pool: int, level: int) -> Document:
-        """Keys with numbers, stated and then stated or asked again and again. ``level`` 0 (plain) to 2 (as in ruler)."""
+        """Keys with numbers, stated, then stated or asked again and again. ``level`` 0 (plain) to 2 (as in ruler)."""
         kind, digits, stated, asked = self._table_form(rng, level)
         again = asked if stated != asked or rng.random() >= 0.5 else -1
         tight = level == 0 and rng.random() < 0.6
@@ -183,7 +184,7 @@ class Writer:
         key: Callable[[Random], str] | None = None,
         depth: float | None = None,
     ) -> Document:
-        """A prompt of ``task`` with its answers; ``key`` draws keys (training ones), ``depth`` places the first asked."""
+        """A prompt of ``task`` with its answers; ``key`` draws keys, ``depth`` (0 to 1) is where the first asked one is."""
         if task == "vt":
             return self._variables(rng, room)
         draw = key or self._words.key
@@ -302,7 +303,7 @@ class Writer:
         texts = _upstream.task_texts("vt")
         names = rng.sample([a + b + c for a in "BDFG" for b in "AEIO" for c in "KLMN"], 5)
         value = self.number(rng, 5)
-        lines = [f"VAR {names[0]} = {value}", *(f"VAR {b} = VAR {a} " for a, b in zip(names, names[1:], strict=False))]
+        lines = [f"VAR {names[0]} = {value}", *(f"VAR {b} = VAR {a} " for a, b in pairwise(names))]
         fixed = texts.template.format(context="", query=value) + texts.answer_prefix.format(num_v=5, query=value)
         left = room - 10 - self._count(fixed) - sum(map(self._count, lines)) - 6 * len(names)
         units = [self._phrases.noise] * max(0, left // self._count(f"\n{self._phrases.noise}"))

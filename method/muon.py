@@ -27,7 +27,7 @@ class Muon:
         self._velocities = {shape: torch.zeros(len(group), *shape) for shape, group in self._groups.items()}
         self._momentum, self._decay, self._iterations = momentum, decay, iterations
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, rate: float) -> None:
         """One step along the gradients; ``rate`` is the size of a square matrix's step in spectral norm."""
         for shape, group in self._groups.items():

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from lr2eval._errors import UsageError
 from lr2eval._registry import suggestion
 from lr2eval._wording import Wording
+from lr2eval.tasks.niah import ruler_words
 
 DEPTHS = 11
 HAYSTACK = ("haystack", "repeat")
@@ -46,7 +47,7 @@ class Grid:
         places = options.get("places", "sentences")
         if places not in get_args(Places):
             raise UsageError(f"--set niah.places={places}: choose {' or '.join(get_args(Places))}")
-        wording = Wording.read(Path(str(options["wording"]))) if "wording" in options else None
+        wording = _wording(str(options["wording"])) if "wording" in options else None
         return cls(depths=_depths(options.get("depths", DEPTHS)), wording=wording, places=places, **counts)
 
     @property
@@ -54,6 +55,10 @@ class Grid:
         """What differs from the usual words and places; empty for the grid as it always was."""
         found: dict[str, Any] = {} if self.wording is None else {"wording": asdict(self.wording)}
         return found | ({} if self.places == "sentences" else {"places": self.places})
+
+
+def _wording(given: str) -> Wording:
+    return ruler_words.ruler_wording() if given == ruler_words.NAME else Wording.read(Path(given))
 
 
 def _count(key: str, value: Any, most: int) -> int:

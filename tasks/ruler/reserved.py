@@ -28,7 +28,7 @@ def values() -> frozenset[str]:
 def _drawn() -> Iterator[str]:
     # What is drawn depends on the task and not on the text in which it is hidden.
     text = Haystack(filler.NAME, False, filler.pieces())
-    tasks = {
+    tasks: dict[str, NiahRecipe | EssayRecipe] = {
         "niah_single_1": NiahRecipe("noise", "words", "numbers"),
         "niah_single_2": EssayRecipe(text, "numbers"),
         "niah_multikey_1": EssayRecipe(text, "numbers", keys=4),
