@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lr2eval import _extend_demo
 from lr2eval._config import RunConfig, format_length, load_config, parse_length, put, read_sets, read_toml
 from lr2eval._errors import UsageError
 from lr2eval._ids import digest
@@ -75,9 +76,11 @@ class Steps:
 def load_extend_config(flags: Mapping[str, Any], file: Path | None, sets: Sequence[str]) -> ExtendConfig:
     """The file, ``--set table.key=value`` over it, flags over both (``None`` = not given; tables are merged).
 
-    Raises :class:`UsageError` naming what is wrong.
+    The built-in demo model brings a file of its own. Raises :class:`UsageError` naming what is wrong.
     """
     values: dict[str, Any] = read_toml(file) if file else {}
+    if file is None and flags.get("model") == _extend_demo.MODEL:
+        values = _extend_demo.demo_values(flags.get("out"))
     for key, value in read_sets(sets):
         if "." not in key:
             raise UsageError(f"--set {key}: write table.key=value, the table one of {', '.join(STEPS)}")

@@ -50,7 +50,14 @@ class Words:
             rng.shuffle(found)
             held = int(len(found) * HELD_OUT)
             parts += [tuple(found[held:]), tuple(found[:held])]
-        return cls(parts[0], parts[2], parts[1], parts[3])
+        adjectives, held_adjectives, nouns, held_nouns = parts
+        used = {*adjectives, *nouns}  # some words are both, and may be held out of one list only
+        return cls(
+            adjectives,
+            nouns,
+            tuple(word for word in held_adjectives if word not in used),
+            tuple(word for word in held_nouns if word not in used),
+        )
 
     @cached_property
     def _kinds(self) -> tuple[frozenset[str], frozenset[str]]:
@@ -116,7 +123,7 @@ class Writer:
         reserved: frozenset[str] = frozenset(),
     ) -> None:
         self._count, self._one_token, self._words, self._reserved = count, tuple(one_token), words, reserved
-        self._phrases = Phrases()
+        self.phrases = Phrases()
         self._facts = table.facts()
 
     # Tables: what comes first in the curriculum. ``pool`` words are in use, ``room`` is in tokens.
@@ -183,12 +190,17 @@ class Writer:
         *,
         key: Callable[[Random], str] | None = None,
         depth: float | None = None,
+        keys: int | None = None,
     ) -> Document:
-        """A prompt of ``task`` with its answers; ``key`` draws keys, ``depth`` (0 to 1) is where the first asked one is."""
+        """A prompt of ``task`` with its answers.
+
+        ``key`` draws keys; ``depth`` (0 to 1) is where the first asked one is; ``keys`` stand in the text where their
+        number is not that of the benchmark.
+        """
         if task == "vt":
             return self._variables(rng, room)
         draw = key or self._words.key
-        keys = 1 if task in ("single_1", "multivalue") else 4
+        keys = keys or (1 if task in ("single_1", "multivalue") else 4)
         values = 4 if task == "multivalue" else 1
         facts = [(draw(rng), [self.number(rng) for _ in range(values)]) for _ in range(keys)]
         if task == "multikey_2":
@@ -196,10 +208,10 @@ class Writer:
         many = task in ("multivalue", "multiquery")
         asked = facts if task == "multiquery" else facts[:questions]
         tail = self._asked_together(asked) if many else [part for fact in asked for part in self._asked(fact)]
-        needles = [self._phrases.needle(name, value) for name, held in facts for value in held]
+        needles = [self.phrases.needle(name, value) for name, held in facts for value in held]
         noise = task == "single_1" or (task != "multikey_2" and rng.random() < 0.5)
         separator = "\n" if noise or task == "multikey_2" else " "
-        left = room - 1 - self._count(self._phrases.instruction(many)) - sum(self._count(text) for text, _ in tail)
+        left = room - 1 - self._count(self.phrases.instruction(many)) - sum(self._count(text) for text, _ in tail)
         left -= sum(self._count(f"{separator}{needle}") for needle in needles)
         units = self._units(rng, task, noise, separator, left, draw)
         base = len(units)
@@ -208,7 +220,7 @@ class Writer:
             places.sort()
         for place, needle in sorted(zip(places, needles, strict=True), reverse=True):
             units.insert(round(place * base), needle)
-        return [(BOS + self._phrases.instruction(many) + separator.join(units), 0.0), *tail]
+        return [(BOS + self.phrases.instruction(many) + separator.join(units), 0.0), *tail]
 
     def known(self, rng: Random, room: int) -> Document:
         """Statements of the facts table."""
@@ -253,32 +265,32 @@ class Writer:
         """A pair stated (0 to 4) or asked (5 to 7); -1 states it in the plainest sentence."""
         key, value = pair
         name = key.strip()
-        stem = self._phrases.prefix(name).strip()
+        stem = self.phrases.prefix(name).strip()
         brief = stem.replace(" mentioned in the provided text", "")
         before, after, end = {
             -1: (brief, ".\n", 0.0),
             0: (key, "\n", 0.0),
             1: (f"{key}:", "\n", 0.0),
-            2: (self._phrases.needle(name, "").removesuffix(" ."), ".\n", 0.0),
+            2: (self.phrases.needle(name, "").removesuffix(" ."), ".\n", 0.0),
             4: (brief, ".\n", 0.0),
             5: (brief, EOS, 0.5),
             6: (stem, EOS, 0.5),
-            7: (self._phrases.question(name).strip() + self._phrases.prefix(name), EOS, 0.5),
+            7: (self.phrases.question(name).strip() + self.phrases.prefix(name), EOS, 0.5),
         }[form]
         close: Document = [(after, weight * end), ("\n", 0.0)] if end else [(after, 0.0)]
         return [(before if tight else f"{before} ", 0.0), (value, weight), *close]
 
     def _fill(self, rng: Random) -> Callable[[Random], str]:
-        return filler.sentence if rng.random() < 0.5 else lambda _: self._phrases.noise
+        return filler.sentence if rng.random() < 0.5 else lambda _: self.phrases.noise
 
     def _units(
         self, rng: Random, task: Task, noise: bool, separator: str, left: int, draw: Callable[[Random], str]
     ) -> list[str]:
         if noise:
-            return [self._phrases.noise] * max(0, left // self._count(f"{separator}{self._phrases.noise}"))
+            return [self.phrases.noise] * max(0, left // self._count(f"{separator}{self.phrases.noise}"))
         units: list[str] = []
         while True:
-            unit = self._phrases.needle(draw(rng), self.number(rng)) if task == "multikey_2" else filler.sentence(rng)
+            unit = self.phrases.needle(draw(rng), self.number(rng)) if task == "multikey_2" else filler.sentence(rng)
             left -= self._count(f"{separator}{unit}")
             if left < 0:
                 return units
@@ -286,13 +298,13 @@ class Writer:
 
     def _asked(self, fact: tuple[str, list[str]]) -> Document:
         name, (value, *_) = fact
-        asked = self._phrases.question(name) + self._phrases.prefix(name)
+        asked = self.phrases.question(name) + self.phrases.prefix(name)
         return [(f"{asked} ", 0.0), (value, 1.0), (EOS, 0.5)]
 
     def _asked_together(self, facts: Sequence[tuple[str, list[str]]]) -> Document:
         *most, last = [name for name, _ in facts]
         query = f"{', '.join(most)}, and {last}" if most else last
-        document: Document = [(self._phrases.question(query, True) + self._phrases.prefix(query, True), 0.0)]
+        document: Document = [(self.phrases.question(query, True) + self.phrases.prefix(query, True), 0.0)]
         values = [value for _, held in facts for value in held]
         for at, value in enumerate(values):
             document += [(" " if at == 0 else ", ", 0.0), (value, 1.0)]
@@ -306,7 +318,7 @@ class Writer:
         lines = [f"VAR {names[0]} = {value}", *(f"VAR {b} = VAR {a} " for a, b in pairwise(names))]
         fixed = texts.template.format(context="", query=value) + texts.answer_prefix.format(num_v=5, query=value)
         left = room - 10 - self._count(fixed) - sum(map(self._count, lines)) - 6 * len(names)
-        units = [self._phrases.noise] * max(0, left // self._count(f"\n{self._phrases.noise}"))
+        units = [self.phrases.noise] * max(0, left // self._count(f"\n{self.phrases.noise}"))
         places = sorted(rng.randint(0, len(units)) for _ in lines)
         for shift, (place, line) in enumerate(zip(places, lines, strict=True)):
             units.insert(place + shift, line)

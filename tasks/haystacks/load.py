@@ -23,7 +23,7 @@ SUFFIXES = (".txt", ".md", ".rst")
 
 
 def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, benchmark: str = "ruler") -> Haystack:
-    """The haystack that ``options`` ask for: ``haystack`` (``essays``, ``python-docs``, ``demo-filler``, path), ``repeat``.
+    """The haystack that ``options`` ask for: ``haystack`` (``essays``, ``python-docs``, ``demo-filler``, path).
 
     Without options the essays are taken: from ``data_dir``, else from the hub (its cache only, if ``offline``).
     Raises :class:`MissingDataError` if they are nowhere and :class:`UsageError` if what is there is no text.

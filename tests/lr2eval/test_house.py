@@ -24,7 +24,7 @@ ROOMS = {
         "lr2eval.method.windowed",
         "lr2eval.method.window_guards",
     ),
-    "demo": ("lr2eval.method.demo", "lr2eval.method.demo_text"),
+    "demo": ("lr2eval.method.demo", "lr2eval.method.demo_text", "lr2eval.method.demo_rows"),
     "method": ("lr2eval.method",),
     "tasks": ("lr2eval.tasks",),
     "backends": ("lr2eval.backends",),
@@ -41,6 +41,7 @@ ROOMS = {
         "lr2eval._search_workers",
         "lr2eval._extend_command",
         "lr2eval._extend_config",
+        "lr2eval._extend_demo",
         "lr2eval._train_command",
         "lr2eval._doctor",
         "lr2eval.__main__",
@@ -61,7 +62,7 @@ ALLOWED = {
     "reports": {"reports", "core"},
     # Commands may use every room below them: a search takes its text from the haystacks and its model from a backend,
     # which the method itself must not know.
-    "cli": {"cli", "runner", "reports", "core", "method", "rope", "arithmetic", "tasks", "backends"},
+    "cli": {"cli", "runner", "reports", "core", "method", "demo", "rope", "arithmetic", "tasks", "backends"},
 }
 
 

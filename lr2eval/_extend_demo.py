@@ -1,0 +1,35 @@
+"""What ``lr2eval extend --model demo`` needs beside the package: its documents and words, written where it works."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lr2eval._config import format_length, read_toml
+
+MODEL = "demo"
+
+
+def demo_values(out: Path | None) -> dict[str, Any]:
+    """The configuration of the demo's extension, with its documents and its wording written below ``out``.
+
+    They are functions of the recipe alone, so that files which stand already are the same ones.
+    """
+    from transformers import AutoTokenizer
+
+    from lr2eval._models import locate
+    from lr2eval.method import demo, demo_rows
+
+    values = read_toml(demo.RECIPE.with_name("demo-extend.toml"))
+    target, rows = values["target_length"], values.pop("rows")
+    home = out or Path("runs") / f"extend-{MODEL}-{format_length(target)}"
+    home.mkdir(parents=True, exist_ok=True)
+    documents, wording = home / "documents.jsonl", home / "wording.json"
+    tokenizer = AutoTokenizer.from_pretrained(locate(MODEL), local_files_only=True)
+    if not wording.exists():
+        demo_rows.write_wording(wording, tokenizer)
+    if not documents.exists():
+        demo_rows.write_documents(documents, tokenizer, target, rows["long"], rows["seed"])
+    values["search"]["wording"] = str(wording)
+    values["data"]["sources"] = [{"name": MODEL, "path": str(documents), "tokenised": True}]
+    return values
