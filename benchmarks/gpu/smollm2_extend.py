@@ -6,7 +6,7 @@
 ``MODEL`` is SmolLM2's folder (``lr2eval models fetch smollm2-135m``), ``BOOKS`` a folder of long texts, ``DATA`` holds
 essays and MMLU in the layout of ``--data-dir``. One call works for at most ``--slice`` seconds, interrupts what is
 running (everything finished is kept) and exits with 75: the same command goes on, until it prints one table, original
-against extended, writes ``FOLDER/result.json`` with the device's name, and exits with 0. The work is ``lr2eval extend``.
+against extended, writes ``FOLDER/result.json`` with the device's name, exits with 0. ``lr2eval extend`` does it all.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ def test_the_window_grows_with_accuracy_and_is_full_in_time(
     training.step, training.window, training.accuracy = 20, 96, 0.64
     training._grow()
     assert training.window == 112
-    training.step, training.accuracy = 350, 0.0
+    training.step, training.accuracy = 450, 0.0
     training._grow()
     assert training.window == 512
 
