@@ -52,20 +52,33 @@ def compare_command(
 
 
 def compare_pair(original: Path, extended: Path, folder: Path) -> None:
-    """What `lr2eval run --baseline` says of its two runs; where they cannot be paired, why, and both side by side."""
+    """What `lr2eval run --baseline` says of its two runs; where they cannot be paired, why, and both side by side.
+
+    The report has the gate's verdict on what fits into the original's window; a run itself ends with exit code 0.
+    """
+    import textwrap
+
     from lr2eval import _compare
+    from lr2eval._in_short import in_short, judge_inside
     from lr2eval.reports import render
 
-    comparison: Comparison | None = None
     try:
         sources = _compare.read_all([original, extended])
-        comparison = _compare.compare(sources[0], sources[1:]).comparison
+        done = _compare.compare(sources[0], sources[1:])
     except NotComparableError as error:
         print(f"not compared: {error}")
-    if comparison is not None:
-        _write_comparison(comparison, folder)
-        _print_comparison(comparison)
-    render([original, extended], folder / "report.html", comparison=comparison)
+        render([original, extended], folder / "report.html")
+        return
+    (compared,) = done.compared
+    gate = judge_inside(compared)
+    _write_comparison(done.comparison, folder)
+    if gate is not None:
+        write_json(folder / "gate.json", gate.model_dump(mode="json"))
+    _print_comparison(done.comparison)
+    render([original, extended], folder / "report.html", comparison=done.comparison, gate=gate)
+    print()
+    for sentence in in_short(compared, gate):
+        print(textwrap.fill(sentence, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def gate_command(

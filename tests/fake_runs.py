@@ -31,6 +31,7 @@ def fake_run(
     tokenizer: str = "tokenizer",
     planned: int | None = None,
     not_run: Sequence[NotRun] = (),
+    window: int = 131_072,
 ) -> Path:
     """A run whose samples of shard ``ruler/vt@4096`` score ``shards["ruler/vt@4096"]`` (0..100, ``None``: skipped).
 
@@ -64,7 +65,7 @@ def fake_run(
                 architecture="LlamaForCausalLM",
                 parameters=1000,
                 dtype="float32",
-                window=131072,
+                window=window,
                 original_window=None,
                 rope_type="default",
                 rope={},
