@@ -1,0 +1,106 @@
+"""Put trained demo models into the package, with their cards and checksums: ``ship_demo.py DEMO [EXTENDED]``.
+
+``DEMO`` is the folder ``model`` of ``python -m lr2eval.method.demo FOLDER``, ``EXTENDED`` the extended model of
+``lr2eval extend --model demo``. Both keep every file as it was made; ``demo`` gets its two cards here, and the
+extended one brings copies of them (``lr2eval extend`` passes them on).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+from lr2eval._card import FILE, Card
+from lr2eval._models import BUILT_IN, CHECKSUMS
+from lr2eval._paths import write_atomic, write_json
+from lr2eval.method.demo import DemoRecipe
+
+CARD = Card(
+    made_for={
+        "ruler": (
+            *("niah_single_1", "niah_single_2", "niah_multikey_1", "niah_multikey_2"),
+            *("niah_multivalue", "niah_multiquery"),
+        ),
+        "niah": ("single",),
+    },
+    lengths=(512, 1024, 2048, 4096, 8192),
+    options={
+        "ruler": {"haystack": "demo-filler"},
+        "niah": {"haystack": "demo-filler", "wording": "ruler", "depths": 6, "samples_per_cell": 2},
+    },
+)
+
+README = """\
+---
+license: apache-2.0
+---
+# demo
+
+A Llama of {parameters:,} parameters that finds needles in text of up to 512 tokens, in the wording of RULER's niah tasks,
+and knows the 1,000 invented facts of the task `facts`. It exists so that one can watch a language model lose its long
+context, and a method give it back, on a laptop and without a network. It knows nothing else.
+
+| | |
+|---|---|
+| training | from nothing, on text that lr2eval generates; seed {seed}, {steps:,} steps of {tokens:,} tokens on one core |
+| again | `python -m lr2eval.method.demo FOLDER --seed {seed}` (recipe: `recipe.json` here, `demo.toml` in the package) |
+| kept out of training | keys as evaluations ask for them (adjective-noun) and the values of the default evaluation |
+| made for | ruler: {tasks}; niah: single; facts |
+
+`demo-longrope2` is this model extended to 8,192 tokens by `lr2eval extend --model demo`.
+"""
+
+
+def ship(name: str, source: Path) -> None:
+    """Replace a built-in model by ``source``; hidden files stay behind."""
+    target = BUILT_IN / name
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for path in sorted(source.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copyfile(path, target / path.name)
+
+
+def write_cards(folder: Path) -> None:
+    """``lr2eval.json`` and ``README.md`` of the demo."""
+    recipe = DemoRecipe(**json.loads((folder / "recipe.json").read_text(encoding="utf-8")))
+    size = (folder / "model.safetensors").stat().st_size // 4
+    write_json(folder / FILE, CARD.model_dump(mode="json"))
+    text = README.format(
+        parameters=round(size, -3),
+        seed=recipe.seed,
+        steps=recipe.steps,
+        tokens=recipe.tokens_per_step,
+        tasks=", ".join(CARD.made_for["ruler"]),
+    )
+    write_atomic(folder / "README.md", text)
+
+
+def write_checksums() -> None:
+    """sha256 of every file of every built-in model."""
+    found = {
+        folder.name: {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+        for folder in sorted(BUILT_IN.iterdir())
+        if folder.is_dir()
+    }
+    write_json(BUILT_IN / CHECKSUMS, found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("demo", type=Path)
+    parser.add_argument("extended", type=Path, nargs="?")
+    arguments = parser.parse_args()
+    if arguments.demo.resolve() != (BUILT_IN / "demo").resolve():
+        ship("demo", arguments.demo)
+        write_cards(BUILT_IN / "demo")
+    if arguments.extended:
+        ship("demo-longrope2", arguments.extended)
+    write_checksums()
+
+
+if __name__ == "__main__":
+    main()
