@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 
 from lr2eval._card import FILE, Card
+from lr2eval._checkpoint import Checkpoint
 from lr2eval._models import BUILT_IN, CHECKSUMS
 from lr2eval._paths import write_atomic, write_json
 from lr2eval.method.demo import DemoRecipe
@@ -39,14 +40,14 @@ license: apache-2.0
 ---
 # demo
 
-A Llama of {parameters:,} parameters that finds needles in text of up to 512 tokens, in the wording of RULER's niah tasks,
-and knows the 1,000 invented facts of the task `facts`. It exists so that one can watch a language model lose its long
-context, and a method give it back, on a laptop and without a network. It knows nothing else.
+A Llama of {parameters:,} parameters that finds needles in text of up to 512 tokens, in the wording of RULER's niah
+tasks, and knows the 1,000 invented facts of the task `facts`. It exists so that one can watch a language model lose its
+long context, and a method give it back, on a laptop and without a network. It knows nothing else.
 
 | | |
 |---|---|
-| training | from nothing, on text that lr2eval generates; seed {seed}, {steps:,} steps of {tokens:,} tokens on one core |
-| again | `python -m lr2eval.method.demo FOLDER --seed {seed}` (recipe: `recipe.json` here, `demo.toml` in the package) |
+| training | on text that lr2eval generates; seed {seed}, {steps:,} steps of {tokens:,} tokens on one core |
+| again | `python -m lr2eval.method.demo FOLDER --seed {seed}` (`recipe.json` here, `demo.toml` in the package) |
 | kept out of training | keys as evaluations ask for them (adjective-noun) and the values of the default evaluation |
 | made for | ruler: {tasks}; niah: single; facts |
 
@@ -67,10 +68,9 @@ def ship(name: str, source: Path) -> None:
 def write_cards(folder: Path) -> None:
     """``lr2eval.json`` and ``README.md`` of the demo."""
     recipe = DemoRecipe(**json.loads((folder / "recipe.json").read_text(encoding="utf-8")))
-    size = (folder / "model.safetensors").stat().st_size // 4
     write_json(folder / FILE, CARD.model_dump(mode="json"))
     text = README.format(
-        parameters=round(size, -3),
+        parameters=Checkpoint.open(folder).parameters,
         seed=recipe.seed,
         steps=recipe.steps,
         tokens=recipe.tokens_per_step,

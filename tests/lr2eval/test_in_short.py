@@ -24,9 +24,8 @@ def test_gains_beyond_the_window_do_not_hide_a_loss_within(tmp_path: Path) -> No
     assert long == "Does long work? At 8k tokens extended scores ruler 98.0 (the original 0.0; n = 500)."
     assert short.startswith("What did short cost? Inside the original window ruler@4k 100.0 -> 88.0 (-12.0 points, ")
     assert "; mmlu 100.0 -> 100.0 (+0.0 points" in short
-    assert verdict == (
-        "Verdict: REGRESSION: more is lost in the original's window than allowed (retention of at least 98.5 %, 95 % sure)."
-    )
+    assert verdict.startswith("Verdict: REGRESSION: more is lost in the original's window than allowed (")
+    assert verdict.endswith("(retention of at least 98.5 %, 95 % sure).")
 
 
 def test_an_original_that_was_not_run_beyond_its_window(tmp_path: Path) -> None:
