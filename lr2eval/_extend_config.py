@@ -80,7 +80,7 @@ def load_extend_config(flags: Mapping[str, Any], file: Path | None, sets: Sequen
     """
     values: dict[str, Any] = read_toml(file) if file else {}
     if file is None and flags.get("model") == _extend_demo.MODEL:
-        values = _extend_demo.demo_values(flags.get("out"))
+        values = _extend_demo.demo_values(flags.get("out"), flags.get("target_length"))
     for key, value in read_sets(sets):
         if "." not in key:
             raise UsageError(f"--set {key}: write table.key=value, the table one of {', '.join(STEPS)}")

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lr2eval._config import format_length, read_toml
+from lr2eval._config import format_length, parse_length, read_toml
 
 MODEL = "demo"
 
 
-def demo_values(out: Path | None) -> dict[str, Any]:
+def demo_values(out: Path | None, length: str | None) -> dict[str, Any]:
     """The configuration of the demo's extension, with its documents and its wording written below ``out``.
+
+    ``length`` is the target where it is not the usual one.
 
     They are functions of the recipe alone, so that files which stand already are the same ones.
     """
@@ -21,10 +23,10 @@ def demo_values(out: Path | None) -> dict[str, Any]:
     from lr2eval.method import demo, demo_rows
 
     values = read_toml(demo.RECIPE.with_name("demo-extend.toml"))
-    target, rows = values["target_length"], values.pop("rows")
+    target, rows = parse_length(length or values["target_length"]), values.pop("rows")
     home = out or Path("runs") / f"extend-{MODEL}-{format_length(target)}"
     home.mkdir(parents=True, exist_ok=True)
-    documents, wording = home / "documents.jsonl", home / "wording.json"
+    documents, wording = home / f"documents-{target}.jsonl", home / "wording.json"
     tokenizer = AutoTokenizer.from_pretrained(locate(MODEL), local_files_only=True)
     if not wording.exists():
         demo_rows.write_wording(wording, tokenizer)

@@ -13,7 +13,7 @@ import json
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -44,7 +44,6 @@ class DemoRecipe:
     """``demo.toml`` read; the tables stay as they are."""
 
     seed: int
-    steps: int
     tokens_per_step: int
     window: int
     first_window: int
@@ -52,6 +51,20 @@ class DemoRecipe:
     optimizer: dict[str, Any]
     growth: dict[str, Any]
     text: dict[str, Any]
+    cycles: list[dict[str, Any]]
+
+    @property
+    def steps(self) -> int:
+        """Of all cycles."""
+        return sum(cycle["steps"] for cycle in self.cycles)
+
+    def cycle(self, step: int) -> tuple[dict[str, Any], float]:
+        """The cycle of a step and the share of it that is done before."""
+        for cycle in self.cycles:
+            if step < cycle["steps"] or cycle is self.cycles[-1]:
+                return cycle, step / cycle["steps"]
+            step -= cycle["steps"]
+        raise ValueError("a recipe needs at least one cycle")
 
     @classmethod
     def read(cls, path: Path = RECIPE, **changes: Any) -> DemoRecipe:
@@ -144,15 +157,15 @@ class Text:
         """(tokens_BL, weights_BL) of a step at a time when the model's window is ``window``."""
         recipe = self._recipe
         rows = [
-            self._window(Random(f"{recipe.seed}/{step}/{row}"), length, window)
+            self._window(Random(f"{recipe.seed}/{step}/{row}"), length, window, recipe.cycle(step)[0])
             for row in range(max(3, recipe.tokens_per_step // length))
         ]
         return torch.tensor([ids for ids, _ in rows]), torch.tensor([weights for _, weights in rows])
 
-    def _window(self, rng: Random, length: int, window: int) -> tuple[list[int], list[float]]:
+    def _window(self, rng: Random, length: int, window: int, cycle: Mapping[str, Any]) -> tuple[list[int], list[float]]:
         recipe = self._recipe
         pool = 100 if window < 64 else 200 if window < 96 else 10**6
-        mix = demo_text.mixture(rng, window, recipe.window, recipe.text["facts"])
+        mix = demo_text.mixture(rng, window, recipe.window, cycle)
         ids: list[int] = []
         weights: list[float] = []
         while len(ids) < length:
@@ -240,18 +253,15 @@ class Training:
         self._grow()
 
     def rate(self, step: int) -> float:
-        """Learning rate at a step as a share of the highest: warm-up, constant, linear to 3 %."""
-        rates, done = self.recipe.optimizer, step / self.recipe.steps
-        decay = (
-            1.0
-            if done < rates["decay_from"]
-            else max(0.03, 1 - (done - rates["decay_from"]) / (1 - rates["decay_from"]))
-        )
-        return float(min(1.0, (step + 1) / rates["warmup"]) * decay)
+        """Learning rate at a step as a share of the optimizer's: warm-up, then constant and linear in each cycle."""
+        rates, (cycle, done) = self.recipe.optimizer, self.recipe.cycle(step)
+        start = cycle["decay_from"]
+        decay = 1.0 if done < start else max(0.03, 1 - (done - start) / (1 - start))
+        return float(min(1.0, (step + 1) / rates["warmup"]) * cycle["rate"] * decay)
 
     def _grow(self) -> None:
         growth, full = self.recipe.growth, self.recipe.window
-        if self.step >= growth["forced"] * self.recipe.steps:
+        if self.step >= growth["forced"]:
             self.window = full
         elif self.step % 10 == 0 and self.accuracy > growth["small" if self.window < 96 else "large"]:
             self.window = min(full, self.window + (8 if self.window < 64 else 16))
@@ -357,11 +367,9 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="state, log and, at the end, the model in FOLDER/model")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--steps", type=int)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     given = parser.parse_args(None if arguments is None else list(arguments))
-    changes = {name: getattr(given, name) for name in ("seed", "steps") if getattr(given, name) is not None}
-    recipe = DemoRecipe.read(given.recipe, **changes)
+    recipe = DemoRecipe.read(given.recipe, **({} if given.seed is None else {"seed": given.seed}))
     torch.set_num_threads(1)
     given.folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer(recipe.model["vocabulary"])

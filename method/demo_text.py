@@ -10,12 +10,12 @@ out as well.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 from lr2eval.tasks import _upstream
 from lr2eval.tasks.facts import table
@@ -336,10 +336,13 @@ class Mixture:
     tables: float
     tasks: float
     facts: float
+    questions: int = 4
+    room: int = 90
+    """Tokens of a prompt for each of its questions, at least."""
 
 
-def mixture(rng: Random, window: int, full: int, facts: float) -> Mixture:
-    """The stage of the curriculum for a window of ``window`` of ``full`` tokens."""
+def mixture(rng: Random, window: int, full: int, last: Mapping[str, Any]) -> Mixture:
+    """The stage of the curriculum for a window of ``window`` of ``full`` tokens; ``last`` describes the last stage."""
     u, v = rng.random(), rng.random()
     if window < 44:
         return Mixture(-1, 1.0, 0.0, 0.0)
@@ -350,7 +353,9 @@ def mixture(rng: Random, window: int, full: int, facts: float) -> Mixture:
     if window < 256:
         return Mixture(2 if u < 0.6 else 1 if v < 0.7 else 0, 0.8, 0.0, 0.15)
     level = 2 if u < 0.8 else 1
-    return Mixture(level, 0.45, 0.37, 0.15) if window < full else Mixture(level, 0.25, 0.53, facts)
+    if window < full:
+        return Mixture(level, 0.45, 0.37, 0.15)
+    return Mixture(level, last["tables"], last["tasks"], last["facts"], last["questions"], last["room"])
 
 
 TASK_SHARES: tuple[tuple[Task, float], ...] = (
@@ -387,8 +392,8 @@ def documents(writer: Writer, rng: Random, room: int, pool: int, mix: Mixture, r
     if u < mix.tables + mix.tasks and longest >= SMALLEST_TASK:
         (task,) = rng.choices([name for name, _ in TASK_SHARES], [share for _, share in TASK_SHARES])
         size = longest if rng.random() < 0.5 else rng.randint(SMALLEST_TASK, longest)
-        most = {"multikey_1": 4, "multikey_2": 4}.get(task, 1)
-        return writer.task(rng, task, size, rng.randint(1, max(1, min(most, (size - 150) // 90))))
+        most = {"multikey_1": min(4, mix.questions), "multikey_2": mix.questions}.get(task, 1)
+        return writer.task(rng, task, size, rng.randint(1, max(1, min(most, (size - 150) // mix.room))))
     if u > 1 - mix.facts:
         return writer.known(rng, min(longest, rng.randint(40, 200)))
     return writer.number_table(rng, min(longest, rng.randint(48, 200)), pool, mix.level)

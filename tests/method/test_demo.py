@@ -17,8 +17,8 @@ SMALL = {"layers": 1, "hidden": 16, "heads": 1, "head_dim": 16, "intermediate": 
 
 @pytest.fixture(scope="module")
 def recipe() -> DemoRecipe:
-    found = DemoRecipe.read(steps=8, tokens_per_step=96, window=64)
-    return replace(found, model={**found.model, **SMALL})
+    found = DemoRecipe.read(tokens_per_step=96, window=64)
+    return replace(found, model={**found.model, **SMALL}, cycles=[{**found.cycles[0], "steps": 8}])
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_the_loss_is_that_of_all_logits(tokenizer: demo.PreTrainedTokenizerFast,
 def test_the_window_grows_with_accuracy_and_is_full_in_time(
     tmp_path: Path, tokenizer: demo.PreTrainedTokenizerFast, recipe: DemoRecipe
 ) -> None:
-    training = demo.Training(replace(recipe, steps=1000, window=512), tokenizer, tmp_path)
+    training = demo.Training(replace(recipe, window=512), tokenizer, tmp_path)
     training.step, training.accuracy = 10, 0.69
     training._grow()
     assert training.window == 24
@@ -113,17 +113,23 @@ def test_the_window_grows_with_accuracy_and_is_full_in_time(
     training.step, training.window, training.accuracy = 20, 96, 0.64
     training._grow()
     assert training.window == 112
-    training.step, training.accuracy = 450, 0.0
+    training.step, training.accuracy = 3150, 0.0
     training._grow()
     assert training.window == 512
 
 
-def test_rate(tmp_path: Path, tokenizer: demo.PreTrainedTokenizerFast, recipe: DemoRecipe) -> None:
-    training = demo.Training(replace(recipe, steps=1000), tokenizer, tmp_path)
+def test_each_cycle_has_its_rate_and_its_text(tmp_path: Path, tokenizer: demo.PreTrainedTokenizerFast) -> None:
+    recipe = DemoRecipe.read()
+    training = demo.Training(recipe, tokenizer, tmp_path)
+    assert recipe.steps == 12_000
     assert training.rate(0) == pytest.approx(1 / 40)
-    assert training.rate(39) == training.rate(449) == 1.0
-    assert training.rate(725) == pytest.approx(0.5)
-    assert training.rate(999) == 0.03
+    assert training.rate(39) == training.rate(3149) == 1.0
+    assert training.rate(5075) == pytest.approx(0.5, abs=1e-3)
+    assert training.rate(6999) == 0.03
+    assert training.rate(7000) == 0.5
+    assert training.rate(9500) == pytest.approx(0.25)
+    assert training.rate(11_999) == pytest.approx(0.015)
+    assert [recipe.cycle(step)[0]["questions"] for step in (0, 6999, 7000, 11_999, 12_000)] == [4, 4, 6, 6, 6]
 
 
 def test_export_is_an_ordinary_checkpoint(
@@ -135,7 +141,7 @@ def test_export_is_an_ordinary_checkpoint(
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), training.model.parameters(), strict=True))
     read = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert read.encode("Every oven is old. 12") == tokenizer.encode("Every oven is old. 12")
-    assert json.loads((tmp_path / "model" / "recipe.json").read_text())["steps"] == 8
+    assert DemoRecipe(**json.loads((tmp_path / "model" / "recipe.json").read_text())) == recipe
 
 
 def test_rows_hold_long_prompts_of_fresh_text_and_windows_of_the_pre_training() -> None:
