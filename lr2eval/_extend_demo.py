@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval._config import format_length, parse_length, read_toml
+from lr2eval._errors import UsageError
 
 MODEL = "demo"
 
@@ -23,9 +24,16 @@ def demo_values(out: Path | None, length: str | None) -> dict[str, Any]:
     from lr2eval.method import demo, demo_rows
 
     values = read_toml(demo.RECIPE.with_name("demo-extend.toml"))
-    target, rows = parse_length(length or values["target_length"]), values.pop("rows")
+    rows = values.pop("rows")
+    try:
+        target = parse_length(length or values["target_length"])
+    except ValueError as error:
+        raise UsageError(f"--target-length {length}: {error}") from error
     home = out or Path("runs") / f"extend-{MODEL}-{format_length(target)}"
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--out {home}: {error.strerror or error}; choose a folder that can be written") from error
     documents, wording = home / f"documents-{target}.jsonl", home / "wording.json"
     tokenizer = AutoTokenizer.from_pretrained(locate(MODEL), local_files_only=True)
     if not wording.exists():
