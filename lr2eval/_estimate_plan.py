@@ -184,9 +184,10 @@ def _print(part: str, run: Prepared, lines: Sequence[Planned]) -> None:
     checkpoint = run.checkpoint
     title = f"{part + ': ' if part else ''}{checkpoint.name}, window {checkpoint.window:,} tokens"
     shown = table(
-        "task", "length", "samples", "prompt tokens", "to generate", "beyond window", "KV a sample", "KV a batch",
-        "time", title=title,
+        "task", "length", "samples", "prompt tokens", "to write", "too long", "KV/sample", "KV/batch", "time",
+        title=title,
     )  # fmt: skip
+    shown.columns[0].min_width = 24
     for column in shown.columns[2:]:
         column.justify = "right"
     grouped = _few(lines)
@@ -211,7 +212,7 @@ def _print(part: str, run: Prepared, lines: Sequence[Planned]) -> None:
             "skip": "skipped (--truncation skip)",
             "middle": "cut in the middle (--truncation middle)",
         }[run.config.truncation]
-        print(f"{over:,} prompts are beyond their window: {fate}", file=sys.stderr)
+        print(f"{over:,} prompts are too long for their window: {fate}", file=sys.stderr)
     for item in run.not_run:
         at = "" if item.length is None else f" at {format_length(item.length)}"
         print(f"not run: {item.task}{at}: {item.reason}", file=sys.stderr)
