@@ -238,16 +238,18 @@ def _works(asked: Request) -> list[Asked]:
     """What the tasks ask for, by their published sizes."""
     from lr2eval._registry import resolve
 
-    found = []
-    for benchmark, tasks in resolve(asked.tasks):
-        make = _SIZES.get(benchmark.name)
-        if make is None:
+    for name in asked.tasks:
+        if name.partition(":")[0] not in _SIZES:
             raise UsageError(
-                f"--tasks {benchmark.name}: its size is not known without data ({', '.join(_SIZES)} are); "
+                f"--tasks {name}: its size is not known without data ({', '.join(_SIZES)} are); "
                 "`lr2eval run --dry-run` counts and times any task"
             )
-        found += [work for task in tasks for work in make(task, asked)]
-    return found
+    return [
+        work
+        for benchmark, tasks in resolve(asked.tasks)
+        for task in tasks
+        for work in _SIZES[benchmark.name](task, asked)
+    ]
 
 
 def _ruler(task: str, asked: Request) -> list[Asked]:

@@ -106,10 +106,10 @@ def pair_windows(original: Source, extended: Source) -> tuple[list[TwoWindows], 
             longest[key] = max(shard.length, longest.get(key, 0))
     found, left_out = [], []
     for (benchmark, task), length in longest.items():
-        limit = min(original.side.model.window, length - 1)
+        limit = original.side.model.window
         shared = [s.length or 0 for s in original.shards.values() if (s.benchmark, s.task) == (benchmark, task)]
         window = max((n for n in shared if n <= limit and f"{benchmark}/{task}@{n}" in extended.shards), default=None)
-        if window is None:
+        if window is None or window >= length:
             continue
         pairs, lost = _across(f"{benchmark}/{task}", window, length, original, extended)
         if lost:
