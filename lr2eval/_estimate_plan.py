@@ -176,7 +176,7 @@ def print_plan(runs: Mapping[str, Prepared], say: Callable[[str], None]) -> None
     else:
         say(
             f"about {format_seconds(total)} of work for the model on this machine, by a calibration of "
-            f"{estimator.spent:.0f} s, if every answer takes all its tokens; loading and scoring come on top"
+            f"{estimator.spent:.0f} s, if every answer takes all its tokens; start-up and scoring come on top"
         )
 
 
