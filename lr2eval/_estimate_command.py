@@ -57,7 +57,7 @@ TRAIN_UTILISATION = 0.3
 UTILISATION = 0.4
 READ_SHARE = 0.5
 MMLU_QUESTIONS = 14_042
-MMLU_PROMPT = 690
+MMLU_PROMPT = 720
 LONGBENCH_WORDS = {
     "narrativeqa": 18_409, "qasper": 3_619, "multifieldqa_en": 4_559, "multifieldqa_zh": 6_701, "hotpotqa": 9_151,
     "2wikimqa": 4_887, "musique": 11_214, "dureader": 15_768, "gov_report": 8_734, "qmsum": 10_614,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._estimate import Asked
@@ -15,40 +17,30 @@ if TYPE_CHECKING:
     from lr2eval._tokens import PromptTokenizer
     from lr2eval._types import Shard
 
-SAMPLED = 8
-"""Prompts built of a task that has no data file, spread over its documents from the shortest to the longest."""
-SAMPLED_TASKS = 8
-"""Tasks of one benchmark built so; the others count as the mean of these."""
+SAMPLED, LEAST, MOST = 64, 2, 16
+"""Prompts built of a benchmark that has no data files, and the least and most of one of its tasks."""
 # Inside a JSON text every quote is escaped, so this matches the keys of a line alone, and spares parsing long prompts.
 _COUNT, _LOST = re.compile(rb'"token_count": (\d+)'), re.compile(rb'"truncated_tokens": (\d+)')
 
 
 def asked(run: Prepared) -> list[Asked]:
     """The work of every shard, in the run's order."""
-    found: dict[str, Asked] = {}
-    others: dict[str, list[Shard]] = {}
-    for shard in run.shards:
-        if "file" in shard.data and shard.length is not None:
-            found[shard.id] = _from_file(shard, run.config.truncation)
-        else:
-            others.setdefault(shard.benchmark, []).append(shard)
-    for shards in others.values():
-        step = max(1, len(shards) // SAMPLED_TASKS)
-        built = {shard.id: _built(shard, run) for shard in shards[::step]}
-        pool = [length for one in built.values() for length in one.prompts[:SAMPLED]]
-        readings = sum(len(one.prompts) for one in built.values()) / sum(one.samples for one in built.values())
-        for shard in shards:
-            found[shard.id] = built.get(shard.id) or _asked(shard, _repeat(pool, round(shard.n * readings)), 0, False)
-    return [found[shard.id] for shard in run.shards]
+    without = Counter(shard.benchmark for shard in run.shards if not _has_file(shard))
+    return [
+        _from_file(shard, run.config.truncation)
+        if _has_file(shard)
+        else _built(shard, run, max(LEAST, min(MOST, SAMPLED // without[shard.benchmark])))
+        for shard in run.shards
+    ]
+
+
+def _has_file(shard: Shard) -> bool:
+    return "file" in shard.data and shard.length is not None
 
 
 def _asked(shard: Shard, prompts: Sequence[int], over: int, exact: bool) -> Asked:
     new = shard.max_new_tokens or 0
     return Asked(shard.benchmark, shard.task, shard.length, shard.n, prompts, new, over, exact)
-
-
-def _repeat(values: Sequence[int], n: int) -> list[int]:
-    return (list(values) * (n // len(values) + 1))[:n]
 
 
 def _from_file(shard: Shard, truncation: str) -> Asked:
@@ -73,13 +65,14 @@ def _last(pattern: re.Pattern[bytes], line: bytes) -> bytes:
     return found[-1] if found else b"0"
 
 
-def _built(shard: Shard, run: Prepared) -> Asked:
+def _built(shard: Shard, run: Prepared, most: int) -> Asked:
     """Prompts of some documents, evenly from the shortest to the longest, and how many of all are beyond the window."""
     random.seed(run.config.seed)  # as the runner does, for few-shot samplers that draw
     task = shard.load()
     task.set_fewshot_seed(run.config.seed)
     order = sorted(range(shard.n), key=lambda n: len(str(task.eval_docs[n])))
-    picked = sorted({order[int((i + 0.5) * shard.n / SAMPLED)] for i in range(min(SAMPLED, shard.n))})
+    most = min(most, shard.n)
+    picked = [order[int((i + 0.5) * shard.n / most)] for i in range(most)]
     chat = run.config.chat and shard.chat
     prompts = _readings(task, picked, run.tokenizer, chat)
     new = shard.max_new_tokens or 0
@@ -90,7 +83,8 @@ def _built(shard: Shard, run: Prepared) -> Asked:
         over += longest > run.checkpoint.window
         if longest < 0.9 * run.checkpoint.window:
             break
-    return _asked(shard, _repeat(prompts, round(len(prompts) / len(picked) * shard.n)), over, shard.n <= len(picked))
+    wanted = round(len(prompts) / most * shard.n)
+    return _asked(shard, list(islice(cycle(prompts), wanted)), over, shard.n == most)
 
 
 def _readings(task: Any, documents: Sequence[int], tokenizer: PromptTokenizer, chat: bool) -> list[int]:

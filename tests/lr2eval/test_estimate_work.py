@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lr2eval import _estimate_work
 from lr2eval._config import load_config
 from lr2eval._estimate import Asked
 from lr2eval._estimate_work import asked
@@ -50,19 +51,23 @@ def counted(lr2eval: Run, model: Path, out: Path, *flags: object) -> dict[str, t
 def test_prompts_of_data_files_are_counted_to_the_token(
     toy_checkpoint: Path, prepared: Callable[..., Prepared], tmp_path: Path, lr2eval: Run
 ) -> None:
-    """RULER's files count the answer's tokens, LongBench's do not."""
+    """LongBench's files count the prompt alone."""
     data = write(tmp_path / "data" / "longbench", "trec", [item(), item(context="Question: 1 ?\nType: Food")])
-    tasks = "ruler:niah_single_1,longbench:trec"
-    flags: dict[str, Any] = {"lengths": "512,1k", "samples_per_task": 2, "data_dir": data, "truncation": "middle"}
-    found = asked(prepared(tasks, **flags))
-    taken = counted(
-        lr2eval, toy_checkpoint, tmp_path / "run", "--tasks", tasks, "--lengths", "512,1k", "--samples-per-task", "2",
-        "--data-dir", data, "--truncation", "middle",
-    )  # fmt: skip
-    assert {f"{one.task}@{one.length}": (one.tokens, one.over) for one in found} == taken
-    assert taken["trec@512"][1] == 1
-    assert all(one.exact for one in found)
-    assert {one.task: one.new for one in found} == {"niah_single_1": 128, "trec": 64}
+    (found,) = asked(prepared("longbench:trec", lengths="512", data_dir=data, truncation="middle"))
+    taken = counted(lr2eval, toy_checkpoint, tmp_path / "run", "--tasks", "longbench:trec", "--lengths", "512",
+                    "--data-dir", data, "--truncation", "middle")  # fmt: skip
+    assert {"trec@512": (found.tokens, found.over)} == taken
+    assert (found.over, found.new, found.exact, found.longest) == (1, 64, True, 512)
+
+
+def test_files_that_count_the_answer_too(prepared: Callable[..., Prepared]) -> None:
+    """RULER's and the needles' do."""
+    run = prepared("ruler:niah_single_1,ruler:fwe", lengths="768,1k", samples_per_task=2)
+    for shard, found in zip(run.shards, asked(run), strict=True):
+        rows = list(shard.load().eval_docs)
+        whole = [run.tokenizer.count_prompt(row["prompt"], row["answer_prefix"]) for row in rows]
+        assert found.prompts == whole
+        assert (found.new, found.over, found.exact) == (shard.max_new_tokens, 0, True)
 
 
 def test_skipped_prompts_are_counted_and_not_read(prepared: Callable[..., Prepared], tmp_path: Path) -> None:
@@ -83,9 +88,9 @@ def test_few_prompts_without_a_file_are_all_built(
     found = one(prepared, data_dir=mmlu, limit=4)
     taken = counted(lr2eval, toy_checkpoint, tmp_path / "run", "--tasks", "mmlu:anatomy", "--limit", "4", "--data-dir",
                     mmlu)  # fmt: skip
-    # " A" is two tokens for the toy: each of four choices is read by itself, all but its last token.
+    # " A" is two tokens for the toy: each of four choices is read by itself, all but its last token. A run counts one.
     assert (found.exact, len(found.prompts), found.new) == (True, 16, 0)
-    assert found.tokens + 16 == taken["mmlu_anatomy@None"][0]
+    assert found.tokens // 4 + 4 == taken["mmlu_anatomy@None"][0]
 
 
 def test_many_prompts_are_a_spread_of_them(prepared: Callable[..., Prepared], mmlu: Path) -> None:
@@ -93,4 +98,10 @@ def test_many_prompts_are_a_spread_of_them(prepared: Callable[..., Prepared], mm
     assert (found.exact, found.samples, len(found.prompts)) == (False, 21, 84)
     assert found.over == 1
     assert whole[0] < whole[1] < found.tokens
-    assert len(set(found.prompts)) == 8
+    assert len(set(found.prompts)) == 16  # of 21, from the shortest up
+
+
+def test_each_of_many_tasks_has_some_built(prepared: Callable[..., Prepared], mmlu: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(_estimate_work, "SAMPLED", 1)
+    found = one(prepared, data_dir=mmlu)
+    assert (len(set(found.prompts)), len(found.prompts), found.over) == (2, 84, 1)
