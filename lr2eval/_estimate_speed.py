@@ -133,7 +133,7 @@ def _timed(work: Callable[[], Any], device: str) -> float:
     while len(times) < 4 and sum(times) < 2 * LONG_ENOUGH:
         started = time.perf_counter()
         work()
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
+        if not device.startswith("cpu"):
+            torch.accelerator.synchronize()
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:] or times)
