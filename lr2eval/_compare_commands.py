@@ -14,7 +14,7 @@ from lr2eval._paths import write_atomic, write_json
 from lr2eval._tables import printed_table, table
 
 if TYPE_CHECKING:
-    from lr2eval._comparison import Comparison, Gate, Pair
+    from lr2eval._comparison import Comparison, Difference, Gate, Pair
 
 
 def compare_command(
@@ -193,23 +193,27 @@ def _print_comparison(comparison: Comparison) -> None:
 
 def _print_pair(comparison: Comparison, pair: Pair) -> None:
     from lr2eval import _exports
+    from lr2eval._comparison import Gain
 
     share = f"{100 * (2 * comparison.confidence - 1):g} % interval"
     how = "" if pair.paired else ", UNPAIRED: different samples"
-    rows = table(
-        "", "n", "original", "extended", "difference", share, "retained",
-        title=f"{pair.extended.label} against {comparison.original.label}{how}",
-    )  # fmt: skip
-    for row in _exports.headline_rows(pair):
-        rows.add_row(
-            _exports.name(row),
-            f"{row.n:,}",
-            f"{row.original:.1f}",
-            f"{row.extended:.1f}",
-            f"{row.difference:+.2f}",
-            f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
-            "-" if row.retention is None else f"{100 * row.retention:.1f} %",
-        )
-    printed_table(rows)
+    title = f"{pair.extended.label} against {comparison.original.label}{how}"
+    tables: list[tuple[str, str, Sequence[Difference]]] = [(title, "retained", _exports.headline_rows(pair))]
+    if pair.gains:
+        tables.append((_exports.gain_words(comparison, pair), "cut for original", pair.gains))
+    for title, last, found in tables:
+        rows = table("", "n", "original", "extended", "difference", share, last, title=title)
+        for row in found:
+            kept = "-" if row.retention is None else f"{100 * row.retention:.1f} %"
+            rows.add_row(
+                _exports.name(row),
+                f"{row.n:,}",
+                f"{row.original:.1f}",
+                f"{row.extended:.1f}",
+                f"{row.difference:+.2f}",
+                f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
+                f"{row.cut:,}" if isinstance(row, Gain) else kept,
+            )
+        printed_table(rows)
     for note in (*pair.mind, *(f"left out: {item.what} ({item.n}): {item.reason}" for item in pair.left_out)):
         print(f"note: {' '.join(note.split())}")

@@ -90,6 +90,18 @@ class Difference(_Model):
     cells: list[CellDifference] = Field(default=[], description="by depth, where the benchmark is a depth grid")
 
 
+class Gain(Difference):
+    """The extended model at its longest window against the original at its own, on the same items.
+
+    For benchmarks that ask the same items at several windows (LongBench): what a longer window is worth, where
+    ``Difference`` at the original's window says what it cost. ``length`` is the extended model's window; levels are
+    ``task`` (one data set) and ``benchmark``. "Same samples" means items here: the prompts differ in what was cut.
+    """
+
+    window: int = Field(description="the original's window: the longest within its own that both models were run at")
+    cut: int = Field(description="items whose prompt was shortened to fit the original's window; only these can gain")
+
+
 class LeftOut(_Model):
     """Samples or shards that are in one run and not in the comparison."""
 
@@ -117,6 +129,7 @@ class Pair(_Model):
     differences: list[Difference]
     left_out: list[LeftOut]
     mind: list[str] = Field(description="settings that differ and may move scores (dtype, backend, batch size)")
+    gains: list[Gain] = Field(default=[], description="empty where no task asks the same items at two windows")
 
 
 class Comparison(_Model):

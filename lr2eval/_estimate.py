@@ -1,86 +1,101 @@
-"""How long a run will roughly take: counted work divided by speeds measured on this machine in half a second.
+"""What work costs: operations, memory and time. One set of formulas for the plan of a run and for `lr2eval estimate`.
 
-An order of magnitude to decide by, printed as such. Prefill is bound by arithmetic (2 FLOP per parameter and token,
-plus attention), decoding by reading the weights once per step for a whole batch.
+Prefill is bound by arithmetic, decoding by reading the weights and the cache once a step for a whole batch; how fast a
+device does either is a :class:`Speed`, measured (``_estimate_speed``) or from a data sheet (``_estimate_command``). The
+formulas are those of ``docs/scale.md``; they are for dense decoders.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-from lr2eval._errors import UsageError
+from lr2eval.method.recipe import Shape
+from lr2eval.method.train_plan import layer_parameters
 
-if TYPE_CHECKING:
-    from lr2eval._checkpoint import Checkpoint
-    from lr2eval._types import Shard
+PADDED = 2.0
+"""Attention over rows of unequal length has a mask and makes the whole square, not the causal half of it."""
 
-ASSUMED_PROMPT = 600
-"""Tokens of a prompt whose length is not known before it is built (five-shot MMLU is about that)."""
-ASSUMED_ROWS = 8
-"""Rows that decode together."""
-EFFICIENCY = 0.6
-"""Share of a bare matrix product's speed that a model reaches; attention, norms and small matrices take the rest."""
+
+@dataclass(frozen=True)
+class Asked:
+    """What one task at one length asks of a model. Counts are tokens."""
+
+    benchmark: str
+    task: str
+    length: int | None
+    samples: int
+    prompts: Sequence[int]
+    """Of every sequence that is read: one a sample, or one for each choice of several tokens."""
+    new: int
+    """To generate for each, at most; 0 for scored choices."""
+    over: int
+    """Prompts longer than the window: cut, skipped or refused, as the truncation policy says."""
+    exact: bool
+    """Whether every prompt was counted; else the prompts are some of the task's, repeated."""
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.prompts)
+
+    @property
+    def longest(self) -> int:
+        """Of a prompt with its answer."""
+        return max(self.prompts, default=0) + self.new
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that go through the model together, padded to ``width`` tokens, each with ``new`` tokens to generate."""
+
+    rows: int
+    width: int
+    new: int
+    padded: bool = False
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What this machine does: floating-point operations and bytes per second."""
+    """What a device does with one model."""
 
-    flops: float
-    bandwidth: float
+    matrix: float
+    """Operations a second in the products with weights, over a prompt."""
+    attention: float
+    """Operations a second in scores and values, over a prompt."""
+    step: float
+    """Seconds of a decoding step, whatever the number of rows: every weight is read."""
+    row: float
+    """Seconds that each row adds to it."""
+    context: float
+    """Seconds that each token of a row's cache adds to it."""
 
 
-def seconds(checkpoint: Checkpoint, shards: Sequence[Shard], speed: Speed, bytes_per_weight: int) -> float:
-    """Estimated seconds for all ``shards``; loading not included."""
-    config = checkpoint.config
-    layers, hidden = int(config.get("num_hidden_layers") or 0), int(config.get("hidden_size") or 0)
+def operations(shape: Shape, tokens: float, squares: float, logits: float = 0.0) -> tuple[float, float]:
+    """(with weights, in attention) of one forward: two operations a weight and token, and ``2 l^2`` a query dimension
+    and layer for a causal sequence of ``l`` tokens. ``squares``: sum of the ``l^2``; ``logits``: places with logits."""
+    matrix = 2.0 * shape.layers * layer_parameters(shape) * tokens + 2.0 * shape.vocabulary * shape.hidden * logits
+    return matrix, 2.0 * shape.layers * shape.heads * shape.head_dim * squares
+
+
+def read_weights(shape: Shape) -> int:
+    """Weights that a decoding step reads: all layers and the head."""
+    return shape.layers * layer_parameters(shape) + shape.vocabulary * shape.hidden
+
+
+def kv_bytes(shape: Shape, item: int) -> int:
+    """Keys and values of one token in all layers, each number of ``item`` bytes."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * item
+
+
+def seconds(batches: Sequence[Batch], shape: Shape, speed: Speed, original_window: int | None = None) -> float:
+    """Of all ``batches``, every row generating all its tokens. An answer that outgrows ``original_window`` has its
+    prompt read twice, once under each set of factors (design D6)."""
     total = 0.0
-    for shard in shards:
-        new = shard.max_new_tokens or 0
-        prompt = shard.length - new if shard.length else ASSUMED_PROMPT
-        # Causal attention: 2 products x 2 FLOP x half of the square.
-        prefill = 2.0 * checkpoint.parameters * prompt + 2.0 * layers * hidden * prompt**2
-        steps = shard.n * new / min(ASSUMED_ROWS, shard.n)
-        total += shard.n * prefill / (speed.flops * EFFICIENCY)
-        total += steps * checkpoint.parameters * bytes_per_weight / (speed.bandwidth * EFFICIENCY)
+    for batch in batches:
+        reads = 2 if original_window and batch.width <= original_window < batch.width + batch.new else 1
+        tokens, squares = batch.rows * batch.width, batch.rows * batch.width**2
+        matrix, attention = operations(shape, reads * tokens, reads * squares, batch.rows)
+        total += matrix / speed.matrix + attention * (PADDED if batch.padded else 1.0) / speed.attention
+        cached = batch.width + batch.new / 2
+        total += batch.new * (speed.step + batch.rows * (speed.row + cached * speed.context))
     return total
-
-
-def measure(device: str | None, dtype: str) -> Speed:
-    """Time one matrix product and one matrix-vector product in ``dtype`` on ``device``."""
-    import torch
-
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    kind: Any = getattr(torch, dtype, torch.float32)
-    try:
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0][:100]
-        raise UsageError(f"--device {place}: not usable here ({reason}); `lr2eval doctor` shows what is") from error
-    size = 1024 if place.type == "cpu" else 8192
-    a = torch.randn(size, size, device=place).to(kind)
-    b = torch.randn(size, size, device=place).to(kind)
-    wide = torch.randn(size, 8 * size, device=place).to(kind)
-    vector = torch.randn(1, size, device=place).to(kind)
-    product = _time(lambda: a @ b, place.type)
-    read = _time(lambda: vector @ wide, place.type)
-    return Speed(flops=2.0 * size**3 / product, bandwidth=wide.numel() * wide.element_size() / read)
-
-
-def _time(work: Callable[[], Any], place: str, least: float = 0.1) -> float:
-    """Seconds of one call, the fastest of several within ``least`` seconds."""
-    import torch
-
-    work()
-    best, spent = float("inf"), 0.0
-    while spent < least:
-        started = time.perf_counter()
-        work()
-        if place == "cuda":
-            torch.cuda.synchronize()
-        took = time.perf_counter() - started
-        best, spent = min(best, took), spent + took
-    return best

@@ -7,32 +7,37 @@ import io
 import re
 from collections.abc import Sequence
 
-from lr2eval._comparison import Comparison, Difference, Pair
+from lr2eval._comparison import Comparison, Difference, Gain, Pair
 from lr2eval._config import format_length
 
 COLUMNS = (
     "extended", "level", "benchmark", "task", "length", "n", "original", "extended_score", "difference", "low", "high",
     "interval_confidence", "retention", "retention_low", "retention_high", "lost", "gained", "p_changed", "p_method",
-    "p_holm", "clusters", "design_effect", "noise",
+    "p_holm", "clusters", "design_effect", "noise", "original_length",
 )  # fmt: skip
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line per row of the comparison; scores and differences in points, retention as a ratio."""
+    """One line per row of the comparison; scores and differences in points, retention as a ratio.
+
+    ``original_length`` is empty but for gains (levels ``gain of task``, ``gain of benchmark``): the window at which the
+    original answered, ``length`` being that of the extended model.
+    """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for pair in comparison.pairs:
-        for row in pair.differences:
+        for row in (*pair.differences, *pair.gains):
             kept = row.retention_interval
             writer.writerow(
                 _harmless(value)
                 for value in (
-                    pair.extended.label, row.level, row.benchmark, row.task, row.length, row.n, row.original,
+                    pair.extended.label, f"gain of {row.level}" if isinstance(row, Gain) else row.level,
+                    row.benchmark, row.task, row.length, row.n, row.original,
                     row.extended, row.difference, row.interval.low, row.interval.high, row.interval.confidence,
                     row.retention, None if kept is None else kept.low, None if kept is None else kept.high,
                     row.lost, row.gained, row.p_changed, row.p_method, row.p_holm, row.clusters, row.design_effect,
-                    row.noise,
+                    row.noise, row.window if isinstance(row, Gain) else None,
                 )
             )  # fmt: skip
     return buffer.getvalue()
@@ -49,6 +54,8 @@ def to_markdown(comparison: Comparison) -> str:
         if moved:
             moved.sort(key=lambda row: row.difference)
             parts += [f"Tasks that changed (Holm, {100 * comparison.confidence:g} %):", "", *_table(moved), ""]
+        if pair.gains:
+            parts += [f"{text(gain_words(comparison, pair))}:", "", *_table(pair.gains), ""]
         for note in (
             *pair.mind,
             *(f"left out: {item.what}, {item.n} samples: {item.reason}" for item in pair.left_out),
@@ -76,11 +83,20 @@ def headline_rows(pair: Pair) -> list[Difference]:
 
 
 def name(row: Difference) -> str:
-    """``ruler``, ``ruler@4k``, ``ruler:vt``, ``ruler:vt@4k``."""
+    """``ruler``, ``ruler@4k``, ``ruler:vt``, ``ruler:vt@4k``; of a gain ``longbench:trec@8k-128k``."""
     return (
         row.benchmark
         + ("" if row.task is None else f":{row.task}")
-        + ("" if row.length is None else f"@{format_length(row.length)}")
+        + ("" if row.length is None else f"@{format_length(row.window)}-" if isinstance(row, Gain) else "@")
+        + ("" if row.length is None else format_length(row.length))
+    )
+
+
+def gain_words(comparison: Comparison, pair: Pair) -> str:
+    """What a table of gains shows, in words."""
+    return (
+        f"Gain from the longer window: {pair.extended.label} at its longest length against {comparison.original.label} "
+        "at its own window, the same questions with more of their text"
     )
 
 

@@ -37,6 +37,15 @@ class PairedShard:
     documents: Sequence[str | None]
 
 
+@dataclass(frozen=True)
+class TwoWindows(PairedShard):
+    """Items of one task: the original's answers at ``window``, the extended model's at the longer ``length``."""
+
+    window: int
+    cut: int
+    """Items whose prompt was shortened for ``window``."""
+
+
 def pair(original: Source, extended: Source, *, common: bool) -> tuple[list[PairedShard], list[LeftOut]]:
     """(pairs by shard in the extended run's order, what is left out and why).
 
@@ -81,6 +90,61 @@ def pair(original: Source, extended: Source, *, common: bool) -> tuple[list[Pair
                f"{_some(extended.shards)}: run both on the same tasks and lengths")
         )  # fmt: skip
     return pairs, left_out
+
+
+def pair_windows(original: Source, extended: Source) -> tuple[list[TwoWindows], list[LeftOut]]:
+    """(pairs of items by task, what is left out and why) of the original at its window and the extended beyond it.
+
+    A sample's id holds its length, so D3 cannot pair across windows. It pairs both models at the original's window;
+    from there the item leads to the same question at the extended model's longest window, within one run over one data
+    file. Call after :func:`pair`, which refuses runs that do not belong together.
+    """
+    longest: dict[tuple[str, str], int] = {}
+    for shard in extended.shards.values():
+        if shard.items and shard.length is not None:
+            key = shard.benchmark, shard.task
+            longest[key] = max(shard.length, longest.get(key, 0))
+    found, left_out = [], []
+    for (benchmark, task), length in longest.items():
+        limit = original.side.model.window
+        shared = [s.length or 0 for s in original.shards.values() if (s.benchmark, s.task) == (benchmark, task)]
+        window = max((n for n in shared if n <= limit and f"{benchmark}/{task}@{n}" in extended.shards), default=None)
+        if window is None or window >= length:
+            continue
+        pairs, lost = _across(f"{benchmark}/{task}", window, length, original, extended)
+        if lost:
+            what = f"gain of {benchmark}/{task}, {window} to {length} tokens"
+            reason = "skipped at one of the windows, or not in both runs at both"
+            left_out.append(LeftOut(what=what, n=lost, reason=reason))
+        if len(pairs.original):
+            found.append(pairs)
+    return found, left_out
+
+
+def _across(name: str, window: int, length: int, original: Source, extended: Source) -> tuple[TwoWindows, int]:
+    """(pairs of one task, items that have no partner)."""
+    before, here = original.shards[f"{name}@{window}"], extended.shards[f"{name}@{window}"]
+    there = extended.shards[f"{name}@{length}"]
+    asked = {question: i for i, question in enumerate(zip(before.ids, before.prompts, before.truncated, strict=True))}
+    far = {item: k for k, item in enumerate(there.items) if item is not None}
+    near = zip(here.ids, here.prompts, here.truncated, here.items or [None] * here.n, strict=True)
+    rows = [(asked.get((id_, prompt, lost)), far.get(item or "")) for id_, prompt, lost, item in near]
+    both = [(i, k) for i, k in rows if i is not None and k is not None]
+    both = [(i, k) for i, k in both if not np.isnan(before.scores[i] + there.scores[k])]
+    left, right = np.array([i for i, _ in both], int), np.array([k for _, k in both], int)
+    pairs = TwoWindows(
+        name=name,
+        benchmark=there.benchmark,
+        task=there.task,
+        length=length,
+        original=_unit(before.scores[left], name, original.side),
+        extended=_unit(there.scores[right], name, extended.side),
+        depths=[],
+        documents=[there.documents[k] for k in right] if there.documents else [],
+        window=window,
+        cut=sum(before.truncated[i] > 0 for i in left),
+    )
+    return pairs, len(rows) - len(both)
 
 
 def refuse_other_questions(original: Side, extended: Side) -> None:

@@ -43,6 +43,8 @@ class ShardScores:
     depths: Sequence[float | None] = ()
     documents: Sequence[str | None] = ()
     """Which samples share a document (columns of the sample; empty: none does)."""
+    items: Sequence[str | None] = ()
+    """What each sample asks, equal at every window it is asked at (empty: each length has questions of its own)."""
 
     @property
     def n(self) -> int:
@@ -124,7 +126,7 @@ def _shard(shard: ShardResult, store: RunStore) -> ShardScores:
         )
     columns: list[Mapping[str, Any]] = [row[4] for row in rows]
     depths = [_number(column.get("depth")) for column in columns] if shard.cells else []
-    documents = [column.get("document") for column in columns]
+    documents, items = _texts(columns, "document"), _texts(columns, "item")
     return ShardScores(
         benchmark=shard.benchmark,
         task=shard.task,
@@ -135,8 +137,15 @@ def _shard(shard: ShardResult, store: RunStore) -> ShardScores:
         scores=np.array([math.nan if row[2] is None else row[2] for row in rows], float),
         truncated=[row[3] for row in rows],
         depths=depths,
-        documents=[None if d is None else str(d) for d in documents] if any(d is not None for d in documents) else [],
+        documents=documents,
+        items=items,
     )
+
+
+def _texts(columns: Sequence[Mapping[str, Any]], key: str) -> list[str | None]:
+    """A column as texts; empty where no sample has it."""
+    found = [column.get(key) for column in columns]
+    return [None if value is None else str(value) for value in found] if any(v is not None for v in found) else []
 
 
 def _number(value: Any) -> float | None:

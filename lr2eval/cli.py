@@ -193,7 +193,8 @@ def baseline_save(
     save_baseline_command(run, out)
 
 
-for _command in (_cli_method.rope, _cli_method.search, _cli_method.train, _cli_method.export, _cli_method.extend):
+for _command in (_cli_method.rope, _cli_method.search, _cli_method.train, _cli_method.export, _cli_method.extend,
+                 _cli_method.estimate):  # fmt: skip
     app.command()(_command)
 
 

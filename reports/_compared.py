@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lr2eval._comparison import Comparison, Difference, EffectiveLength, Gate, Pair, Verdict
+from lr2eval._comparison import Comparison, Difference, EffectiveLength, Gain, Gate, Pair, Verdict
 from lr2eval.reports import _text
 from lr2eval.reports._load import Key, Run, keys
 from lr2eval.reports._tables import ScoreTable
@@ -133,6 +133,31 @@ def _table(
     )
 
 
+@dataclass(frozen=True)
+class GainTable:
+    """What the longer window brought one extended model in one benchmark; ``total`` over all its data sets."""
+
+    original: Key
+    extended: Key
+    total: Gain
+    rows: tuple[Gain, ...]
+    alpha: float
+
+
+def gain_tables(benchmark: str, comparison: Comparison | None) -> list[GainTable]:
+    """One table for every extended model and pair of windows; none where no item was asked at two windows."""
+    if comparison is None:
+        return []
+    original, *extended = keys(comparison)
+    found = []
+    for key, pair in zip(extended, comparison.pairs, strict=True):
+        for total in (row for row in pair.gains if row.level == "benchmark" and row.benchmark == benchmark):
+            same = [row for row in pair.gains if row.level == "task" and row.benchmark == benchmark]
+            rows = tuple(row for row in same if (row.window, row.length) == (total.window, total.length))
+            found.append(GainTable(original, key, total, rows, alpha(comparison)))
+    return found
+
+
 def effective(comparison: Comparison | None) -> list[Effective]:
     """In the order of the sides; a side without RULER at two lengths has none."""
     if comparison is None:
@@ -175,6 +200,7 @@ def sentence(pair: Pair, key: Key, original: Key, level: float) -> str:
     down = sum(significant(row, level) and row.difference < 0 for row in shards)
     up = sum(significant(row, level) and row.difference > 0 for row in shards)
     text = f"Against {original.label}: " + "; ".join(parts) + "."
+    text += "".join(f" {_gained(row, key, original)}" for row in pair.gains if row.level == "benchmark")
     if len(shards) > 1:
         text += (
             f" Of {len(shards)} shards {down or 'none'} {'is' if down == 1 else 'are'} significantly lower and "
@@ -196,6 +222,19 @@ def _said(row: Difference) -> str:
     return (
         f"{what}{_text.signed(row.difference)} points, {_text.level(row.interval.confidence)} interval {low} to {high}"
         f"{kept}, n = {_text.count(row.n)} pairs)"
+    )
+
+
+def _gained(row: Gain, key: Key, original: Key) -> str:
+    """What a longer window is worth, in one sentence."""
+    low, high = _text.signed(row.interval.low), _text.signed(row.interval.high)
+    shown = "gains" if row.interval.low > 0 else "loses" if row.interval.high < 0 else "is not shown to gain:"
+    return (
+        f"With {_text.length(row.length or 0)} instead of {_text.length(row.window)} tokens of the same "
+        f"{_text.title(row.benchmark)} questions, {key.label} {shown} {_text.signed(row.difference)} points "
+        f"({_text.score(row.original)} → {_text.score(row.extended)}, {_text.level(row.interval.confidence)} interval "
+        f"{low} to {high}, n = {_text.count(row.n)} questions, of which {_text.count(row.cut)} were cut for "
+        f"{original.label})."
     )
 
 

@@ -58,6 +58,7 @@ def html(runs: Sequence[_load.Run], comparison: Comparison | None = None, gate: 
         _heatmaps.heat_maps(table.benchmark, runs, f"map{number}", comparison) for number, table in enumerate(tables)
     ]
     differences = [_compared.difference_tables(table, comparison) for table in tables]
+    gains = [_compared.gain_tables(table.benchmark, comparison) for table in tables]
     sides = [] if comparison is None else _load.sides(comparison)
     keys: list[_load.Key] = [*runs] if comparison is None else _load.keys(comparison)
     models = [run.results.model for run in runs] if comparison is None else [side.model for side in sides]
@@ -80,7 +81,7 @@ def html(runs: Sequence[_load.Run], comparison: Comparison | None = None, gate: 
             several=_compared.known_original(runs),
             baseline=comparison is not None and comparison.original.kind == "baseline",
             notices=_notices.notices(runs, comparison, gate),
-            benchmarks=list(zip(tables, charts, maps, differences, strict=True)),
+            benchmarks=list(zip(tables, charts, maps, differences, gains, strict=True)),
             shard_rows=_tables.shard_rows(runs),
             fact_groups=_tables.fact_groups(runs),
             commands=[command(run.manifest.get("command")) for run in runs],

@@ -106,6 +106,7 @@ class LongBench:
                 gold=tuple(doc["answers"]),
                 columns={
                     "document": doc["document"],
+                    "item": layout.item(doc),
                     "source_length": doc["length"],
                     **({"bucket": bucket(doc["length"])} if self.extended else {}),
                 },

@@ -77,6 +77,11 @@ def lay_out(
     return data
 
 
+def item(row: Row) -> str:
+    """What a sample asks, whatever window its prompt was cut to: its place in the data set, and its document."""
+    return f"{row['index']}:{row['document']}"
+
+
 def known(data: files.DataFile, context: TaskContext, where: str) -> dict[str, Scalar]:
     """Facts for manifest and report: where the samples come from, the data file, how full its prompts are."""
     return {

@@ -185,6 +185,7 @@ def _shard(
             gold=tuple(doc["answers"]),
             columns={
                 "document": doc["document"],
+                "item": layout.item(doc),
                 "difficulty": doc["difficulty"],
                 "bucket": doc["length"],
                 "sub_domain": doc["sub_domain"],

@@ -91,8 +91,18 @@ def test_two_windows_of_two_models(toy: Path, data: Path, tmp_path: Path, lr2eva
     assert sorted(after) == ["longbench/trec@1024", "longbench/trec@512"]
     assert [s.prompt_hash for s in before["longbench/trec@512"]] == [s.prompt_hash for s in after["longbench/trec@512"]]
     assert [s.detail.truncated_tokens for s in after["longbench/trec@1024"]] == [0, 0]
-    comparison = json.loads((out / "comparison.json").read_text())
-    assert "longbench" in json.dumps(comparison["pairs"][0])
+    (pair,) = json.loads((out / "comparison.json").read_text())["pairs"]
+    assert [(row["benchmark"], row["length"]) for row in pair["differences"] if row["level"] == "shard"] == [
+        ("longbench", 512)
+    ]
+    total, trec = pair["gains"]
+    assert (total["level"], total["task"], trec["level"], trec["task"]) == ("benchmark", None, "task", "trec")
+    assert (trec["window"], trec["length"], trec["n"], trec["cut"]) == (512, 1024, 2, 1)
+    short, long = (sum(s.score for s in run[name]) / 2 for run, name in ((before, "longbench/trec@512"),
+                                                                        (after, "longbench/trec@1024")))  # fmt: skip
+    assert (trec["original"], trec["extended"]) == (short, long)
+    assert "Gain from the longer window" in (out / "report.html").read_text()
+    assert "longbench:trec@512-1k" in done.out
 
 
 @pytest.mark.real_model

@@ -1,0 +1,118 @@
+"""How many tokens the shards of a run ask for, before a model is there: read from data files, or counted on samples."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import cycle, islice
+from typing import TYPE_CHECKING, Any
+
+from lr2eval._estimate import Asked
+from lr2eval._paths import cache_dir
+
+if TYPE_CHECKING:
+    from lr2eval._prepare import Prepared
+    from lr2eval._tokens import PromptTokenizer
+    from lr2eval._types import Shard
+
+SAMPLED, LEAST, MOST = 64, 2, 16
+"""Prompts built of a benchmark that has no data files, and the least and most of one of its tasks."""
+# Inside a JSON text every quote is escaped, so this matches the keys of a line alone, and spares parsing long prompts.
+_COUNT, _LOST = re.compile(rb'"token_count": (\d+)'), re.compile(rb'"truncated_tokens": (\d+)')
+
+
+def asked(run: Prepared) -> list[Asked]:
+    """The work of every shard, in the run's order."""
+    without = Counter(shard.benchmark for shard in run.shards if not _has_file(shard))
+    return [
+        _from_file(shard, run.config.truncation)
+        if _has_file(shard)
+        else _built(shard, run, max(LEAST, min(MOST, SAMPLED // without[shard.benchmark])))
+        for shard in run.shards
+    ]
+
+
+def _has_file(shard: Shard) -> bool:
+    return "file" in shard.data and shard.length is not None
+
+
+def _asked(shard: Shard, prompts: Sequence[int], over: int, exact: bool) -> Asked:
+    new = shard.max_new_tokens or 0
+    return Asked(shard.benchmark, shard.task, shard.length, shard.n, prompts, new, over, exact)
+
+
+def _from_file(shard: Shard, truncation: str) -> Asked:
+    """Every prompt of a data file. Its rows count the tokens to generate or not; ``fill``, which always does, tells."""
+    assert shard.length is not None
+    counts, lost = [], 0
+    with (cache_dir() / str(shard.data["file"])).open("rb") as file:
+        for line in file:
+            counts.append(int(_last(_COUNT, line)))
+            lost += int(_last(_LOST, line)) > 0
+    new = shard.max_new_tokens or 0
+    added = round(float(shard.data["fill_mean"] or 0) * shard.length - sum(counts) / len(counts))
+    prompts = [count + added - new for count in counts]
+    over = [count for count in prompts if count + new > shard.length]
+    if truncation == "skip":
+        prompts = [count for count in prompts if count + new <= shard.length]
+    return _asked(shard, prompts, lost or len(over), True)
+
+
+def _last(pattern: re.Pattern[bytes], line: bytes) -> bytes:
+    found = pattern.findall(line)
+    return found[-1] if found else b"0"
+
+
+def _built(shard: Shard, run: Prepared, most: int) -> Asked:
+    """Prompts of some documents, evenly from the shortest to the longest, and how many of all are beyond the window."""
+    random.seed(run.config.seed)  # as the runner does, for few-shot samplers that draw
+    task = shard.load()
+    task.set_fewshot_seed(run.config.seed)
+    order = sorted(range(shard.n), key=lambda n: len(str(task.eval_docs[n])))
+    most = min(most, shard.n)
+    picked = [order[int((i + 0.5) * shard.n / most)] for i in range(most)]
+    chat = run.config.chat and shard.chat
+    prompts = _readings(task, picked, run.tokenizer, chat)
+    new = shard.max_new_tokens or 0
+    over = 0
+    # From the longest down, until one fits with room to spare.
+    for number in reversed(order):
+        longest = max(_readings(task, [number], run.tokenizer, chat)) + new
+        over += longest > run.checkpoint.window
+        if longest < 0.9 * run.checkpoint.window:
+            break
+    wanted = round(len(prompts) / most * shard.n)
+    return _asked(shard, list(islice(cycle(prompts), wanted)), over, shard.n == most)
+
+
+def _readings(task: Any, documents: Sequence[int], tokenizer: PromptTokenizer, chat: bool) -> list[int]:
+    """Tokens of each sequence the model reads for these documents; choices of one token share their context."""
+    from lr2eval.tasks._lm_eval import quiet_lm_eval
+
+    with quiet_lm_eval():
+        task.build_all_requests(
+            samples=list(documents),
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+            chat_template=_template(tokenizer) if chat else None,
+        )
+    found: dict[tuple[int, str, str], int] = {}
+    for request in task.instances:
+        text, rest = request.args[0], request.args[1]
+        said = tokenizer.encode(rest) if isinstance(rest, str) else []
+        key = request.doc_id, text, str(rest) if len(said) > 1 else ""
+        if key not in found:
+            found[key] = len(tokenizer.encode_rendered(text)) + max(len(said) - 1, 0)
+    return list(found.values())
+
+
+def _template(tokenizer: PromptTokenizer) -> Any:
+    def rendered(history: list[dict[str, str]], add_generation_prompt: bool = True) -> Any:
+        return tokenizer.tokenizer.apply_chat_template(
+            history, tokenize=False, add_generation_prompt=add_generation_prompt,
+            continue_final_message=not add_generation_prompt,
+        )  # fmt: skip
+
+    return rendered
