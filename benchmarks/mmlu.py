@@ -5,8 +5,8 @@
 6 subjects x the first questions, 5-shot, fp32. Subject by subject, both are asked for the log-probability of each
 letter, one after the other, so that a busy machine slows both; lm-eval gets the same rows through its stock task
 definition, evaluated by its own ``evaluate``. Differences below 1e-4 between the two best letters count as near-ties
-and are listed. Tokens are counted as they reach the models, padding included. Writes ``benchmarks/results/mmlu.json``; exit code 1 if a
-choice differs that is no near-tie.
+and are listed. Tokens are counted as they reach the models, padding included. Writes
+``benchmarks/results/mmlu.json``; exit code 1 if a choice differs that is no near-tie.
 """
 
 from __future__ import annotations

@@ -39,11 +39,24 @@ def families(beginnings: Sequence[Sequence[int]], lengths: Sequence[int], sides:
     """Disjoint families that save most tokens; rows that share too little are in none.
 
     ``beginnings`` are the tokens a row may take from a prefix, ``lengths`` all its tokens. Only rows of the same side
-    of the window share. One prefix serves a row: of nested ones (shots, then a question) the better is taken.
+    of the window share. One prefix serves a row: of nested ones (shots, then a question) the better is taken, and rows
+    that this leaves over are looked at again.
     """
     keys = [np.asarray(tokens, dtype=">u4") for tokens in beginnings]
     numbered = {side: number for number, side in enumerate(dict.fromkeys(sides))}
     order = sorted(range(len(keys)), key=lambda row: (numbered[sides[row]], keys[row].tobytes()))
+    found: list[Family] = []
+    while fresh := _best_families(order, keys, lengths, sides):
+        found += fresh
+        taken = {row for family in fresh for row in family.members}
+        order = [row for row in order if row not in taken]
+    return found
+
+
+def _best_families(
+    order: Sequence[int], keys: Sequence[np.ndarray], lengths: Sequence[int], sides: Sequence[Hashable]
+) -> list[Family]:
+    """The best whole branches of the tree of beginnings; ``order`` walks over its leaves."""
     before = np.cumsum([0, *(lengths[row] for row in order)])
     open_nodes = [_Node(0, 0)]
     for last in range(1, len(order) + 1):
