@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ def limit_forward(lm: WindowedHFLM, monkeypatch: pytest.MonkeyPatch, tokens: int
     """Let every forward over more than so many tokens run out of memory; returns the shapes that passed."""
     forward, passed = lm.model.forward, []
 
+    @functools.wraps(forward)  # generate looks at the signature before it makes position ids
     def limited(input_ids: torch.Tensor | None = None, **rest: Any) -> Any:
         assert input_ids is not None
         if input_ids.numel() > tokens:

@@ -97,6 +97,13 @@ def test_the_beginning_belongs_to_one_side_of_the_window(load: Load, monkeypatch
     assert sum(rows * columns for rows, columns in passed[1:]) >= sum(questions)
 
 
+def test_a_kept_beginning_serves_its_own_side_only(load: Load) -> None:
+    lm, stock = load(), tiny_model("llama")
+    for questions in ([4, 5], [ORIGINAL, ORIGINAL + 2], [6, 3]):
+        pairs = five_shot(24, questions)
+        assert_scores(ask(lm, pairs), [cache_free_score(stock, *pair) for pair in pairs])
+
+
 def test_keys_of_the_other_side_would_be_noticed(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard on caches stays alive for rows that fork: had they the wrong side, it would raise."""
     lm = load()
@@ -162,17 +169,22 @@ def test_the_memory_guard_counts_beginnings(load: Load, monkeypatch: pytest.Monk
     assert_scores(ask(scarce, pairs), ask(plenty, pairs))
 
 
-@pytest.mark.parametrize("most", [60, 45, 25])
-def test_out_of_memory_reads_smaller_parts(load: Load, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    """60 tokens hold the beginning but not all rows, 45 the beginning alone, 25 not even that."""
+@pytest.mark.parametrize(
+    ("shots", "questions", "most"), [(40, [23, 24], 47), (24, [30, 30, 30], 26), (40, [23, 24], 25)]
+)
+def test_out_of_memory_reads_smaller_parts(
+    load: Load, monkeypatch: pytest.MonkeyPatch, shots: int, questions: list[int], most: int
+) -> None:
+    """Memory for the beginning but not for two rows; not for one row in one piece; not for the beginning."""
     monkeypatch.setattr("lr2eval.backends._memory.CHUNKS", (32, 16, 8))
     lm = load()
-    pairs = five_shot(40, [21, 22, 23, 24])
+    pairs = five_shot(shots, questions)
     expected = ask(lm, pairs)
     lm._kept.drop()
     passed = limit_forward(lm, monkeypatch, most)
     assert_scores(ask(lm, pairs), expected)
-    assert ((1, 40) in passed) is (most >= 45)
+    assert ((1, shots) in passed) is (most >= shots)
+    assert max(rows * columns for rows, columns in passed) <= most
 
 
 def test_memory_is_given_back(load: Load) -> None:

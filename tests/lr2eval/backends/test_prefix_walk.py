@@ -37,10 +37,10 @@ def test_little_in_common_is_not_worth_it() -> None:
 
 
 def needles(lm: WindowedHFLM, length: int, count: int = 4) -> list[str]:
-    """One haystack of about ``length`` tokens with another word at each depth of its second half."""
+    """One haystack of about ``length`` tokens, a word at each depth of its second half, ends of other lengths."""
     words = text_of(length, lm.tokenizer).split(" ")
     cuts = [len(words) * (count + i) // (2 * count) for i in range(count)]
-    return [" ".join([*words[:cut], f"7{cut}", *words[cut:]]) for cut in cuts]
+    return [" ".join([*words[:cut], f"7{cut}", *words[cut:], *["lamp"] * i]) for i, cut in enumerate(cuts)]
 
 
 @every_architecture
