@@ -16,10 +16,13 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from lr2eval._errors import BackendError
 from lr2eval.backends._loading import quiet
+from lr2eval.backends._prefix_walk import prefill, worthwhile
 from lr2eval.method.windowed import WindowedRotaryEmbedding
 
 DEFAULT_NEW_TOKENS = 256
 """lm-eval's default for tasks that do not say."""
+_PLAIN = {"do_sample", "temperature", "top_p", "top_k"}
+"""Settings that leave cache and rows to us; with any other (beams, another cache) prompts are prefilled as a batch."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,8 @@ class Decoder:
     tokenizer: Any
     rotary: WindowedRotaryEmbedding | None
     eos_ids: tuple[int, ...]
+    shares: bool
+    """Whether rows that begin alike may be prefilled from each other (:func:`can_share`)."""
 
     def extend(
         self, rows: Sequence[Row], decoding: Decoding, ends: Sequence[int], *, window: int, chunk: int | None
@@ -90,14 +95,18 @@ class Decoder:
         """Continue each row up to ``ends[i]`` tokens (prompt included), all under the factors for ``window`` tokens.
 
         ``rows`` are not changed, so that a call that ran out of memory can be repeated. Stop strings are looked for in
-        all new tokens of a row, those of earlier calls included.
+        all new tokens of a row, those of earlier calls included. Rows that begin alike are read on from each other.
         """
+        texts = [row.prompt + row.tokens for row in rows]
+        begun: dict[str, Any] = {"prefill_chunk_size": chunk if chunk and chunk < max(map(len, texts)) else None}
+        if self.shares and decoding.extra.keys() <= _PLAIN and worthwhile(texts, self.model.device):
+            begun = {"past_key_values": prefill(self.model, self.rotary, texts, window, chunk)}
         width = max(len(row) for row in rows)
         ids_BL = torch.full((len(rows), width), self.tokenizer.pad_token_id, dtype=torch.int64)
         mask_BL = torch.zeros((len(rows), width), dtype=torch.int64)
         pads = [width - len(row) for row in rows]
-        for i, row in enumerate(rows):
-            ids_BL[i, pads[i] :] = torch.tensor(row.prompt + row.tokens)
+        for i in range(len(rows)):
+            ids_BL[i, pads[i] :] = torch.tensor(texts[i])
             mask_BL[i, pads[i] :] = 1
         columns = [pad + end for pad, end in zip(pads, ends, strict=True)]
         stop = _RowEnds(self.tokenizer, decoding.stops, [width - len(row.tokens) for row in rows], columns)
@@ -110,7 +119,7 @@ class Decoder:
                 eos_token_id=list(self.eos_ids) or None,
                 stopping_criteria=StoppingCriteriaList([stop]),
                 logits_processor=LogitsProcessorList([_FiniteLogits([row.number for row in rows], pads)]),
-                prefill_chunk_size=chunk if chunk and chunk < width else None,
+                **begun,
                 **decoding.extra,
             ).cpu()
         results = []

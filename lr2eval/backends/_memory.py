@@ -32,6 +32,8 @@ class Footprint:
     """Live activations of one token while it is read: residual stream, attention and MLP of one layer."""
     logits: int
     """One position's logits with the float32 copies that a softmax over them needs."""
+    layer: int
+    """Keys and values of one token in one layer, copied for a row and repeated for every head."""
     mask: int
     """One (query, key) element of an attention mask, with its copy in the model's dtype."""
 
@@ -46,6 +48,7 @@ class Footprint:
             kv=2 * config.num_hidden_layers * kv_heads * head_dim * item,
             activations=(4 * hidden + 3 * max(inner, 2 * heads * head_dim)) * item,
             logits=config.vocab_size * (item + 8),
+            layer=2 * (kv_heads + heads) * head_dim * item,
             mask=1 + item,
         )
 
@@ -67,6 +70,18 @@ class Footprint:
             + chunk * width * self.mask
             + min(positions, rows * chunk) * self.logits
         )
+
+    def sharing(self, prefixes: int, prefix: int, rows: int, width: int, positions: int, *, chunk: int | None) -> int:
+        """Bytes for ``rows`` sequences of ``width`` further tokens over ``prefixes`` cached beginnings.
+
+        A beginning's keys and values are held once; a row has its own copy in one layer at a time.
+        """
+        read = min(prefix, chunk or prefix)
+        first = prefixes * read * self.activations + (read * prefix * self.mask if read < prefix else 0)
+        step, whole = min(width, chunk or width), prefix + width
+        kept = rows * width * self.kv if step < width else 0
+        second = rows * (step * self.activations + whole * self.layer + step * whole * self.mask) + kept
+        return prefixes * prefix * self.kv + max(first, second + min(positions, rows * step) * self.logits)
 
 
 def free_memory(device: torch.device) -> int:
@@ -118,7 +133,7 @@ def run_split(
     try:
         return run(rows, chunk)
     except (RuntimeError, MemoryError) as error:
-        if not _out_of_memory(error):
+        if not out_of_memory(error):
             raise
     # The traceback held the failed attempt's tensors until here.
     gc.collect()
@@ -138,7 +153,8 @@ def run_split(
     return run_split(rows, run, chunk=smaller, length=length)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error)

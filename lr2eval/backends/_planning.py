@@ -17,13 +17,13 @@ class Limits:
 
     rows: int
     tokens: int | None
-    """Padded tokens, those to be generated included; ``None`` when the user fixed the number of rows."""
+    """To be read, padding included, and to be generated; ``None`` when the user fixed the number of rows."""
     memory: int
     """Bytes beside the weights."""
 
-    def allow(self, rows: int, width: int, memory: int) -> bool:
-        """Whether ``rows`` rows padded to ``width`` tokens that take ``memory`` bytes are one batch."""
-        fits = self.tokens is None or rows * width <= self.tokens
+    def allow(self, rows: int, tokens: int, memory: int) -> bool:
+        """Whether ``rows`` rows of ``tokens`` tokens in all that take ``memory`` bytes are one batch."""
+        fits = self.tokens is None or tokens <= self.tokens
         return rows <= self.rows and fits and memory <= self.memory
 
 
@@ -34,8 +34,10 @@ def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[lis
     requests of every call although the runner already planned the shard.
     """
     batches: list[list[int]] = []
-    for group in dict.fromkeys(groups):
-        members = [number for number, other in enumerate(groups) if other == group]
+    by_group: dict[Hashable, list[int]] = {}
+    for number, group in enumerate(groups):
+        by_group.setdefault(group, []).append(number)
+    for members in by_group.values():
         members.sort(key=lambda number: -lengths[number])
         batch: list[int] = []
         for number in members:
@@ -45,3 +47,22 @@ def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[lis
             batch.append(number)
         batches.append(batch)
     return batches
+
+
+def pieces(widths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Numbers 0..n-1 cut into forwards, longest first, for the fewest tokens: padding, and ``overhead`` a forward.
+
+    A row much longer than the others would otherwise pad them all.
+    """
+    order = sorted(range(len(widths)), key=lambda number: -widths[number])
+    best, cut = [0], [0]
+    for stop in range(1, len(order) + 1):
+        costs = [best[start] + (stop - start) * widths[order[start]] + overhead for start in range(stop)]
+        best.append(min(costs))
+        cut.append(costs.index(best[-1]))
+    found: list[list[int]] = []
+    stop = len(order)
+    while stop:
+        found.append(order[cut[stop] : stop])
+        stop = cut[stop]
+    return found[::-1]

@@ -21,7 +21,9 @@ from lr2eval.backends._generation import Decoder, Decoding, Extend, Extension, R
 from lr2eval.backends._loading import eos_ids, load_model, quiet
 from lr2eval.backends._memory import Footprint, free_memory, run_split, smallest_chunk_needed
 from lr2eval.backends._planning import MAX_ROWS, TOKENS_CPU, TOKENS_GPU, Limits, pack
-from lr2eval.backends._scoring import Reading, Score, readings, score
+from lr2eval.backends._prefix_cache import Kept, can_share
+from lr2eval.backends._prefix_scoring import Scorer
+from lr2eval.backends._scoring import Score, readings
 from lr2eval.method.windowed import install
 
 if TYPE_CHECKING:
@@ -92,7 +94,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         self._auto = batch_size == "auto"
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
-        self._decoder = Decoder(model, self.tokenizer, rotary, eos_ids(model, self.tokenizer))
+        self._kept = Kept() if can_share(model) else None
+        self._decoder = Decoder(model, self.tokenizer, rotary, eos_ids(model, self.tokenizer), self._kept is not None)
         self._encode_prompt = TokenCache(prompts.encode_rendered)
         self._encode_text = TokenCache(super().tok_encode)
         self._details: list[ResponseDetail] = []
@@ -117,9 +120,12 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
             return self._plan_rows(*self._prompts(requests))
         if request_type == "loglikelihood":
             found = readings([self._fit_pair(n, pair) for n, pair in enumerate(self._pairs(requests))])
-            return [[n for i in batch for n in found[i].members] for batch in self._plan_readings(found)]
+            plan = self._scorer.plan(found)
+            return [[n for family in batch for i in family.members for n in found[i].members] for batch in plan]
         lengths, limits = self.measure(request_type, requests), self._limits
-        return pack(lengths, [0] * len(lengths), lambda batch: limits.allow(len(batch), lengths[batch[0]], 0))
+        return pack(
+            lengths, [0] * len(lengths), lambda batch: limits.allow(len(batch), len(batch) * lengths[batch[0]], 0)
+        )
 
     def measure(self, request_type: str, requests: list[Instance]) -> list[int]:
         """Tokens each request needs in all, untruncated; a rolling request needs no more than the window."""
@@ -138,6 +144,8 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers cut before the first stop string. Raises :class:`BackendError` (length, memory, NaN logits)."""
+        if self._kept is not None:
+            self._kept.drop()
         rows, decodings = self._prompts(requests)
         original = self._rotary.scaling.original_window if self._rotary else None
         cut = [len(self._prompt(r.args[0])) - len(row.prompt) for r, row in zip(requests, rows, strict=True)]
@@ -212,7 +220,9 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
             count, prompt, new = len(batch) * decoding.beams, max(lengths), decoding.new_tokens
             padded = min(lengths) < prompt
             memory = self._footprint.generating(count, prompt, new, padded=padded, chunk=self._prefill_chunk)
-            return limits.allow(len(batch), prompt + new, memory)
+            if count > 1 and self._kept is not None:
+                memory += prompt * self._footprint.kv  # the row that the others are read on from
+            return limits.allow(len(batch), len(batch) * (prompt + new), memory)
 
         groups = [
             json.dumps([d.stops, d.new_tokens, dict(d.extra), self._starts_long(row, d)], sort_keys=True, default=str)
@@ -239,9 +249,12 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         fitted = [self._fit_pair(number, pair) for number, pair in enumerate(pairs)]
         found = readings(fitted)
         scores: dict[int, Score] = {}
-        for batch in self._plan_readings(found):
-            members = [found[i] for i in batch]
-            for reading, values in zip(members, self._score(members), strict=True):
+        scorer = self._scorer
+        for batch in scorer.plan(found):
+            members = [found[i] for family in batch for i in family.members]
+            with self._clock():
+                results = scorer.score(found, batch)
+            for reading, values in zip(members, results, strict=True):
                 scores.update(zip(reading.members, values, strict=True))
         self._details = [
             ResponseDetail(
@@ -305,25 +318,10 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
             raise self._too_long(number, len(context) + len(continuation))
         return cut_middle(context, room), continuation
 
-    def _plan_readings(self, found: Sequence[Reading]) -> list[list[int]]:
-        limits = self._limits
-
-        def fits(batch: list[int]) -> bool:
-            width = max(len(found[i].ids) for i in batch)
-            positions = sum(found[i].positions for i in batch)
-            memory = self._footprint.scoring(len(batch), width, positions, chunk=self._prefill_chunk)
-            return limits.allow(len(batch), width, memory)
-
-        return pack([len(reading.ids) for reading in found], [0] * len(found), fits)
-
-    def _score(self, batch: Sequence[Reading]) -> list[list[Score]]:
-        def run(part: Sequence[Reading], chunk: int | None) -> list[list[Score]]:
-            with self._clock():
-                return score(self.model, self._rotary, part, chunk)
-
-        width, positions = max(len(r.ids) for r in batch), max(r.positions for r in batch)
-        chunk = self._chunk(width, lambda size: self._footprint.scoring(1, width, positions, chunk=size))
-        return run_split(batch, run, chunk=chunk, length=lambda reading: len(reading.ids))
+    @property
+    def _scorer(self) -> Scorer:
+        side = self._side
+        return Scorer(self.model, self._rotary, self._footprint, self._limits, self._prefill_chunk, self._kept, side)
 
     # Shared
 

@@ -9,9 +9,8 @@ import torch
 
 from lr2eval._checkpoint import Checkpoint
 from lr2eval.backends.hf import WindowedHFLM
+from tests.lr2eval.backends.helpers import Load
 from tests.tiny_models import save_checkpoint, tiny_model
-
-Load = Callable[..., WindowedHFLM]
 
 
 @pytest.fixture(scope="session", autouse=True)

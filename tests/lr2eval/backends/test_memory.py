@@ -33,6 +33,20 @@ def test_footprint_follows_the_shape_of_the_model() -> None:
     assert footprint.scoring(1, 1000, 1, chunk=1000) == one
 
 
+def test_beginnings_are_held_beside_the_larger_of_two_forwards() -> None:
+    footprint = Footprint.of(tiny_config("llama"), 4)
+    assert footprint.layer == 2 * (2 + 4) * 16 * 4  # the cached heads and their copies for every head
+    rows = footprint.sharing(2, 100, 8, 10, 8, chunk=None)
+    per_row = 10 * footprint.activations + 110 * footprint.layer + 10 * 110 * footprint.mask + footprint.logits
+    assert rows == 2 * 100 * footprint.kv + 8 * per_row
+    assert footprint.sharing(2, 1000, 1, 1, 1, chunk=None) == 2 * 1000 * (footprint.kv + footprint.activations)
+    in_pieces = footprint.sharing(2, 1000, 1, 1, 1, chunk=10)
+    second = footprint.activations + 1001 * (footprint.layer + footprint.mask) + footprint.logits
+    assert in_pieces == 2 * 1000 * footprint.kv + second
+    kept = footprint.sharing(2, 100, 8, 20, 8, chunk=5) - footprint.sharing(2, 100, 8, 5, 8, chunk=5)
+    assert kept == 8 * (20 * footprint.kv + 15 * (footprint.layer + 5 * footprint.mask))
+
+
 def test_free_memory_is_a_steady_power_of_two(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_memory, "_CGROUP", tmp_path)
     for available in (11_000_000_000, 13_000_000_000):
