@@ -185,7 +185,7 @@ LICENCES = {
     "hellaswag": "MIT",
     "truthfulqa": "Apache-2.0",
     "gsm8k": "MIT",
-    "mmlu_pro": "see the card of TIGER-Lab/MMLU-Pro",
+    "mmlu_pro": "MIT",
 }
 
 

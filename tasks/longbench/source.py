@@ -50,11 +50,12 @@ def hub_rows(hub: str, name: str, offline: bool, searched: Path | None) -> Itera
 
 def missing(names: Sequence[str], hub: str, searched: Path | None, cause: BaseException) -> str:
     """What to say where these data sets are nowhere."""
-    shown = ", ".join(names)
+    # Named once: one line may be about all 21.
+    shown = "" if searched and len(names) > 1 else f" ({', '.join(names)})"
     local = f"no {', '.join(f'{name}.jsonl' for name in names)} under {searched}, and " if searched else ""
     files = f"{FOLDER}/{names[0] if len(names) == 1 else 'DATASET'}.jsonl"
     return (
-        f"longbench: {local}{hub} ({shown}) cannot be read ({_hub.first_line(cause)}); give the "
+        f"longbench: {local}{hub}{shown} cannot be read ({_hub.first_line(cause)}); give the "
         f"file{'s' * (len(names) > 1)} with --data-dir DIR (DIR/{files}) or connect once so that they are cached"
     )
 

@@ -110,12 +110,21 @@ def _check_options(options: Mapping[str, Any]) -> None:
 def _shards(task: str, context: TaskContext) -> list[Shard]:
     column, layout = COLUMNS[task], source.LAYOUTS[COLUMNS[task].data]
     shots = int(context.options.get(f"{task}_shots", column.shots))
-    where, rows = source.load(column.data, layout.split, context.data_dir, context.offline)
+    found: dict[str, tuple[str, list[Any]]] = {}
+    missing = []
+    for split in [layout.split, *([column.examples] if shots and column.examples else [])]:
+        mend = "" if split == layout.split else f", or ask without examples: --set short.{task}_shots=0"
+        try:
+            found[split] = source.load(column.data, split, context.data_dir, context.offline, mend)
+        except MissingDataError as error:
+            missing.append(str(error))
+    if missing:
+        raise MissingDataError("; ".join(missing))
+    where, rows = found[layout.split]
     facts: dict[str, Any] = {"source": where, "shots": shots}
     examples: list[Any] = []
     if shots and column.examples:
-        mend = f", or ask with no examples: --set short.{task}_shots=0"
-        facts["examples"], examples = source.load(column.data, column.examples, context.data_dir, context.offline, mend)
+        facts["examples"], examples = found[column.examples]
     if len(rows) != layout.published:
         facts |= {"comparable": False, "stand_in": True}
     if shots != column.shots:

@@ -31,6 +31,8 @@ class Layout:
     published: int
     row: Callable[[_jsonl.Row], dict[str, Any]]
     ids: tuple[str, ...] = ()
+    ending: str = "jsonl"
+    """Of the authors' files."""
 
 
 def load(name: str, split: str, data_dir: Path | None, offline: bool, mend: str = "") -> tuple[str, list[Any]]:
@@ -44,7 +46,7 @@ def load(name: str, split: str, data_dir: Path | None, offline: bool, mend: str 
     if path is not None:
         rows = (_jsonl.read_list if ".json" in path.suffixes else _jsonl.read)(path, layout.ids)
     else:
-        file = f"{name}/{layout.files[split]}.jsonl"
+        file = f"{name}/{layout.files[split]}.{layout.ending}"
         local = f"no {file} under {data_dir}, and " if data_dir else ""
         way = f"give the file with --data-dir DIR (DIR/{file}) or connect once so that it is cached{mend}"
         try:
@@ -133,7 +135,13 @@ LAYOUTS = {
         _hellaswag,
     ),
     "truthfulqa": Layout(
-        "truthfulqa/truthful_qa", "multiple_choice", {"validation": "mc_task"}, "validation", 817, _truthfulqa
+        "truthfulqa/truthful_qa",
+        "multiple_choice",
+        {"validation": "mc_task"},
+        "validation",
+        817,
+        _truthfulqa,
+        ending="json",
     ),
     "gsm8k": Layout("openai/gsm8k", "main", {"test": "test", "train": "train"}, "test", 1_319, _gsm8k),
     "mmlu_pro": Layout(

@@ -154,7 +154,7 @@ def test_missing(tmp_path: Path, context: Context) -> None:
     assert set(caught.value.tasks) == {"trec", "lsht"}
     (line,) = caught.value.missing
     assert "no trec.jsonl, lsht.jsonl under" in line
-    assert "(trec, lsht) cannot be read" in line
+    assert "and Xnhyacinth/LongBench cannot be read" in line
     assert "no lsht.jsonl under" in caught.value.tasks["lsht"]
     assert "DIR/longbench/lsht.jsonl" in caught.value.tasks["lsht"]
     with pytest.raises(MissingDataError, match=r"no trec_e\.jsonl under"):
