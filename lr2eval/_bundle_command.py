@@ -33,7 +33,8 @@ def prepare_command(tasks: str, out: Path, data_dir: Path | None, *, offline: bo
 
     if data_dir is not None and not data_dir.is_dir():
         raise UsageError(f"--data-dir {data_dir}: no such folder")
-    wanted = {need.name: need for found, names in resolve(tasks) for need in needs(found.name, names)}
+    reading = [(each, names) for each, names in resolve(tasks) if any(i.needs != "nothing" for i in each.tasks())]
+    wanted = {need.name: need for each, names in reading for need in needs(each.name, names)}
     bundle = _open(out)
     missing = {}
     for need in wanted.values():

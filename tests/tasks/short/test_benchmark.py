@@ -103,9 +103,13 @@ def requests(task: Any, seed: int = 1) -> list[Any]:
     return [instance.args for instance in task.instances]
 
 
-FOLDERS = {"hellaswag": "hellaswag", "gsm8k": "gsm8k", "mmlu_pro_law": "mmlu_pro"} | dict.fromkeys(
-    ("truthfulqa_mc1", "truthfulqa_mc2"), "truthfulqa"
-)
+FOLDERS = {
+    "hellaswag": "hellaswag",
+    "gsm8k": "gsm8k",
+    "mmlu_pro_law": "mmlu_pro",
+    "truthfulqa_mc1": "truthfulqa",
+    "truthfulqa_mc2": "truthfulqa",
+}
 
 
 @pytest.mark.parametrize("name", FOLDERS)
