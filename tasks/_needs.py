@@ -72,8 +72,8 @@ def needs(benchmark: str, tasks: Sequence[str]) -> list[Need]:
             return own + [_short(name, split) for name in names for split in short.LAYOUTS[name].files]
     ours = "ruler, niah, mmlu, longbench, longbench_e, longbench2 and short"
     raise UsageError(
-        f"{benchmark}:{tasks[0]}: the data of {ours} goes into bundles; run other tasks once with a network and take the "
-        "hub's cache along ($HF_HOME)"
+        f"{benchmark}:{tasks[0]}: the data of {ours} goes into bundles; run other tasks once with a network and take "
+        "the hub's cache along ($HF_HOME)"
     )
 
 
