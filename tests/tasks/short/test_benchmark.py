@@ -162,13 +162,17 @@ def test_options(data: Path, context: Context) -> None:
     prompt, settings = requests(gsm8k.load())[0]
     assert (prompt.count("train"), settings["max_gen_toks"], settings["until"][0]) == (2, 8, "Question:")
     assert gsm8k.data_hash != shards("gsm8k")[0].data_hash
+    with pytest.raises(UsageError, match=r"short:hellaswag: 30 examples need 31 rows, hellaswag_train\.jsonl has 30"):
+        shards("hellaswag", hellaswag_shots=30)
+    assert len(requests(shards("hellaswag", hellaswag_shots=29)[0].load())) == 24
     (data / "hellaswag" / "hellaswag_train.jsonl").unlink()
     with pytest.raises(MissingDataError, match=r"hellaswag_train\.jsonl under .*--set short\.hellaswag_shots=0$"):
         shards("hellaswag")
     (alone,) = shards("hellaswag", hellaswag_shots=0)
     assert requests(alone.load())[0][0].startswith("val 0: A boat. The crew")
-    with pytest.raises(UsageError, match=r"short:gsm8k: 21 examples asked for, 20 in train\.jsonl"):
+    with pytest.raises(UsageError, match=r"short:gsm8k: 21 examples need 21 rows, train\.jsonl has 20"):
         shards("gsm8k", gsm8k_shots=21)
+    assert shards("gsm8k", gsm8k_shots=20)
     for key, value, says in (("shots", 1, "no such option"), ("gsm8k_shots", -1, "whole"), ("max_new_tokens", 0, "wh")):
         with pytest.raises(UsageError, match=says):
             shards("gsm8k", **{key: value})
