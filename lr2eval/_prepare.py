@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lr2eval import _models
+from lr2eval import _bundle, _models
 from lr2eval._card import Card
 from lr2eval._checkpoint import Checkpoint
 from lr2eval._config import RunConfig, default_lengths, format_length
@@ -158,9 +158,12 @@ def make_shards(
     include = config.options.get("lm_eval", {}).get("include_path")
     chosen = resolve(config.tasks, include_path=Path(include) if include else None)
     _check_options(config, [benchmark for benchmark, _ in chosen])
+    if config.data_dir is not None:
+        _bundle.check(config.data_dir, [benchmark.name for benchmark, _ in chosen])
     shards: list[Shard] = []
     not_run: list[NotRun] = []
     missing: list[str] = []
+    without: list[str] = []
     for benchmark, all_tasks in chosen:
         tasks, left_out = (card or Card()).chosen(config, benchmark.name, all_tasks)
         not_run += [NotRun(task=task, length=None, reason=f"not what {NOT_MADE}") for task in left_out]
@@ -169,6 +172,8 @@ def make_shards(
             shards += benchmark.prepare(tasks, own)
         except MissingDataError as error:
             missing += error.missing
+            whole = len(error.tasks) in (0, len(benchmark.tasks()))
+            without += [benchmark.name] if whole else [f"{benchmark.name}:{task}" for task in error.tasks]
             reasons = error.tasks or {benchmark.name: "; ".join(error.missing)}
             not_run += [NotRun(task=task, length=None, reason=f"missing data: {why}") for task, why in reasons.items()]
             rest = [task for task in tasks if error.tasks and task not in error.tasks]
@@ -176,10 +181,12 @@ def make_shards(
                 shards += benchmark.prepare(rest, own)
     if missing and config.missing_data == "error":
         raise MissingDataError(
-            "missing data: " + "; ".join(missing) + " (or run the rest with --set missing_data=skip)",
+            f"missing data: {'; '.join(dict.fromkeys(missing))} ({_bundle.how_to_get(without)}or run the rest with "
+            "--set missing_data=skip)",
             tuple(missing),
         )
-    shards = [shard for shard in shards if shard.n]
+    # A suite may hold what another benchmark of the run is: nothing is run twice.
+    shards = [shard for shard in {shard.id: shard for shard in shards}.values() if shard.n]
     if not shards:
         raise MissingDataError("nothing to run: " + ("; ".join(missing) or "no task has a sample under this --limit"))
     # Short lengths first: results that come early, and a failure at the longest length costs nothing finished.

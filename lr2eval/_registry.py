@@ -65,7 +65,9 @@ def _owner(name: str, include_path: Path | None) -> tuple[Benchmark, Sequence[st
         foreign = LM_EVAL.load()(include_path)
         return foreign, foreign.select(selector if colon else None)
     ours = [f"{each}:{t.name}" for each, found in benchmarks().items() for t in found.tasks()]
-    meant = [full for full in ours if name in (full.partition(":")[2], full.replace(":", "_"))]
+    shared = [each for each, found in benchmarks().items() if getattr(found, "lm_eval_names", False)]
+    own = [full for full in ours if full.partition(":")[0] not in shared]
+    meant = [full for full in own if name in (full.partition(":")[2], full.replace(":", "_"))]
     if meant:
         # lm-eval has tasks of such names too (its own port of RULER, 0-shot MMLU): never run them by mistake.
         raise TaskError(f"{name}: did you mean {' or '.join(meant)}? (lm-eval's own would be {LM_EVAL.name}:{name})")

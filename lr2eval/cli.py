@@ -243,6 +243,30 @@ def data_make(
     make_command(load_config(flags, config, set_ or ()), out)
 
 
+@data_app.command("prepare")
+def data_prepare(
+    tasks: Annotated[str, typer.Option(help="Comma list: ruler,niah,mmlu,longbench,short or ruler:qa_1.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; new, empty or a bundle.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data, before the hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+) -> None:
+    """Gather the data that tasks need in a bundle, for `lr2eval run --offline --data-dir BUNDLE`."""
+    from lr2eval._bundle_command import prepare_command
+
+    prepare_command(tasks, out, data_dir, offline=offline)
+
+
+@data_app.command("show")
+def data_show(
+    bundle: Annotated[Path, typer.Argument(help="Folder made by `lr2eval data prepare`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The same for machines.")] = False,
+) -> None:
+    """What a bundle holds: data sets, sizes, licences, where they are from, whether they are whole."""
+    from lr2eval._bundle_command import show_command
+
+    show_command(bundle, as_json=as_json)
+
+
 @models_app.command("list")
 def models_list() -> None:
     """The names, and whether they are on this machine."""

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lr2eval._errors import MissingDataError
+
 
 @contextmanager
 def hub_access(offline: bool) -> Iterator[None]:
@@ -25,6 +27,20 @@ def hub_access(offline: bool) -> Iterator[None]:
     finally:
         for module, value in zip(modules, before, strict=True):
             module.HF_HUB_OFFLINE = value
+
+
+def rows(dataset: str, name: str | None, split: str, offline: bool, mend: str) -> list[dict[str, Any]]:
+    """A split of a hub data set; ``offline`` reads the local cache only.
+
+    Raises :class:`MissingDataError` that ends in ``mend`` if it is not to be had.
+    """
+    import datasets
+
+    try:
+        with hub_access(offline):
+            return list(datasets.load_dataset(dataset, name, split=split))
+    except Exception as error:  # no network, no cache, hub trouble: all mean that the data is not to be had
+        raise MissingDataError(f"{dataset} ({split}) cannot be read ({first_line(error)}); {mend}") from error
 
 
 def is_missing_data(error: BaseException) -> bool:

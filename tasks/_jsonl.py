@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, plain or gzipped, with errors that name file, line and field."""
+"""Files of JSON objects, one a line or in a list, plain or gzipped; errors name file, line and field."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read(path: Path, id_fields: Sequence[str] = ()) -> Iterator[tuple[str, Row]]
     ``id_fields`` may hold an identity: a value (not null) met twice is an error. Raises :class:`UsageError` for files
     that cannot be read, are not UTF-8, or hold anything but objects, and for files without any.
     """
-    seen: dict[tuple[str, str], int] = {}
+    repeated = _Ids(id_fields, "line")
     empty = True
     # Split at newlines alone: str.splitlines would also split inside strings, at U+2028 for instance.
     for number, line in enumerate(_bytes(path).split(b"\n"), 1):
@@ -52,17 +52,48 @@ def read(path: Path, id_fields: Sequence[str] = ()) -> Iterator[tuple[str, Row]]
             raise UsageError(f"{place}: not valid JSON ({error}); mend the line") from error
         if not isinstance(row, dict):
             raise UsageError(f"{place}: holds no JSON object; mend the line")
-        for key in id_fields:
-            if (value := row.get(key)) is not None:
-                first = seen.setdefault((key, json.dumps(value)), number)
-                if first != number:
-                    raise UsageError(
-                        f"{place}, field {key}: {value!r} is also that of line {first}; remove one of them"
-                    )
+        repeated.check(place, number, row)
         empty = False
         yield place, row
     if empty:
         raise UsageError(f"{path}: is empty; remove it or write it again")
+
+
+def read_list(path: Path, id_fields: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
+    """The same for one JSON list of objects; ``place`` is "FILE, item N"."""
+    try:
+        rows = json.loads(_bytes(path).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 (byte {error.start + 1}); save the file as UTF-8") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid JSON ({error}); mend it or download it again") from error
+    if not isinstance(rows, list) or not rows:
+        raise UsageError(f"{path}: holds no list of objects; download it again")
+    repeated = _Ids(id_fields, "item")
+    for number, row in enumerate(rows, 1):
+        place = f"{path}, item {number}"
+        if not isinstance(row, dict):
+            raise UsageError(f"{place}: holds no JSON object; mend the file")
+        repeated.check(place, number, row)
+        yield place, row
+
+
+class _Ids:
+    """What identities were met, and where first. ``what``: line or item."""
+
+    def __init__(self, fields: Sequence[str], what: str) -> None:
+        self._fields, self._what = fields, what
+        self._seen: dict[tuple[str, str], int] = {}
+
+    def check(self, place: str, number: int, row: Row) -> None:
+        """:class:`UsageError` for a value that is not null and was there before."""
+        for key in self._fields:
+            if (value := row.get(key)) is not None:
+                first = self._seen.setdefault((key, json.dumps(value)), number)
+                if first != number:
+                    raise UsageError(
+                        f"{place}, field {key}: {value!r} is also that of {self._what} {first}; remove one of them"
+                    )
 
 
 def _bytes(path: Path) -> bytes:

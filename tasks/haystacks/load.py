@@ -19,6 +19,7 @@ ZIP_NAME = "PaulGrahamEssays.zip"
 FOLDER_NAME = "PaulGrahamEssays"
 JSON_NAME = "PaulGrahamEssays.json"
 """What NVIDIA/RULER's download script writes: ``{"text": ...}`` with all essays."""
+NAMES = (JSON_NAME, ZIP_NAME, FOLDER_NAME)
 SUFFIXES = (".txt", ".md", ".rst")
 
 
@@ -34,7 +35,7 @@ def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, be
         raise UsageError(f"--set {benchmark}.repeat={repeat}: must be true or false")
     if chosen == ESSAYS:
         local = _local_essays(data_dir) if data_dir else None
-        name, comparable, texts = local or _hub_essays(offline, data_dir, benchmark)
+        name, comparable, texts = local or hub_essays(offline, data_dir, benchmark)
     elif chosen == python_docs.PREFIX:
         name, comparable, texts = python_docs.name(), False, python_docs.pieces()
     elif chosen == filler.NAME:
@@ -99,16 +100,21 @@ def _decoded(name: str, data: bytes) -> str:
     return text
 
 
+def find(data_dir: Path) -> Path | None:
+    """The essays under ``data_dir``: upstream's JSON file, a zip file or a folder of texts."""
+    places = (folder / name for folder in (data_dir / "paul_graham", data_dir) for name in NAMES)
+    return next((path for path in places if path.exists()), None)
+
+
 def _local_essays(data_dir: Path) -> tuple[str, bool, tuple[str, ...]] | None:
     """The essays under ``data_dir``. Published numbers use upstream's whole list: its JSON file, not the 49 texts."""
-    for folder in (data_dir / "paul_graham", data_dir):
-        if (folder / JSON_NAME).is_file():
-            return JSON_NAME, True, (_upstream_json(folder / JSON_NAME),)
-        for path in (folder / ZIP_NAME, folder / FOLDER_NAME):
-            if path.exists():
-                texts = read(path)
-                return f"{path.stem} ({len(texts)} texts)", False, texts
-    return None
+    path = find(data_dir)
+    if path is None:
+        return None
+    if path.name == JSON_NAME:
+        return JSON_NAME, True, (_upstream_json(path),)
+    texts = read(path)
+    return f"{path.stem} ({len(texts)} texts)", False, texts
 
 
 def _upstream_json(path: Path) -> str:
@@ -119,7 +125,8 @@ def _upstream_json(path: Path) -> str:
     return str(text)
 
 
-def _hub_essays(offline: bool, searched: Path | None, benchmark: str) -> tuple[str, bool, tuple[str, ...]]:
+def hub_essays(offline: bool, searched: Path | None, benchmark: str) -> tuple[str, bool, tuple[str, ...]]:
+    """(name, whether published numbers use them, texts) of the hub's essays. Raises :class:`MissingDataError`."""
     import datasets
 
     try:

@@ -52,14 +52,18 @@ class LongBench:
             raise TaskError(f"--set {self.name}.{next(iter(context.options))}: {self.name} has no options")
         metrics.check_installed(tasks)  # before hours of answers that could not be scored
         found: dict[str, tuple[str, list[layout.Item]]] = {}
-        missing: dict[str, str] = {}
+        missing: dict[str, MissingDataError] = {}
         for task in tasks:
             try:
                 found[task] = self._load(task, context)
             except MissingDataError as error:
-                missing[task] = str(error)
+                missing[task] = error
         if missing:
-            raise MissingDataError("; ".join(missing.values()), tuple(missing.values()), tasks=missing)
+            names = [f"{task}_e" if self.extended else task for task in missing]
+            first = next(iter(missing.values()))
+            # All from one place on the hub: one reason for all of them.
+            line = source.missing(names, prompt(tasks[0]).hub, context.data_dir, first.__cause__ or first)
+            raise MissingDataError(line, (line,), tasks={task: str(error) for task, error in missing.items()})
         fingerprint = context.tokenizer.fingerprint()
         return [
             self._shard(task, where, items, window, context, fingerprint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lr2eval._errors import MissingDataError, UsageError
@@ -20,8 +20,8 @@ def load(dataset: str, *, extended: bool, hub: str, data_dir: Path | None, offli
     :class:`MissingDataError` if there is neither a file nor the hub, :class:`UsageError` naming file, line and field.
     """
     name = f"{dataset}_e" if extended else dataset
-    path = _local(data_dir, name) if data_dir else None
-    rows = _jsonl.read(path, ("_id",)) if path else _hub_rows(hub, name, offline, data_dir)
+    path = find(data_dir, name) if data_dir else None
+    rows = _jsonl.read(path, ("_id",)) if path else hub_rows(hub, name, offline, data_dir)
     items = []
     for place, row in rows:
         try:
@@ -33,24 +33,31 @@ def load(dataset: str, *, extended: bool, hub: str, data_dir: Path | None, offli
     return path.name if path else f"hub:{hub}", items
 
 
-def _local(data_dir: Path, name: str) -> Path | None:
+def find(data_dir: Path, name: str) -> Path | None:
+    """The file of a data set (``trec``, ``trec_e``) under ``data_dir``."""
     places = [folder / f"{name}{end}" for folder in (data_dir / FOLDER, data_dir) for end in _jsonl.ENDINGS]
     return next((path for path in places if path.is_file()), None)
 
 
-def _hub_rows(hub: str, name: str, offline: bool, searched: Path | None) -> Iterator[tuple[str, _jsonl.Row]]:
-    import datasets
-
+def hub_rows(hub: str, name: str, offline: bool, searched: Path | None) -> Iterator[tuple[str, _jsonl.Row]]:
+    """(place, row) of a data set of the hub; :class:`MissingDataError` if it is not to be had."""
     try:
-        with _hub.hub_access(offline):
-            table = datasets.load_dataset(hub, name, split="test")
-    except Exception as error:  # no network, no cache, hub trouble: all mean that the data is not to be had
-        local = f"no {name}.jsonl under {searched}, and " if searched else ""
-        raise MissingDataError(
-            f"longbench: {local}{hub} ({name}) cannot be read ({_hub.first_line(error)}); give the file with "
-            f"--data-dir DIR (DIR/{FOLDER}/{name}.jsonl) or connect once so that it is cached"
-        ) from error
+        table = _hub.rows(hub, name, "test", offline, "")
+    except MissingDataError as error:
+        raise MissingDataError(missing([name], hub, searched, error.__cause__ or error)) from error.__cause__
     return ((f"{hub} ({name}), row {number}", row) for number, row in enumerate(table, 1))
+
+
+def missing(names: Sequence[str], hub: str, searched: Path | None, cause: BaseException) -> str:
+    """What to say where these data sets are nowhere."""
+    # Named once: one line may be about all 21.
+    shown = "" if searched and len(names) > 1 else f" ({', '.join(names)})"
+    local = f"no {', '.join(f'{name}.jsonl' for name in names)} under {searched}, and " if searched else ""
+    files = f"{FOLDER}/{names[0] if len(names) == 1 else 'DATASET'}.jsonl"
+    return (
+        f"longbench: {local}{hub}{shown} cannot be read ({_hub.first_line(cause)}); give the "
+        f"file{'s' * (len(names) > 1)} with --data-dir DIR (DIR/{files}) or connect once so that they are cached"
+    )
 
 
 def _item(dataset: str, row: _jsonl.Row, extended: bool) -> Item:

@@ -6,7 +6,6 @@ compares log-probabilities of the letters instead, which gives other scores.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -63,14 +62,7 @@ class LongBench2:
         """Read the questions and lay their prompts out for every window of ``context``; errors as for v1."""
         if context.options:
             raise TaskError(f"--set {self.name}.{next(iter(context.options))}: {self.name} has no options")
-        where, rows = _local(context.data_dir) or _from_hub(context)
-        items: dict[str, list[layout.Item]] = {task: [] for task in DOMAINS}
-        for place, row in rows:
-            try:
-                task, item = _item(row)
-            except UsageError as error:
-                raise UsageError(f"{place}, {error}") from error
-            items[task].append(item)
+        where, items = load(context.data_dir, context.offline)
         fingerprint = context.tokenizer.fingerprint()
         return [
             _shard(task, where, items[task][: _select.limited(len(items[task]), context.limit)], window, context,
@@ -136,41 +128,44 @@ def _item(row: _jsonl.Row) -> tuple[str, layout.Item]:
     return task, layout.Item(_jsonl.text(row, "context").strip(), question(row), (answer,), extra)
 
 
-def _local(data_dir: Path | None) -> tuple[str, Iterable[tuple[str, _jsonl.Row]]] | None:
-    folder = data_dir / FOLDER if data_dir else None
-    if folder is None or not folder.is_dir():
+def load(data_dir: Path | None, offline: bool) -> tuple[str, dict[str, list[layout.Item]]]:
+    """(where they come from, questions by domain). Errors name file, line and field."""
+    where, rows = read(data_dir, offline)
+    items: dict[str, list[layout.Item]] = {task: [] for task in DOMAINS}
+    for place, row in rows:
+        try:
+            task, item = _item(row)
+        except UsageError as error:
+            raise UsageError(f"{place}, {error}") from error
+        items[task].append(item)
+    return where, items
+
+
+def find(data_dir: Path) -> Path | None:
+    """The one file of questions under ``data_dir``; :class:`UsageError` if there are two."""
+    folder = data_dir / FOLDER
+    if not folder.is_dir():
         return None
     files = [*_jsonl.find(folder).values(), *(path for path in (folder / "data.json",) if path.is_file())]
     if len(files) > 1:
         raise UsageError(f"{folder}: holds {files[0].name} and {files[1].name}; leave the one to use")
-    if not files:
-        return None
-    (path,) = files
-    return path.name, _json_list(path) if path.suffix == ".json" else _jsonl.read(path, ("_id",))
+    return files[0] if files else None
 
 
-def _json_list(path: Path) -> list[tuple[str, _jsonl.Row]]:
+def read(data_dir: Path | None, offline: bool) -> tuple[str, Iterable[tuple[str, _jsonl.Row]]]:
+    """(where they come from, places and rows) of the questions, the file under ``data_dir`` before the hub."""
+    path = find(data_dir) if data_dir else None
+    if path is not None:
+        return path.name, (_jsonl.read_list if path.suffix == ".json" else _jsonl.read)(path, ("_id",))
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: not a readable JSON file ({error}); download it again") from error
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"{path}: holds no list of questions; download it again")
-    return [(f"{path}, question {number}", row) for number, row in enumerate(rows, 1)]
-
-
-def _from_hub(context: TaskContext) -> tuple[str, Iterable[tuple[str, _jsonl.Row]]]:
-    import datasets
-
-    try:
-        with _hub.hub_access(context.offline):
-            table = datasets.load_dataset(HUB, split="train")
-    except Exception as error:  # no network, no cache, hub trouble: all mean that the data is not to be had
-        local = f"no {FOLDER}/*.jsonl under {context.data_dir}, and " if context.data_dir else ""
+        table = _hub.rows(HUB, None, "train", offline, "")
+    except MissingDataError as error:
+        cause = error.__cause__ or error
+        local = f"no {FOLDER}/*.jsonl under {data_dir}, and " if data_dir else ""
         raise MissingDataError(
-            f"longbench2: {local}{HUB} cannot be read ({_hub.first_line(error)}); give the file with --data-dir DIR "
+            f"longbench2: {local}{HUB} cannot be read ({_hub.first_line(cause)}); give the file with --data-dir DIR "
             f"(DIR/{FOLDER}/data.json) or connect once so that it is cached"
-        ) from error
+        ) from cause
     return f"hub:{HUB}", ((f"{HUB}, question {number}", row) for number, row in enumerate(table, 1))
 
 

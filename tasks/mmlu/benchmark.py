@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval import _ids
+from lr2eval._errors import MissingDataError
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _lm_eval, _select, _upstream
 from lr2eval.tasks.mmlu.source import LETTERS, SPLITS, Row, Source, hub_source, local_source
@@ -40,12 +41,25 @@ class Mmlu:
         return _select.one_or_all(self.name, selector and selector.removeprefix("mmlu_"), list(_upstream.mmlu_files()))
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
-        """Read the questions. Raises :class:`MissingDataError` if they are neither local nor to be had."""
+        """Read the questions. Raises :class:`MissingDataError` naming the subjects that are not to be had."""
         source = local_source(context.data_dir) if context.data_dir else None
         if source is None:
-            dataset = _definition(_upstream.mmlu_files()[tasks[0]])["dataset_path"]
-            source = hub_source(dataset, context.offline, searched=context.data_dir)
-        return [self._shard(subject, source, context) for subject in tasks]
+            source = hub_source(hub(), context.offline, searched=context.data_dir)
+        shards: list[Shard] = []
+        missing: dict[str, str] = {}
+        for subject in tasks:
+            try:
+                shards.append(self._shard(subject, source, context))
+            except MissingDataError as error:
+                missing[subject] = str(error)
+                if source.where.startswith("hub:") and not context.offline:
+                    missing |= dict.fromkeys(tasks[tasks.index(subject) :], str(error))
+                    break  # without a network every further subject would try for as long
+        if missing:
+            first = next(iter(missing.values()))
+            message = first if len(missing) == 1 else f"mmlu: no {', '.join(missing)} ({first.removeprefix('mmlu: ')})"
+            raise MissingDataError(message, (message,), tasks=missing)
+        return shards
 
     def _shard(self, subject: str, source: Source, context: TaskContext) -> Shard:
         rows = {split: source.rows(subject, split) for split in SPLITS}
@@ -88,6 +102,11 @@ def lm_eval_task(subject: str, rows: Mapping[str, Sequence[Row]]) -> Any:
 
     overrides = {"task": f"mmlu_{subject}", "num_fewshot": SHOTS, "custom_dataset": dataset}
     return _lm_eval.build_task(overrides, _upstream.mmlu_files()[subject].parent)
+
+
+def hub() -> str:
+    """The hub data set of lm-eval's definition."""
+    return _definition(next(iter(_upstream.mmlu_files().values())))["dataset_path"]
 
 
 @cache

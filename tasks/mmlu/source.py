@@ -31,15 +31,20 @@ class Source:
 
 
 def local_source(data_dir: Path) -> Source | None:
-    """Questions under ``data_dir``: a zip or ``test`` and ``dev`` folders, there or in its ``mmlu`` folder.
+    """Questions under ``data_dir``, ``None`` if there are none."""
+    path = find(data_dir)
+    if path is None:
+        return None
+    return Source(ZIP_NAME, _from_zip(path)) if path.name == ZIP_NAME else Source("csv", _from_folder(path))
 
-    ``None`` if there is nothing of the kind.
-    """
+
+def find(data_dir: Path) -> Path | None:
+    """A zip, or the folder of ``test`` and ``dev``: in ``data_dir`` or in its ``mmlu`` folder."""
     for folder in (data_dir / "mmlu", data_dir):
         if (folder / ZIP_NAME).is_file():
-            return Source(ZIP_NAME, _from_zip(folder / ZIP_NAME))
+            return folder / ZIP_NAME
         if all((folder / split).is_dir() for split in SPLITS):
-            return Source("csv", _from_folder(folder))
+            return folder
     return None
 
 

@@ -79,15 +79,16 @@ def load(name: str, given: object, data_dir: Path | None, offline: bool = True) 
     nothing to be had and :class:`UsageError` naming file, item and field if the layout is another.
     """
     layout = LAYOUTS[name]
-    path = Path(str(given)).expanduser() if given is not None else _found(layout, data_dir)
-    data, file = (_read(path, name), str(path)) if path else (_hub_rows(name, layout, offline), f"hub:{layout.hub[0]}")
+    path = Path(str(given)).expanduser() if given is not None else find(layout, data_dir)
+    data, file = (_read(path, name), str(path)) if path else (hub_file(name, layout, offline), f"hub:{layout.hub[0]}")
     documents, items = layout.parse(data, file)
     if not items:
         raise UsageError(f"{file}: holds no answerable question; give {layout.origin}")
     return Questions(path.name if path else file, len(items) == layout.published, tuple(documents), tuple(items))
 
 
-def _hub_rows(name: str, layout: Layout, offline: bool) -> Any:
+def hub_file(name: str, layout: Layout, offline: bool) -> Any:
+    """The hub's rows in the published layout; :class:`MissingDataError` if they are not to be had."""
     import datasets
 
     try:
@@ -117,7 +118,8 @@ def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _found(layout: Layout, data_dir: Path | None) -> Path | None:
+def find(layout: Layout, data_dir: Path | None) -> Path | None:
+    """The file under ``data_dir`` that a run would take."""
     folders = [data_dir / layout.folder, data_dir] if data_dir else []
     files = (sorted(folder.glob(pattern)) for folder in folders for pattern in layout.patterns)
     return next((file for group in files for file in group if file.is_file()), None)

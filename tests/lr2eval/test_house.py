@@ -33,6 +33,7 @@ ROOMS = {
         "lr2eval.cli",
         "lr2eval._cli_method",
         "lr2eval._commands",
+        "lr2eval._bundle_command",
         "lr2eval._data_commands",
         "lr2eval._compare_commands",
         "lr2eval._rope_command",

@@ -152,8 +152,13 @@ def test_missing(tmp_path: Path, context: Context) -> None:
     with pytest.raises(MissingDataError) as caught:
         LONGBENCH.prepare(["trec", "lsht"], context(data_dir=tmp_path, offline=True))
     assert set(caught.value.tasks) == {"trec", "lsht"}
-    assert "no trec.jsonl under" in caught.value.missing[0]
-    assert "DIR/longbench/trec.jsonl" in caught.value.missing[0]
+    (line,) = caught.value.missing
+    assert "no trec.jsonl, lsht.jsonl under" in line
+    assert "and Xnhyacinth/LongBench cannot be read" in line
+    assert "no lsht.jsonl under" in caught.value.tasks["lsht"]
+    assert "DIR/longbench/lsht.jsonl" in caught.value.tasks["lsht"]
+    with pytest.raises(MissingDataError, match=r"no trec_e\.jsonl under"):
+        LONGBENCH_E.prepare(["trec"], context(data_dir=tmp_path, offline=True))
 
 
 @pytest.mark.parametrize(

@@ -133,8 +133,15 @@ def test_other_files(tmp_path: Path, context: Context) -> None:
     with pytest.raises(UsageError, match=r"holds a\.jsonl and data\.json; leave the one to use"):
         LONGBENCH2.prepare(["single_document"], context(data_dir=tmp_path))
     (tmp_path / "longbench_v2" / "a.jsonl").unlink()
-    for text, says in (("{}", "holds no list of questions"), ("[", "not a readable JSON file"), ("[1]", "no list")):
-        (tmp_path / "longbench_v2" / "data.json").write_text(text)
+    repeated = json.dumps([item(_id="a"), item(_id="a")])
+    for text, says in (
+        ("{}", "holds no list of objects"),
+        ("[", "not valid JSON"),
+        ("[1]", "item 1: holds no JSON object"),
+        (repeated, "item 2, field _id: 'a' is also that of item 1"),
+        ("[\xe9]", "not UTF-8 \\(byte 2\\)"),
+    ):
+        (tmp_path / "longbench_v2" / "data.json").write_text(text, encoding="latin-1")
         with pytest.raises(UsageError, match=says):
             LONGBENCH2.prepare(["single_document"], context(data_dir=tmp_path))
 

@@ -1,0 +1,156 @@
+"""HellaSwag, TruthfulQA, GSM8K and MMLU-Pro: rows from local files, or from the hub through ``datasets``.
+
+Whichever it is, a row keeps the same fields, so that both give the same prompts and the same hash.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lr2eval._errors import MissingDataError, UsageError
+from lr2eval.tasks import _hub, _jsonl
+
+LETTERS = "ABCDEFGHIJ"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One data set. ``files``: split -> name of its file, without ending, in a folder named as the data set.
+
+    ``split`` is the one that is asked; ``published`` counts its rows.
+    """
+
+    hub: str
+    hub_name: str | None
+    files: Mapping[str, str]
+    split: str
+    published: int
+    row: Callable[[_jsonl.Row], dict[str, Any]]
+    ids: tuple[str, ...] = ()
+    ending: str = "jsonl"
+    """Of the authors' files."""
+
+
+def load(name: str, split: str, data_dir: Path | None, offline: bool, mend: str = "") -> tuple[str, list[Any]]:
+    """(where they come from, the rows of a split). The files under ``data_dir`` go before the hub.
+
+    Raises :class:`MissingDataError` if there is neither, which ends in ``mend``, and :class:`UsageError` naming file,
+    line and field.
+    """
+    layout = LAYOUTS[name]
+    path = find(name, split, data_dir) if data_dir else None
+    if path is not None:
+        rows = (_jsonl.read_list if ".json" in path.suffixes else _jsonl.read)(path, layout.ids)
+    else:
+        file = f"{name}/{layout.files[split]}.{layout.ending}"
+        local = f"no {file} under {data_dir}, and " if data_dir else ""
+        way = f"give the file with --data-dir DIR (DIR/{file}) or connect once so that it is cached{mend}"
+        try:
+            found = _hub.rows(layout.hub, layout.hub_name, split, offline, way)
+        except MissingDataError as error:
+            raise MissingDataError(f"{name}: {local}{error}") from error.__cause__
+        rows = ((f"{layout.hub} ({split}), row {number}", row) for number, row in enumerate(found, 1))
+    made = []
+    for place, row in rows:
+        try:
+            made.append(layout.row(row))
+        except UsageError as error:
+            raise UsageError(f"{place}, {error}") from error
+    return path.name if path else f"hub:{layout.hub}", made
+
+
+def find(name: str, split: str, data_dir: Path) -> Path | None:
+    """The file of a split under ``data_dir``: ``NAME/FILE*.jsonl``, or ``.json`` with a list, plain or gzipped."""
+    layout = LAYOUTS[name]
+    pattern = re.compile(re.escape(layout.files[split]) + r"[^.]*\.jsonl?(\.gz)?")
+    folder = data_dir / name
+    files = [path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name)] if folder.is_dir() else []
+    if len(files) > 1:
+        raise UsageError(f"{folder}: holds {files[0].name} and {files[1].name}; leave the one to use")
+    return files[0] if files else None
+
+
+def _hellaswag(row: _jsonl.Row) -> dict[str, Any]:
+    endings, label = _jsonl.texts(row, "endings"), row.get("label")
+    if str(label) not in map(str, range(len(endings))):
+        raise UsageError(f"field label: {label!r} is not the number of an ending (0 to {len(endings) - 1})")
+    texts = {key: _jsonl.text(row, key) for key in ("activity_label", "ctx_a", "ctx_b", "source_id")}
+    return {**texts, "endings": endings, "label": str(label)}
+
+
+def _gsm8k(row: _jsonl.Row) -> dict[str, Any]:
+    question, answer = _jsonl.text(row, "question"), _jsonl.text(row, "answer")
+    if not re.search(r"#### -?[0-9.,]+", answer):
+        raise UsageError('field answer: ends in no "#### NUMBER"')
+    return {"question": question, "answer": answer}
+
+
+def _truthfulqa(row: _jsonl.Row) -> dict[str, Any]:
+    return {
+        "question": _jsonl.text(row, "question"),
+        "mc1_targets": _targets(row, "mc1_targets", one=True),
+        "mc2_targets": _targets(row, "mc2_targets", one=False),
+    }
+
+
+def _targets(row: _jsonl.Row, name: str, *, one: bool) -> dict[str, Any]:
+    """Answers and labels, the true ones first, as the hub has them; lm-eval relies on that for MC1.
+
+    The authors' file has {answer: 0 or 1}, the hub {"choices": [...], "labels": [...]}.
+    """
+    given = row.get(name)
+    if not isinstance(given, Mapping):
+        raise UsageError(f"field {name}: must be the answers with 0 or 1 for each")
+    lists = given if set(given) == {"choices", "labels"} else {"choices": [*given], "labels": [*given.values()]}
+    choices, labels = _jsonl.texts(lists, "choices"), lists["labels"]
+    if not isinstance(labels, list) or len(labels) != len(choices) or any(each not in (0, 1) for each in labels):
+        raise UsageError(f"field {name}: must have a label, 0 or 1, for each answer")
+    true = sum(labels)
+    if not true or true == len(labels) or (one and true > 1):
+        raise UsageError(f"field {name}: {true} of {len(labels)} answers are true, must be {'one' if one else 'some'}")
+    order = sorted(range(len(labels)), key=lambda number: -labels[number])
+    return {"choices": [choices[number] for number in order], "labels": [int(labels[number]) for number in order]}
+
+
+def _mmlu_pro(row: _jsonl.Row) -> dict[str, Any]:
+    options, answer = _jsonl.texts(row, "options"), _jsonl.text(row, "answer")
+    letters = LETTERS[: len(options)]
+    if answer not in tuple(letters) or row.get("answer_index", letters.find(answer)) != letters.find(answer):
+        raise UsageError(f"field answer: {answer!r} is none of {', '.join(letters)}, or not that of answer_index")
+    texts = {key: _jsonl.text(row, key) for key in ("question", "category", "cot_content")}
+    return {**texts, "options": options, "answer": answer}
+
+
+LAYOUTS = {
+    "hellaswag": Layout(
+        "Rowan/hellaswag",
+        None,
+        {"validation": "hellaswag_val", "train": "hellaswag_train"},
+        "validation",
+        10_042,
+        _hellaswag,
+    ),
+    "truthfulqa": Layout(
+        "truthfulqa/truthful_qa",
+        "multiple_choice",
+        {"validation": "mc_task"},
+        "validation",
+        817,
+        _truthfulqa,
+        ending="json",
+    ),
+    "gsm8k": Layout("openai/gsm8k", "main", {"test": "test", "train": "train"}, "test", 1_319, _gsm8k),
+    "mmlu_pro": Layout(
+        "TIGER-Lab/MMLU-Pro",
+        None,
+        {"test": "test", "validation": "validation"},
+        "test",
+        12_032,
+        _mmlu_pro,
+        ("question_id",),
+    ),
+}
