@@ -2,7 +2,7 @@
 
 Runs ``lr2eval run`` on ``demo`` and ``demo-longrope2`` (needle tasks of ruler with fresh keys and values, facts) and on
 ``demo`` extended by plain position interpolation without training, as a control; asks the gate for both. In the window
-every task has ``--inside`` samples, beyond it ``--beyond`` (a quarter of them at 8192). Prints one JSON object with the
+every task has ``--inside`` samples, beyond it ``--beyond`` (half of them at 8192). Prints one JSON object with the
 thresholds that the models were made to reach and whether they do. The runs resume.
 """
 
@@ -122,8 +122,8 @@ def main() -> None:
     inside, far = arguments.inside, arguments.beyond
     compared(work / "inside", arguments.extended, names(TASKS, "facts"), "512", inside)
     compared(work / "beyond", arguments.extended, names(TASKS), "1k,2k,4k", far)
-    compared(work / "longest", arguments.extended, names(TASKS), "8k", max(1, far // 4))
-    compared(work / "others", arguments.extended, names(OTHERS), "1k,2k", max(1, far // 4))
+    compared(work / "longest", arguments.extended, names(TASKS), "8k", max(1, far // 2))
+    compared(work / "others", arguments.extended, names(OTHERS), "1k,2k", max(1, far // 2))
     compared(work / "pi", str(interpolated(work)), names(TASKS, "facts"), "512", inside)
     rows = {
         name: [row for run in ("inside", "beyond", "longest") for row in scores(work / run / part)]

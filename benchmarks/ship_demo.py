@@ -65,6 +65,17 @@ def ship(name: str, source: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
+def without_paths(folder: Path) -> None:
+    """Where the command that made a model wrote it is nobody's business; and its card bears its own name."""
+    path = folder / "rope_factors.json"
+    made = json.loads(path.read_text(encoding="utf-8"))
+    place = made["command"].index("--out") + 1
+    where, made["command"][place] = made["command"][place], "FOLDER"
+    write_json(path, made)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    write_atomic(folder / "README.md", card.replace(where, "FOLDER").replace("# model\n", f"# {folder.name}\n", 1))
+
+
 def write_cards(folder: Path) -> None:
     """``lr2eval.json`` and ``README.md`` of the demo."""
     recipe = DemoRecipe(**json.loads((folder / "recipe.json").read_text(encoding="utf-8")))
@@ -99,6 +110,7 @@ def main() -> None:
         write_cards(BUILT_IN / "demo")
     if arguments.extended:
         ship("demo-longrope2", arguments.extended)
+        without_paths(BUILT_IN / "demo-longrope2")
     write_checksums()
 
 
