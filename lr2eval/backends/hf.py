@@ -13,24 +13,22 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._errors import BackendError, CheckpointError
+from lr2eval._errors import CheckpointError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import ResponseDetail, Truncation, WindowPolicy
-from lr2eval.backends._encoding import TokenCache, cut_middle
 from lr2eval.backends._generation import Decoder, Decoding, Extend, Extension, Row, Side, decode_rows
 from lr2eval.backends._loading import eos_ids, load_model, quiet
 from lr2eval.backends._memory import Footprint, free_memory, run_split, smallest_chunk_needed
 from lr2eval.backends._planning import MAX_ROWS, TOKENS_CPU, TOKENS_GPU, Limits, pack
+from lr2eval.backends._requests import RequestSide
 from lr2eval.backends._scoring import Reading, Score, readings, score
 from lr2eval.method.windowed import install
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-_Pair = tuple[list[int], list[int]]
 
-
-class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
+class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyped here
     """A checkpoint folder behind lm-eval's interface; implements :class:`lr2eval.backends.Backend`.
 
     Every call plans its own requests, so it may get a planned batch or a whole shard.
@@ -86,30 +84,18 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         self.checkpoint = checkpoint
         self.model_seconds = 0.0
         self._policy = window_policy
-        self._truncation = truncation
         self._prefill_chunk = prefill_chunk
         self._memory_limit = memory_limit
         self._auto = batch_size == "auto"
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
         self._decoder = Decoder(model, self.tokenizer, rotary, eos_ids(model, self.tokenizer))
-        self._encode_prompt = TokenCache(prompts.encode_rendered)
-        self._encode_text = TokenCache(super().tok_encode)
-        self._details: list[ResponseDetail] = []
+        self._begin(prompts, truncation)
 
     @property
     def limit(self) -> int:
         """The window: tokens that prompt and answer may hold together."""
         return int(self.max_length)
-
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **kwargs: Any
-    ) -> list[int]:
-        """lm-eval's tokenisation of a text, remembered for the plain case."""
-        if add_special_tokens is None and left_truncate_len is None and not kwargs:
-            return self._encode_text(string)
-        ids: list[int] = super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
-        return ids
 
     def plan(self, request_type: str, requests: list[Instance]) -> list[list[int]]:
         """Batches of request numbers; see :class:`lr2eval.backends.Backend`."""
@@ -120,19 +106,6 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
             return [[n for i in batch for n in found[i].members] for batch in self._plan_readings(found)]
         lengths, limits = self.measure(request_type, requests), self._limits
         return pack(lengths, [0] * len(lengths), lambda batch: limits.allow(len(batch), lengths[batch[0]], 0))
-
-    def measure(self, request_type: str, requests: list[Instance]) -> list[int]:
-        """Tokens each request needs in all, untruncated; a rolling request needs no more than the window."""
-        if request_type == "generate_until":
-            return [len(self._prompt(r.args[0])) + self._decoding(r).new_tokens for r in requests]
-        if request_type == "loglikelihood":
-            return [len(context) + len(continuation) for context, continuation in self._pairs(requests)]
-        return [min(1 + len(self.tok_encode(request.args[0])), self.limit) for request in requests]
-
-    def take_details(self) -> list[ResponseDetail]:
-        """Details of the last call's responses in the order of its requests; empties the list."""
-        details, self._details = self._details, []
-        return details
 
     # Generation
 
@@ -181,22 +154,6 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
             return run_split(pairs, run, chunk=self._chunk(longest, cost), length=lambda pair: len(pair[0]))
 
         return extend
-
-    def _prompts(self, requests: Sequence[Instance]) -> tuple[list[Row], list[Decoding]]:
-        decodings = [self._decoding(request) for request in requests]
-        rows = []
-        for number, (request, decoding) in enumerate(zip(requests, decodings, strict=True)):
-            ids, room = self._prompt(request.args[0]), self.limit - decoding.new_tokens
-            if len(ids) > room and (self._truncation != "middle" or room < 1):
-                raise self._too_long(number, len(ids) + decoding.new_tokens)
-            rows.append(Row(number, cut_middle(ids, room)))
-        return rows, decodings
-
-    def _prompt(self, text: str) -> list[int]:
-        return self._encode_prompt(text) or [self.prefix_token_id]
-
-    def _decoding(self, request: Instance) -> Decoding:
-        return Decoding.parse(request.args[1], self.tokenizer.eos_token)
 
     def _starts_long(self, row: Row, decoding: Decoding) -> bool:
         if self._rotary is None:
@@ -278,33 +235,6 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         ]
         return totals
 
-    def _pairs(self, requests: Sequence[Instance]) -> list[_Pair]:
-        return [self._pair(number, *request.args) for number, request in enumerate(requests)]
-
-    def _pair(self, number: int, context: str, continuation: str) -> _Pair:
-        if context:
-            ids, target = self._encode_pair(context, continuation)
-        else:
-            target = self.tok_encode(continuation, add_special_tokens=False)
-            # A text that brings its own first special token needs no other before it.
-            own = target[:1] == [self.prefix_token_id]
-            ids, target = (target[:1], target[1:]) if own else ([self.prefix_token_id], target)
-        if not ids or not target:
-            raise BackendError(
-                f"request {number}: {continuation!r:.60} adds no token to its context and cannot be scored; "
-                "change the task's choices"
-            )
-        return ids, target
-
-    def _fit_pair(self, number: int, pair: _Pair) -> _Pair:
-        context, continuation = pair
-        room = self.limit - (len(continuation) - 1)
-        if len(context) <= room:
-            return pair
-        if self._truncation != "middle" or room < 1:
-            raise self._too_long(number, len(context) + len(continuation))
-        return cut_middle(context, room), continuation
-
     def _plan_readings(self, found: Sequence[Reading]) -> list[list[int]]:
         limits = self._limits
 
@@ -345,12 +275,6 @@ class WindowedHFLM(HFLM):  # type: ignore[misc]  # lm-eval is untyped here
         if self._rotary is None:
             return "only"
         return "long" if tokens > self._rotary.scaling.original_window else "short"
-
-    def _too_long(self, number: int, tokens: int) -> BackendError:
-        return BackendError(
-            f"request {number} needs {tokens:,} tokens, the window is {self.limit:,}; choose --truncation skip or "
-            "middle, or shorter --lengths"
-        )
 
     @contextmanager
     def _clock(self) -> Iterator[None]:
