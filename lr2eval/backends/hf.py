@@ -90,12 +90,8 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
         self._decoder = Decoder(model, self.tokenizer, rotary, eos_ids(model, self.tokenizer))
+        self.limit = int(self.max_length)
         self._begin(prompts, truncation)
-
-    @property
-    def limit(self) -> int:
-        """The window: tokens that prompt and answer may hold together."""
-        return int(self.max_length)
 
     def plan(self, request_type: str, requests: list[Instance]) -> list[list[int]]:
         """Batches of request numbers; see :class:`lr2eval.backends.Backend`."""

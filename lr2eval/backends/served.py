@@ -217,13 +217,13 @@ class ServedLM(LM):  # type: ignore[misc]  # lm-eval is untyped here
             try:
                 return call()
             except http.HTTPError as error:
-                status = error.response.status_code
-                if status < 500 and status not in _PASSING:
+                reply: Any = error.response
+                problem, asked = f"{reply.status_code}: {_said(reply)}", reply.headers.get("Retry-After", "")
+                if reply.status_code < 500 and reply.status_code not in _PASSING:
                     raise BackendError(
-                        f"{self._api.base_url} refuses a request ({status}: {_said(error.response)}); check the model's "
-                        f"name and its window (--set {self._name}.model=..., --lengths)"
+                        f"{self._api.base_url} refuses a request ({problem}); check the model's name and its window "
+                        f"(--set {self._name}.model=..., --lengths)"
                     ) from error
-                problem, asked = f"{status}: {_said(error.response)}", error.response.headers.get("Retry-After", "")
             except (http.RequestException, ValueError) as error:  # ValueError: a reply that is no JSON
                 problem, asked = _first_line(error), ""
             wanted = float(asked) if asked.isdigit() else pause
@@ -247,6 +247,6 @@ def _said(response: Any) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    # requests nests its reasons: the last bracket of "HTTPConnectionPool(...): Max retries exceeded ... (Caused by ...)"
+    # requests nests its reasons: "HTTPConnectionPool(...): Max retries exceeded with ... (Caused by ...)"
     text = " ".join(str(error).split()) or type(error).__name__
     return text.rsplit("Caused by ", 1)[-1][:160]

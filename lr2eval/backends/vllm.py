@@ -42,8 +42,8 @@ class WindowedVLLM(RequestSide, VLLM):  # type: ignore[misc]  # lm-eval is untyp
     engine of its own at once, and its request loops, as they answer when everything has ended.
 
     vLLM rotates a whole engine with one list of factors. A ``longrope`` checkpoint therefore runs on two, one after the
-    other: the first holds what fits into ``Lt`` tokens, the second the rest. With ``postpone`` set, a call does what the
-    first can do and raises :class:`Postponed` if that was not all.
+    other: the first holds what fits into ``Lt`` tokens, the second the rest. With ``postpone`` set, a call does what
+    the first can do and raises :class:`Postponed` if that was not all.
 
     Args:
         checkpoint: the checked folder (:meth:`Checkpoint.open`).
@@ -347,8 +347,8 @@ def _checked(options: Mapping[str, Any], window: int, device: str | None) -> dic
     length = options.get("max_model_len", window)
     if not isinstance(length, int) or not 1 < length <= window:
         raise UsageError(
-            f"vllm.max_model_len={length}: the model's window is {window:,} tokens; choose up to that, or run beyond it "
-            "on purpose with --set beyond_window=true and longer --lengths"
+            f"vllm.max_model_len={length}: the model's window is {window:,} tokens; choose up to that, or run beyond "
+            "it on purpose with --set beyond_window=true and longer --lengths"
         )
     if device and device.split(":")[0] != current_platform.device_type:
         raise UsageError(f"--device {device}: vLLM runs on {current_platform.device_type} here; leave --device away")
