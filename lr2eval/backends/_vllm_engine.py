@@ -125,7 +125,7 @@ class Engines:
             running = {}
             self.stop()
             raise BackendError(
-                f"the vLLM engine stopped ({_last_words(str(error)) or type(error).__name__}); finished samples are "
+                f"the vLLM engine stopped ({_first_line(error)}); finished samples are "
                 "kept, the same command goes on from there"
             ) from error
         finally:
@@ -223,6 +223,10 @@ def _start_error(name: str, arguments: Mapping[str, Any], said: str) -> Lr2EvalE
     if bad := re.search(r"unexpected keyword argument '(\w+)'", said):
         return UsageError(f"vllm.{bad[1]}: vLLM has no such engine option")
     return BackendError(f"--backend vllm: {name} does not start: {_last_words(said) or 'no reason given'}")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())[:240]
 
 
 def _last_words(said: str) -> str:
