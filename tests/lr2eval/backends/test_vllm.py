@@ -360,7 +360,8 @@ def test_a_served_model_says_what_the_hf_backend_says(folder: Path, hf: Windowed
         port = probe.getsockname()[1]
     command = [
         sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), "--dtype", "float32",
-        "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(WINDOW), "--enforce-eager", "--kv-cache-memory-bytes", str(2**26),
+        "--host", "127.0.0.1",
+        "--port", str(port), "--max-model-len", str(WINDOW), "--enforce-eager", "--kv-cache-memory-bytes", str(2**26),
         "--served-model-name", "tiny", "--hf-overrides", json.dumps({"rope_parameters": long_factors(folder)}),
     ]  # fmt: skip
     log = tmp_path / "server.log"
