@@ -14,6 +14,7 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -54,7 +55,7 @@ def answered(out: Path) -> int:
     try:
         with RunStore.read(out) as store:
             return int(store._db.execute("SELECT count(*) FROM responses").fetchone()[0])
-    except StoreError:
+    except (StoreError, sqlite3.OperationalError):  # not there yet, or without its tables
         return 0
 
 

@@ -73,6 +73,11 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         self._length = length
         self.details = {}
 
+    def close(self) -> None:
+        """Free what the backend holds outside this process's reach, where it holds any."""
+        if close := getattr(self.backend, "close", None):
+            close()
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         return self._answer("generate_until", requests)
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -26,6 +26,9 @@ from lr2eval._store import RunStore, StoredSample
 from lr2eval._summary import over_lengths, shard_result, summaries
 from lr2eval._types import Shard
 from lr2eval._version import __version__
+
+if TYPE_CHECKING:
+    from lr2eval._recording import RecordingLM
 
 
 @dataclass(frozen=True)
@@ -118,7 +121,6 @@ def _run_shards(
     keep_session: Callable[[], None],
 ) -> None:
     from lr2eval._recording import RecordingLM
-    from lr2eval.backends import Postponed
 
     progress.message(f"loading {run.checkpoint.name}")
     lm = RecordingLM(
@@ -131,6 +133,22 @@ def _run_shards(
     for shard in run.shards:
         if shard not in waiting:
             progress.shard_kept(shard)
+    with contextlib.closing(lm):  # an engine keeps its memory until then, and a second run may follow
+        _in_turns(run, waiting, lm, store, folder, progress, session, keep_session)
+
+
+def _in_turns(
+    run: Prepared,
+    waiting: Sequence[Shard],
+    lm: RecordingLM,
+    store: RunStore,
+    folder: Path,
+    progress: RunProgress,
+    session: dict[str, Any],
+    keep_session: Callable[[], None],
+) -> None:
+    from lr2eval.backends import Postponed
+
     # A backend with one engine per window starts each once: what wants the second waits for all that wants the first.
     for postpone in (True, False):
         lm.backend.postpone = postpone

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,14 +85,12 @@ class Engines:
         """Of the engine that runs."""
         return self.facts[-1].window if self._llm is not None else None
 
-    def run(self, window: str, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, Any]]]:
+    def run(self, window: str, jobs: Iterable[Job]) -> Iterator[list[tuple[Job, Any]]]:
         """(job, vLLM's ``RequestOutput``) of what ended, step by step, in the engine for ``window``.
 
         Another engine is stopped first. Raises :class:`BackendError` for an engine that dies, and what
         :func:`_start_error` says for one that does not start. Jobs that are left when the caller stops are aborted.
         """
-        if not jobs:
-            return
         if self.window != window:
             self._start(window)
         from vllm import SamplingParams, TokensPrompt

@@ -7,7 +7,7 @@ import difflib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import transformers
@@ -16,6 +16,7 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lr2eval._checkpoint import Checkpoint
 from lr2eval._errors import CheckpointError, UsageError
+from lr2eval._ids import digest
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import ResponseDetail, Truncation, WindowPolicy
 from lr2eval.backends import Postponed
@@ -105,7 +106,7 @@ class WindowedVLLM(RequestSide, VLLM):  # type: ignore[misc]  # lm-eval is untyp
         self._policy = window_policy
         self._seed = seed
         self._penalty = float(getattr(generation, "repetition_penalty", None) or 1.0)
-        self._begun: dict[tuple[Any, ...], list[int]] = {}
+        self._begun: dict[str, list[int]] = {}
         if batch_size != "auto":
             self._options.setdefault("max_num_seqs", int(batch_size))
         if prompts.tokenizer.model_max_length < self.limit:
@@ -187,7 +188,7 @@ class WindowedVLLM(RequestSide, VLLM):  # type: ignore[misc]  # lm-eval is untyp
         """Log-probability in nats of each text, read in disjoint windows."""
         return self._all("loglikelihood_rolling", requests)
 
-    def _run(self, window: Window, jobs: Sequence[Job]) -> Iterator[list[tuple[Job, Any]]]:
+    def _run(self, window: Window, jobs: Iterable[Job]) -> Iterator[list[tuple[Job, Any]]]:
         began = time.perf_counter()
         for ended in self._engines.run(window, jobs):
             self.model_seconds += time.perf_counter() - began
@@ -211,10 +212,11 @@ class WindowedVLLM(RequestSide, VLLM):  # type: ignore[misc]  # lm-eval is untyp
             yield from self._decoded("only", order, rows, decodings, texts)
             return
         original = self._scaling.original_window
-        keys = [(*row.prompt, str(decoding)) for row, decoding in zip(rows, decodings, strict=True)]
-        for row, key in zip(rows, keys, strict=True):
-            row.tokens = self._begun.pop(key, [])
-        short = [n for n in order if not self._starts_long(rows[n], decodings[n]) and len(rows[n]) <= original]
+        begins = [n for n in order if not self._starts_long(rows[n], decodings[n])]
+        keys = {n: digest([rows[n].prompt, repr(decodings[n])]) for n in begins}
+        for n, key in keys.items():
+            rows[n].tokens = self._begun.pop(key, [])
+        short = [n for n in begins if len(rows[n]) <= original]
         yield from self._decoded("short", short, rows, decodings, texts, original + 1)
         left = [n for n in order if not self._ended(rows[n], decodings[n])]
         if self.postpone:
@@ -240,13 +242,14 @@ class WindowedVLLM(RequestSide, VLLM):  # type: ignore[misc]  # lm-eval is untyp
         end: int | None = None,
     ) -> Iterator[list[_Ended]]:
         """Continue rows in one engine, up to ``end`` tokens in all; yields those that have ended."""
-        jobs = []
-        for n in numbers:
+
+        def asked(n: int) -> Job:
             row, decoding = rows[n], decodings[n]
             new = min(decoding.new_tokens - len(row.tokens), (end or self.limit) - len(row))
             params = decoding_params(decoding, new, self._eos_ids, seed=self._seed, repetition_penalty=self._penalty)
-            jobs.append(Job(row.prompt + row.tokens, params, n))
-        for ended in self._run(window, jobs):
+            return Job(row.prompt + row.tokens, params, n)
+
+        for ended in self._run(window, map(asked, numbers)) if numbers else ():
             answered = []
             for job, output in ended:
                 row, decoding = rows[job.owner], decodings[job.owner]
@@ -285,7 +288,7 @@ class WindowedVLLM(RequestSide, VLLM):  # type: ignore[misc]  # lm-eval is untyp
             yield from self._read("long", left)
 
     def _read(self, window: Window, jobs: Sequence[Job]) -> Iterator[list[tuple[int, Score]]]:
-        for ended in self._run(window, jobs):
+        for ended in self._run(window, jobs) if jobs else ():
             yield [
                 pair
                 for job, output in ended
