@@ -111,8 +111,10 @@ class RunConfig(BaseModel):
             mode="json",
             exclude={"model", "baseline", "out", "data_dir", "offline", "missing_data", "memory_limit"},
         )
+        # Where nothing is cut or skipped, a narrower window can only refuse.
+        free = _FREE | ({"max_model_len"} if self.truncation == "error" else set())
         options = {
-            name: {key: value for key, value in group.items() if key not in _FREE}
+            name: {key: value for key, value in group.items() if key not in free}
             for name, group in kept["options"].items()
         }
         kept["options"] = {name: group for name, group in options.items() if group}

@@ -169,11 +169,6 @@ class Engines:
             torch.cuda.empty_cache()
 
 
-def _own_id(request_id: str) -> str:
-    # vLLM may add a suffix of its own after a dash.
-    return request_id.split("-", maxsplit=1)[0]
-
-
 @contextlib.contextmanager
 def _captured() -> Iterator[Callable[[], str]]:
     """Keeps what this process and those it starts print; the function gives it. An engine in a process of its own
@@ -201,8 +196,13 @@ def _captured() -> Iterator[Callable[[], str]]:
 def _start_error(name: str, arguments: Mapping[str, Any], said: str) -> Lr2EvalError:
     """What a failed start means, out of everything that was printed."""
     length = arguments["max_model_len"]
+    if re.search(r"(?:Available|Free) memory on (?:node|device)", said):
+        return BackendError(
+            f"{name}: the memory that vLLM would reserve for an engine is in use; end what uses it, or reserve less with "
+            "--set vllm.gpu_memory_utilization=0.3 (a share of it all, of the main memory on a CPU)"
+        )
     fits = re.search(r"estimated maximum model length is ([\d,]+)", said)
-    memory = re.search(r"out of memory|KV cache (?:is needed|memory)|No available memory|Free memory on device", said)
+    memory = re.search(r"out of memory|KV cache (?:is needed|memory)|No available memory", said)
     if fits or memory:
         largest = int(fits[1].replace(",", "")) if fits else 0
         what = f"a length of {largest:,} fits (--set vllm.max_model_len={largest})" if largest else "no length fits"

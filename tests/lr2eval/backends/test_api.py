@@ -231,6 +231,7 @@ def test_where_the_server_is_does_not_change_the_run() -> None:
 
     here = config("local-completions.base_url=a", "local-completions.num_concurrent=8").settings()
     assert here == config("local-completions.base_url=b").settings() == config().settings()
+    assert config("local-completions.max_model_len=5").settings() == here
     assert here != config("local-completions.base_url=b", "local-completions.model=other").settings()
 
 
