@@ -198,8 +198,8 @@ def _start_error(name: str, arguments: Mapping[str, Any], said: str) -> Lr2EvalE
     length = arguments["max_model_len"]
     if re.search(r"(?:Available|Free) memory on (?:node|device)", said):
         return BackendError(
-            f"{name}: the memory that vLLM would reserve for an engine is in use; end what uses it, or reserve less with "
-            "--set vllm.gpu_memory_utilization=0.3 (a share of it all, of the main memory on a CPU)"
+            f"{name}: the memory that vLLM would reserve for an engine is in use; end what uses it, or reserve less "
+            "with --set vllm.gpu_memory_utilization=0.3 (a share of it all, of the main memory on a CPU)"
         )
     fits = re.search(r"estimated maximum model length is ([\d,]+)", said)
     memory = re.search(r"out of memory|KV cache (?:is needed|memory)|No available memory", said)

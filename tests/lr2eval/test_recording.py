@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lr2eval._errors import BackendError, RunFailedError, StoreError
 from lr2eval._recording import RecordingLM
 from lr2eval._store import RunStore
 from lr2eval._types import ResponseDetail, Truncation
+from lr2eval.backends import Postponed
 
 
 class FakeBackend:
@@ -181,3 +183,43 @@ def test_a_backend_that_loses_answers_is_caught(tmp_path: Path) -> None:
     backend.generate_until = lambda reqs, disable_tqdm=False: ["only one"]  # type: ignore[method-assign]
     with pytest.raises(RunFailedError, match="answered 1 of 2"):
         recording(tmp_path, backend).generate_until(requests("a", "b"))
+
+
+class StreamingBackend(FakeBackend):
+    """Ends requests one by one, the last one first; stops before a chosen prompt."""
+
+    def __init__(self, stop: Exception | None = None, before: str = "") -> None:
+        super().__init__()
+        self.stop, self.before = stop, before
+
+    def stream(self, request_type: str, requests: list[Instance]) -> Iterator[list[tuple[int, str, ResponseDetail]]]:
+        for number, request in reversed(list(enumerate(requests))):
+            if request.args[0] == self.before:
+                if self.stop:
+                    raise self.stop
+                continue
+            self.asked.append([request.args[0]])
+            yield [(number, request.args[0][::-1], ResponseDetail(prompt_tokens=5))]
+
+
+@pytest.mark.parametrize("stop", [BackendError("gone"), Postponed()])
+def test_a_stream_is_kept_as_it_comes(tmp_path: Path, stop: Exception) -> None:
+    with pytest.raises(type(stop)):
+        recording(tmp_path, StreamingBackend(stop, "bbbb")).generate_until(requests(*PROMPTS))
+    backend = StreamingBackend()
+    assert recording(tmp_path, backend).generate_until(requests(*PROMPTS)) == [p[::-1] for p in PROMPTS]
+    assert backend.asked == [["bbbb"], ["aa"]], "what had ended is not asked again"
+
+
+def test_a_stream_that_loses_an_answer_is_caught(tmp_path: Path) -> None:
+    with pytest.raises(RunFailedError, match="answered 4 of 5"):
+        recording(tmp_path, StreamingBackend(None, "c")).generate_until(requests(*PROMPTS))
+
+
+def test_closing_closes_the_backend(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    recording(tmp_path / "a", backend).close()
+    closed: list[bool] = []
+    backend.close = lambda: closed.append(True)  # type: ignore[attr-defined]
+    recording(tmp_path / "b", backend).close()
+    assert closed == [True]
