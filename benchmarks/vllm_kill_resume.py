@@ -40,8 +40,10 @@ def command(model: Path, out: Path, backend: str, samples: int) -> list[str]:
     ]  # fmt: skip
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+def start(arguments: list[str], processes: bool = True) -> subprocess.Popen[str]:
+    """The run, its engine in processes of its own or, sooner there, in the run's."""
+    multiprocessing = {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(processes))}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **multiprocessing}
     return subprocess.Popen(
         arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     )
@@ -98,7 +100,7 @@ def campaign(work: Path, kills: int, samples: int, seed: int) -> dict[str, objec
         proper += kill(child, victim)
         died[victim] += 1
         lost += max(0, seen - answered(out))
-    child = start(command(model, out, "vllm", samples))
+    child = start(command(model, out, "vllm", samples), processes=False)
     error = child.communicate()[1]
     if child.returncode:
         raise SystemExit(f"the resumed run failed: {error[-500:]}")

@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -99,7 +100,9 @@ class Engines:
         facts, engine = self.facts[-1], self._llm.llm_engine
         ahead = AHEAD * engine.vllm_config.scheduler_config.max_num_seqs
         running: dict[str, Job] = {}
-        waiting, count = iter(jobs), facts.requests
+        waiting, count, over = iter(jobs), facts.requests, threading.Event()
+        resources = getattr(engine.engine_core, "resources", None)
+        _watch(resources, getattr(engine.engine_core, "outputs_queue", None), over)
         try:
             while True:
                 while len(running) < ahead and (job := next(waiting, None)) is not None:
@@ -121,12 +124,14 @@ class Engines:
             raise
         except Exception as error:
             running = {}
+            died = getattr(resources, "engine_dead", False)
+            reason = "a process of it died, for want of memory perhaps" if died else _first_line(error)
             self.stop()
             raise BackendError(
-                f"the vLLM engine stopped ({_first_line(error)}); finished samples are "
-                "kept, the same command goes on from there"
+                f"the vLLM engine stopped ({reason}); finished samples are kept, the same command goes on from there"
             ) from error
         finally:
+            over.set()
             if running:
                 engine.abort_request(list(running))
 
@@ -167,6 +172,24 @@ class Engines:
 
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _watch(resources: Any, outputs: Any, over: threading.Event, every: float = 1.0) -> None:
+    """Tell whoever waits for ``outputs`` when the engine's process is dead.
+
+    vLLM's client notes that (``engine_dead``), yet goes on waiting for ever when the process was killed and could not
+    say so itself.
+    """
+    if resources is None or outputs is None:
+        return  # the engine is in this process
+
+    def look() -> None:
+        while not over.wait(every):
+            if resources.engine_dead:
+                outputs.put_nowait(RuntimeError("a process of it died"))
+                return
+
+    threading.Thread(target=look, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from lr2eval._errors import BackendError, CheckpointError, UsageError
 from lr2eval.backends._generation import Decoding
 from lr2eval.backends._scoring import Reading, readings
-from lr2eval.backends._vllm_engine import _last_words, _start_error
+from lr2eval.backends._vllm_engine import _last_words, _start_error, _watch
 from lr2eval.backends._vllm_jobs import MOST_TOKENS, decoding_params, parts, reading_params, reading_scores, said
 
 
@@ -109,6 +111,17 @@ def test_why_an_engine_does_not_start(log: str, error: type[Exception], message:
     with pytest.raises(error, match=message):
         raise found
     assert "\n" not in str(found)
+
+
+def test_whoever_waits_for_a_dead_engine_is_told() -> None:
+    resources, outputs, over = SimpleNamespace(engine_dead=False), queue.Queue[Any](), threading.Event()
+    _watch(resources, outputs, over, every=0.01)
+    with pytest.raises(queue.Empty):
+        outputs.get(timeout=0.1)
+    resources.engine_dead = True
+    assert "died" in str(outputs.get(timeout=60))
+    over.set()
+    _watch(None, None, over)  # an engine in this process has neither
 
 
 def test_last_words_of_silence() -> None:
