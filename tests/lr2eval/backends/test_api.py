@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -136,8 +135,10 @@ def test_the_server_gets_the_ids_that_the_model_would_read(checkpoint: Checkpoin
 
 
 def test_answers_stream_longest_first_and_so_many_at_once(checkpoint: Checkpoint, serve: Any) -> None:
+    four = threading.Barrier(4, timeout=60)  # no answer before four requests are there
+
     def slow(number: int, payload: dict[str, Any]) -> str:
-        time.sleep(0.05)
+        four.wait()
         return str(len(payload["prompt"][0]))
 
     server = serve(slow)
