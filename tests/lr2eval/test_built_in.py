@@ -69,17 +69,19 @@ def test_a_tampered_weight_file_is_named(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("no_network")
 def test_the_demo_finds_needles_in_its_window_and_loses_them_beyond(lr2eval: Call, tmp_path: Path) -> None:
     tasks = "ruler:niah_single_1,ruler:niah_multikey_1,facts"
-    asked = ("--tasks", tasks, "--lengths", "512,1024", "--samples-per-task", "10", "--limit", "60")
+    asked = ("--tasks", tasks, "--lengths", "512,2048", "--samples-per-task", "10", "--limit", "60")
     done = lr2eval("run", *PAIR, *asked, "--set", "beyond_window=true", "--offline", "--out", tmp_path / "run")
     assert done.code == 0, done.err
     original, extended = scores(tmp_path / "run" / "original"), scores(tmp_path / "run" / "extended")
     assert original["niah_single_1", 512] >= 90
     assert original["niah_multikey_1", 512] >= 80
     assert original["facts", None] >= 85
-    assert original["niah_single_1", 1024] <= 30
+    # At 1024 most needles lie within reach of the question; twice that is too far for any.
+    assert original["niah_single_1", 2048] <= 10
+    assert original["niah_multikey_1", 2048] <= 10
     assert extended["niah_single_1", 512] >= 90
-    assert extended["niah_single_1", 1024] >= 80
-    assert extended["niah_multikey_1", 1024] >= 70
+    assert extended["niah_single_1", 2048] >= 80
+    assert extended["niah_multikey_1", 2048] >= 70
     assert extended["facts", None] >= 85
     for words in ("Does long work?", "What did short cost?", "Verdict: "):
         assert words in done.out
