@@ -54,6 +54,7 @@ def built(folder: Path) -> list[str]:
 
 def test_every_item_has_its_result_and_workers_stay(tmp_path: Path) -> None:
     with pool(tmp_path) as executor:
+        assert {number for _, number in executor.run(["wait for another"] * 2)} == {0, 1}
         assert sorted(executor.run(range(9))) == [(i, i * i) for i in range(9)]
         assert sorted(executor.run([3, 3, 5])) == [(3, 9), (3, 9), (5, 25)]
         assert list(executor.run([])) == []
@@ -102,7 +103,7 @@ def test_results_of_an_abandoned_map_do_not_turn_up_in_the_next(tmp_path: Path) 
 def test_no_worker_outlives_the_pool(tmp_path: Path) -> None:
     with pool(tmp_path) as executor:
         list(executor.run(range(4)))
-        pids = [worker.process.pid for worker in executor._workers]
+        pids = [worker.process.pid for worker in executor._all.values()]
     for pid in pids:
         assert pid is not None
         with pytest.raises(ProcessLookupError):
