@@ -32,7 +32,8 @@ def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> 
             original, extended = prepare_pair(config, progress.message)
             runs = {"original": original, "extended": extended}
         _print_plan(runs)
-        progress.message(f"roughly {format_seconds(_estimate(runs))} on this machine, by a half-second calibration")
+        if config.executor != "ray":  # the machines of a cluster are not this one
+            progress.message(f"roughly {format_seconds(_estimate(runs))} on this machine, by a half-second calibration")
         if dry_run:
             return
         from lr2eval._runner import execute

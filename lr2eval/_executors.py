@@ -28,7 +28,7 @@ Item_contra = TypeVar("Item_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
 DEATHS = 3
-"""An item that ended so many workers is given up; the fault is then its own. So are so many workers that never began."""
+"""An item that ended so many workers is given up; the fault is then its own. So is a run whose workers never begin."""
 
 
 class Later:
@@ -93,7 +93,7 @@ class Pool(ABC, Generic[Worker, Item, Result]):
     A worker is started when an item waits for one, and has items once it says that it is ready. An item whose worker
     dies goes to another one, first of all that wait, and the dead one is replaced; :class:`RunFailedError` for an item
     that ended three, and when three in a row die before they are ready. What an executor raises in a worker is raised
-    here. An event costs the same however many items and workers there are.
+    here, once the others have ended what they are at. An event costs the same however many items and workers there are.
     """
 
     def __init__(self, workers: int) -> None:
@@ -139,14 +139,17 @@ class Pool(ABC, Generic[Worker, Item, Result]):
         this call yielded before: it gives :data:`LATER` until it can."""
         waiting = _Waiting(items)
         deaths: Counter[int] = Counter()
+        failure: BaseException | None = None
         try:
             while True:
-                self._hand_out(waiting)
+                if failure is None:
+                    self._hand_out(waiting)
+                elif not self._busy:  # what the others were at has been yielded first
+                    raise failure
                 if not self._busy and not waiting.at_least(1):
                     if waiting.ended:
                         return
                     raise RuntimeError("no item runs that could make the next one")
-                failure: BaseException | None = None
                 for kind, worker, value in self._wait():
                     if kind == "died":
                         self._buried(worker, value, waiting, deaths)
@@ -160,8 +163,6 @@ class Pool(ABC, Generic[Worker, Item, Result]):
                             failure = failure or value
                         else:
                             yield value
-                if failure is not None:
-                    raise failure
         finally:
             # Left half-way: what is still being computed belongs to nobody.
             for worker in list(self._busy):
@@ -248,9 +249,7 @@ class Processes(Pool[Process, Item, Result]):
                 message = worker.connection.recv()
             except (EOFError, OSError):
                 worker.process.join()
-                code = worker.process.exitcode
-                signalled = code is not None and code < 0
-                events.append(("died", worker, f"killed by {signal.Signals(-code).name}" if signalled else f"exit code {code}"))
+                events.append(("died", worker, _how(worker.process.exitcode)))
                 continue
             events.append(("ready", worker, None) if message is None else (message[0], worker, message[1]))
         return events
@@ -260,6 +259,10 @@ class Processes(Pool[Process, Item, Result]):
         worker.process.kill()
         worker.process.join()
         worker.connection.close()
+
+
+def _how(code: int | None) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def answered(executor: Executor[Any, Any], item: Any) -> tuple[Literal["ended", "failed"], Any]:

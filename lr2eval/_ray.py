@@ -152,7 +152,11 @@ def _event(worker: Actor, future: Any) -> Event[Actor]:
     except ray.exceptions.RayActorError as error:
         return "died", worker, _first_line(error)
     except ray.exceptions.RayTaskError as error:  # of our own around the item: what it gave cannot be handed over
-        return "failed", worker, RunFailedError(f"a worker cannot hand over its result ({_first_line(error.cause or error)})")
+        return (
+            "failed",
+            worker,
+            RunFailedError(f"a worker cannot hand over its result ({_first_line(error.cause or error)})"),
+        )
     except Exception as error:  # its machine is gone, and the result with it
         return "died", worker, _first_line(error)
     return (value[0], worker, value[1]) if value[0] in ("ended", "failed") else ("ready", worker, value)

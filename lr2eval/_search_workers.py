@@ -22,7 +22,7 @@ class Loading:
     dtype: str
     device: str
     samples: Sequence[Sample]
-    workers: Workers = Workers()
+    workers: Workers
 
     def executor(self) -> AbstractContextManager[Executor]:
         """One that keeps the model here, or in workers."""

@@ -35,7 +35,9 @@ class Workers:
 
             check_installed()
         elif self.gpus is not None:
-            raise UsageError("--gpus-per-worker is for --executor ray; processes share the GPUs of this machine in turn")
+            raise UsageError(
+                "--gpus-per-worker is for --executor ray; processes share the GPUs of this machine in turn"
+            )
         if unknown := sorted((self.ray or {}).keys() - {"address"}):
             raise UsageError(f"ray.{unknown[0]}: no such option; there is ray.address=HOST:PORT")
 
