@@ -51,7 +51,7 @@ if __name__ == "__main__":
 
 
 def command(model: Path, out: Path, samples: int, workers: int = 0, executor: str = "processes") -> list[str]:
-    """The run that is killed: three tasks, two lengths, batches of two, fp32 on one thread; ``workers`` 0 is without."""
+    """The run that is killed: three tasks, two lengths, batches of two, fp32, one thread; ``workers`` 0 is without."""
     spread = ["--workers", str(workers), "--executor", executor] if workers else []
     return [
         "run", "--model", str(model), "--tasks", TASKS, "--lengths", "768,1k", "--samples-per-task", str(samples),

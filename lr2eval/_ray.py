@@ -27,6 +27,13 @@ PATIENCE = 600.0
 
 _KNOCK = 5.0
 _ATTEMPTS = 3
+_OWN = {
+    "RAY_worker_niceness": "0",  # they do all the work there is and need not stand back behind everything else
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_prestart_worker_first_driver": "0",  # Ray would not answer before some that nobody asked for are up
+    "RAY_enable_worker_prestart": "0",
+}
+"""Settings of a cluster of our own: on a busy machine a worker takes more than Ray's minute to import what it needs."""
 
 
 def check_installed() -> None:
@@ -179,6 +186,8 @@ def _connect(address: str | None, workers: int) -> None:
 
     if address is not None and address != "auto":
         _knock(address)
+    if address is None:
+        os.environ.update(_OWN | os.environ)
     own = {} if address else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
     for attempt in range(1, _ATTEMPTS + 1):
         try:
