@@ -76,7 +76,6 @@ class FakePool(Pool[FakeWorker, Item, Result], Generic[Item, Result]):
 
     def _start(self, number: int) -> FakeWorker:
         worker = FakeWorker(number)
-        self.loaded += self.loading
         self._later(self.loading, "ready", worker)
         return worker
 
@@ -96,6 +95,7 @@ class FakePool(Pool[FakeWorker, Item, Result], Generic[Item, Result]):
         while True:
             self.now, _, kind, worker = heapq.heappop(self._heap)
             if worker not in self._gone:
+                self.loaded += self.loading if kind == "ready" else 0.0
                 return [(kind, worker, self.answer(worker.item) if kind == "ended" else "made up")]
 
     def _stop(self, worker: FakeWorker) -> None:
