@@ -97,6 +97,10 @@ def search(
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16. [default: auto]")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps. [default: the best there is]")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that each keep the model. [default: 1]")] = None,
+    executor: Annotated[str | None, typer.Option(help="Workers are processes, or ray. [default: processes]")] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="Reserved for each Ray worker. [default: 1 on cuda]")
+    ] = None,
     attention_factor: Annotated[float | None, typer.Option(help="Temperature. [default: sqrt(1 + ln s/ln Lt)]")] = None,
     from_original: Annotated[
         bool | None, typer.Option("--from-original", help="Start from the window before the model's own rescaling.")
@@ -127,6 +131,8 @@ def search(
         "dtype": dtype,
         "device": device,
         "workers": workers,
+        "executor": executor,
+        "gpus_per_worker": gpus_per_worker,
         "attention_factor": attention_factor,
         "from_original": from_original,
         "race": race,

@@ -31,6 +31,8 @@ def run_command(config: RunConfig, *, dry_run: bool, command: Sequence[str]) -> 
             original, extended = prepare_pair(config, progress.message)
             runs = {"original": original, "extended": extended}
         print_plan(runs, progress.message)
+        if config.workers > 1:
+            progress.message(f"the times are those of one worker on this machine; {config.workers} share the work")
         if dry_run:
             return
         from lr2eval._runner import execute

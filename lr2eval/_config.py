@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lr2eval._errors import UsageError
 from lr2eval._ids import digest
+from lr2eval._workers import Kind, Workers
 
 DEFAULT_SAMPLES = 100
 FIRST_LENGTH = 4096
@@ -23,6 +24,7 @@ _FREE = {
     "cpu_offload_gb", "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend",
 }  # fmt: skip
 """Options that say how the work is spread and where, not what is asked: a run may go on with others."""
+_SPREAD = ("workers", "executor", "gpus_per_worker")
 
 
 class RunConfig(BaseModel):
@@ -59,6 +61,10 @@ class RunConfig(BaseModel):
     beyond_window: bool = False
     """Run lengths above ``max_position_embeddings`` on purpose."""
     trust_remote_code: bool = False
+    workers: int = Field(1, ge=1)
+    """That each keep the model; 1: this process, unless they are Ray's."""
+    executor: Kind = "processes"
+    gpus_per_worker: float | None = Field(None, ge=0)
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Options of single benchmarks and of the backend: ``[ruler]`` in a file, ``--set ruler.key=value``."""
 
@@ -105,17 +111,23 @@ class RunConfig(BaseModel):
             return number
         raise ValueError("must be a whole number of samples or a share between 0 and 1")
 
+    @property
+    def where(self) -> Workers:
+        """The workers that are asked for."""
+        return Workers(self.workers, self.executor, self.gpus_per_worker, self.options.get("ray"))
+
     def settings(self) -> dict[str, Any]:
         """The keys that decide samples, prompts and answers; a run folder belongs to exactly one such set."""
         kept = self.model_dump(
             mode="json",
-            exclude={"model", "baseline", "out", "data_dir", "offline", "missing_data", "memory_limit"},
+            exclude={"model", "baseline", "out", "data_dir", "offline", "missing_data", "memory_limit", *_SPREAD},
         )
         # Where nothing is cut or skipped, a narrower window can only refuse.
         free = _FREE | ({"max_model_len"} if self.truncation == "error" else set())
         options = {
             name: {key: value for key, value in group.items() if key not in free}
             for name, group in kept["options"].items()
+            if name != "ray"
         }
         kept["options"] = {name: group for name, group in options.items() if group}
         return kept

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval import _bundle, _models
-from lr2eval._backend import check_backend
+from lr2eval._backend import SERVERS, check_backend
 from lr2eval._card import Card
 from lr2eval._checkpoint import Checkpoint
 from lr2eval._config import RunConfig, default_lengths, format_length
@@ -68,6 +68,12 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     ``original``: the model it will be compared with; prompts that have their own length are run at its window as well.
     """
     check_backend(config)
+    config.where.check()
+    if not config.where.here and config.backend in ("vllm", *SERVERS):
+        raise UsageError(
+            f"--workers: --backend {config.backend} spreads its work itself; for vllm --set "
+            "vllm.tensor_parallel_size=N, for a server --set num_concurrent=N among its options"
+        )
     checkpoint = open_checkpoint(config.model, config)
     tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
     card = Card.read(checkpoint.folder)
@@ -199,7 +205,7 @@ def make_shards(
 def _check_options(config: RunConfig, benchmarks: Sequence[Benchmark]) -> None:
     names = {benchmark.name for benchmark in benchmarks}
     for name in config.options:
-        if name not in names | {config.backend.replace("-", "_")}:
+        if name not in names | {config.backend.replace("-", "_"), "ray"}:
             raise UsageError(
                 f"options for {name!r}, which is neither the backend nor among the tasks of this run "
                 f"({', '.join(sorted(names))})"

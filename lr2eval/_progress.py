@@ -35,6 +35,8 @@ class RunProgress:
         self._total = self._tokens = 0
         self._done = self._busy = 0.0
         self._last_line = 0.0
+        self._together = False
+        self._samples, self._answered, self._read, self._began = 0, 0.0, 0, 0.0
 
     def __enter__(self) -> RunProgress:
         return self
@@ -53,8 +55,10 @@ class RunProgress:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def start(self, shards: Sequence[Shard]) -> None:
-        """Before the first shard."""
+    def start(self, shards: Sequence[Shard], *, together: bool = False) -> None:
+        """Before the first shard. ``together``: several run at a time, so only the whole has a bar."""
+        self._together, self._samples = together, sum(shard.n for shard in shards)
+        self._began = self._last_line = time.monotonic()
         if not self._live or self._quiet:
             return
         from rich.console import Console
@@ -75,12 +79,16 @@ class RunProgress:
         at = "" if shard.length is None else f" {format_length(shard.length)}"
         self._name = f"{shard.task}{at}"
         self._total, self._done, self._tokens, self._busy = shard.n, 0.0, 0, 0.0
+        if self._together:
+            return
         self._last_line = time.monotonic()
         if self._bars:
             self._bar = self._bars.add_task(self._name, total=shard.n, speed="")
 
     def batch_done(self, samples: float, tokens: int, seconds: float) -> None:
         """After a batch that answered ``samples`` samples and took ``seconds`` for ``tokens`` tokens."""
+        if self._together:
+            return
         self._done += samples
         self._tokens += tokens
         self._busy += seconds
@@ -94,6 +102,17 @@ class RunProgress:
             self._last_line = time.monotonic()
             left = self._busy / done * (self._total - done)
             self.message(f"  {self._name}: {done}/{self._total}, {speed}, about {format_seconds(left)} left")
+
+    def batch_of_any(self, samples: float, tokens: int) -> None:
+        """After a batch of any shard, where several run at a time."""
+        self._answered += samples
+        self._read += tokens
+        speed = f"{self._read / max(time.monotonic() - self._began, 1e-9):,.0f} tok/s" if self._read else ""
+        if self._bars and self._total_bar is not None:
+            self._bars.update(self._total_bar, completed=min(self._samples, round(self._answered)), speed=speed)
+        elif time.monotonic() - self._last_line >= self._every and self._answered:
+            self._last_line = time.monotonic()
+            self.message(f"  all: {min(self._samples, round(self._answered))}/{self._samples}, {speed}")
 
     def shard_done(self, shard: Shard, score: float | None, n: int) -> None:
         if self._bars and self._bar is not None and self._total_bar is not None:
@@ -114,6 +133,7 @@ class RunProgress:
 
     def shard_kept(self, shard: Shard) -> None:
         """A shard that an earlier session finished."""
+        self._answered += shard.n
         if self._bars and self._total_bar is not None:
             self._bars.advance(self._total_bar, shard.n)
 

@@ -103,12 +103,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         shard, store = self._shard, self.store
         keys = self._keys(request_type, requests)
         done = store.responses(shard, request_type)
-        for number, (key, _, _) in done.items():
-            if number >= len(keys) or keys[number] != key:
-                raise StoreError(
-                    f"{store.path}: the stored responses of {shard} answer other prompts than the ones asked now; "
-                    "start again with a fresh --out"
-                )
+        self._check(done, keys)
         fits, skipped = self._route(request_type, requests)
         if fresh := [number for number in skipped if number not in done]:
             detail = ResponseDetail(finish="skipped")
@@ -128,6 +123,13 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         for number, request in enumerate(requests):
             self.details.setdefault(request.doc_id, []).append(done[number][2])
         return [done[number][1] for number in range(len(requests))]
+
+    def _check(self, done: Mapping[int, Any], keys: Sequence[str]) -> None:
+        if any(number >= len(keys) or keys[number] != key for number, (key, _, _) in done.items()):
+            raise StoreError(
+                f"{self.store.path}: the stored responses of {self._shard} answer other prompts than the ones asked "
+                "now; start again with a fresh --out"
+            )
 
     def _rows(
         self,

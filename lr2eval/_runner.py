@@ -86,6 +86,7 @@ def _locked(run: Prepared, folder: Path, command: Sequence[str], progress: RunPr
         "outcome": "running",
         "versions": _manifest.versions(),
         "model_seconds": 0.0,
+        **run.config.where.facts(),
     }
     manifest["sessions"].append(session)
     _manifest.write(folder, manifest)
@@ -122,17 +123,12 @@ def _run_shards(
 ) -> None:
     from lr2eval._recording import RecordingLM
 
+    if not run.config.where.here:
+        _spread_shards(run, waiting, store, folder, progress, session)
+        return
     progress.message(f"loading {run.checkpoint.name}")
-    lm = RecordingLM(
-        load_backend(run.checkpoint, run.config),
-        store,
-        {"model": run.checkpoint.fingerprint, **{key: run.settings["config"][key] for key in _RESPONSE_KEYS}},
-        truncation=run.config.truncation,
-    )
-    progress.start(run.shards)
-    for shard in run.shards:
-        if shard not in waiting:
-            progress.shard_kept(shard)
+    lm = RecordingLM(load_backend(run.checkpoint, run.config), store, _identity(run), truncation=run.config.truncation)
+    _show(run, waiting, progress)
     with contextlib.closing(lm):  # an engine keeps its memory until then, and a second run may follow
         _in_turns(run, waiting, lm, store, folder, progress, session, keep_session)
 
@@ -149,6 +145,7 @@ def _in_turns(
 ) -> None:
     from lr2eval.backends import Postponed
 
+    keep = _Results(run, store, folder)
     # A backend with one engine per window starts each once: what wants the second waits for all that wants the first.
     for postpone in (True, False):
         lm.backend.postpone = postpone
@@ -164,8 +161,72 @@ def _in_turns(
                 if engines := getattr(lm.backend, "engines", None):
                     session["engines"] = engines
                     keep_session()
-            write_results(run, store, folder)
+            keep.write()
         waiting = postponed
+
+
+def _spread_shards(
+    run: Prepared,
+    waiting: Sequence[Shard],
+    store: RunStore,
+    folder: Path,
+    progress: RunProgress,
+    session: dict[str, Any],
+) -> None:
+    """Over workers. Time in the model is that of one of them, on average."""
+    from lr2eval._pool import Loading, PooledLM, Wanted, Work
+
+    where = run.config.where
+    lm = PooledLM(run.tokenizer.tokenizer, store, _identity(run), run.config.truncation)
+    keep = _Results(run, store, folder)
+
+    def finish(shard: Shard) -> None:
+        try:
+            _run_shard(run, shard, lm, store, progress)
+        except Wanted:
+            progress.shard_postponed()
+            raise
+        keep.write()
+
+    device = run.settings["config"]["device"]
+    loading = Loading(run.checkpoint, run.config, device)
+    progress.message(f"loading {run.checkpoint.name} in {where.count} workers")
+    with where.pool(loading, device) as pool:
+        _show(run, waiting, progress, together=True)
+        ours = run.config.backend == "hf" and run.config.memory_limit is None
+        work = Work(lm, waiting, finish, where.count, memory=ours)
+        for reply in pool.run(work):
+            progress.batch_of_any(*work.take(reply))
+            session["model_seconds"] = round(work.model_seconds / where.count, 3)
+            session["worker_deaths"] = pool.deaths
+
+
+def _show(run: Prepared, waiting: Sequence[Shard], progress: RunProgress, *, together: bool = False) -> None:
+    progress.start(run.shards, together=together)
+    left = {shard.id for shard in waiting}
+    for shard in run.shards:
+        if shard.id not in left:
+            progress.shard_kept(shard)
+
+
+class _Results:
+    """Keeps ``results.json`` up to date while shards end, in a twentieth of the time: what it costs grows with them."""
+
+    def __init__(self, run: Prepared, store: RunStore, folder: Path) -> None:
+        self._arguments = run, store, folder
+        self._next = 0.0
+
+    def write(self) -> None:
+        began = time.monotonic()
+        if began >= self._next:
+            write_results(*self._arguments)
+            ended = time.monotonic()
+            self._next = ended + 20 * (ended - began)
+
+
+def _identity(run: Prepared) -> dict[str, Any]:
+    config = run.settings["config"]
+    return {"model": run.checkpoint.fingerprint, **{key: config[key] for key in _RESPONSE_KEYS}}
 
 
 _RESPONSE_KEYS = (

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from lr2eval import _manifest
 from lr2eval._checkpoint import Checkpoint
-from lr2eval._config import first_problem, format_length, read_sets
+from lr2eval._config import first_problem, format_length, put, read_sets
 from lr2eval._errors import MissingDataError, StoreError, UsageError
 from lr2eval._ids import digest
 from lr2eval._paths import cache_dir, write_json
@@ -38,7 +38,9 @@ def load_search_config(flags: Mapping[str, Any], sets: Sequence[str]) -> SearchC
     """``--set key=value`` under flags (``None`` = not given). Raises :class:`UsageError` naming what is wrong."""
     from lr2eval.method.search_config import SearchConfig
 
-    values = dict(read_sets(sets))
+    values: dict[str, Any] = {}
+    for key, value in read_sets(sets):
+        put(values, key, value)
     values |= {key: value for key, value in flags.items() if value is not None}
     unknown = sorted(values.keys() - SearchConfig.model_fields.keys())
     if unknown:
@@ -54,6 +56,7 @@ def search_command(config: SearchConfig, *, command: Sequence[str]) -> None:
     from lr2eval._models import locate
     from lr2eval.method.rope_source import ModelRope
 
+    config.where.check()
     folder = locate(config.model, offline=config.offline)
     rope = ModelRope.read(folder).original(from_original=config.from_original)
     try:
@@ -106,8 +109,8 @@ def _search(
         raise StoreError(f"{home}: {error.strerror or error}; mend that and run the same command again") from error
     with lock:
         _claim(home, settings, data, command)
-        loading = Loading(checkpoint, dtype, device, samples)
-        with Journal.open(home) as journal, loading.executor(config.workers) as executor:
+        loading = Loading(checkpoint, dtype, device, samples, config.where)
+        with Journal.open(home) as journal, loading.executor() as executor:
             found = _search_and_compare(config, checkpoint, rope, spaces, plan, executor, journal, progress, data)
         _write(home, config, *found)
         report = render_search(home, home / "report.html")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-
-import torch
+from dataclasses import dataclass, replace
 
 from lr2eval._checkpoint import Checkpoint
 from lr2eval._errors import CheckpointError
-from lr2eval._executors import Processes
+from lr2eval._workers import Workers, settle
 from lr2eval.backends._loading import load_model, quiet
 from lr2eval.method.executors import Executor, InProcess, Job, Result
 from lr2eval.method.needles import Sample
@@ -19,43 +16,38 @@ from lr2eval.method.needles import Sample
 
 @dataclass(frozen=True)
 class Loading:
-    """What a worker needs; the worker of number n takes the n-th GPU. Goes to another process as it is."""
+    """What a worker needs. Goes to another process as it is."""
 
     checkpoint: Checkpoint
     dtype: str
     device: str
     samples: Sequence[Sample]
-    threads: int | None = None
-    """Of a worker; ``None`` leaves torch's own choice."""
+    workers: Workers
 
-    def executor(self, workers: int) -> AbstractContextManager[Executor]:
-        """One that keeps the model here (for one worker) or in ``workers`` processes."""
-        if workers == 1:
-            return nullcontext(_Lazy(self, 0))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return Processes(Loading(**(vars(self) | {"threads": max(1, cores // workers)})), workers)
+    def executor(self) -> AbstractContextManager[Executor]:
+        """One that keeps the model here, or in workers."""
+        if self.workers.here:
+            return nullcontext(_Lazy(self))
+        return self.workers.pool(self, self.device)
 
     def __call__(self, number: int) -> Executor:
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)
-        return _Lazy(self, number)
+        elsewhere = self.workers.kind == "ray"
+        device = settle(number, self.device, self.workers.threads, self.checkpoint, elsewhere=elsewhere)
+        return _Lazy(replace(self, device=device))
 
 
 class _Lazy:
     """The in-process executor; the model is loaded when first needed, and a refusal of it names the checkpoint."""
 
-    def __init__(self, loading: Loading, number: int) -> None:
-        self._loading, self._number = loading, number
+    def __init__(self, loading: Loading) -> None:
+        self._loading = loading
         self._inner: InProcess | None = None
 
     def run(self, jobs: Sequence[Job], /) -> Iterator[Result]:
         loading = self._loading
         if self._inner is None:
-            device = loading.device
-            if device == "cuda" and torch.cuda.device_count():
-                device = f"cuda:{self._number % torch.cuda.device_count()}"
             with quiet():
-                model = load_model(loading.checkpoint, loading.dtype, device, False)
+                model = load_model(loading.checkpoint, loading.dtype, loading.device, False)
             self._inner = InProcess(model, loading.samples)
         try:
             yield from self._inner.run(jobs)

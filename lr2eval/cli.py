@@ -46,8 +46,11 @@ def _root(
     pass
 
 
-@app.command()
-def run(  # the flags of design.md: twenty, everything else through --config and --set
+# The flags of design.md: twenty, everything else through --config and --set; but where a run is spread over workers is
+# written as it is for a search, and read in `_spread`.
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def run(
+    context: typer.Context,
     model: Annotated[str | None, typer.Option(help="Checkpoint folder, or a name (`lr2eval models list`).")] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma list: ruler,mmlu or ruler:vt or any lm-eval task.")] = None,
     baseline: Annotated[str | None, typer.Option(help="The original model, run on the same samples.")] = None,
@@ -73,10 +76,13 @@ def run(  # the flags of design.md: twenty, everything else through --config and
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, stop.")] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/MODEL-CONFIG]")] = None,
 ) -> None:
-    """Evaluate a model (and its baseline); the same command again resumes."""
+    """Evaluate a model (and its baseline); the same command again resumes.
+
+    Over several workers: --workers N --executor processes|ray --gpus-per-worker K.
+    """
     from lr2eval._config import load_config
 
-    flags = {
+    flags = _spread(context) | {
         "model": model,
         "tasks": tasks,
         "baseline": baseline,
@@ -98,6 +104,23 @@ def run(  # the flags of design.md: twenty, everything else through --config and
     from lr2eval._commands import run_command
 
     run_command(load_config(flags, config, set_ or ()), dry_run=dry_run, command=["lr2eval", *sys.argv[1:]])
+
+
+def _spread(context: typer.Context) -> dict[str, str]:
+    """The flags of the workers among what `run` does not know; anything else there is refused as it always is."""
+    known = {"--workers": "workers", "--executor": "executor", "--gpus-per-worker": "gpus_per_worker"}
+    found = {}
+    words = list(context.args)
+    while words:
+        name, equals, value = words.pop(0).partition("=")
+        if name not in known:
+            context.fail(
+                f"No such option: {name}" if name.startswith("-") else f"Got unexpected extra argument ({name})"
+            )
+        if not equals and not words:
+            context.fail(f"Option {name!r} requires an argument.")
+        found[known[name]] = value if equals else words.pop(0)
+    return found
 
 
 @app.command()

@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lr2eval._config import parse_length
 from lr2eval._wording import Wording
+from lr2eval._workers import Kind, Workers
 from lr2eval.method.needles import NeedleSettings
 from lr2eval.method.rope import OriginalRope
 from lr2eval.method.search import SearchSettings
 from lr2eval.method.search_run import Plan, Racing
 from lr2eval.method.search_space import Space
 
-_NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording", "workers"}
+_NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording", "workers", "executor", "gpus_per_worker", "ray"}
 NEAR_THEORY = (6, 4, 2, 0)
 """Default splits, counted down from ``d_tcd``: the neighbourhood in which the method's authors looked."""
 
@@ -47,6 +48,10 @@ class SearchConfig(BaseModel):
     device: str | None = None
     workers: int = Field(1, ge=1)
     """Processes that each keep the model; 1: this process."""
+    executor: Kind = "processes"
+    gpus_per_worker: float | None = Field(None, ge=0)
+    ray: dict[str, Any] = Field(default_factory=dict)
+    """``address`` of a cluster."""
     attention_factor: float | None = Field(None, gt=0)
     from_original: bool = False
     random: bool = False
@@ -99,6 +104,10 @@ class SearchConfig(BaseModel):
             seed=self.seed,
             wording=Wording() if self.wording is None else Wording.read(self.wording),
         )
+
+    @property
+    def where(self) -> Workers:
+        return Workers(self.workers, self.executor, self.gpus_per_worker, self.ray)
 
     def plan(self) -> Plan:
         """What decides the candidates, beside the spaces. Raises :class:`ValueError`."""

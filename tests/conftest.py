@@ -32,7 +32,7 @@ def shared_data() -> Path:
 
 def avoidable(reason: str) -> bool:
     """Whether CI must not accept a skip for this reason: the data is there, or model and browser can be fetched."""
-    absent = ("real model absent", "Chromium absent")
+    absent = ("real model absent", "Chromium absent", "ray is not installed")
     return ("shared data absent" in reason and DATA.is_dir()) or any(words in reason for words in absent)
 
 

@@ -52,7 +52,7 @@ ROOMS = {
         "lr2eval._estimate_work",
         "lr2eval.__main__",
     ),
-    "runner": ("lr2eval._prepare", "lr2eval._runner", "lr2eval._recording", "lr2eval._backend"),
+    "runner": ("lr2eval._prepare", "lr2eval._runner", "lr2eval._recording", "lr2eval._backend", "lr2eval._pool"),
     "core": ("lr2eval",),
 }
 ALLOWED = {

@@ -1,9 +1,10 @@
-"""Durability for real: SIGKILL at random moments, three here, twenty in ``benchmarks/kill_resume.py``."""
+"""Durability for real: SIGKILL at random moments, a few here, twenty and more by ``benchmarks/kill_resume.py``."""
 
 from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,14 +12,17 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "kill_resume.py"
 
 
 @pytest.mark.timeout(600)
-def test_killed_and_resumed_run_equals_the_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("spread", [{}, {"workers": 2}], ids=["alone", "processes"])
+def test_killed_and_resumed_run_equals_the_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: dict[str, Any]
+) -> None:
     monkeypatch.setenv("LR2EVAL_CACHE", str(tmp_path / "cache"))
     spec = importlib.util.spec_from_file_location("kill_resume", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     harness = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(harness)
-    facts = harness.campaign(tmp_path, kills=3, samples=8, seed=11)
+    facts = harness.campaign(tmp_path, kills=3, samples=8, seed=11, **spread)
     assert facts["kills"] == 3
     assert facts["committed_requests_evaluated_again"] == 0
     assert facts["runs_finished_and_compared"] >= 1

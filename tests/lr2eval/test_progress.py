@@ -38,3 +38,31 @@ def test_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.out == ""
     assert "hello [bold]" in printed.err
     assert "6/6" in printed.err, "kept shards count as done"
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_several_shards_at_a_time_are_counted_together(capsys: pytest.CaptureFixture[str], live: bool) -> None:
+    one, two, kept = shard(n=4), shard(task="cwe", n=2), shard(task="fwe", n=1)
+    progress = RunProgress(live=live, every=0.0)
+    with progress:
+        progress.start([one, two, kept], together=True)
+        progress.shard_kept(kept)
+        for each in (one, two):
+            progress.shard_started(each)
+            progress.shard_postponed()
+        progress.batch_of_any(2, 100)
+        progress.batch_of_any(2, 100)
+        progress.shard_started(two)
+        progress.batch_done(2, 0, 0.0)
+        progress.shard_done(two, 50.0, 2)
+        progress.batch_of_any(2, 100)
+    lines = capsys.readouterr().err
+    assert "cwe 1k: 50.0 (n=2)" in lines
+    if live:
+        assert "7/7" in lines
+    else:
+        assert [line.split(",")[0] for line in lines.splitlines() if "all:" in line] == [
+            "  all: 3/7",
+            "  all: 5/7",
+            "  all: 7/7",
+        ]
