@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from reproduction import rules, searches
 from reproduction.cells import Cell, Design, plan
-from reproduction.measure import Test, answered, layout
 from reproduction.intervals import share
+from reproduction.measure import Test, answered, layout
 from reproduction.store import Store, pack, unpack
 
 from lr2eval.method.needles import Sample
