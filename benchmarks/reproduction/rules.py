@@ -16,7 +16,10 @@ Found = Callable[[str], Mapping[str, Any]]
 def factors(
     rule: str, rope: OriginalRope, target: int, published: Callable[[], tuple[RopeScaling, int]], found: Found
 ) -> RopeScaling:
-    """``published`` gives LongRoPE2's factors of the full search and their split. Raises :class:`KeyError` for an unknown rule."""
+    """``published`` gives LongRoPE2's factors of the full search and their split.
+
+    Raises :class:`KeyError` for an unknown rule.
+    """
     if rule == "yarn-1.5":  # YaRN made for 1.5 times the target: is it the search, or only larger factors?
         return replace(rope_rules.yarn(rope, target * 3 // 2), target_window=target)
     if rule == "longrope2":

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from reproduction import rules, searches
 from reproduction.cells import Cell, Design, plan
-from reproduction.intervals import share
+from reproduction.intervals import documents, share
 from reproduction.measure import Test, answered, layout
 from reproduction.store import Store, pack, unpack
 
@@ -178,7 +178,7 @@ class Study:
         agree = True
         for task, packed in line["answers"].items():
             mean = packed["right"] / packed["asked"]
-            known = share(unpack(stored["answers"][task]), questions[task]["questions"])
+            known = share(unpack(stored["answers"][task]), documents(questions[task]["questions"]))
             inside = known.low <= mean <= known.high
             agree &= inside
             print(f"{task}: again {mean:.4f}, stored {known.mean:.4f} [{known.low:.4f}, {known.high:.4f}]"
@@ -186,15 +186,15 @@ class Study:
         return agree
 
 
-def subject_of(design: Design, folders: Sequence[Path], factors: Path | None) -> Subject:
-    """The subject of a design; ``factors`` is a finished search of the demo model."""
+def subject_of(design: Design, folders: Sequence[Path], search: Path | None) -> Subject:
+    """The subject of a design; ``search`` is a finished search of the demo model."""
     if design.subject == "tiny":
         from reproduction.tiny import Tiny
 
         return Tiny(design.own)
     from reproduction.demo import Demo
 
-    return Demo(design.own, folders[0], factors)
+    return Demo(design.own, folders[0], search)
 
 
 def main() -> int:
@@ -203,7 +203,7 @@ def main() -> int:
     parser.add_argument("--subject", choices=("tiny", "demo"), default="tiny")
     parser.add_argument("--work", type=Path, help="folder for what is half done")
     parser.add_argument("--results", type=Path, help="JSON lines; the committed ones by default")
-    parser.add_argument("--factors", type=Path, help="factors.json of the demo model's search")
+    parser.add_argument("--search", type=Path, help="folder of the demo model's finished search")
     parser.add_argument("--list", action="store_true", help="say which cells are missing")
     parser.add_argument("--cell", help="SEED/RULE/TRAINING: only this one")
     parser.add_argument("--fresh", action="store_true", help="with --cell: run it again and compare")
@@ -224,7 +224,7 @@ def main() -> int:
     np.random.seed(0)
     store = Store(path, design.to_json())
     folders = dict(zip(design.seeds, arguments.models, strict=True))
-    subject = subject_of(design, arguments.models, arguments.factors)
+    subject = subject_of(design, arguments.models, arguments.search)
     study = Study(design, subject, folders, store, arguments.work)
     if arguments.cell and arguments.fresh:
         return 0 if study.again(arguments.cell) else 1

@@ -1,4 +1,6 @@
-"""Tables and figures of ``docs/reproduction.md`` from the results: ``tables.py --write|--check PAGE`` or ``--figures FOLDER``.
+"""Tables and figures of ``docs/reproduction.md`` from the results.
+
+``tables.py --write PAGE``, ``--check PAGE``, ``--figures FOLDER``.
 
 In the page a table stands between ``<!-- table SUBJECT NAME -->`` and ``<!-- end -->``. ``--check`` says which of them
 are not what the results give (exit code 1); ``--write`` puts them in. Nothing else of the page is touched.
@@ -13,12 +15,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from reproduction.cells import Cell, Design, plan
-from reproduction.intervals import Estimate, over_seeds, paired, share
+from reproduction.intervals import Estimate, documents, over_seeds, paired, share
 from reproduction.store import Store, unpack
 
 HERE = Path(__file__).parent
@@ -51,7 +53,21 @@ REFERENCES = {
     "ntk-rcd": "ntk",
 }
 """What an ablation is compared with; the other searches with the thin search."""
+STATES = (
+    ("no", False, "no training, original RoPE in the window"),
+    ("no", True, "no training, rescaled RoPE left on"),
+    ("mixed", False, "mixed windows"),
+    ("mixed", True, "mixed windows, rescaled RoPE left on"),
+    ("long-only", False, "long rows only"),
+)
 TRAININGS = {"no": "no training", "mixed": "mixed windows", "long-only": "long rows only"}
+
+
+class Answers(NamedTuple):
+    """Right (1) or wrong (0), and the document of each."""
+
+    right: np.ndarray
+    document: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -86,30 +102,33 @@ class Results:
         """The seeds that have this cell."""
         return [seed for seed in self.design.seeds if Cell(seed, rule, training).key in self.store]
 
-    def answers(self, seed: int, rule: str, training: str, task: str, *, left_on: bool = False) -> np.ndarray:
+    def answers(self, seed: int, rule: str, training: str, task: str, *, left_on: bool = False) -> Answers:
         line = self.store[Cell(seed, rule, training).key]
-        return unpack(line["left_on" if left_on else "answers"][task])
+        asked = documents(self.store[f"{seed}"]["tests"][task]["questions"])
+        return Answers(unpack(line["left_on" if left_on else "answers"][task]), asked)
 
-    def questions(self, seed: int, task: str) -> list[int]:
-        return list(self.store[f"{seed}"]["tests"][task]["questions"])
-
-    def far(self, seed: int, rule: str, training: str) -> tuple[np.ndarray, list[int], np.ndarray]:
-        """Every retrieval question at the target length: (right, questions of each document, fifth of each)."""
-        names = [f"{task}@{self.target}" for task in self.tasks]
+    def far(self, seed: int, rule: str, training: str, fifth: int | None = None) -> Answers:
+        """Every retrieval question at the target length, or those whose answer is in one fifth of the text."""
+        parts = [self.answers(seed, rule, training, f"{task}@{self.target}") for task in self.tasks]
+        firsts = np.cumsum([0, *(part.document[-1] + 1 for part in parts)])
+        right = np.concatenate([part.right for part in parts])
+        document = np.concatenate([part.document + first for part, first in zip(parts, firsts, strict=False)])
+        if fifth is None:
+            return Answers(right, document)
         tests = self.store[f"{seed}"]["tests"]
-        right = np.concatenate([self.answers(seed, rule, training, name) for name in names])
-        questions = [count for name in names for count in tests[name]["questions"]]
-        return right, questions, np.array([int(digit) for name in names for digit in tests[name]["fifths"]])
+        fifths = np.array([int(digit) for task in self.tasks for digit in tests[f"{task}@{self.target}"]["fifths"]])
+        return Answers(right[fifths == fifth], document[fifths == fifth])
 
-    def mean(self, rule: str, training: str, value: Callable[[int], float], bounds: tuple[float, float] | None) -> str:
-        """``value`` of a seed, over the seeds that have the cell."""
+    def mean(self, rule: str, training: str, answers: Callable[[int], Answers]) -> str:
+        """Over the seeds that have the cell: mean and t interval; for a subject of one seed that over documents."""
         seeds = self.has(rule, training)
         if not seeds:
             return ABSENT
-        return _percent(over_seeds([value(seed) for seed in seeds], bounds)) + self._fewer(seeds)
-
-    def _fewer(self, seeds: Sequence[int]) -> str:
-        return "" if len(seeds) == len(self.design.seeds) else f" (n {len(seeds)})"
+        found = [answers(seed) for seed in seeds]
+        if len(self.design.seeds) == 1:
+            return _percent(share(found[0].right, found[0].document))
+        fewer = "" if len(seeds) == len(self.design.seeds) else f" (n {len(seeds)})"
+        return _percent(over_seeds([float(each.right.mean()) for each in found], (0, 1))) + fewer
 
 
 def _percent(value: Estimate, sign: str = "") -> str:
@@ -168,25 +187,21 @@ def tasks(results: Results, training: str) -> str:
 
 
 def _by(results: Results, rule: str, training: str, names: Sequence[str]) -> list[str]:
-    def value(name: str) -> Callable[[int], float]:
-        return lambda seed: float(results.answers(seed, rule, training, name).mean())
+    def answers(name: str) -> Callable[[int], Answers]:
+        return lambda seed: results.answers(seed, rule, training, name)
 
-    return [NAMES[rule], *(results.mean(rule, training, value(name), (0, 1)) for name in names)]
+    return [NAMES[rule], *(results.mean(rule, training, answers(name)) for name in names)]
 
 
 def depth(results: Results, training: str) -> str:
     """All retrieval questions at the target length by the fifth of the text that holds the answer."""
 
-    def value(rule: str, fifth: int) -> Callable[[int], float]:
-        def of(seed: int) -> float:
-            right, _, fifths = results.far(seed, rule, training)
-            return float(right[fifths == fifth].mean())
-
-        return of
+    def answers(rule: str, fifth: int) -> Callable[[int], Answers]:
+        return lambda seed: results.far(seed, rule, training, fifth)
 
     head = [TRAININGS[training], "first fifth (farthest)", "second", "third", "fourth", "last fifth"]
     rows = [
-        [NAMES[rule], *(results.mean(rule, training, value(rule, fifth), (0, 1)) for fifth in range(5))]
+        [NAMES[rule], *(results.mean(rule, training, answers(rule, fifth)) for fifth in range(5))]
         for rule in results.design.common["rules"]
     ]
     return _table(head, rows)
@@ -198,8 +213,8 @@ def seeds(results: Results, training: str) -> str:
     def entry(seed: int, rule: str) -> str:
         if seed not in results.has(rule, training):
             return ABSENT
-        right, questions, _ = results.far(seed, rule, training)
-        return _percent(share(right, questions))
+        found = results.far(seed, rule, training)
+        return _percent(share(found.right, found.document))
 
     head = [TRAININGS[training], *(f"seed {seed}" for seed in results.design.seeds)]
     rows = [
@@ -220,14 +235,12 @@ def against(results: Results, training: str) -> str:
     return _table([f"LongRoPE2 minus ..., {TRAININGS[training]}", "over seeds", *each], rows)
 
 
-def _differences(
-    results: Results, new: tuple[str, str], old: tuple[str, str], both: Sequence[int], confidence: float = 0.95
-) -> list[str]:
+def _differences(results: Results, new: tuple[str, str], old: tuple[str, str], both: Sequence[int]) -> list[str]:
     """New minus old over seeds, then of each seed."""
     found = {}
     for seed in both:
-        right, questions, _ = results.far(seed, *new)
-        found[seed] = paired(right, results.far(seed, *old)[0], questions, confidence)
+        right, document = results.far(seed, *new)
+        found[seed] = paired(right, results.far(seed, *old).right, document, 0.95)
     if not found:
         return [ABSENT] * (1 + len(results.design.seeds))
     mean = _percent(over_seeds([each.mean for each in found.values()]), "+")
@@ -236,40 +249,30 @@ def _differences(
 
 def retention(results: Results) -> str:
     """What a model loses inside its window: paired with the original on the same answers."""
-    margin, confidence = results.design.common["margin"], results.design.common["retention_confidence"]
     names = [f"{results.tasks[0]}@{results.window}", f"facts@{results.window}"]
-    states = (
-        ("no", False, "no training, original RoPE in the window"),
-        ("no", True, "no training, rescaled RoPE left on"),
-        ("mixed", False, "mixed windows"),
-        ("mixed", True, "mixed windows, rescaled RoPE left on"),
-        ("long-only", False, "long rows only"),
-    )
-    rows = []
-    for training, left_on, said in states:
-        for rule in results.design.common["rules"]:
-            there = [seed for seed in results.has(rule, training) if seed in results.has("none", "no")]
-            if (rule, left_on) == ("none", True):
-                continue
-            cells = []
-            for name in names:
-                found = [
-                    paired(
-                        results.answers(seed, rule, training, name, left_on=left_on),
-                        results.answers(seed, "none", "no", name),
-                        results.questions(seed, name),
-                        confidence,
-                    )
-                    for seed in there
-                ]
-                if not found:
-                    cells.append(ABSENT)
-                    continue
-                kept = sum(each.low > -margin for each in found)
-                mean = _percent(over_seeds([each.mean for each in found]), "+")
-                cells.append(f"{mean}; {kept} of {len(found)}")
-            rows.append([said, NAMES[rule], *cells])
+    rows = [
+        [said, NAMES[rule], *(_kept(results, rule, training, left_on, name) for name in names)]
+        for training, left_on, said in STATES
+        for rule in results.design.common["rules"]
+        if (rule, left_on) != ("none", True)  # there nothing is rescaled
+    ]
     return _table(["", "rule", *(f"{name}: points, and seeds within the margin" for name in names)], rows)
+
+
+def _kept(results: Results, rule: str, training: str, left_on: bool, name: str) -> str:
+    """Mean difference to the original over seeds; on how many of them its lower limit is within the margin."""
+    margin, confidence = results.design.common["margin"], results.design.common["retention_confidence"]
+    found = []
+    for seed in results.has(rule, training):
+        if seed in results.has("none", "no"):
+            right, document = results.answers(seed, rule, training, name, left_on=left_on)
+            original = results.answers(seed, "none", "no", name).right
+            found.append(paired(right, original, document, confidence))
+    if not found:
+        return ABSENT
+    kept = sum(each.low > -margin for each in found)
+    mean = found[0] if len(results.design.seeds) == 1 else over_seeds([each.mean for each in found])
+    return f"{_percent(mean, '+')}; {kept} of {len(found)}"
 
 
 def ablations(results: Results, training: str) -> str:
@@ -279,10 +282,10 @@ def ablations(results: Results, training: str) -> str:
         other = REFERENCES.get(rule, "search-needles")
         both = [seed for seed in results.has(rule, training) if seed in results.has(other, training)]
 
-        def value(seed: int, rule: str = rule) -> float:
-            return float(results.far(seed, rule, training)[0].mean())
+        def answers(seed: int, rule: str = rule) -> Answers:
+            return results.far(seed, rule, training)
 
-        shown = results.mean(rule, training, value, (0, 1))
+        shown = results.mean(rule, training, answers)
         rows.append(
             [NAMES[rule], shown, NAMES[other], *_differences(results, (rule, training), (other, training), both)]
         )
@@ -374,11 +377,10 @@ def figures(results: Results, folder: Path) -> list[Path]:
 
 def _curve(results: Results, kind: str, seed: int, rule: str, training: str, task: str) -> list[float]:
     if kind == "length":
-        return [
-            float(results.answers(seed, rule, training, f"{task}@{each}").mean()) for each in results.design.lengths
-        ]
-    right, _, fifths = results.far(seed, rule, training)
-    return [float(right[fifths == fifth].mean()) for fifth in range(5)]
+        found = [results.answers(seed, rule, training, f"{task}@{each}") for each in results.design.lengths]
+    else:
+        found = [results.far(seed, rule, training, fifth) for fifth in range(5)]
+    return [float(each.right.mean()) for each in found]
 
 
 def main() -> int:

@@ -54,6 +54,17 @@ def _row(parts: Sequence[language.Document], *, long: bool) -> Segment:
     )
 
 
+def question(document: language.Document, *, at_end: bool = False) -> Test:
+    """A document as a test; ``at_end``: all its questions follow its pairs, so each has a depth."""
+    words, asked = document.words, np.flatnonzero(document.answers == 1)
+    depths: tuple[float, ...] = ()
+    if at_end:
+        text = words[: asked[0] - 2]
+        stated = {int(word): place for place, word in enumerate(text)}  # a key stands there once
+        depths = tuple(stated[int(words[place - 1])] / len(text) for place in asked)
+    return Test(words, tuple((int(place),) for place in asked), depths)
+
+
 class Tiny:
     """128 to 2048 words; see :mod:`tiny_language`."""
 
@@ -76,20 +87,14 @@ class Tiny:
 
     def _test(self, rng: np.random.Generator, task: str, length: int) -> Test:
         if task == "facts":
-            document = language.facts(rng, length)
-            return Test(document.words, tuple((int(place),) for place in np.flatnonzero(document.answers == 1)))
-        pairs, questions = _PAIRS[task]
+            return question(language.facts(rng, length))
+        pairs, asked = _PAIRS[task]
         if length == self._own["window"]:
             pairs = min(pairs, 20)
-        document = language.recall(rng, length, pairs, questions, at_end=True)
-        words = document.words
-        asked = np.flatnonzero(document.answers == 1)
-        stated = {int(word): place for place, word in enumerate(words[: asked[0] - 2])}  # keys stand there once
-        depths = tuple(stated[int(words[place - 1])] / (int(asked[0]) - 2) for place in asked)
-        return Test(words, tuple((int(place),) for place in asked), depths)
+        return question(language.recall(rng, length, pairs, asked, at_end=True), at_end=True)
 
     def samples(self, seed: int, count: int) -> list[Sample]:
-        return tiny_search.samples(tiny_search.settings(_SEARCH + seed), (count,))
+        return tiny_search.samples(tiny_search.settings(_SEARCH + seed, self._own["target"]), (count,))
 
     def published(self, seed: int, rope: OriginalRope) -> tuple[RopeScaling, int]:
         """Factors and split of a search of the published size at the theoretical split, before this study."""
