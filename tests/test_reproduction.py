@@ -395,7 +395,7 @@ def test_tables_say_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     assert told.format(0) in tables.retention(results), "a hundred answers are too few for 1.5 points"
     wide = replace(results, design=replace(results.design, common={**DESIGN.common, "margin": 0.5}))
     assert told.format(3) in tables.retention(wide)
-    # Of twenty questions the last two (seed 0) and the last four (seed 2) are wrong, and fifths go 0, 1, 2, 3, 4, 0, ...
+    # Of twenty questions the last two (seed 0) and the last four (seed 2) are wrong; fifths go 0, 1, 2, 3, 4, 0, ...
     by_depth = [cell.split(" [")[0] for cell in tables.depth(results, "no").splitlines()[9].split(" | ")]
     assert by_depth == ["| LongRoPE2", "100.0", "91.7", "91.7", "83.3", "83.3"]
     assert "| seed 0 " in tables.seeds(results, "no")

@@ -71,9 +71,9 @@ def plan(design: Design) -> list[Cell]:
     trained = [*FIRST_TRAINED, *(rule for rule in rules if rule not in FIRST_TRAINED)]
     order: list[tuple[Sequence[str], str]] = [
         ([rule for rule in rules if rule not in SEARCHED], "no"),
+        (CHEAP, "no"),
         (FIRST_TRAINED, "mixed"),
         (["longrope2"], "long-only"),
-        (CHEAP, "no"),
         (SEARCHED, "no"),
         ([rule for rule in ablations if rule not in CHEAP], "no"),
         (trained, "mixed"),

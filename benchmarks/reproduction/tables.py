@@ -243,19 +243,21 @@ def _differences(results: Results, new: tuple[str, str], old: tuple[str, str], b
         found[seed] = paired(right, results.far(seed, *old).right, document, 0.95)
     if not found:
         return [ABSENT] * (1 + len(results.design.seeds))
-    mean = _percent(over_seeds([each.mean for each in found.values()]), "+")
+    mean = _percent(over_seeds([each.mean for each in found.values()], (-1, 1)), "+")
     return [mean, *(_percent(found[seed], "+") if seed in found else ABSENT for seed in results.design.seeds)]
 
 
 def retention(results: Results) -> str:
     """What a model loses inside its window: paired with the original on the same answers."""
     names = [f"{results.tasks[0]}@{results.window}", f"facts@{results.window}"]
-    rows = [
-        [said, NAMES[rule], *(_kept(results, rule, training, left_on, name) for name in names)]
-        for training, left_on, said in STATES
-        for rule in results.design.common["rules"]
-        if (rule, left_on) != ("none", True)  # there nothing is rescaled
-    ]
+    rows = []
+    for training, left_on, said in STATES:
+        if not any(results.has(rule, training) for rule in results.design.common["rules"]):
+            rows.append([said, "every rule", *([ABSENT] * len(names))])
+            continue
+        for rule in results.design.common["rules"]:
+            if (rule, left_on) != ("none", True):  # there nothing is rescaled
+                rows.append([said, NAMES[rule], *(_kept(results, rule, training, left_on, name) for name in names)])
     return _table(["", "rule", *(f"{name}: points, and seeds within the margin" for name in names)], rows)
 
 
@@ -271,7 +273,7 @@ def _kept(results: Results, rule: str, training: str, left_on: bool, name: str) 
     if not found:
         return ABSENT
     kept = sum(each.low > -margin for each in found)
-    mean = found[0] if len(results.design.seeds) == 1 else over_seeds([each.mean for each in found])
+    mean = found[0] if len(results.design.seeds) == 1 else over_seeds([each.mean for each in found], (-1, 1))
     return f"{_percent(mean, '+')}; {kept} of {len(found)}"
 
 
