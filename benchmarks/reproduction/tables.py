@@ -338,11 +338,14 @@ def filled(page: str, results: Callable[[str], Results] = Results.read) -> str:
 
 
 def figures(results: Results, folder: Path) -> list[Path]:
-    """Right answers by length, and by depth at the target length; one picture each, a panel per training."""
+    """Right answers by length, and by depth at the target length; one picture each, a panel per training.
+
+    Bars reach from the lowest to the highest seed.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "lr2eval"
+    matplotlib.rcParams |= {"svg.hashsalt": "lr2eval", "svg.fonttype": "none"}
     import matplotlib.pyplot as plt
 
     rules = results.design.common["rules"]
@@ -361,9 +364,9 @@ def figures(results: Results, folder: Path) -> list[Path]:
                 shares = np.array([_curve(results, kind, seed, rule, training, task) for seed in there])
                 spots = np.arange(5) + (number - len(rules) / 2) * 0.03
                 low, high = (shares.mean(0) - shares.min(0)), (shares.max(0) - shares.mean(0))
-                style = "--" if rule in ("none", "pi", "yarn-1.5") else "-"
+                drawn = {"linestyle": "--" if rule in ("none", "pi", "yarn-1.5") else "-", "color": f"C{number}"}
                 axis.errorbar(spots, 100 * shares.mean(0), 100 * np.array([low, high]), label=NAMES[rule],
-                              marker="o", markersize=3, linewidth=1.2, capsize=2, linestyle=style)  # fmt: skip
+                              marker="o", markersize=3, linewidth=1.2, capsize=2, **drawn)  # fmt: skip
             axis.set(title=TRAININGS[training], ylim=(-3, 103))
             axis.set_xticks(range(5), ticks)
             axis.set_xlabel("length (1x: the window)" if kind == "length" else "fifth of the text (1: farthest)")
