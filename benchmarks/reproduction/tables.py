@@ -120,14 +120,14 @@ class Results:
         return Answers(right[fifths == fifth], document[fifths == fifth])
 
     def mean(self, rule: str, training: str, answers: Callable[[int], Answers]) -> str:
-        """Over the seeds that have the cell: mean and t interval; for a subject of one seed that over documents."""
+        """Over the seeds that have the cell: mean and t interval; of a single one, that over its documents."""
         seeds = self.has(rule, training)
         if not seeds:
             return ABSENT
         found = [answers(seed) for seed in seeds]
-        if len(self.design.seeds) == 1:
-            return _percent(share(found[0].right, found[0].document))
         fewer = "" if len(seeds) == len(self.design.seeds) else f" (n {len(seeds)})"
+        if len(found) == 1:
+            return _percent(share(found[0].right, found[0].document)) + fewer
         return _percent(over_seeds([float(each.right.mean()) for each in found], (0, 1))) + fewer
 
 
@@ -243,8 +243,12 @@ def _differences(results: Results, new: tuple[str, str], old: tuple[str, str], b
         found[seed] = paired(right, results.far(seed, *old).right, document, 0.95)
     if not found:
         return [ABSENT] * (1 + len(results.design.seeds))
-    mean = _percent(over_seeds([each.mean for each in found.values()], (-1, 1)), "+")
-    return [mean, *(_percent(found[seed], "+") if seed in found else ABSENT for seed in results.design.seeds)]
+    each = list(found.values())
+    mean = each[0] if len(each) == 1 else over_seeds([one.mean for one in each], (-1, 1))
+    return [
+        _percent(mean, "+"),
+        *(_percent(found[seed], "+") if seed in found else ABSENT for seed in results.design.seeds),
+    ]
 
 
 def retention(results: Results) -> str:
@@ -273,7 +277,7 @@ def _kept(results: Results, rule: str, training: str, left_on: bool, name: str) 
     if not found:
         return ABSENT
     kept = sum(each.low > -margin for each in found)
-    mean = found[0] if len(results.design.seeds) == 1 else over_seeds([each.mean for each in found], (-1, 1))
+    mean = found[0] if len(found) == 1 else over_seeds([each.mean for each in found], (-1, 1))
     return f"{_percent(mean, '+')}; {kept} of {len(found)}"
 
 
