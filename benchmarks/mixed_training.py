@@ -10,6 +10,7 @@ measures on documents that no training has seen:
   with the 95 % lower bound of the difference over documents and whether it is within 1.5 points.
 
 The language is that of ``tiny_language.py``; its documents are random, those of the evaluation come from other seeds.
+Rows and measuring are those of ``reproduction``, which compares rules and trainings in full.
 Prints one JSON object. A training goes on where it was stopped.
 """
 
@@ -20,7 +21,6 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,114 +31,61 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine
 import tiny_language as language
 import tiny_search
+from reproduction import tiny
+from reproduction.intervals import documents, paired
+from reproduction.measure import Test, answered
 
-from lr2eval._paired import Paired, difference_interval
 from lr2eval._stats import wilson
 from lr2eval.method.recipe import Recipe, read_recipe
 from lr2eval.method.rope import RopeScaling
 from lr2eval.method.rope_files import read_factors
-from lr2eval.method.segments import Segment
 from lr2eval.method.train import train
 from lr2eval.method.windowed import install
 
 WINDOW, TARGET = 128, 2048
-REST = 0.02
-"""Weight of a word that answers nothing; the answers have 1."""
 DOCUMENTS = {128: 400, 256: 100, 512: 60, 1024: 40, 2048: 40}
 """Documents of the evaluation by length; 12 answers each."""
 MARGIN = 0.015
 
 
-def short_row(rng: np.random.Generator) -> Segment:
-    """Documents as the model was pre-trained on, one after the other."""
-    parts = [language.document(rng, WINDOW) for _ in range(TARGET // WINDOW)]
-    return _row(parts, long=False)
-
-
-def long_row(rng: np.random.Generator) -> Segment:
-    """One document full of pairs and questions about them from any distance."""
-    return _row([language.full_recall(rng, TARGET)], long=True)
-
-
-def _row(parts: Sequence[language.Document], *, long: bool) -> Segment:
-    answers = np.concatenate([part.answers for part in parts])
-    return Segment(
-        long=long,
-        input_ids=np.concatenate([part.words for part in parts]),
-        document_lengths=tuple(len(part.words) for part in parts),
-        padding=0,
-        weights=np.maximum(answers, REST).astype(np.float32),
-    )
-
-
-def rows(seed: int, count: int, *, long_only: bool) -> list[Segment]:
-    """As many rows either way: half of each kind, or long ones alone."""
-    rng = np.random.default_rng([seed, 5])
-    return [long_row(rng) if long_only or number % 2 else short_row(rng) for number in range(count)]
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Of all documents of a task: right (1) or wrong (0), and the document of each."""
-
-    right: np.ndarray
-    document: np.ndarray
-
-
-@torch.no_grad()
-def answered(model: Any, documents: Sequence[language.Document]) -> Answers:
-    """One document at a time, as the window rule decides for each."""
-    right, number = [], []
-    for place, document in enumerate(documents):
-        asked = np.flatnonzero(document.answers == 1)
-        logits = model(
-            input_ids=torch.from_numpy(document.words)[None],
-            use_cache=False,
-            logits_to_keep=torch.from_numpy(asked - 1),
-        ).logits[0]
-        right.append(logits.argmax(-1).numpy() == document.words[asked])
-        number.append(np.full(len(asked), place))
-    return Answers(np.concatenate(right).astype(float), np.concatenate(number))
-
-
-def evaluation(seed: int) -> dict[str, list[language.Document]]:
+def evaluation(seed: int) -> dict[str, list[Test]]:
     """What all models of a seed answer; no training draws from this generator."""
     rng = np.random.default_rng([seed, 77_777])
     found = {
         f"needles@{length}": [
-            language.recall(rng, length, 20 if length == WINDOW else 48, 12, at_end=True) for _ in range(count)
+            tiny.question(language.recall(rng, length, 20 if length == WINDOW else 48, 12, at_end=True))
+            for _ in range(count)
         ]
         for length, count in DOCUMENTS.items()
     }
-    return found | {"facts@128": [language.facts(rng, WINDOW) for _ in range(DOCUMENTS[WINDOW])]}
+    return found | {"facts@128": [tiny.question(language.facts(rng, WINDOW)) for _ in range(DOCUMENTS[WINDOW])]}
 
 
-def measure(model: Any, documents: Mapping[str, Sequence[language.Document]]) -> dict[str, Answers]:
-    """Answers to every task."""
-    return {name: answered(model, each) for name, each in documents.items()}
+def measure(model: Any, tests: Mapping[str, Sequence[Test]]) -> dict[str, np.ndarray]:
+    """Right (1) or wrong (0) of every answer to every task."""
+    return {name: answered(model, each) for name, each in tests.items()}
 
 
-def shown(found: Answers) -> dict[str, Any]:
+def shown(right: np.ndarray, tests: Sequence[Test]) -> dict[str, Any]:
     """Accuracy over answers and its Wilson interval."""
-    mean, n = float(found.right.mean()), len(found.right)
+    mean, n = float(right.mean()), len(right)
     low, high = wilson(mean, n)
-    return {"accuracy": mean, "low": low, "high": high, "answers": n, "documents": int(found.document[-1]) + 1}
+    return {"accuracy": mean, "low": low, "high": high, "answers": n, "documents": len(tests)}
 
 
-def retained(trained: Answers, original: Answers) -> dict[str, Any]:
+def retained(trained: np.ndarray, original: np.ndarray, tests: Sequence[Test]) -> dict[str, Any]:
     """Trained minus original on the same answers, clustered by document; a 90 % interval, as the gate takes."""
-    low, high = difference_interval(Paired(original.right, trained.right, None, original.document), 0.90)
-    difference = float((trained.right - original.right).mean())
-    return {"difference": difference, "low": low, "high": high, "not_inferior": low > -MARGIN}
+    found = paired(trained, original, documents([len(test.asked) for test in tests]), 0.90)
+    return {"difference": found.mean, "low": found.low, "high": found.high, "not_inferior": found.low > -MARGIN}
 
 
 def one(folder: Path, factors: RopeScaling, seed: int, work: Path, recipe: Recipe, count: int) -> dict[str, Any]:
     """One model: the original, the factors alone, mixed training, long rows only."""
-    documents = evaluation(seed)
+    tests = evaluation(seed)
     model, _ = tiny_search.load(folder)
-    original = measure(model, documents)
+    original = measure(model, tests)
     install(model, factors)
-    found = {"original": original, "factors, no training": measure(model, documents)}
+    found = {"original": original, "factors, no training": measure(model, tests)}
     took = {}
     for name, long_only in (("mixed", False), ("long only", True)):
         model, _ = tiny_search.load(folder)
@@ -148,7 +95,7 @@ def one(folder: Path, factors: RopeScaling, seed: int, work: Path, recipe: Recip
             changed,
             model,
             folder,
-            rows(seed, count, long_only=long_only),
+            tiny.rows(seed, count, WINDOW, TARGET, long_only=long_only),
             factors,
             work / f"{name.replace(' ', '-')}-{seed}",
         )
@@ -159,14 +106,16 @@ def one(folder: Path, factors: RopeScaling, seed: int, work: Path, recipe: Recip
             "loss_first": result.loss_first,
             "loss_last": result.loss_last,
         }
-        found[name] = measure(model, documents)
+        found[name] = measure(model, tests)
     inside = (f"needles@{WINDOW}", f"facts@{WINDOW}")
     return {
         "seed": seed,
         "training": took,
-        "accuracy": {name: {task: shown(answers) for task, answers in each.items()} for name, each in found.items()},
+        "accuracy": {
+            name: {task: shown(right, tests[task]) for task, right in each.items()} for name, each in found.items()
+        },
         "retained": {
-            name: {task: retained(each[task], original[task]) for task in inside}
+            name: {task: retained(each[task], original[task], tests[task]) for task in inside}
             for name, each in found.items()
             if name != "original"
         },
@@ -192,7 +141,7 @@ def main() -> None:
         "machine": machine.facts(),
         "recipe": recipe.model_dump(mode="json", exclude={"shape", "hardware"}),
         "rows": arguments.rows,
-        "weight_of_other_words": REST,
+        "weight_of_other_words": tiny.REST,
         "margin": MARGIN,
         "runs": runs,
     }

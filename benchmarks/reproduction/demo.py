@@ -1,0 +1,105 @@
+"""The demo model as a subject: RULER's wording, 512 to 8192 tokens. Its main factors come from a finished search."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+from reproduction.measure import Test
+
+from lr2eval._tokens import PromptTokenizer
+from lr2eval.method import demo_rows, needles
+from lr2eval.method.demo import DemoRecipe, Text
+from lr2eval.method.rope import OriginalRope, RopeScaling
+from lr2eval.method.rope_files import read_factors
+from lr2eval.method.search_result import FACTORS_FILE, SearchResult
+from lr2eval.method.segments import Segment
+from lr2eval.tasks import haystacks
+from lr2eval.tasks.facts import table
+
+_TRAINING, _SEARCH = 500, 1_000
+"""Streams of random numbers; the committed extension of the demo has stream 0."""
+
+
+class Demo:
+    """``search``: folder of the finished search whose factors are LongRoPE2's."""
+
+    name = "demo"
+
+    def __init__(self, own: Mapping[str, Any], folder: Path, search: Path | None) -> None:
+        from transformers import AutoTokenizer
+
+        self._own, self._search, self._folder = own, search, folder
+        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self._text = Text(self._tokenizer, DemoRecipe.read())
+
+    def rows(self, seed: int, *, long_only: bool) -> list[Segment]:
+        """Long prompts full of questions joined to whole rows; windows of the pre-training, packed."""
+        target, window, count = self._own["target"], self._own["window"], self._own["rows"]
+        wanted = count if long_only else count // 2
+        # A row's worth of documents may fall short of the target by a window: so a third more of them.
+        documents = list(demo_rows.documents(self._tokenizer, target, wanted * 4 // 3 + 1, _TRAINING + seed))
+        joined = list(islice(_rows(documents, target, long=True, window=window), wanted))
+        packed = [] if long_only else list(islice(_rows(documents, target, long=False, window=window), count - wanted))
+        if len(joined) < wanted or len(joined) + len(packed) != count:
+            raise ValueError(f"{len(joined)} long and {len(packed)} short rows where {count} were wanted")
+        return [*joined, *packed]
+
+    def tests(self, seed: int) -> dict[str, list[Test]]:
+        found = {}
+        for task, counts in self._own["documents"].items():
+            for length, count in counts.items():
+                made = (self._test(seed, task, int(length), number, count) for number in range(count))
+                found[f"{task}@{length}"] = list(made)
+        return found
+
+    def _test(self, seed: int, task: str, length: int, number: int, count: int) -> Test:
+        depth = (number + 0.5) / count
+        if task == "facts":
+            facts = table.facts()
+            fact = facts[number * len(facts) // count]
+            ids, weights = self._text.encode([("<s>", 0.0), (fact.stem, 0.0), (f" {fact.object}", 1.0)])
+            depths: tuple[float, ...] = ()
+        else:
+            rng, words = Random(f"study/{seed}/{task}/{length}/{number}"), self._text.words
+            written = self._text.writer.task(rng, task, length, key=words.held_out_key, depth=depth)  # type: ignore[arg-type]
+            ids, weights = self._text.encode(written)
+            depths = (depth,)
+        if len(ids) > length:
+            raise ValueError(f"{task}: {len(ids)} tokens where {length} were asked for")
+        answer = tuple(place for place, weight in enumerate(weights) if weight == 1.0)
+        return Test(np.array(ids), (answer,), depths)
+
+    def samples(self, seed: int, count: int) -> list[needles.Sample]:
+        tokenizer = PromptTokenizer.load(self._folder)
+        haystack = haystacks.load({"haystack": "demo-filler"}, None, True)
+        paragraphs = [" ".join(part.split()) for text in haystack.texts for part in re.split(r"\n\s*\n", text)]
+        sentences = [[sentence for part in paragraphs for sentence in haystacks.split(part)]]
+        settings = needles.NeedleSettings(
+            self._own["target"], depths="grid", needles=4, distractors=4, repeat=True, seed=_SEARCH + seed,
+            wording=demo_rows.search_wording(self._tokenizer),
+        )  # fmt: skip
+        return needles.make_samples(needles.TokenText(haystack.name, sentences, tokenizer), tokenizer, settings, count)
+
+    def published(self, seed: int, rope: OriginalRope) -> tuple[RopeScaling, int]:
+        if self._search is None:
+            raise SystemExit("give --search, the folder of the demo model's finished search")
+        scaling = read_factors(self._search / FACTORS_FILE).scaling
+        assert scaling is not None
+        return scaling, SearchResult.read(self._search).split
+
+
+def _rows(documents: list[dict[str, Any]], target: int, *, long: bool, window: int) -> Iterator[Segment]:
+    """Whole rows out of the documents of one kind; what is left at the end is dropped."""
+    chosen = [each for each in documents if (len(each["input_ids"]) > window) == long]
+    ids = np.array([token for each in chosen for token in each["input_ids"]])
+    weights = np.array([weight for each in chosen for weight in each["weights"]], np.float32)
+    lengths = (target,) if long else (window,) * (target // window)
+    for begin in range(0, len(ids) - target + 1, target):
+        part = slice(begin, begin + target)
+        yield Segment(long, ids[part], lengths, weights=weights[part])
