@@ -28,7 +28,10 @@ pytestmark = [pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a local cluster with room for three workers."""
     os.environ["LR2EVAL_CACHE"] = str(tmp_path_factory.mktemp("cache"))  # workers have the cluster's environment
-    _ray._connect(None, 3)
+    try:
+        _ray._connect(None, 3)
+    except (UsageError, RunFailedError) as error:  # seen on a machine with five jobs a core
+        pytest.skip(f"Ray did not start on this machine: {error}")
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
     del os.environ["LR2EVAL_CACHE"]
