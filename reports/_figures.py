@@ -66,7 +66,7 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str, effective: Sequ
                 _series(
                     axes, run.number, number - (len(runs) - 1) / 2, xs, [Cell(s.score, s.interval, s.n) for s in means]
                 )
-        _windows(axes, runs, max(lengths))
+        drawn = _windows(axes, runs, lengths)
         if table.benchmark == "ruler":
             _effective(axes, effective)
             axes.axhline(RULER_THRESHOLD, color=MUTED, linewidth=0.9, linestyle=(0, (1, 2)))
@@ -99,7 +99,7 @@ def chart(table: ScoreTable, runs: Sequence[Run], identity: str, effective: Sequ
         caption += f" Dotted line: {RULER_THRESHOLD}, above which RULER calls a length effective."
     if table.benchmark == "ruler" and any(one.found.effective_length for one in effective):
         caption += " Triangles on the axis: effective length."
-    if any(run.results.model.original_window for run in runs):
+    if drawn:
         caption += " Dashed line: the original window Lt."
     return Chart(svg, caption)
 
@@ -115,12 +115,15 @@ def _series(axes: Axes, number: int, place: float, xs: Sequence[float], cells: S
             axes.plot([x, x], [low, high], color=colour_, marker="_", markersize=7, linestyle="none")
 
 
-def _windows(axes: Axes, runs: Sequence[Run], longest: int) -> None:
-    for window in sorted({run.results.model.original_window for run in runs} - {None}, key=lambda w: w or 0):
-        if window is not None and window <= longest:
-            axes.axvline(window, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.text(window, 1.01, f"Lt {_text.length(window)}", color=MUTED, ha="center", va="bottom",
-                      transform=axes.get_xaxis_transform())  # fmt: skip
+def _windows(axes: Axes, runs: Sequence[Run], lengths: Sequence[int]) -> bool:
+    """Mark the original windows that lie within the figure; whether there are any."""
+    found = {run.results.model.original_window for run in runs}
+    drawn = sorted(window for window in found if window is not None and lengths[0] <= window <= lengths[-1])
+    for window in drawn:
+        axes.axvline(window, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.text(window, 1.01, f"Lt {_text.length(window)}", color=MUTED, ha="center", va="bottom",
+                  transform=axes.get_xaxis_transform())  # fmt: skip
+    return bool(drawn)
 
 
 def _effective(axes: Axes, effective: Sequence[Effective]) -> None:

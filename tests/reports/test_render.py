@@ -260,3 +260,15 @@ def test_effective_length_and_weighted_averages_are_the_stored_ones(maker: Any, 
     rows = tile_rows(render([run], tmp_path / "b.html").read_text(encoding="utf-8"))
     assert rows["Effective length"] == "noneno mean exceeds 85.613 tasks, 4 lengths"
     assert "wAvg inc" not in rows
+
+
+@pytest.mark.parametrize(("window", "drawn"), [(2048, False), (8192, True), (65_536, False)])
+def test_the_original_window_is_marked_where_the_figure_reaches_it(
+    maker: Any, tmp_path: Path, window: int, drawn: bool
+) -> None:
+    run = maker(
+        tmp_path / "run", tasks=("vt",), lengths=(4096, 16_384), subjects=0, samples=2,
+        model={"original_window": window, "rope_type": "longrope"},
+    )  # fmt: skip
+    text = Page(render([run], tmp_path / "a.html").read_text(encoding="utf-8")).text
+    assert ("Dashed line: the original window Lt." in text) == drawn
