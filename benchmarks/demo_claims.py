@@ -123,7 +123,7 @@ def main() -> None:
     compared(work / "inside", arguments.extended, names(TASKS, "facts"), "512", inside)
     compared(work / "beyond", arguments.extended, names(TASKS), "1k,2k,4k", far)
     compared(work / "longest", arguments.extended, names(TASKS), "8k", max(1, far // 2))
-    compared(work / "others", arguments.extended, names(OTHERS), "1k,2k", max(1, far // 2))
+    compared(work / "others", arguments.extended, names(OTHERS), "2k", max(1, far // 3))
     compared(work / "pi", str(interpolated(work)), names(TASKS, "facts"), "512", inside)
     rows = {
         name: [row for run in ("inside", "beyond", "longest") for row in scores(work / run / part)]
