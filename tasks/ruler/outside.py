@@ -26,7 +26,7 @@ NEEDS: dict[Source, str] = {
     "hotpotqa": "hotpotqa/hotpot_dev_distractor_v1.json under --data-dir, the hub data set hotpotqa/hotpot_qa, "
     "or --set ruler.hotpotqa=FILE",
 }
-OPTIONS = ("haystack", "repeat", "squad", "hotpotqa", "workers", "compat")
+OPTIONS = ("haystack", "repeat", "squad", "hotpotqa", "workers", "compat", "samples")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import TaskError
+from lr2eval._errors import TaskError, UsageError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import Shard, TaskContext, TaskInfo
 from lr2eval.tasks.ruler import RULER, benchmark, generate
@@ -215,3 +215,30 @@ def test_workers_are_the_users_choice(context: Context, monkeypatch: pytest.Monk
     one("fwe", context(options={"workers": 1}))
     one("niah_single_1", context())
     assert asked == [1, None]
+
+
+def test_lengths_may_have_samples_of_their_own(context: Context) -> None:
+    given = context(lengths=(512, 1024), samples_per_task=2, options={"samples": {"512": 5}})
+    short, long = RULER.prepare(["niah_single_1"], given)
+    assert [(shard.length, shard.n) for shard in (short, long)] == [(512, 5), (1024, 2)]
+    alike = one("niah_single_1", context(lengths=(512,), samples_per_task=2))
+    docs = [list(shard.load().eval_docs) for shard in (short, alike)]
+    assert docs[0][:2] == docs[1], "more samples change none"
+    (limited,) = RULER.prepare(["niah_single_1"], replace(given, lengths=(512,), limit=3))
+    assert limited.n == 3
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ({"512": 0}, "0 is no number of samples"),
+        ({"512": True}, "True is no number of samples"),
+        ({"far": 3}, "'far' is no length"),
+        (7, "give lengths with their samples"),
+        ({"2k": 3}, "2048 tokens is none of the lengths of this run"),
+    ],
+)
+def test_wrong_samples_by_length_are_one_line(context: Context, samples: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        RULER.prepare(["niah_single_1"], context(lengths=(512, 1024), options={"samples": samples}))
+    assert "\n" not in str(caught.value)
