@@ -5,7 +5,8 @@ SmolLM2-135M (fp32, CPU), then `lr2eval score longbench` on the run. It checks t
 no prompt is longer than its window, that cut ones fill it, and that scoring again gives the same numbers. The scores
 mean nothing: a few samples each, most of their context cut away, and a small model.
 
-The run is kept in ``--work`` and resumed. Writes ``benchmarks/results/longbench_smoke.json``.
+``--model demo-longrope2 --window 2048`` does the same with the demo model. The run is kept in ``--work`` and resumed.
+Writes ``benchmarks/results/longbench_smoke.json``, with another model's name in it for another model.
 """
 
 from __future__ import annotations
@@ -34,13 +35,14 @@ def lr2eval(*arguments: object) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", type=Path, required=True)
+    parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--limit", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/longbench-smoke"))
     options = parser.parse_args()
 
     lr2eval(
-        "run", "--model", "smollm2-135m", "--tasks", "longbench", "--lengths", options.window, "--limit", options.limit,
+        "run", "--model", options.model, "--tasks", "longbench", "--lengths", options.window, "--limit", options.limit,
         "--truncation", "middle", "--dtype", "float32", "--device", "cpu", "--offline", "--data-dir", options.data_dir,
         "--out", options.work,
     )  # fmt: skip
@@ -75,7 +77,8 @@ def main() -> None:
         "seconds_in_the_model": round(sum(session["model_seconds"] for session in manifest["sessions"])),
         "data_sets": rows,
     }
-    target = HERE / "results" / "longbench_smoke.json"
+    suffix = "" if options.model == "smollm2-135m" else f"_{options.model}"
+    target = HERE / "results" / f"longbench_smoke{suffix}.json"
     target.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(target)
 
