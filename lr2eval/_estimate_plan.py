@@ -138,7 +138,9 @@ def _batched(run: Prepared, work: Sequence[Asked]) -> tuple[list[list[Batch]], S
             padded = bool(new) and lengths[batch[-1]] < width
             cost = footprint.generating(len(batch), width, new, padded=padded, chunk=None) if new else (
                 footprint.scoring(len(batch), width, len(batch), chunk=None))  # fmt: skip
-            return limits.allow(len(batch), width + new, cost)
+            if new and len(batch) > 1:
+                cost += width * footprint.kv  # the row that the others are read on from
+            return limits.allow(len(batch), len(batch) * (width + new), cost)
 
         sides = [original is not None and bool(new) and length > original for length in lengths]
         made = pack(lengths, sides, fits)

@@ -160,9 +160,9 @@ def test_missing_data_is_listed_or_skipped_when_asked(toy_checkpoint: Path, lr2e
     assert "--data-dir" in got.error
     got = lr2eval(*arguments, "--set", "missing_data=skip", "--out", tmp_path / "run")
     assert got.code == 0, got.err
-    assert "not run: mmlu: missing data" in got.out
+    assert "not run: anatomy: missing data: mmlu" in got.out
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [item["task"] for item in results["not_run"]] == ["mmlu"]
+    assert [item["task"] for item in results["not_run"]] == ["anatomy"]
     assert "mmlu" in (tmp_path / "run" / "report.html").read_text()
 
 
@@ -249,7 +249,7 @@ def test_bad_checkpoints(damage: str, toy: Path, lr2eval: Run) -> None:
         (("--lengths", "many"), "'many' is no length"),
         (("--backend", "hff"), "did you mean"),
         (("--data-dir", "/nonexistent"), "no such folder"),
-        (("--set", "rulr.x=1"), "not among the tasks"),
+        (("--set", "rulr.x=1"), "nor among the tasks"),
         (("--config", "/nonexistent.toml"), "No such file"),
         (("--device", "gpu9"), "'gpu9': is no device"),
         (("--device", "xpu"), "--device xpu: not usable here"),
