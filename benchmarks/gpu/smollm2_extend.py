@@ -76,7 +76,16 @@ STEPS = 300
 
 REHEARSAL = (
     *("--model", "demo", "--target-length", "1k", "--device", "cpu"),
-    *("--set", "search.samples=2", "--set", "search.held_out=2", "--set", "search.population=4"),
+    *(
+        "--set",
+        "search.samples=2",
+        "--set",
+        "search.race=false",
+        "--set",
+        "search.held_out=2",
+        "--set",
+        "search.population=4",
+    ),
     *("--set", "search.initial=4", "--set", "search.iterations=1", "--set", "search.parents=2"),
     *("--set", "search.mutations=2", "--set", "search.crossovers=2", "--set", "search.splits=[16]"),
     *("--set", "search.workers=1", "--set", "training.global_batch=8", "--set", "data.tokens=65536"),
