@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
+from lr2eval._errors import TaskError
 from lr2eval._estimate import Asked
 from lr2eval._paths import cache_dir
 
@@ -91,13 +92,16 @@ def _readings(task: Any, documents: Sequence[int], tokenizer: PromptTokenizer, c
     """Tokens of each sequence the model reads for these documents; choices of one token share their context."""
     from lr2eval.tasks._lm_eval import quiet_lm_eval
 
-    with quiet_lm_eval():
-        task.build_all_requests(
-            samples=list(documents),
-            apply_chat_template=chat,
-            fewshot_as_multiturn=chat,
-            chat_template=_template(tokenizer) if chat else None,
-        )
+    try:
+        with quiet_lm_eval():
+            task.build_all_requests(
+                samples=list(documents),
+                apply_chat_template=chat,
+                fewshot_as_multiturn=chat,
+                chat_template=_template(tokenizer) if chat else None,
+            )
+    except AssertionError as error:  # lm-eval's way of saying that there are too few examples
+        raise TaskError(f"{task.config.task}: its prompts cannot be built ({error}); mend its data") from error
     found: dict[tuple[int, str, str], int] = {}
     for request in task.instances:
         text, rest = request.args[0], request.args[1]

@@ -22,7 +22,7 @@ def test_a_folder_is_itself(tmp_path: Path) -> None:
     ("name", "match"),
     [
         ("smollm2-135m", "lr2eval models fetch smollm2-135m"),
-        ("no-such-model", "no such folder, and no model of this name .smollm2-135m"),
+        ("no-such-model", "no such folder, and no model of this name .demo, demo-longrope2, smollm2-135m"),
         ("./some/where", "no such folder"),
         ("org/model", "hub cache and --offline"),
     ],

@@ -28,7 +28,7 @@ def make(home: Path) -> Path:
         for split in ("test", "dev"):
             path = home / "mmlu" / split / f"{subject}_{split}.csv"
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("Q?,a,b,c,d,A\n")
+            path.write_text("Q?,a,b,c,d,A\n" * (5 if split == "dev" else 1))
     return home
 
 
@@ -58,4 +58,13 @@ def test_nothing_is_run_twice(toy_checkpoint: Path, tmp_path: Path, lr2eval: Run
                    "--offline", "--data-dir", make(tmp_path / "data"), "--dry-run")  # fmt: skip
     assert done.code == 0, done.err
     rows = [line.split() for line in done.err.splitlines()]
-    assert ["mmlu", "57", "-", "57", "-"] in rows
+    assert ["mmlu", "(57", "tasks)", "-", "57"] in [row[:5] for row in rows]
+
+
+def test_too_few_examples_are_found_before_the_run(toy_checkpoint: Path, tmp_path: Path, lr2eval: Run) -> None:
+    data = make(tmp_path / "data")
+    (data / "mmlu" / "dev" / "anatomy_dev.csv").write_text("Q?,a,b,c,d,A\n")
+    done = lr2eval("run", "--model", toy_checkpoint, "--tasks", "mmlu:anatomy", "--offline", "--data-dir", data,
+                   "--dry-run")  # fmt: skip
+    assert done.code == 2
+    assert "mmlu_anatomy: its prompts cannot be built (" in done.error

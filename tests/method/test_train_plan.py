@@ -12,8 +12,9 @@ from lr2eval._errors import UsageError
 from lr2eval.method.recipe import Recipe, Shape, names, read_recipe
 from lr2eval.method.train_plan import parameters, plan, shape_of
 
-# Stated in the recipes: 3B + 7B, 90M + 210M, 60 + 60 rows; whole rows only.
+# Stated in the recipes: 72 + 72 rows, 3B + 7B, 90M + 210M, 60 + 60 rows; whole rows only.
 STATED = {
+    "demo-8k": (1_179_648, 8192, 72),
     "llama3-8b-128k": (10_000_000_000, 131072, 1193),
     "phi3-mini-128k": (10_000_000_000, 131072, 1193),
     "smollm2-135m-32k": (300_000_000, 32768, 287),
