@@ -20,11 +20,9 @@ from lr2eval._paths import write_atomic, write_json
 from lr2eval.method.demo import DemoRecipe
 
 CARD = Card(
+    # The tasks that `demo` solves in its window (98 % and more); it learnt multivalue and multiquery by less than half.
     made_for={
-        "ruler": (
-            *("niah_single_1", "niah_single_2", "niah_multikey_1", "niah_multikey_2"),
-            *("niah_multivalue", "niah_multiquery"),
-        ),
+        "ruler": ("niah_single_1", "niah_single_2", "niah_multikey_1", "niah_multikey_2"),
         "niah": ("single",),
     },
     lengths=(512, 1024, 2048, 4096, 8192),
@@ -107,7 +105,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.demo.resolve() != (BUILT_IN / "demo").resolve():
         ship("demo", arguments.demo)
-        write_cards(BUILT_IN / "demo")
+    write_cards(BUILT_IN / "demo")
     if arguments.extended:
         ship("demo-longrope2", arguments.extended)
         without_paths(BUILT_IN / "demo-longrope2")

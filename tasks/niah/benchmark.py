@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lr2eval import _ids
@@ -53,8 +54,9 @@ class Niah:
         _check_wording(grid, tasks)
         workers = parallel.chosen_workers(context.options, self.name)
         fingerprint = context.tokenizer.fingerprint()
+        cells = _select.by_length(self.name, context.options.get("samples", {}), context.lengths)
         plans = [
-            Plan(variant, length, grid, context.seed, haystack)
+            Plan(variant, length, _with(grid, cells.get(length)), context.seed, haystack)
             for variant in get_args(Variant)
             if variant in tasks
             for length in context.lengths
@@ -83,6 +85,11 @@ class Niah:
 
 
 NIAH = Niah()
+
+
+def _with(grid: Grid, samples: int | None) -> Grid:
+    """The grid with so many samples in each cell, where a length has a number of its own."""
+    return grid if samples is None else replace(grid, samples_per_cell=samples)
 
 
 def _check_wording(grid: Grid, tasks: Sequence[str]) -> None:

@@ -39,7 +39,7 @@ class Grid:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Grid:
         """From what ``--set`` gave; :class:`UsageError` for anything that is no such option or no such value."""
-        known = ("depths", *_MOST, *HAYSTACK, "wording", "places", "workers")
+        known = ("depths", *_MOST, *HAYSTACK, "wording", "places", "workers", "samples")
         for key in options:
             if key not in known:
                 raise UsageError(f"--set niah.{key}: no such option; {suggestion(key, known)} ({', '.join(known)})")

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval import _ids
-from lr2eval._config import parse_length
 from lr2eval._errors import MissingDataError, TaskError, UsageError
 from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks import _jsonl, _lm_eval, _select, _upstream
@@ -155,22 +154,10 @@ def lm_eval_task(data: files.DataFile, name: str, metric: str) -> Any:
 
 
 def _counts(context: TaskContext) -> Mapping[int, int]:
-    """Samples of a task by length: ``--set 'ruler.samples={"4k": 500}'`` where some lengths shall have others."""
-    asked, found = context.options.get("samples", {}), {}
-    try:
-        for length, count in asked.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{count!r} is no number of samples")
-            found[parse_length(length)] = count
-    except (ValueError, AttributeError) as error:
-        raise UsageError(
-            f'--set ruler.samples={asked}: {error}; give lengths with their samples, {{"4k": 500}}'
-        ) from error
-    if other := [length for length in found if length not in context.lengths]:
-        raise UsageError(f"--set ruler.samples: {other[0]} tokens is none of the lengths of this run")
+    """Samples of a task by length."""
+    own = _select.by_length(RULER.name, context.options.get("samples", {}), context.lengths)
     return {
-        length: _select.limited(found.get(length, context.samples_per_task), context.limit)
-        for length in context.lengths
+        length: _select.limited(own.get(length, context.samples_per_task), context.limit) for length in context.lengths
     }
 
 

@@ -38,3 +38,9 @@ def test_keys_are_many_and_always_the_same() -> None:
     assert len(set(ruler_wording().keys)) == KEYS
     ruler_wording.cache_clear()
     assert ruler_wording().keys[0] == ruler_wording().keys[0]
+
+
+def test_lengths_may_have_cells_of_their_own(context: Context) -> None:
+    options = {"haystack": "demo-filler", "depths": 2, "samples_per_cell": 1, "samples": {"512": 3}}
+    shards = NIAH.prepare(["single"], context(lengths=(512, 1024), options=options))
+    assert [(shard.length, shard.n) for shard in shards] == [(512, 6), (1024, 2)]
