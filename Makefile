@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 # A model of one million parameters, the same model extended to 16 times its window, and what the package says of them.
 demo: $(READY)
 	$(BIN)/lr2eval run --model demo-longrope2 --baseline demo --tasks ruler,niah,facts --samples-per-task 2 \
-	  --set 'ruler.samples={"512": 75}' --set 'niah.samples={"512": 50}' \
+	  --set 'ruler.samples={"512": 75}' --set 'niah.samples={"512": 100}' \
 	  --set beyond_window=true --offline --out runs/demo
 
 # A real model on a few tasks; real MMLU questions where the data is at hand.
