@@ -24,36 +24,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_language as language
 
+from lr2eval.method.muon import Muon
+
 WINDOW = 128
 FIRST_WINDOW = 20
 TOKENS_PER_STEP = 1536
 HAYSTACK_WORDS = 12_000
-
-
-class Muon:
-    """SGD with momentum whose steps are made orthogonal by a quintic Newton-Schulz iteration (Jordan et al., 2024)."""
-
-    def __init__(self, matrices: Sequence[torch.nn.Parameter], momentum: float = 0.95, decay: float = 0.01) -> None:
-        self._pairs = [(matrix, torch.zeros_like(matrix)) for matrix in matrices]
-        self._momentum, self._decay = momentum, decay
-
-    @torch.no_grad()
-    def step(self, rate: float) -> None:
-        for matrix, velocity in self._pairs:
-            velocity.mul_(self._momentum).add_(matrix.grad)
-            update = self._orthogonal(matrix.grad + self._momentum * velocity)
-            stretch = max(1.0, matrix.size(0) / matrix.size(1)) ** 0.5
-            matrix.mul_(1 - rate * self._decay).add_(update, alpha=-rate * stretch)
-
-    @staticmethod
-    def _orthogonal(update: torch.Tensor) -> torch.Tensor:
-        tall = update.size(0) > update.size(1)
-        wide = update.T if tall else update
-        wide = wide / (wide.norm() + 1e-7)
-        for _ in range(5):
-            square = wide @ wide.T
-            wide = 3.4445 * wide + (-4.7750 * square + 2.0315 * square @ square) @ wide
-        return wide.T if tall else wide
 
 
 def make_model(seed: int) -> LlamaForCausalLM:

@@ -1,7 +1,7 @@
 """Training of the demo model from nothing: ``python -m lr2eval.method.demo FOLDER [--seed N] [--recipe FILE]``.
 
 A Llama of a million parameters with a byte-level BPE of its own learns to find needles in text in the wording of the
-ruler tasks, and a thousand invented facts, on one core in about three quarters of an hour. Every number that decides
+ruler tasks, and a thousand invented facts, on one core in about an hour. Every number that decides
 the result stands in ``demo.toml``; step ``n`` sees the same text whatever happened before, so a killed training goes
 on where it was. One seed gives one model, up to the arithmetic of the machine.
 """
