@@ -67,7 +67,10 @@ def kill(child: subprocess.Popen[str], victim: str) -> bool:
     if victim == "driver":
         os.kill(child.pid, signal.SIGKILL)
         child.communicate()
-        return not psutil.wait_procs(family, timeout=120)[1]
+        left = psutil.wait_procs(family, timeout=120)[1]
+        for process in left:
+            print(f"left behind: {process}", file=sys.stderr)
+        return not left
     for process in family:
         process.kill()
     error = child.communicate(timeout=300)[1].strip().splitlines()

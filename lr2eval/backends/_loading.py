@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -53,6 +54,16 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_cod
             f"{checkpoint.name}: its weights cannot be put on {device} ({reason[:160]}); choose another --device or a "
             "smaller --dtype"
         ) from error
+
+
+def keep_cache(model: Any) -> None:
+    """Take away the override by which Phi-3 and its kin drop a cache once a row, padding included, is wider than the
+    original window. Where a window ends is this package's matter, row by row; and transformers 5.19 then goes on from
+    the last token alone."""
+    own = inspect.unwrap(type(model).prepare_inputs_for_generation)
+    if "original_max_position_embeddings" in own.__code__.co_consts:
+        plain = transformers.GenerationMixin.prepare_inputs_for_generation
+        model.prepare_inputs_for_generation = MethodType(plain, model)
 
 
 def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from lr2eval._errors import CheckpointError
 from lr2eval._tokens import PromptTokenizer
 from lr2eval._types import ResponseDetail, Truncation, WindowPolicy
 from lr2eval.backends._generation import Decoder, Decoding, Extend, Extension, Row, Side, decode_rows
-from lr2eval.backends._loading import eos_ids, load_model, quiet
+from lr2eval.backends._loading import eos_ids, keep_cache, load_model, quiet
 from lr2eval.backends._memory import Footprint, free_memory, run_split, smallest_chunk_needed
 from lr2eval.backends._planning import MAX_ROWS, TOKENS_CPU, TOKENS_GPU, Limits, pack
 from lr2eval.backends._prefix_cache import Kept, can_share
@@ -83,6 +83,7 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
             rotary = install(model)
         except ValueError as error:
             raise CheckpointError(f"{checkpoint.folder}: {error}; use another --backend") from error
+        keep_cache(model)
         self.checkpoint = checkpoint
         self.model_seconds = 0.0
         self._policy = window_policy

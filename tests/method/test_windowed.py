@@ -391,8 +391,11 @@ def test_attention_factors_may_differ_between_windows() -> None:
 
 @pytest.mark.parametrize(("architecture", "right"), [("llama", 0), ("mistral", 0), ("qwen3", 0), ("phi3", 10)])
 def test_stock_generation_across_the_window(architecture: str, right: int) -> None:
-    """A cache filled under the short factors goes stale at ``Lt``; only Phi-3 reads the whole sequence again."""
+    """A cache filled under the short factors goes stale at ``Lt``; only Phi-3 reads the whole sequence again, and that
+    went wrong before transformers learnt to say so (``next_sequence_length``): 5.19 then reads the last token alone."""
     stock = tiny_model(architecture)
+    if "next_sequence_length" not in type(stock).prepare_inputs_for_generation.__code__.co_consts:
+        right = 0
     equal = 0
     for seed in range(10):
         prompt = _ids(24, seed)

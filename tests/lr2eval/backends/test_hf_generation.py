@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,6 +37,21 @@ def test_generation_across_the_window_equals_cache_free_decoding(load: Load, arc
     assert equal == [True] * 20
     assert {detail.window for detail in details} == {"short->long"}
     assert {detail.new_tokens for detail in details} == {24}
+
+
+def test_a_row_that_is_padded_beyond_the_window_keeps_its_cache(load: Load) -> None:
+    """Phi-3's own class would read it again: two prefills are the one of both rows, and the one across the window."""
+    lm = load("phi3")
+    widths: list[int] = []
+    forward = lm.model.forward
+
+    def counted(input_ids: Any, *rest: Any, **inputs: Any) -> Any:
+        widths.append(input_ids.shape[1])
+        return forward(input_ids, *rest, **inputs)
+
+    lm.model.forward = counted
+    lm.generate_until([generation(text, 8) for text in prompts(lm, [5, ORIGINAL - 1])])
+    assert [width for width in widths if width > 1] == [ORIGINAL - 1, ORIGINAL + 1]
 
 
 @every_architecture
