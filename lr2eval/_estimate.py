@@ -14,7 +14,7 @@ from lr2eval.method.recipe import Shape
 from lr2eval.method.train_plan import layer_parameters
 
 PADDED = 2.0
-"""Attention over rows of unequal length has a mask and makes the whole square, not the causal half of it."""
+"""Attention with a mask (rows of unequal length, or read on from a beginning) makes all of it, not the causal half."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Asked:
     """Prompts longer than the window: cut, skipped or refused, as the truncation policy says."""
     exact: bool
     """Whether every prompt was counted; else the prompts are some of the task's, repeated."""
+    taken: Sequence[int] = ()
+    """Of each prompt, the tokens that are read once for all that begin so; empty where nothing is shared."""
+    beginnings: Sequence[int] = ()
+    """Those beginnings."""
 
     @property
     def tokens(self) -> int:
@@ -52,6 +56,8 @@ class Batch:
     width: int
     new: int
     padded: bool = False
+    start: int = 0
+    """Tokens before each row that are read already."""
 
 
 @dataclass(frozen=True)
@@ -93,9 +99,9 @@ def seconds(batches: Sequence[Batch], shape: Shape, speed: Speed, original_windo
     total = 0.0
     for batch in batches:
         reads = 2 if original_window and batch.width <= original_window < batch.width + batch.new else 1
-        tokens, squares = batch.rows * batch.width, batch.rows * batch.width**2
+        tokens, squares = batch.rows * batch.width, batch.rows * batch.width * (batch.start + batch.width)
         matrix, attention = operations(shape, reads * tokens, reads * squares, batch.rows)
-        total += matrix / speed.matrix + attention * (PADDED if batch.padded else 1.0) / speed.attention
+        total += matrix / speed.matrix + attention * (PADDED if batch.padded or batch.start else 1.0) / speed.attention
         cached = batch.width + batch.new / 2
         total += batch.new * (speed.step + batch.rows * (speed.row + cached * speed.context))
     return total

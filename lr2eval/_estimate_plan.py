@@ -143,10 +143,27 @@ def _batched(run: Prepared, work: Sequence[Asked]) -> tuple[list[list[Batch]], S
             return limits.allow(len(batch), len(batch) * (width + new), cost)
 
         sides = [original is not None and bool(new) and length > original for length in lengths]
+        if one.taken:
+            return [*(Batch(1, width, 0) for width in one.beginnings), *shared(one)]
         made = pack(lengths, sides, fits)
         return [
             Batch(len(b), lengths[b[0]], new, padded=bool(new) and lengths[b[-1]] < lengths[b[0]]) for b in made if b
         ]
+
+    def shared(one: Asked) -> list[Batch]:
+        """Scored choices of which only the rest is read; those that take equally much together, as a family does."""
+        found = []
+        for start in sorted(set(one.taken)):
+            rest = [length - taken for length, taken in zip(one.prompts, one.taken, strict=True) if taken == start]
+
+            def fits(batch: list[int], start: int = start, rest: list[int] = rest) -> bool:
+                rows, width = len(batch), rest[batch[0]]
+                cost = footprint.sharing(1, start, rows, width, rows, chunk=None) if start else (
+                    footprint.scoring(rows, width, rows, chunk=None))  # fmt: skip
+                return limits.allow(rows, start + rows * width, cost)
+
+            found += [Batch(len(b), rest[b[0]], 0, start=start) for b in pack(rest, [False] * len(rest), fits) if b]
+        return found
 
     return [split(one) for one in work], shape, config
 

