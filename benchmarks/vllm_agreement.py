@@ -1,12 +1,12 @@
 """SmolLM2-135M on vLLM and on the Hugging Face backend, fp32: the same samples, answers and log-probabilities?
 
 ``.venv-vllm/bin/python benchmarks/vllm_agreement.py --data-dir DIR`` runs needles in a haystack at 512 and 768 tokens,
-RULER's and the grid's, and MMLU questions with five examples, 60 samples in all. ``--original 512`` (the default) makes
+RULER's and the grid's, and MMLU questions with five examples. ``--original 512`` (the default) makes
 the checkpoint a longrope one whose window of 512 tokens keeps the model's own RoPE and whose longer one has YaRN's
-factors, so that the samples need both; ``--original 0`` leaves it as it is. Compared are prompts, windows, answers,
-the log-probability of every greedy answer (vLLM's as it said it, the Hugging Face backend's of the same tokens), and of
-every choice. For ``--stock-questions`` MMLU questions lm-eval's own path is run on the same engine, and the prompt
-tokens that each computed are counted. One JSON object is printed and written.
+factors, so that the samples need both; ``--original 0`` leaves it as it is. Compared are prompts, windows, answers, the
+log-probability of every token of the greedy answers (vLLM's as it said it, the Hugging Face backend's of the same
+tokens) with their sums, and of every choice. For ``--stock-questions`` MMLU questions lm-eval's own path is run on the
+same engine, and the prompt tokens that each computed are counted. One JSON object is printed and written.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     engine = {"enforce_eager": True, "kv_cache_memory_bytes": 2**29, "max_num_seqs": 8}
     vllm = WindowedVLLM(checkpoint, window=checkpoint.window, dtype="float32", options=engine)
     hf = WindowedHFLM(checkpoint, dtype="float32", device="cpu")
-    said: dict[tuple[int, ...], float] = {}
+    said: dict[tuple[int, ...], list[float]] = {}
     remember(vllm, said)
     rows: list[dict[str, Any]] = []
     seconds = {"vllm": 0.0, "hf": 0.0}
@@ -134,7 +134,8 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "prompts_equal": sum(row["same_prompt"] for row in rows),
         "answers_equal": len(rows) - len(differ),
         "differing_beyond_a_tie": [row for row in differ if row.get("margin", 1.0) > TIE],
-        "greedy_log_probability": spread([row["tokens"] for row in generated]),
+        "greedy_log_probability": spread([value for row in generated for value in row["tokens"]]),
+        "of_whole_answers": spread([row["answer"] for row in generated]),
         "choice_log_probability": spread([value for row in chosen for value in row["choices"]]),
         "tie_tolerance_nats": TIE,
         "engines": [{key: value for key, value in each.items() if key != "options"} for each in vllm.engines],
@@ -155,8 +156,8 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def remember(vllm: Any, said: dict[tuple[int, ...], float]) -> None:
-    """Keep the log-probability of what vLLM generates, by prompt and answer tokens."""
+def remember(vllm: Any, said: dict[tuple[int, ...], list[float]]) -> None:
+    """Keep the log-probabilities of the tokens that vLLM generates, by prompt and answer tokens."""
     run = vllm._engines.run
 
     def noting(window: str, jobs: Any) -> Any:
@@ -165,13 +166,15 @@ def remember(vllm: Any, said: dict[tuple[int, ...], float]) -> None:
                 [sequence] = output.outputs
                 if sequence.logprobs and job.params["max_tokens"] > 1:
                     values = [v[t].logprob for t, v in zip(sequence.token_ids, sequence.logprobs, strict=True)]
-                    said[(*job.ids, -1, *sequence.token_ids)] = sum(values)
+                    said[(*job.ids, -1, *sequence.token_ids)] = values
             yield ended
 
     vllm._engines.run = noting
 
 
-def pairs(shard: str, logged: dict[str, Any], vllm: Any, hf: Any, said: dict[tuple[int, ...], float]) -> list[Any]:
+def pairs(
+    shard: str, logged: dict[str, Any], vllm: Any, hf: Any, said: dict[tuple[int, ...], list[float]]
+) -> list[dict[str, Any]]:
     """One row per sample; differences in nats."""
     found = []
     per_sample = len(logged["vllm details"]) // len(logged["vllm"])
@@ -194,11 +197,13 @@ def pairs(shard: str, logged: dict[str, Any], vllm: Any, hf: Any, said: dict[tup
             prompt = tuple(vllm._prompt(a["arguments"][0][0]))
             row["same_answer"] = a["resps"] == b["resps"]
             # One that was handed over between the windows was said in two parts; its answer is compared, no more.
-            for key, value in said.items():
+            for key, values in said.items():
                 if key[: len(prompt) + 1] == (*prompt, -1) and row["window"] != "short->long":
                     answer = list(key[len(prompt) + 1 :])
-                    [(theirs_value, _)] = hf._loglikelihood_tokens([(None, list(prompt), answer)])
-                    row["tokens"] = abs(value - theirs_value)
+                    rest = [(None, [*prompt, *answer[:place]], [token]) for place, token in enumerate(answer)]
+                    theirs = [value for value, _ in hf._loglikelihood_tokens(rest)]
+                    row["tokens"] = [abs(x - y) for x, y in zip(values, theirs, strict=True)]
+                    row["answer"] = abs(sum(values) - sum(theirs))
         found.append(row)
     return found
 
