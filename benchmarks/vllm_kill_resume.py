@@ -95,9 +95,10 @@ def campaign(work: Path, kills: int, samples: int, seed: int) -> dict[str, objec
         goal = before + rng.randint(1, max(1, (total - before - 1) // (kills - number + 1)))
         child = start(command(model, out, "vllm", samples))
         while child.poll() is None and answered(out) < goal:
-            time.sleep(0.05)
+            time.sleep(0.01)
         if child.poll() is not None:
-            raise SystemExit(f"the run ended by itself: {child.communicate()[1][-500:]}")
+            said = child.communicate()[1].strip().splitlines()[-1:]
+            raise SystemExit(f"kill {number}: the run ended by itself ({child.returncode}, {answered(out)} of {total}): {said}")
         time.sleep(rng.uniform(0, 0.5))
         seen = answered(out)
         proper += kill(child, victim)
@@ -125,7 +126,7 @@ def campaign(work: Path, kills: int, samples: int, seed: int) -> dict[str, objec
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--samples", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the result here")
     arguments = parser.parse_args()
