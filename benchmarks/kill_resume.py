@@ -138,11 +138,12 @@ def campaign(
                 child.wait(timeout=rng.uniform(0.2, longest) if left else None)
                 ended = True
             except subprocess.TimeoutExpired:
-                victim = worker_of(child.pid, rng) if rng.random() < 0.5 else None
-                if victim is not None:
+                if workers and rng.random() < 0.5:
+                    victim = worker_of(child.pid, rng)  # while none is there, the run has more time
                     with contextlib.suppress(psutil.Error):
-                        victim.kill()
-                        hit += 1
+                        if victim is not None:
+                            victim.kill()
+                            hit += 1
                     continue
                 child.kill()  # alone: its workers have to see to their own end
                 child.wait()

@@ -98,7 +98,8 @@ def campaign(work: Path, kills: int, samples: int, seed: int) -> dict[str, objec
             time.sleep(0.01)
         if child.poll() is not None:
             said = child.communicate()[1].strip().splitlines()[-1:]
-            raise SystemExit(f"kill {number}: the run ended by itself ({child.returncode}, {answered(out)} of {total}): {said}")
+            at = f"{answered(out)} of {total} answers"
+            raise SystemExit(f"kill {number}: the run ended by itself with {child.returncode} and {at}: {said}")
         time.sleep(rng.uniform(0, 0.5))
         seen = answered(out)
         proper += kill(child, victim)
