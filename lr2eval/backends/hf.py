@@ -88,7 +88,7 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
         self.model_seconds = 0.0
         self._policy = window_policy
         self._prefill_chunk = prefill_chunk
-        self.memory_limit = memory_limit  # workers are told the least of all machines
+        self.memory_limit = memory_limit  # of a batch; a worker is told what holds for all
         self._auto = batch_size == "auto"
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
