@@ -134,7 +134,7 @@ class Answerer(RecordingLM):
         if not call.shard:
             return Reply("", memory=free_memory(self.backend.device))
         if call.memory is not None:
-            self.backend._memory_limit = call.memory
+            self.backend.memory_limit = call.memory
         self.begin(call.shard, call.length)
         requests = list(call.requests)
         if call.batch is None:

@@ -18,6 +18,7 @@ from typing import Any
 
 from lr2eval._errors import StoreError
 from lr2eval._ids import run_digest
+from lr2eval._sqlite import one_line, open_durable
 from lr2eval._types import ResponseDetail
 
 FILE = "samples.sqlite"
@@ -84,15 +85,8 @@ class RunStore:
     def create(cls, folder: Path) -> RunStore:
         """Open the store of ``folder`` for writing, making it when absent."""
         path = folder / FILE
-        with _store_errors(path):
-            db = sqlite3.connect(path, isolation_level=None, timeout=30)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if check != "ok":
-                raise sqlite3.DatabaseError(check)
-            db.executescript(_TABLES)
-            store = cls(db, path)
+        with one_line(path):
+            store = cls(open_durable(path, _TABLES), path)
             version = store.meta("store_version")
             if version is None:
                 store.set_meta("store_version", str(STORE_VERSION))
@@ -108,7 +102,7 @@ class RunStore:
         path = folder / FILE
         if not path.is_file():
             raise StoreError(f"{path}: no such file; is {folder} a run folder?")
-        with _store_errors(path):
+        with one_line(path):
             # A writable connection that refuses to write tidies up the write-ahead log when it closes; a folder that
             # cannot be written (an archive) holds a run at rest, which needs no log.
             how = "mode=rw" if os.access(path, os.W_OK) and os.access(folder, os.W_OK) else "mode=ro&immutable=1"
@@ -127,17 +121,17 @@ class RunStore:
         self.close()
 
     def meta(self, key: str) -> str | None:
-        with _store_errors(self.path):
+        with one_line(self.path):
             row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
         return None if row is None else str(row[0])
 
     def set_meta(self, key: str, value: str) -> None:
-        with _store_errors(self.path):
+        with one_line(self.path):
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (key, value))
 
     def plan(self, shard: str, request_type: str) -> list[list[int]] | None:
         """The batches of a shard (lists of request numbers), or ``None`` before it was planned."""
-        with _store_errors(self.path):
+        with one_line(self.path):
             rows = self._db.execute(
                 "SELECT members FROM batches WHERE shard=? AND request_type=? ORDER BY number",
                 (shard, request_type),
@@ -154,7 +148,7 @@ class RunStore:
 
     def responses(self, shard: str, request_type: str) -> dict[int, tuple[str, Any, ResponseDetail]]:
         """Request number -> (key, response, detail) of everything answered so far in a shard."""
-        with _store_errors(self.path):
+        with one_line(self.path):
             rows = self._db.execute(
                 "SELECT request, key, response, detail FROM responses WHERE shard=? AND request_type=?",
                 (shard, request_type),
@@ -170,7 +164,7 @@ class RunStore:
             )
 
     def shard_done(self, shard: str) -> bool:
-        with _store_errors(self.path):
+        with one_line(self.path):
             return self._db.execute("SELECT 1 FROM shards WHERE shard=?", (shard,)).fetchone() is not None
 
     def save_scores(self, shard: str, samples: Sequence[StoredSample]) -> None:
@@ -194,7 +188,7 @@ class RunStore:
     def samples(self, shard: str | None = None) -> Iterator[StoredSample]:
         """Scored samples in order of (shard, number)."""
         where, values = ("", ()) if shard is None else (" WHERE shard=?", (shard,))
-        with _store_errors(self.path):
+        with one_line(self.path):
             for row in self._db.execute(f"SELECT * FROM samples{where} ORDER BY shard, number", values):
                 yield _sample(row)
 
@@ -202,7 +196,7 @@ class RunStore:
         """The samples of a shard with these ids, in order."""
         # The plus keeps SQLite from walking the whole shard through its index.
         query = f"SELECT * FROM samples WHERE id IN ({','.join('?' * len(ids))}) AND +shard=? ORDER BY number"
-        with _store_errors(self.path):
+        with one_line(self.path):
             for row in self._db.execute(query, (*ids, shard)):
                 yield _sample(row)
 
@@ -212,7 +206,7 @@ class RunStore:
         One pass over the table without its texts: 40,000 samples of a store of 370 MB in a tenth of a second.
         """
         found: dict[str, list[tuple[int, str, str, float | None]]] = {}
-        with _store_errors(self.path):
+        with one_line(self.path):
             for shard, *outcome in self._db.execute("SELECT shard, number, id, prompt_hash, score FROM samples"):
                 found.setdefault(shard, []).append(tuple(outcome))
         for outcomes in found.values():
@@ -227,7 +221,7 @@ class RunStore:
         """
         what = "id, prompt_hash, score, skipped, truncated_tokens, columns"
         query = f"SELECT {what} FROM samples WHERE shard=? ORDER BY number"
-        with _store_errors(self.path):
+        with one_line(self.path):
             for id_, prompt_hash, score, skipped, truncated, columns in self._db.execute(query, (shard,)):
                 if score is None and not skipped:
                     raise StoreError(f"{self.path}: sample {id_[:12]} of {shard} has no score (NaN?); run it again")
@@ -235,12 +229,12 @@ class RunStore:
 
     def digest(self) -> str:
         """The run digest: over ids, prompt hashes, answers and scores of every scored sample."""
-        with _store_errors(self.path):
+        with one_line(self.path):
             return run_digest(self._db.execute("SELECT id, prompt_hash, answer, score FROM samples"))
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with _store_errors(self.path):
+        with one_line(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -263,20 +257,3 @@ def _sample(row: tuple[Any, ...]) -> StoredSample:
         source=None if file is None else (file, offset),
         detail=ResponseDetail(prompt_tokens, new_tokens, window, finish, truncated),
     )  # fmt: skip
-
-
-@contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        text = " ".join(str(error).split())
-        if "full" in text:
-            mend = "free some disk space and run the same command again: finished batches are kept"
-        elif "readonly" in text or "unable to open" in text:
-            mend = "make the folder writable or choose another --out"
-        elif "locked" in text:
-            mend = "another lr2eval writes this run; wait for it or choose another --out"
-        else:
-            mend = "the database is damaged; restore it from a copy or start again with a fresh --out"
-        raise StoreError(f"{path}: {text}; {mend}") from error

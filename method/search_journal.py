@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from lr2eval._errors import StoreError
 from lr2eval._ids import digest
+from lr2eval._sqlite import one_line, open_durable
 from lr2eval.method.rope import RopeScaling
 
 FILE = "evaluations.sqlite"
@@ -61,14 +60,8 @@ class Journal:
     def open(cls, folder: Path) -> Journal:
         """The journal of a search folder, made when absent. Raises :class:`StoreError` for a damaged one."""
         path = folder / FILE
-        with _store_errors(path):
-            db = sqlite3.connect(path, isolation_level=None, timeout=30)
-            db.execute("PRAGMA journal_mode=WAL")
-            db.execute("PRAGMA synchronous=FULL")
-            check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if check != "ok":
-                raise sqlite3.DatabaseError(check)
-            db.executescript(_TABLES)
+        with one_line(path):
+            db = open_durable(path, _TABLES)
             db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?)", (str(VERSION),))
             version = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()[0]
             if version != str(VERSION):
@@ -91,7 +84,7 @@ class Journal:
     def add(self, found: Evaluation) -> None:
         """Write one evaluation; it is on disk when this returns."""
         nll = None if math.isnan(found.nll) else found.nll
-        with _store_errors(self.path):
+        with one_line(self.path):
             self._db.execute(
                 "INSERT INTO evaluations (factors, sample, nll, tokens, seconds) VALUES (?, ?, ?, ?, ?)",
                 (found.factors, found.sample, nll, found.tokens, found.seconds),
@@ -100,17 +93,8 @@ class Journal:
 
     def rows(self) -> list[Evaluation]:
         """All evaluations in the order in which they ended."""
-        with _store_errors(self.path):
+        with one_line(self.path):
             found = self._db.execute(
                 "SELECT factors, sample, nll, tokens, seconds FROM evaluations ORDER BY number"
             ).fetchall()
         return [Evaluation(f, s, math.nan if nll is None else nll, t, sec) for f, s, nll, t, sec in found]
-
-
-@contextmanager
-def _store_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        mend = "free some space" if "full" in str(error) else "make the folder writable, or start with a fresh --out"
-        raise StoreError(f"{path}: {error}; {mend}") from error

@@ -88,7 +88,7 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
         self.model_seconds = 0.0
         self._policy = window_policy
         self._prefill_chunk = prefill_chunk
-        self._memory_limit = memory_limit
+        self.memory_limit = memory_limit  # of a batch; a worker is told what holds for all
         self._auto = batch_size == "auto"
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
@@ -260,7 +260,7 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
 
     @property
     def _memory(self) -> int:
-        return self._memory_limit or free_memory(self.device)
+        return self.memory_limit or free_memory(self.device)
 
     def _chunk(self, length: int, cost: Callable[[int | None], int]) -> int | None:
         return self._prefill_chunk or smallest_chunk_needed(length, self._memory, cost)

@@ -165,8 +165,8 @@ def test_one_worker_says_how_much_memory_a_batch_may_take_before_another_is_star
     spread = Spread(tmp_path, backend, workers=5).run(memory=True)
     first, *others = spread.calls
     assert (first.shard, first.memory) == ("", None)
-    assert {call.memory for call in others} == {backend._memory_limit}
-    assert backend._memory_limit > 0
+    assert {call.memory for call in others} == {backend.memory_limit}
+    assert backend.memory_limit > 0
     lm = PooledLM(SimpleNamespace(), spread.store, {"model": "m"}, "error")
     fresh = Work(lm, SHARDS, lambda shard: None, 5, memory=True)
     assert next(fresh) == Call()
