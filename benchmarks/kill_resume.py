@@ -121,7 +121,7 @@ def campaign(
     expected = json.loads((calm / "results.json").read_text())
     rng = random.Random(seed)
     again = drivers = hit = 0
-    longest = duration * (4 if executor == "ray" else 2 if workers else 1)  # workers, and a cluster, have to start too
+    longest = duration * (2 if workers else 1)  # workers, and a cluster, have to start too
     digests, results = [], []
     while drivers + hit < kills or not results:
         before = committed(rough)
@@ -138,8 +138,9 @@ def campaign(
                 child.wait(timeout=rng.uniform(0.2, longest) if left else None)
                 ended = True
             except subprocess.TimeoutExpired:
-                if workers and rng.random() < 0.5:
-                    victim = worker_of(child.pid, rng)  # while none is there, the run has more time
+                if now and rng.random() < 0.5:
+                    while (victim := worker_of(child.pid, rng)) is None and child.poll() is None:
+                        time.sleep(0.1)  # none is there yet
                     with contextlib.suppress(psutil.Error):
                         if victim is not None:
                             victim.kill()
