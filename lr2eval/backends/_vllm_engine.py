@@ -15,14 +15,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lr2eval._errors import BackendError, CheckpointError, Lr2EvalError, UsageError
-from lr2eval.backends._vllm_orphans import OURS
+from lr2eval.backends._vllm_orphans import mark
 
 # vLLM tells its whole start on standard output and counts its users, unless asked not to before it is imported.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-os.environ[OURS] = "1"
-if plugins := os.environ.get("VLLM_PLUGINS"):  # a user's choice of plug-ins; ours makes engines leave with their driver
-    os.environ["VLLM_PLUGINS"] = f"{plugins},lr2eval"
+mark(os.environ)
 
 AHEAD = 2
 """Requests handed to an engine, as a multiple of those it runs at once: its queue never empties, memory stays small."""

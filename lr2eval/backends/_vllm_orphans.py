@@ -9,9 +9,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
+from collections.abc import MutableMapping
 
 OURS = "LR2EVAL_VLLM"
 """Environment variable that tells engines that this package started them: those of others are left alone."""
+
+
+def mark(environ: MutableMapping[str, str]) -> None:
+    """Tell the engines that will inherit ``environ``; a user's choice of plug-ins (``VLLM_PLUGINS``) is added to."""
+    environ[OURS] = "1"
+    if "VLLM_PLUGINS" in environ:  # where it is not set vLLM loads all
+        chosen = [name for name in environ["VLLM_PLUGINS"].split(",") if name not in ("", "lr2eval")]
+        environ["VLLM_PLUGINS"] = ",".join([*chosen, "lr2eval"])
 
 
 def leave_with_driver() -> None:

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 import psutil
 import pytest
 
-from lr2eval.backends._vllm_orphans import OURS, leave_with_driver
+from lr2eval.backends._vllm_orphans import OURS, leave_with_driver, mark
 
 
 def engine(pids: Connection) -> None:
@@ -51,3 +51,15 @@ def test_an_engine_leaves_when_its_driver_is_killed(ours: bool, leaves: bool, mo
 def test_vllm_finds_it() -> None:
     (found,) = importlib.metadata.entry_points(group="vllm.general_plugins", name="lr2eval")
     assert found.load() is leave_with_driver
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, None), ("", "lr2eval"), ("theirs", "theirs,lr2eval"), ("theirs,lr2eval", "theirs,lr2eval")],
+)
+def test_a_choice_of_plugins_is_added_to_once(before: str | None, after: str | None) -> None:
+    """Without one vLLM loads all of them, ours too."""
+    environ = {} if before is None else {"VLLM_PLUGINS": before}
+    mark(environ)
+    assert environ.get("VLLM_PLUGINS") == after
+    assert environ[OURS] == "1"
