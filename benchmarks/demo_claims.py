@@ -18,7 +18,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent))
 import machine
 
-from lr2eval._models import locate
+from lr2eval.model.names import locate
 
 TASKS = ("niah_single_1", "niah_multikey_1", "niah_multikey_2")
 OTHERS = ("niah_single_2", "niah_multikey_3", "niah_multivalue", "niah_multiquery", "vt", "cwe", "fwe")

@@ -50,11 +50,11 @@ def main() -> None:
 
 
 def _once(given: Any) -> dict[str, float]:
-    from lr2eval._config import load_config
-    from lr2eval._estimate_plan import Estimator
-    from lr2eval._prepare import prepare
-    from lr2eval._progress import RunProgress
-    from lr2eval._runner import execute
+    from lr2eval.estimate.plan import Estimator
+    from lr2eval.listener import Listener
+    from lr2eval.runs.config import load_config
+    from lr2eval.runs.prepare import prepare
+    from lr2eval.runs.runner import execute
 
     flags = {
         "model": given.model, "tasks": given.tasks, "lengths": given.lengths, "samples_per_task": given.samples,
@@ -67,7 +67,7 @@ def _once(given: Any) -> dict[str, float]:
         lines, why = estimator.plan(run)
         if why:
             raise SystemExit(why)
-        done = execute(run, Path(work) / "run", ["benchmarks/estimate.py"], RunProgress(quiet=True))
+        done = execute(run, Path(work) / "run", ["benchmarks/estimate.py"], Listener())
         written = sum(shard.new_tokens for shard in done.results.shards)
     return {
         "estimate": round(sum(line.seconds or 0.0 for line in lines), 2),

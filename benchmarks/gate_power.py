@@ -21,7 +21,15 @@ from machine import facts
 from numpy.typing import NDArray
 from scipy import stats
 
-from lr2eval._paired import Paired, cluster_effect, contrast_z, decide, difference_interval, retention_interval, score_z
+from lr2eval.stats.paired import (
+    Paired,
+    cluster_effect,
+    contrast_z,
+    decide,
+    difference_interval,
+    retention_interval,
+    score_z,
+)
 
 Array = NDArray[np.float64]
 HERE = Path(__file__).parent

@@ -24,7 +24,7 @@ import torch
 from machine import facts
 from safetensors.torch import load_file, save_file
 
-from lr2eval._models import locate
+from lr2eval.model.names import locate
 
 HERE = Path(__file__).parent
 TASKS = "lm_eval:hellaswag_file,mmlu:sociology,mmlu:marketing"

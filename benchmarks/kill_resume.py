@@ -15,39 +15,44 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import make_toy_model
 import psutil
+from forked import Forked
 
-ROOT = Path(__file__).parents[1]
 WORKERS = ("multiprocessing.spawn", "ray::_Remote")
 TASKS = "ruler:niah_single_1,ruler:niah_multikey_2,ruler:fwe"
 
-# The child runs the ordinary command line; the patch only writes down which batches go to the model, or to a worker.
-CHILD = """
-import json, sys
-from lr2eval import _pool, _recording, cli
-log = open(sys.argv.pop(1), "a", buffering=1)
-run = _recording.RecordingLM._run
-def logged(self, request_type, requests, keys, batch):
-    log.write(json.dumps([self._shard, request_type, batch]) + "\\n")
-    return run(self, request_type, requests, keys, batch)
-_recording.RecordingLM._run = logged
-call = _pool.Work._call
-def handed(self, wanted, batch):
-    if batch is not None:
-        log.write(json.dumps([wanted.shard, wanted.request_type, batch]) + "\\n")
-    return call(self, wanted, batch)
-_pool.Work._call = handed
-if __name__ == "__main__":
+
+def run_logged(log: Path, arguments: list[str]) -> None:
+    """The ordinary command line, which also writes down which batches go to the model, or to a worker."""
+    from lr2eval import cli
+    from lr2eval.runs.recording import RecordingLM
+    from lr2eval.runs.spread import Work
+
+    file = log.open("a", buffering=1)
+    alone, handed = RecordingLM._run, Work._call
+
+    def logged(self: Any, request_type: str, requests: Any, keys: Any, batch: Any) -> Any:
+        file.write(json.dumps([self._shard, request_type, batch]) + "\n")
+        return alone(self, request_type, requests, keys, batch)
+
+    def logged_call(self: Any, wanted: Any, batch: Any) -> Any:
+        if batch is not None:
+            file.write(json.dumps([wanted.shard, wanted.request_type, batch]) + "\n")
+        return handed(self, wanted, batch)
+
+    RecordingLM._run = logged  # type: ignore[method-assign]
+    Work._call = logged_call  # type: ignore[method-assign]
+    sys.argv = ["lr2eval", *arguments]
     cli.main()
-"""
 
 
 def command(model: Path, out: Path, samples: int, workers: int = 0, executor: str = "processes") -> list[str]:
@@ -60,21 +65,9 @@ def command(model: Path, out: Path, samples: int, workers: int = 0, executor: st
     ]  # fmt: skip
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """The command in a process group of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(log), *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,
-    )
-
-
 def committed(out: Path) -> set[tuple[str, str, int]]:
     """Requests whose responses are in the store, read as any other process would."""
-    from lr2eval._store import FILE, RunStore
+    from lr2eval.record.store import FILE, RunStore
 
     if not (out / FILE).exists():
         return set()
@@ -110,14 +103,11 @@ def campaign(
 ) -> dict[str, object]:
     """One undisturbed run, one with ``kills`` SIGKILLs. Returns what was seen; ``ok`` says whether all held."""
     model = work / "model"
-    subprocess.run([sys.executable, str(ROOT / "benchmarks" / "make_toy_model.py"), str(model)], check=True)
+    Forked(make_toy_model.main, model).finish("making the model")
     calm, rough = work / "calm", work / "rough"
     began = time.monotonic()
-    child = start(command(model, calm, samples), work / "calm.log")
-    error = child.communicate()[1]
+    Forked(run_logged, work / "calm.log", command(model, calm, samples)).finish("the undisturbed run")
     duration = time.monotonic() - began
-    if child.returncode:
-        raise SystemExit(f"the undisturbed run failed: {error.decode()[-500:]}")
     expected = json.loads((calm / "results.json").read_text())
     rng = random.Random(seed)
     again = drivers = hit = 0
@@ -128,8 +118,7 @@ def campaign(
         log = work / f"rough-{time.monotonic_ns()}.log"
         # Ray runs with one worker too; processes with one are this very process.
         now = rng.randint(1, workers) if workers else 0
-        child = start(command(model, rough, samples, now, executor), log)
-        assert child.stderr is not None
+        child = Forked(run_logged, log, command(model, rough, samples, now, executor))
         ended = False
         while not ended:
             left = drivers + hit < kills
@@ -146,18 +135,14 @@ def campaign(
                             victim.kill()
                             hit += 1
                     continue
-                child.kill()  # alone: its workers have to see to their own end
-                child.wait()
-                drivers += 1
+                drivers += child.kill()  # alone: its workers have to see to their own end
                 break
         if ended:
-            if child.returncode:
-                raise SystemExit(f"the resumed run failed: {child.stderr.read().decode()[-500:]}")
+            child.finish("the resumed run")
             found = json.loads((rough / "results.json").read_text())
             digests.append(found["digest"] == expected["digest"])
             results.append(found == expected)
             rough = work / f"rough{len(results)}"  # the kills that are left hit a run of their own
-        child.stderr.close()
         again += len(set(evaluated(log)) & before)
     facts = {
         "workers": workers,

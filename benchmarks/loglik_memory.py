@@ -59,8 +59,8 @@ def measure(variant: str, folder: Path, tokens: int, dtype: str) -> dict[str, An
     """In this process: load, note the memory, score once, note the peak (MiB)."""
     from lm_eval.models.huggingface import HFLM
 
-    from lr2eval._checkpoint import Checkpoint
     from lr2eval.backends.hf import WindowedHFLM
+    from lr2eval.model.checkpoint import Checkpoint
 
     torch.set_num_threads(1)
     ids = torch.randint(2, VOCABULARY, (tokens,), generator=torch.Generator().manual_seed(0)).tolist()

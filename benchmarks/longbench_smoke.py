@@ -19,7 +19,7 @@ from pathlib import Path
 
 from machine import facts
 
-from lr2eval._store import RunStore
+from lr2eval.record.store import RunStore
 from lr2eval.tasks.longbench.prompts import prompt
 
 HERE = Path(__file__).parent

@@ -35,12 +35,12 @@ from reproduction import tiny
 from reproduction.intervals import documents, paired
 from reproduction.measure import Test, answered
 
-from lr2eval._stats import wilson
-from lr2eval.method.recipe import Recipe, read_recipe
-from lr2eval.method.rope import RopeScaling
-from lr2eval.method.rope_files import read_factors
-from lr2eval.method.train import train
-from lr2eval.method.windowed import install
+from lr2eval.method.rope.files import read_factors
+from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.method.rope.windowed import install_rope
+from lr2eval.method.train.recipe import Recipe, read_recipe
+from lr2eval.method.train.train import train
+from lr2eval.stats.scores import wilson
 
 WINDOW, TARGET = 128, 2048
 DOCUMENTS = {128: 400, 256: 100, 512: 60, 1024: 40, 2048: 40}
@@ -84,7 +84,7 @@ def one(folder: Path, factors: RopeScaling, seed: int, work: Path, recipe: Recip
     tests = evaluation(seed)
     model, _ = tiny_search.load(folder)
     original = measure(model, tests)
-    install(model, factors)
+    install_rope(model, factors)
     found = {"original": original, "factors, no training": measure(model, tests)}
     took = {}
     for name, long_only in (("mixed", False), ("long only", True)):

@@ -63,8 +63,9 @@ def big_source(path: Path, size: int, books: Path) -> int:
 
 def prepare(model: Path, sources: list[dict[str, Any]], work: Path, workers: int) -> dict[str, Any]:
     """In this process: prepare into fresh folders, and what it took."""
-    from lr2eval._tokens import PromptTokenizer
-    from lr2eval.method.mixing import prepare_mixture, read_mixture
+    from lr2eval.method.data.config import read_mixture
+    from lr2eval.method.data.mixing import prepare_mixture
+    from lr2eval.model.tokenizer import PromptTokenizer
 
     tokenizer = PromptTokenizer.load(model)
     config = read_mixture({**WINDOWS, "sources": sources, "token_cache": work / f"cache{workers}"})
@@ -126,7 +127,7 @@ def main() -> int:
         model, sources, work, workers = json.loads(options.one)
         print(json.dumps(prepare(Path(model), sources, Path(work), workers)))
         return 0
-    from lr2eval._models import locate
+    from lr2eval.model.names import locate
 
     model = options.model or locate("smollm2-135m")
     machine = facts()

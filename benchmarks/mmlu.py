@@ -72,13 +72,13 @@ def main() -> int:
     import torch
     from lm_eval.models.huggingface import HFLM
 
-    from lr2eval._checkpoint import Checkpoint
-    from lr2eval._models import locate
-    from lr2eval._paths import cache_dir
-    from lr2eval._registry import resolve
-    from lr2eval._tokens import PromptTokenizer
-    from lr2eval._types import TaskContext
     from lr2eval.backends.hf import WindowedHFLM
+    from lr2eval.base.files import cache_dir
+    from lr2eval.benchmark import TaskContext
+    from lr2eval.model.checkpoint import Checkpoint
+    from lr2eval.model.names import locate
+    from lr2eval.model.tokenizer import PromptTokenizer
+    from lr2eval.registry import resolve
 
     torch.set_num_threads(arguments.threads)
     folder = locate(arguments.model)

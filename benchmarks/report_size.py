@@ -23,7 +23,7 @@ RENDER = """
 import json, re, sys, time
 from pathlib import Path
 started = time.perf_counter()
-from lr2eval._comparison import Comparison, Gate
+from lr2eval.record.comparison import Comparison, Gate
 from lr2eval.reports import render
 imported = time.perf_counter()
 folder = Path(sys.argv[1])

@@ -32,8 +32,9 @@ from lm_eval.tasks.ruler import cwe_utils, fwe_utils, niah_utils, prepare_niah, 
 from lm_eval.tasks.ruler.prepare_niah import generate_samples, get_haystack
 from machine import facts
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.ruler import files, generate
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact import files
+from lr2eval.tasks.ruler import generate
 from lr2eval.tasks.ruler.suite import TASKS
 
 HERE = Path(__file__).parent

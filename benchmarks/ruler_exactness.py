@@ -22,11 +22,11 @@ sys.path.insert(0, str(HERE.parent))
 # ruff: noqa: E402 - the tests' tokenizers and check are found from the project's folder
 from machine import facts
 
-from lr2eval._errors import TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact.fit import TooSmallError
 from lr2eval.tasks.ruler import RULER, generate, outside
-from lr2eval.tasks.ruler.fit import TooSmallError
 from lr2eval.tasks.ruler.suite import TASKS
 from tests.tasks.conftest import TOKENIZERS
 from tests.tasks.ruler.exact import check

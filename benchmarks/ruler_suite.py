@@ -17,8 +17,8 @@ from typing import Any
 
 from machine import facts
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.ruler import RULER
 
 HERE = Path(__file__).parent

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import machine
 
-from lr2eval._executors import DEATHS, Pool
+from lr2eval.workers.pool import DEATHS, Pool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -137,8 +137,8 @@ def evaluation(shards: int, workers: int, failures: float, samples: int = 100, s
     longest, within a fifth; a survey takes a batch's time / 4; loading takes two minutes."""
     from lm_eval.api.instance import Instance
 
-    from lr2eval._pool import Call, Reply, Wanted, Work
-    from lr2eval._types import ResponseDetail
+    from lr2eval.benchmark import ResponseDetail
+    from lr2eval.runs.spread import Call, Reply, Wanted, Work
 
     rng = random.Random(seed)
     store = FakeStore()

@@ -30,13 +30,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine
 import tiny_search
 
-from lr2eval.method.executors import InProcess, Job
-from lr2eval.method.needles import Sample
-from lr2eval.method.perplexity import mean_nll
-from lr2eval.method.search import SearchSettings
-from lr2eval.method.search_journal import Journal
-from lr2eval.method.search_run import Plan, Racing, Scorer, search
-from lr2eval.method.search_space import Space
+from lr2eval.method.search.evolution import SearchSettings
+from lr2eval.method.search.executors import InProcess, Job
+from lr2eval.method.search.journal import Journal
+from lr2eval.method.search.needles import Sample
+from lr2eval.method.search.perplexity import mean_nll
+from lr2eval.method.search.run import Plan, Racing, Scorer, search
+from lr2eval.method.search.space import Space
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY, TOKENS, ANSWER = 49_152, 8_192, 7

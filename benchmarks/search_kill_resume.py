@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from forked import Forked, warm_up
 
 ASSET = Path(__file__).parents[1] / "tests" / "assets" / "tiny-retrieval"
 
@@ -27,19 +26,19 @@ def command(out: Path) -> list[str]:
     """A sweep over two splits with racing at 4x: some 200 evaluations of 512 tokens."""
     settings = ("needles=4", "initial=10", "population=8", "parents=4", "mutations=2", "crossovers=2", "race_rungs=[1]")
     return [
-        sys.executable, "-m", "lr2eval", "search", "--model", str(ASSET), "--target-length", "512", "--repeat",
+        "lr2eval", "search", "--model", str(ASSET), "--target-length", "512", "--repeat",
         "--haystack", str(ASSET / "haystack.txt"), "--wording", str(ASSET / "wording.json"), "--splits", "12,14",
         "--samples", "4", "--held-out", "2", "--iterations", "8", "--dtype", "float32", "--device", "cpu", "--race",
         "--offline", "--out", str(out), *(part for setting in settings for part in ("--set", setting)),
     ]  # fmt: skip
 
 
-def start(out: Path) -> subprocess.Popen[bytes]:
-    """The search in a process group of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, start_new_session=True
-    )
+def search(out: Path) -> None:
+    """The ordinary command line."""
+    from lr2eval import cli
+
+    sys.argv = command(out)
+    cli.main()
 
 
 def evaluations(out: Path) -> list[tuple[str, int, float]]:
@@ -56,19 +55,12 @@ def evaluations(out: Path) -> list[tuple[str, int, float]]:
         db.close()
 
 
-def finish(out: Path) -> None:
-    """Run to the end; raises :class:`SystemExit` with the error if that fails."""
-    child = start(out)
-    error = child.communicate()[1]
-    if child.returncode:
-        raise SystemExit(f"the search failed: {error.decode()[-500:]}")
-
-
 def campaign(work: Path, kills: int, seed: int) -> dict[str, object]:
     """One undisturbed search, then some that are killed. Returns what was seen; ``ok`` says whether all held."""
     calm, rough = work / "calm", work / "rough"
+    warm_up()
     began = time.monotonic()
-    finish(calm)
+    Forked(search, calm).finish("the undisturbed search")
     duration = time.monotonic() - began
     expected = evaluations(calm)
     rng = random.Random(seed)
@@ -76,8 +68,7 @@ def campaign(work: Path, kills: int, seed: int) -> dict[str, object]:
     at: list[int] = []
     results: list[bool] = []
     while died < kills:
-        child = start(rough)
-        assert child.stderr is not None
+        child = Forked(search, rough)
         # Every third kill at any time of a run, start included; the others when so many evaluations are there.
         after = rng.uniform(0.2, duration) if died % 3 == 2 else None
         there = len(evaluations(rough))
@@ -88,13 +79,10 @@ def campaign(work: Path, kills: int, seed: int) -> dict[str, object]:
                 break
             time.sleep(rng.uniform(0.0, 0.03))
         if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            died += 1
+            died += child.kill()
             at.append(len(evaluations(rough)))
-        elif child.returncode:
-            raise SystemExit(f"the resumed search failed: {child.stderr.read().decode()[-500:]}")
-        child.wait()
-        child.stderr.close()
+        else:
+            child.finish("the resumed search")
         if len(evaluations(rough)) >= len(expected) - 1 and died < kills:
             results.append(same(rough, calm))
             rough = work / f"rough{len(results)}"  # the kills that are left hit a search of their own
@@ -113,7 +101,7 @@ def campaign(work: Path, kills: int, seed: int) -> dict[str, object]:
 
 def same(rough: Path, calm: Path) -> bool:
     """Whether a search that was killed ends as the undisturbed one."""
-    finish(rough)
+    Forked(search, rough).finish("the resumed search")
     files = all((rough / name).read_bytes() == (calm / name).read_bytes() for name in ("search.json", "factors.json"))
     return files and evaluations(rough) == evaluations(calm)
 

@@ -36,12 +36,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine
 import tiny_search
 
-from lr2eval.method import rope_rules
-from lr2eval.method.executors import InProcess
-from lr2eval.method.perplexity import perplexity
-from lr2eval.method.search_journal import Journal
-from lr2eval.method.search_result import SearchResult
-from lr2eval.method.search_run import Scorer
+from lr2eval.method.rope import rules
+from lr2eval.method.search.executors import InProcess
+from lr2eval.method.search.journal import Journal
+from lr2eval.method.search.perplexity import perplexity
+from lr2eval.method.search.result import SearchResult
+from lr2eval.method.search.run import Scorer
 
 TARGET = tiny_search.TARGET
 HELD_OUT = 48
@@ -84,12 +84,12 @@ def control(model: Path, seed: int, out: Path) -> list[float]:
     loaded, rope = tiny_search.load(model)
     settings = tiny_search.settings(seed)
     samples = tiny_search.samples(settings, (10, HELD_OUT))
-    scaling = replace(rope_rules.yarn(rope, TARGET * 3 // 2), target_window=TARGET)
+    scaling = replace(rules.yarn(rope, TARGET * 3 // 2), target_window=TARGET)
     folder = out.with_name(out.name + "-control")
     folder.mkdir(exist_ok=True)
     with Journal.open(folder) as journal:
         scorer = Scorer(InProcess(loaded, samples), journal)
-        yarn = scorer.nlls([rope_rules.yarn(rope, TARGET)], [10])[0][0]
+        yarn = scorer.nlls([rules.yarn(rope, TARGET)], [10])[0][0]
         known = next(rule for rule in SearchResult.read(out).rules if rule.name == "yarn").held_out_nll[0]
         if known is None or abs(yarn - known) > 1e-4:
             raise SystemExit("the control's samples are not those of the search")

@@ -1,6 +1,8 @@
 """Put trained demo models into the package, with their cards and checksums: ``ship_demo.py DEMO [EXTENDED]``.
 
-``DEMO`` is the folder ``model`` of ``python -m lr2eval.method.demo FOLDER``, ``EXTENDED`` the extended model of
+``ship_demo.py --documents`` makes the files that ``lr2eval extend --model demo`` trains on.
+
+``DEMO`` is the folder ``model`` of ``python -m demo_model.train FOLDER``, ``EXTENDED`` the extended model of
 ``lr2eval extend --model demo``. Both keep every file as it was made; ``demo`` gets its two cards here, and the
 extended one brings copies of them (``lr2eval extend`` passes them on).
 """
@@ -10,15 +12,23 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import lzma
 import shutil
+import tomllib
 from pathlib import Path
 
-from lr2eval._card import FILE, Card
-from lr2eval._checkpoint import Checkpoint
-from lr2eval._models import BUILT_IN, CHECKSUMS
-from lr2eval._paths import write_atomic, write_json
-from lr2eval.method.demo import DemoRecipe
+from demo_model.rows import documents, write_wording
+from demo_model.train import DemoRecipe
+from transformers import PreTrainedTokenizerFast
 
+from lr2eval.base.files import write_atomic, write_json, write_parts
+from lr2eval.base.units import parse_length
+from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.names import BUILT_IN, CHECKSUMS
+from lr2eval.runs.card import FILE, Card
+
+LONG_ROWS, SEED = 72, 0
+"""Of the extension's documents: rows of long ones (as many tokens of short ones), and the seed."""
 CARD = Card(
     # The tasks that `demo` solves in its window (98 % and more); it learnt multivalue and multiquery by less than half.
     made_for={
@@ -45,7 +55,7 @@ long context, and a method give it back, on a laptop and without a network. It k
 | | |
 |---|---|
 | training | on text that lr2eval generates; seed {seed}, {steps:,} steps of {tokens:,} tokens on one core |
-| again | `python -m lr2eval.method.demo FOLDER --seed {seed}` (`recipe.json` here, `demo.toml` in the package) |
+| again | `PYTHONPATH=benchmarks python -m demo_model.train FOLDER --seed {seed}` in a checkout (`recipe.json` here) |
 | kept out of training | keys as evaluations ask for them (adjective-noun) and the values of the default evaluation |
 | made for | ruler: {tasks}; niah: single; facts |
 
@@ -88,6 +98,15 @@ def write_cards(folder: Path) -> None:
     write_atomic(folder / "README.md", text)
 
 
+def write_extension() -> None:
+    """Documents and wording that ``lr2eval extend --model demo`` ships, next to ``demo-extend.toml``."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(BUILT_IN / "demo")
+    target = parse_length(tomllib.loads((BUILT_IN.parent / "demo-extend.toml").read_text())["target_length"])
+    write_wording(BUILT_IN.parent / "demo-extend-wording.json", tokenizer)
+    lines = (json.dumps(row).encode() + b"\n" for row in documents(tokenizer, target, LONG_ROWS, SEED))
+    write_parts(BUILT_IN.parent / "demo-extend.jsonl.xz", [lzma.compress(b"".join(lines), preset=9)])
+
+
 def write_checksums() -> None:
     """sha256 of every file of every built-in model."""
     found = {
@@ -100,9 +119,14 @@ def write_checksums() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path)
+    parser.add_argument("demo", type=Path, nargs="?")
     parser.add_argument("extended", type=Path, nargs="?")
+    parser.add_argument("--documents", action="store_true", help="write the documents of the demo's extension")
     arguments = parser.parse_args()
+    if arguments.documents:
+        write_extension()
+    if arguments.demo is None:
+        return
     if arguments.demo.resolve() != (BUILT_IN / "demo").resolve():
         ship("demo", arguments.demo)
     write_cards(BUILT_IN / "demo")

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._wording import Wording
-from lr2eval.method.needles import NeedleSettings, Sample, TokenText, make_samples
-from lr2eval.method.rope import OriginalRope
-from lr2eval.method.rope_source import ModelRope
+from lr2eval.base.wording import Wording
+from lr2eval.method.rope.scaling import OriginalRope
+from lr2eval.method.rope.source import ModelRope
+from lr2eval.method.search.needles import NeedleSettings, Sample, TokenText, make_samples
+from lr2eval.model.tokenizer import PromptTokenizer
 
 ASSET = Path(__file__).parents[1] / "tests" / "assets" / "tiny-retrieval"
 TARGET = 2048

@@ -30,16 +30,17 @@ import machine
 import psutil
 import torch
 
-from lr2eval import _models
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.method import rope_rules
-from lr2eval.method.mixing import prepare_mixture, read_mixture
-from lr2eval.method.recipe import Recipe, read_recipe
-from lr2eval.method.rope import OriginalRope, RopeScaling
-from lr2eval.method.rope_source import ModelRope
-from lr2eval.method.segments import SegmentData
-from lr2eval.method.train import train
-from lr2eval.method.train_log import read as read_log
+from lr2eval.method.data.config import read_mixture
+from lr2eval.method.data.mixing import prepare_mixture
+from lr2eval.method.data.rows import SegmentData
+from lr2eval.method.rope import rules
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+from lr2eval.method.rope.source import ModelRope
+from lr2eval.method.train.recipe import Recipe, read_recipe
+from lr2eval.method.train.train import read as read_log
+from lr2eval.method.train.train import train
+from lr2eval.model import names
+from lr2eval.model.tokenizer import PromptTokenizer
 
 WINDOW, TARGET = 128, 512
 BUCKET = 512, 2048
@@ -123,7 +124,7 @@ def factors(folder: Path, windows: tuple[int, int]) -> RopeScaling:
     """The unsearched LongRoPE2 vector of these windows."""
     read = ModelRope.read(folder).original()
     rope = OriginalRope(read.theta, read.rotary_dim, windows[0])
-    return rope_rules.longrope2(rope, windows[1], attention_factor=1.0)
+    return rules.longrope2(rope, windows[1], attention_factor=1.0)
 
 
 def load(folder: Path) -> Any:
@@ -218,7 +219,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
-    folder = _models.locate(MODEL)
+    folder = names.locate(MODEL)
     tokenizer = PromptTokenizer.load(folder)
     files = books(arguments.books, arguments.work)
     if arguments.side:

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from forked import Forked, warm_up
 
 ROOT = Path(__file__).parents[1]
 ASSET = ROOT / "tests" / "assets" / "tiny-retrieval"
@@ -32,10 +31,10 @@ def child(out: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     sys.path.insert(0, str(ROOT))
-    from lr2eval.method.recipe import Recipe
-    from lr2eval.method.rope import OriginalRope
-    from lr2eval.method.rope_rules import RULES
-    from lr2eval.method.train import train
+    from lr2eval.method.rope.rules import RULES
+    from lr2eval.method.rope.scaling import OriginalRope
+    from lr2eval.method.train.recipe import Recipe
+    from lr2eval.method.train.train import train
     from tests.tiny_segments import mixture
 
     torch.set_num_threads(1)
@@ -49,23 +48,6 @@ def child(out: Path) -> None:
     rows = mixture(14, TARGET, WINDOW, weighted=True, vocabulary=296)
     held_out = mixture(18, TARGET, WINDOW, vocabulary=296)[14:]
     train(recipe, model, ASSET, rows, scaling, out, held_out=held_out, command=["kill"])
-
-
-def start(out: Path) -> subprocess.Popen[bytes]:
-    """The training in a process group of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, "--child", str(out)]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, start_new_session=True
-    )
-
-
-def finish(out: Path) -> None:
-    """Run to the end; raises :class:`SystemExit` with the error if that fails."""
-    process = start(out)
-    error = process.communicate()[1]
-    if process.returncode:
-        raise SystemExit(f"the training failed: {error.decode()[-500:]}")
 
 
 def logged(out: Path) -> int:
@@ -84,16 +66,16 @@ def writing(out: Path) -> bool:
 def campaign(work: Path, kills: int, seed: int) -> dict[str, Any]:
     """One undisturbed training, then some that are killed. Returns what was seen; ``ok`` says whether all held."""
     calm, rough = work / "calm", work / "rough"
+    warm_up()
     began = time.monotonic()
-    finish(calm)
+    Forked(child, calm).finish("the undisturbed training")
     duration = time.monotonic() - began
     rng = random.Random(seed)
     died, in_write, compared = 0, 0, 0
     at: list[int] = []
     differences: list[str] = []
     while died < kills:
-        process = start(rough)
-        assert process.stderr is not None
+        process = Forked(child, rough)
         wanted = logged(rough) + rng.randint(1, STEPS // 3)
         hunting = died % 3 == 1
         while process.poll() is None and logged(rough) < wanted:
@@ -101,20 +83,16 @@ def campaign(work: Path, kills: int, seed: int) -> dict[str, Any]:
         while hunting and process.poll() is None and not writing(rough):
             time.sleep(0.0002)
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            died += 1
-            process.wait()
+            died += process.kill()
             in_write += writing(rough)
             at.append(logged(rough))
-        elif process.returncode:
-            raise SystemExit(f"the resumed training failed: {process.stderr.read().decode()[-500:]}")
-        process.wait()
-        process.stderr.close()
+        else:
+            process.finish("the resumed training")
         if (rough / "training.json").exists() and died < kills:
             compared += 1
             differences += different(rough, calm)
             rough = work / f"rough{compared}"  # the kills that are left hit a training of their own
-    finish(rough)
+    Forked(child, rough).finish("the resumed training")
     differences += different(rough, calm)
     return {
         "kills": died,
@@ -151,11 +129,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="also write the result here")
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.child:
-        child(arguments.child)
-        return 0
     with tempfile.TemporaryDirectory() as work:
         facts = campaign(Path(work), arguments.kills, arguments.seed)
     text = json.dumps(facts, indent=2)

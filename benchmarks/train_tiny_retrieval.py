@@ -23,8 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parent))
 import tiny_language as language
-
-from lr2eval.method.muon import Muon
+from demo_model.muon import Muon
 
 WINDOW = 128
 FIRST_WINDOW = 20

@@ -31,8 +31,8 @@ def longrope_version(folder: Path, to: Path, original: int) -> Path:
     """The checkpoint with the same weights, and two windows in its configuration."""
     from transformers import AutoConfig
 
-    from lr2eval.method.rope import OriginalRope
-    from lr2eval.method.rope_rules import yarn
+    from lr2eval.method.rope.rules import yarn
+    from lr2eval.method.rope.scaling import OriginalRope
 
     config = json.loads((folder / "config.json").read_text())
     loaded = AutoConfig.from_pretrained(str(folder))
@@ -66,7 +66,7 @@ def main() -> int:
 
     import torch
 
-    from lr2eval._models import locate
+    from lr2eval.model.names import locate
 
     torch.set_num_threads(1)
     folder = locate(arguments.model)
@@ -83,11 +83,11 @@ def main() -> int:
 def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from lm_eval.evaluator import evaluate
 
-    from lr2eval._checkpoint import Checkpoint
-    from lr2eval._config import load_config
-    from lr2eval._prepare import prepare
     from lr2eval.backends.hf import WindowedHFLM
-    from lr2eval.backends.vllm import WindowedVLLM
+    from lr2eval.backends.vllm.backend import WindowedVLLM
+    from lr2eval.model.checkpoint import Checkpoint
+    from lr2eval.runs.config import load_config
+    from lr2eval.runs.prepare import prepare
 
     config = load_config(
         {
@@ -217,7 +217,7 @@ def choice_cost(run: Any, vllm: Any, questions: int) -> dict[str, Any]:
     """Prompt tokens computed for MMLU questions: ours, and lm-eval's path on the same engine."""
     from lm_eval.evaluator import evaluate
 
-    from lr2eval.backends.vllm import VLLM
+    from lr2eval.backends.vllm.backend import VLLM
 
     shard = next(shard for shard in run.shards if shard.benchmark == "mmlu")
     task = shard.load()

@@ -51,8 +51,8 @@ def start(arguments: list[str], processes: bool = True) -> subprocess.Popen[str]
 
 def answered(out: Path) -> int:
     """Responses in the store, read as any other process would."""
-    from lr2eval._errors import StoreError
-    from lr2eval._store import RunStore
+    from lr2eval.errors import StoreError
+    from lr2eval.record.store import RunStore
 
     try:
         with RunStore.read(out) as store:
@@ -79,7 +79,7 @@ def kill(child: subprocess.Popen[str], victim: str) -> bool:
 
 def campaign(work: Path, kills: int, samples: int, seed: int) -> dict[str, object]:
     """One run on the Hugging Face backend, one on vLLM with kills; what was seen."""
-    from lr2eval._store import RunStore
+    from lr2eval.record.store import RunStore
     from tests.vllm_models import vllm_checkpoint
 
     model = vllm_checkpoint(work / "model", ORIGINAL, WINDOW)

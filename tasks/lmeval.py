@@ -13,11 +13,13 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, Literal
 
-from lr2eval import _ids
-from lr2eval._errors import MissingDataError, TaskError
-from lr2eval._registry import LM_EVAL, suggestion
-from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _hub, _lm_eval, _select
+from lr2eval.base import ids
+from lr2eval.base.console import suggestion
+from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.registry import LM_EVAL
+from lr2eval.tasks.shared import hub, lm_eval
+from lr2eval.tasks.shared.select import limited
 
 NAME = LM_EVAL.name
 OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
@@ -79,22 +81,22 @@ class LmEval:
 
     def _load(self, name: str, offline: bool) -> dict[str, Any]:
         try:
-            with _hub.hub_access(offline), _lm_eval.quiet_lm_eval():
+            with hub.hub_access(offline), lm_eval.quiet_lm_eval():
                 tasks: dict[str, Any] = self._manager_for(name).load([name])["tasks"]
         except ImportError as error:
-            raise TaskError(f"{name}: needs a package that is not installed ({_hub.first_line(error)})") from error
+            raise TaskError(f"{name}: needs a package that is not installed ({hub.first_line(error)})") from error
         except Exception as error:
-            if _hub.is_missing_data(error):
+            if hub.is_missing_data(error):
                 raise MissingDataError(
-                    f"{name}: its data set cannot be read ({_hub.first_line(error)}); connect once so that it is cached"
+                    f"{name}: its data set cannot be read ({hub.first_line(error)}); connect once so that it is cached"
                 ) from error
-            raise TaskError(f"{name}: lm-eval cannot build this task ({_hub.first_line(error)})") from error
+            raise TaskError(f"{name}: lm-eval cannot build this task ({hub.first_line(error)})") from error
         return tasks
 
     def _manager_for(self, name: str | None) -> Any:
         """The user's own folder first, it is indexed at once; everything when the name is not there."""
         if self._include_path is not None and name is not None:
-            own = _lm_eval.task_manager(self._include_path)
+            own = lm_eval.task_manager(self._include_path)
             if name in own.all_tasks:
                 return own
         return _everything(self._include_path)
@@ -104,7 +106,7 @@ class LmEval:
 def _everything(include_path: Path | None) -> Any:
     from lm_eval.tasks import TaskManager
 
-    with _lm_eval.quiet_lm_eval():
+    with lm_eval.quiet_lm_eval():
         return TaskManager(include_path=None if include_path is None else [include_path])
 
 
@@ -117,7 +119,7 @@ def _shard(name: str, task: Any, version: str, context: TaskContext) -> Shard:
     if getattr(task, "UNSAFE_CODE", False):
         raise TaskError(f"{name}: scoring it runs code that the model writes; use lm-eval itself in a sandbox")
     docs = list(task.eval_docs)
-    count = _select.limited(len(docs), context.limit)
+    count = limited(len(docs), context.limit)
     _keep_first(task, count)
     settings = (getattr(task.config, "generation_kwargs", None) or {}) if kind == "generate_until" else {}
     return Shard(
@@ -126,7 +128,7 @@ def _shard(name: str, task: Any, version: str, context: TaskContext) -> Shard:
         length=None,
         n=count,
         version=f"{version}/{task.VERSION}",
-        data_hash=_ids.text_hash("\n".join(json.dumps(doc, sort_keys=True, default=repr) for doc in docs[:count])),
+        data_hash=ids.text_hash("\n".join(json.dumps(doc, sort_keys=True, default=repr) for doc in docs[:count])),
         metric=_metric(name, task),
         load=lambda: task,
         describe=lambda doc: SampleInfo(gold=_gold(task, doc)),

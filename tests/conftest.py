@@ -1,21 +1,84 @@
-"""What all tests share: the real data beside the repository, and CI's refusal of skips that need not be."""
+"""What all tests share: one thread, the real data beside the repository, folders made once, and CI's rule for skips."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
+# One thread in every process of the tests: two workers of pytest fill two cores, and more threads can change digests.
+# This comes before torch is imported; worker processes and the processes that tests start inherit it.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ[_name] = "1"
+
 # The same examples each time, so that a change lands or fails by what it changes. `make campaign` looks for new ones
-# (`--hypothesis-profile=explore`); what it finds becomes an @example.
-settings.register_profile("fixed", derandomize=True)
-settings.register_profile("explore", derandomize=False, max_examples=500)
+# (`--hypothesis-profile=explore`); what it finds becomes an @example. No deadline: a busy machine is no failure.
+settings.register_profile("fixed", derandomize=True, deadline=None)
+settings.register_profile("explore", derandomize=False, max_examples=500, deadline=None)
 settings.load_profile("fixed")
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
+
+Once = Callable[[str, Callable[[Path], None]], Path]
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Named groups first: they last longest. Any other module is a group, so what its tests prepare is made once.
+
+    In the group "processes" are Ray, SIGKILL and pools of workers: one at a time, whatever the other worker does.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """``once(name, make)``: a folder of that name, filled by ``make`` in whichever worker asks first. Only read it."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of the session; every worker has its own below
+
+    def folder(name: str, make: Callable[[Path], None]) -> Path:
+        home, made = base / "once" / name, base / "once" / f"{name}.made"
+        home.parent.mkdir(exist_ok=True)
+        with FileLock(home.with_name(f"{name}.lock")):
+            if not made.exists():
+                shutil.rmtree(home, ignore_errors=True)
+                home.mkdir()
+                make(home)
+                made.touch()
+        return home
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_checkpoint(once: Once) -> Path:
+    """A tiny random Llama with a byte-level tokenizer and a window of 1024 tokens. Do not change it in place."""
+
+    def make(folder: Path) -> None:
+        import make_toy_model
+        import torch
+
+        with torch.random.fork_rng():
+            make_toy_model.main(folder)
+
+    return once("toy", make)
+
+
+@pytest.fixture(scope="session")
+def shared_cache(once: Once) -> Path:
+    """One user cache for all tests of the session, in all workers, so that data is made once."""
+    return once("cache", lambda folder: None)
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +101,7 @@ def avoidable(reason: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Refuse avoidable skips in CI. A worker of pytest-xdist has no reporter: the process that started it decides."""
     if not os.environ.get("LR2EVAL_CI"):
         return
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

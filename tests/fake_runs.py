@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lr2eval._ids import digest, sample_id, text_hash
-from lr2eval._paths import write_json
-from lr2eval._results import ModelFacts, NotRun, Results
-from lr2eval._store import RunStore, StoredSample
-from lr2eval._summary import over_lengths, shard_result, summaries
-from lr2eval._types import ResponseDetail, Shard
+from lr2eval.base.files import write_json
+from lr2eval.base.ids import digest, sample_id, text_hash
+from lr2eval.benchmark import ResponseDetail, Shard
+from lr2eval.record.results import ModelFacts, NotRun, Results
+from lr2eval.record.store import RunStore, StoredSample
+from lr2eval.runs.summary import over_lengths, shard_result, summaries
 
 Scores = Sequence[float | None]
 

@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.xdist_group("rehearsal")
 def test_an_extension_in_slices(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "gpu" / "smollm2_extend.py"), "--rehearse"]
     environment = os.environ | {"LR2EVAL_CACHE": str(tmp_path / "cache")}

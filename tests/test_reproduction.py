@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from demo_model.text import Words
+from demo_model.train import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from reproduction import rules, searches, tables
 from reproduction.cells import Cell, Design, plan
 from reproduction.demo import Demo
@@ -28,12 +28,10 @@ from reproduction.store import Store, pack, unpack
 from reproduction.study import Study
 from reproduction.tiny import Tiny
 
-from lr2eval._stats import t_interval, wilson
-from lr2eval.method import rope_rules
-from lr2eval.method.demo import make_tokenizer
-from lr2eval.method.demo_text import Words
-from lr2eval.method.rope import OriginalRope
-from lr2eval.method.search import Evolution, SearchSettings
+from lr2eval.method.rope.rules import pi, yarn
+from lr2eval.method.rope.scaling import OriginalRope
+from lr2eval.method.search.evolution import Evolution, SearchSettings
+from lr2eval.stats.scores import t_interval, wilson
 from lr2eval.tasks.facts import table
 
 ROOT = Path(__file__).parents[1]
@@ -186,8 +184,8 @@ def test_free_searches_move_every_pair_within_their_range() -> None:
             assert factors[-1] <= most * 16
             assert all(a < b for a, b in pairwise(factors))
     assert every.scaling(every.seeds()[0]).long_factor[20] == pytest.approx(16 + 0.1 * 6, abs=0.011)
-    yarn = rope_rules.yarn(ROPE, 2048).long_factor
-    assert any(np.allclose(first.scaling(seed).long_factor[2:13], yarn[2:13], atol=0.11) for seed in first.seeds()), (
+    ramp = yarn(ROPE, 2048).long_factor
+    assert any(np.allclose(first.scaling(seed).long_factor[2:13], ramp[2:13], atol=0.11) for seed in first.seeds()), (
         "LongRoPE begins with YaRN among others"
     )
 
@@ -207,7 +205,7 @@ def test_the_left_side_of_a_search_is_what_its_name_says() -> None:
 
 def test_every_rule_of_the_design_has_factors() -> None:
     tiny = Tiny(DESIGN.own)
-    line = {"factors": rope_rules.pi(ROPE, 2048).to_json(), "d_rcd": 9}
+    line = {"factors": pi(ROPE, 2048).to_json(), "d_rcd": 9}
     asked: list[str] = []
 
     def found(name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lr2eval.method.segments import Segment
+from lr2eval.method.data.rows import Segment
 
 
 def short_row(

@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import machine
+from demo_model.rows import write_documents, write_wording
 
-from lr2eval._config import parse_length
+from lr2eval.base.units import parse_length
+from lr2eval.model.names import BUILT_IN
 
 MORE = 75
 """Exit code of a slice that ended before the work did (EX_TEMPFAIL)."""
@@ -74,8 +77,9 @@ samples_per_cell = 2
 STEPS = 300
 """Optimizer steps of 32 rows."""
 
+REHEARSAL_LENGTH = 1024
 REHEARSAL = (
-    *("--model", "demo", "--target-length", "1k", "--device", "cpu"),
+    *("--device", "cpu", "--target-length", str(REHEARSAL_LENGTH)),
     *(
         "--set",
         "search.samples=2",
@@ -88,7 +92,7 @@ REHEARSAL = (
     ),
     *("--set", "search.initial=4", "--set", "search.iterations=1", "--set", "search.parents=2"),
     *("--set", "search.mutations=2", "--set", "search.crossovers=2", "--set", "search.splits=[16]"),
-    *("--set", "search.workers=1", "--set", "training.global_batch=8", "--set", "data.tokens=65536"),
+    *("--set", "search.workers=1", "--set", "training.global_batch=8", "--set", "data.tokens=16384"),
     *("--set", "evaluation.samples_per_task=1", "--set", "evaluation.limit=20"),
     *("--set", 'evaluation.tasks=["ruler:niah_single_1","facts"]', "--set", "evaluation.lengths=[512,1024]"),
 )
@@ -108,6 +112,20 @@ def write_config(path: Path, arguments: argparse.Namespace) -> None:
         lengths=lengths,
     )
     path.write_text(text, encoding="utf-8")
+
+
+def rehearsal(folder: Path) -> list[str]:
+    """The flags of a rehearsal: the demo's own configuration, with documents for a shorter target."""
+    documents, wording = folder / "documents.jsonl", folder / "wording.json"
+    if not wording.exists():
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(BUILT_IN / "demo")
+        write_documents(documents, tokenizer, REHEARSAL_LENGTH, rows=72, seed=0)
+        write_wording(wording, tokenizer)
+    source = {"name": "demo", "path": str(documents), "tokenised": True}
+    return [
+        *("--config", str(BUILT_IN.parent / "demo-extend.toml"), "--set", f"search.wording={wording}"),
+        *("--set", f"data.sources={json.dumps([source])}", *REHEARSAL),
+    ]
 
 
 def work(command: list[str], seconds: float) -> int:
@@ -174,7 +192,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "lr2eval", "extend", "--out", str(arguments.out / "extension")]
     if arguments.rehearse:
-        command += REHEARSAL
+        command += rehearsal(arguments.out)
     elif arguments.model and arguments.books and arguments.data_dir:
         write_config(arguments.out / "extend.toml", arguments)
         command += ["--config", str(arguments.out / "extend.toml")]

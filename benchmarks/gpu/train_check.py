@@ -28,12 +28,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from lr2eval.method.recipe import Recipe
-from lr2eval.method.rope import OriginalRope
-from lr2eval.method.rope_rules import RULES
-from lr2eval.method.segments import Segment
-from lr2eval.method.train_engine import Engine
-from lr2eval.method.train_parallel import Ranks, ranks
+from lr2eval.method.data.rows import Segment
+from lr2eval.method.rope.rules import RULES
+from lr2eval.method.rope.scaling import OriginalRope
+from lr2eval.method.train.engine import Engine
+from lr2eval.method.train.parallel import Ranks, ranks
+from lr2eval.method.train.recipe import Recipe
 from tests.tiny_segments import long_row, short_row
 
 WINDOW, LENGTH = 128, 1024

@@ -10,15 +10,16 @@ from random import Random
 from typing import Any
 
 import numpy as np
+from demo_model import rows as rows_module
+from demo_model.train import DemoRecipe, Text
 from reproduction.measure import Test
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.method import demo_rows, needles
-from lr2eval.method.demo import DemoRecipe, Text
-from lr2eval.method.rope import OriginalRope, RopeScaling
-from lr2eval.method.rope_files import read_factors
-from lr2eval.method.search_result import FACTORS_FILE, SearchResult
-from lr2eval.method.segments import Segment
+from lr2eval.method.data.rows import Segment
+from lr2eval.method.rope.files import read_factors
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+from lr2eval.method.search import needles
+from lr2eval.method.search.result import FACTORS_FILE, SearchResult
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.facts import table
 
@@ -43,7 +44,7 @@ class Demo:
         target, window, count = self._own["target"], self._own["window"], self._own["rows"]
         wanted = count if long_only else count // 2
         # A row's worth of documents may fall short of the target by a window: so a third more of them.
-        documents = list(demo_rows.documents(self._tokenizer, target, wanted * 4 // 3 + 1, _TRAINING + seed))
+        documents = list(rows_module.documents(self._tokenizer, target, wanted * 4 // 3 + 1, _TRAINING + seed))
         joined = list(islice(_rows(documents, target, long=True, window=window), wanted))
         packed = [] if long_only else list(islice(_rows(documents, target, long=False, window=window), count - wanted))
         if len(joined) < wanted or len(joined) + len(packed) != count:
@@ -82,7 +83,7 @@ class Demo:
         sentences = [[sentence for part in paragraphs for sentence in haystacks.split(part)]]
         settings = needles.NeedleSettings(
             self._own["target"], depths="grid", needles=4, distractors=4, repeat=True, seed=_SEARCH + seed,
-            wording=demo_rows.search_wording(self._tokenizer),
+            wording=rows_module.search_wording(self._tokenizer),
         )  # fmt: skip
         return needles.make_samples(needles.TokenText(haystack.name, sentences, tokenizer), tokenizer, settings, count)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lr2eval._paired import Paired, difference_interval
-from lr2eval._stats import t_interval, wilson
+from lr2eval.stats.paired import Paired, difference_interval
+from lr2eval.stats.scores import t_interval, wilson
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from lr2eval.method import rope_rules
-from lr2eval.method.rope import OriginalRope, RopeScaling
+from lr2eval.method.rope import rules
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 
 Found = Callable[[str], Mapping[str, Any]]
 """The line of a search by its name; runs the search where it was not."""
@@ -21,19 +21,19 @@ def factors(
     Raises :class:`KeyError` for an unknown rule.
     """
     if rule == "yarn-1.5":  # YaRN made for 1.5 times the target: is it the search, or only larger factors?
-        return replace(rope_rules.yarn(rope, target * 3 // 2), target_window=target)
+        return replace(rules.yarn(rope, target * 3 // 2), target_window=target)
     if rule == "longrope2":
         return published()[0]
     if rule == "longrope2-unsearched":
-        return rope_rules.longrope2(rope, target)
+        return rules.longrope2(rope, target)
     if rule == "longrope2-left-2":
         known, split = published()
-        return rope_rules.longrope2(rope, target, split=split, right=known.long_factor[split:], power=2)
+        return rules.longrope2(rope, target, split=split, right=known.long_factor[split:], power=2)
     if rule == "longrope":
         return RopeScaling.from_json(found("longrope")["factors"])
     if rule.startswith("search-"):
         return RopeScaling.from_json(found(rule.removeprefix("search-"))["factors"])
     if rule in ("yarn-rcd", "ntk-rcd"):
-        make = rope_rules.yarn_rcd if rule == "yarn-rcd" else rope_rules.ntk_rcd
+        make = rules.yarn_rcd if rule == "yarn-rcd" else rules.ntk_rcd
         return make(rope, target, d_rcd=found("splits")["d_rcd"])
-    return rope_rules.RULES[rule].make(rope, target)
+    return rules.RULES[rule].make(rope, target)

@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lr2eval.method import rope_rules
-from lr2eval.method.executors import InProcess
-from lr2eval.method.needles import Sample
-from lr2eval.method.rope import OriginalRope, RopeScaling
-from lr2eval.method.search import SearchSettings
-from lr2eval.method.search_journal import Journal
-from lr2eval.method.search_run import Plan, Racing, search
-from lr2eval.method.search_space import Candidate, Space
+from lr2eval.method.rope.rules import longrope, ntk, ntk_aware, pi, yarn
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+from lr2eval.method.search.evolution import SearchSettings
+from lr2eval.method.search.executors import InProcess
+from lr2eval.method.search.journal import Journal
+from lr2eval.method.search.needles import Sample
+from lr2eval.method.search.run import Plan, Racing, search
+from lr2eval.method.search.space import Candidate, Space
 
 SEARCHES = ("longrope", "needles", "plain", "all", "splits", "left-q", "left-2")
 PLAIN = ("longrope", "plain")
@@ -42,7 +42,7 @@ class FreeSpace(Space):
 
     def scaling(self, candidate: Candidate) -> RopeScaling:
         factors = [round(step * self.grid, 9) for step in candidate.right]
-        return rope_rules.longrope(self.rope, self.target, factors=factors, attention_factor=self.attention_factor)
+        return longrope(self.rope, self.target, factors=factors, attention_factor=self.attention_factor)
 
     def seeds(self) -> list[Candidate]:
         return list(dict.fromkeys(Candidate(0, self._rising(start)) for start in self.starts))
@@ -69,7 +69,7 @@ def spaces(
     """What a search looks through; several for ``splits``."""
     theory = Space(rope, target, rope.d_tcd)
     if name == "longrope":
-        rules = (rope_rules.pi, rope_rules.ntk_aware, rope_rules.ntk, rope_rules.yarn)
+        rules = (pi, ntk_aware, ntk, yarn)
         starts = tuple(rule(rope, target).long_factor for rule in rules)
         return [FreeSpace(rope, target, 0, reach=1.25, starts=starts)]
     if name == "all":

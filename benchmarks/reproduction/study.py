@@ -32,13 +32,13 @@ from reproduction.intervals import documents, share
 from reproduction.measure import Test, answered, layout
 from reproduction.store import Store, pack, unpack
 
-from lr2eval.method.needles import Sample
-from lr2eval.method.recipe import Recipe, read_recipe
-from lr2eval.method.rope import OriginalRope, RopeScaling
-from lr2eval.method.rope_source import ModelRope
-from lr2eval.method.segments import Segment
-from lr2eval.method.train import train
-from lr2eval.method.windowed import install
+from lr2eval.method.data.rows import Segment
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+from lr2eval.method.rope.source import ModelRope
+from lr2eval.method.rope.windowed import install_rope
+from lr2eval.method.search.needles import Sample
+from lr2eval.method.train.recipe import Recipe, read_recipe
+from lr2eval.method.train.train import train
 
 
 class Subject(Protocol):
@@ -126,7 +126,7 @@ class Study:
         line: dict[str, Any] = {"key": cell.key, "factors": scaling.to_json()}
         long_only = cell.training == "long-only"
         if cell.training == "no":
-            install(model, scaling)
+            install_rope(model, scaling)
         else:
             out = work / cell.key.replace("/", "-")
             recipe = self.recipe.model_copy(update={"long_only": long_only, "seed": seed})
@@ -147,7 +147,7 @@ class Study:
                 short_factor=scaling.long_factor,
                 short_attention_factor=scaling.long_attention_factor,
             )
-            install(model, left_on)
+            install_rope(model, left_on)
             inside = {name: each for name, each in tests.items() if name.endswith(f"@{own['window']}")}
             line["left_on"] = {name: pack(answered(model, each)) for name, each in inside.items()}
         line["processor_seconds"] = round(time.process_time() - began)

@@ -12,10 +12,10 @@ import tiny_language as language
 import tiny_search
 from reproduction.measure import Test
 
-from lr2eval.method import rope_rules
-from lr2eval.method.needles import Sample
-from lr2eval.method.rope import OriginalRope, RopeScaling
-from lr2eval.method.segments import Segment
+from lr2eval.method.data.rows import Segment
+from lr2eval.method.rope import rules
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+from lr2eval.method.search.needles import Sample
 
 REST = 0.02
 """Weight of a word that answers nothing; the answers have 1."""
@@ -100,4 +100,4 @@ class Tiny:
         """Factors and split of a search of the published size at the theoretical split, before this study."""
         run = next(run for run in json.loads(SEARCHED.read_text())["runs"] if run["seed"] == seed)
         right = run["factors"][run["split"] :]
-        return rope_rules.longrope2(rope, self._own["target"], split=run["split"], right=right), run["split"]
+        return rules.longrope2(rope, self._own["target"], split=run["split"], right=right), run["split"]

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from lm_eval.api.instance import Instance
 
-    from lr2eval._types import ResponseDetail
+    from lr2eval.benchmark import ResponseDetail
 
 
 class Postponed(Exception):  # no error: the work order asks for it

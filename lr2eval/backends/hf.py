@@ -12,19 +12,28 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from lr2eval._checkpoint import Checkpoint
-from lr2eval._errors import CheckpointError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import ResponseDetail, Truncation, WindowPolicy
-from lr2eval.backends._generation import Decoder, Decoding, Extend, Extension, Row, Side, decode_rows
-from lr2eval.backends._loading import eos_ids, keep_cache, load_model, quiet
-from lr2eval.backends._memory import Footprint, free_memory, run_split, smallest_chunk_needed
-from lr2eval.backends._planning import MAX_ROWS, TOKENS_CPU, TOKENS_GPU, Limits, pack
-from lr2eval.backends._prefix_cache import Kept, can_share
-from lr2eval.backends._prefix_scoring import Scorer
-from lr2eval.backends._requests import RequestSide
-from lr2eval.backends._scoring import Score, readings
-from lr2eval.method.windowed import install
+from lr2eval.backends.batching import (
+    MAX_ROWS,
+    TOKENS_CPU,
+    TOKENS_GPU,
+    Footprint,
+    Limits,
+    free_memory,
+    pack,
+    run_split,
+    smallest_chunk_needed,
+)
+from lr2eval.backends.generation import Decoder, Decoding, Extend, Extension, Row, Side, decode_rows
+from lr2eval.backends.loading import eos_ids, keep_cache, load_model, quiet
+from lr2eval.backends.prefix.cache import Kept, can_share
+from lr2eval.backends.requests import RequestSide
+from lr2eval.backends.scorer import Scorer
+from lr2eval.backends.scoring import Score, readings
+from lr2eval.benchmark import ResponseDetail, Truncation, WindowPolicy
+from lr2eval.errors import CheckpointError
+from lr2eval.method.rope.windowed import install_rope
+from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -80,7 +89,7 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
                 batch_size=MAX_ROWS if batch_size == "auto" else int(batch_size),
             )
         try:
-            rotary = install(model)
+            rotary = install_rope(model)
         except ValueError as error:
             raise CheckpointError(f"{checkpoint.folder}: {error}; use another --backend") from error
         keep_cache(model)

@@ -19,12 +19,12 @@ import requests as http
 from lm_eval.api.model import LM
 from lm_eval.models.api_models import JsonChatStr
 
-from lr2eval._errors import BackendError, UsageError
-from lr2eval._ids import text_hash
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import ResponseDetail, Truncation
-from lr2eval.backends._encoding import TokenCache, cut_middle
-from lr2eval.backends._generation import Decoding
+from lr2eval.backends.generation import Decoding
+from lr2eval.backends.requests import TokenCache, cut_middle
+from lr2eval.base.ids import text_hash
+from lr2eval.benchmark import ResponseDetail, Truncation
+from lr2eval.errors import BackendError, UsageError
+from lr2eval.model.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -9,14 +9,15 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr2eval import _ids
-from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _lm_eval, _select
+from lr2eval.base import ids
+from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks.facts import table
+from lr2eval.tasks.shared import lm_eval
+from lr2eval.tasks.shared.select import limited, one_or_all
 
 if TYPE_CHECKING:
-    from lr2eval._results import ShardResult
-    from lr2eval._store import StoredSample
+    from lr2eval.record.results import ShardResult
+    from lr2eval.record.store import StoredSample
 
 VERSION = "1"
 
@@ -34,12 +35,12 @@ class Facts:
 
     def select(self, selector: str | None) -> Sequence[str]:
         """The task."""
-        return _select.one_or_all(self.name, selector, [self.name])
+        return one_or_all(self.name, selector, [self.name])
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """All facts, or the first ``limit`` of them in an order that mixes people and relations."""
         rows = _rows()
-        rows = rows[: _select.limited(len(rows), context.limit)]
+        rows = rows[: limited(len(rows), context.limit)]
 
         def describe(doc: Mapping[str, Any]) -> SampleInfo:
             return SampleInfo(gold=(doc["choices"][doc["answer"]],), columns={"subject": doc["relation"]})
@@ -51,7 +52,7 @@ class Facts:
                 length=None,
                 n=len(rows),
                 version=VERSION,
-                data_hash=_ids.digest(rows),
+                data_hash=ids.digest(rows),
                 metric="acc",
                 load=lambda: _task(rows),
                 describe=describe,
@@ -71,10 +72,10 @@ FACTS = Facts()
 
 def _rows() -> list[dict[str, Any]]:
     facts = list(table.facts())
-    Random(_ids.sample_seed(VERSION, "facts/order", None, 0, 0)).shuffle(facts)
+    Random(ids.sample_seed(VERSION, "facts/order", None, 0, 0)).shuffle(facts)
     rows = []
     for index, fact in enumerate(facts):
-        choices = fact.choices(Random(_ids.sample_seed(VERSION, "facts/choices", None, index, 0)))
+        choices = fact.choices(Random(ids.sample_seed(VERSION, "facts/choices", None, index, 0)))
         rows.append(
             {
                 "stem": fact.stem,
@@ -92,7 +93,7 @@ def _task(rows: Sequence[Mapping[str, Any]]) -> Any:
 
         return datasets.DatasetDict({"test": datasets.Dataset.from_list([dict(row) for row in rows])})
 
-    return _lm_eval.build_task(
+    return lm_eval.build_task(
         {
             "task": "facts",
             "output_type": "multiple_choice",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from lr2eval import _ids
-from lr2eval._types import Scalar
+from lr2eval.base import ids
+from lr2eval.benchmark import Scalar
 from lr2eval.tasks.haystacks import sentences
 
 
@@ -27,7 +27,7 @@ class Haystack:
     @cached_property
     def sha256(self) -> str:
         """Of the pieces in their order."""
-        return _ids.digest(list(self.texts))
+        return ids.digest(list(self.texts))
 
     @cached_property
     def words(self) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lr2eval._errors import MissingDataError, UsageError
-from lr2eval.tasks import _hub
+from lr2eval.errors import MissingDataError, UsageError
 from lr2eval.tasks.haystacks import filler, python_docs
 from lr2eval.tasks.haystacks.haystack import Haystack
+from lr2eval.tasks.shared import hub
 
 ESSAYS = "essays"
 HUB_SET = "baber/paul_graham_essays"
@@ -130,12 +130,12 @@ def hub_essays(offline: bool, searched: Path | None, benchmark: str) -> tuple[st
     import datasets
 
     try:
-        with _hub.hub_access(offline):
+        with hub.hub_access(offline):
             texts = tuple(datasets.load_dataset(HUB_SET, split="train")["text"])
     except Exception as error:  # no network, no cache, hub trouble: all mean that the essays are not to be had
         local = f"none under {searched}, and " if searched else ""
         raise MissingDataError(
-            f"{benchmark}: essays: {local}{HUB_SET} cannot be read ({_hub.first_line(error)}); give them with "
+            f"{benchmark}: essays: {local}{HUB_SET} cannot be read ({hub.first_line(error)}); give them with "
             f"--data-dir DIR (DIR/paul_graham/{ZIP_NAME} or DIR/{FOLDER_NAME}/*.txt), connect once so that they are "
             f"cached, or name a stand-in: --set {benchmark}.haystack={python_docs.PREFIX} (or a text file)"
         ) from error

@@ -6,16 +6,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr2eval._errors import MissingDataError, TaskError
-from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _lm_eval, _select
-from lr2eval.tasks.longbench import layout, metrics, predictions, source
+from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.tasks.longbench import layout, metrics, source
 from lr2eval.tasks.longbench.prompts import prompt
 from lr2eval.tasks.longbench.suite import BUCKETS, DATA_SETS, bucket
+from lr2eval.tasks.shared import lm_eval
+from lr2eval.tasks.shared.select import limited, one_or_all
 
 if TYPE_CHECKING:
-    from lr2eval._results import ShardResult
-    from lr2eval._store import StoredSample
+    from lr2eval.record.results import ShardResult
+    from lr2eval.record.store import StoredSample
 
 VERSION = "1"
 
@@ -40,7 +41,7 @@ class LongBench:
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All data sets, or the one named."""
-        return _select.one_or_all(self.name, selector, self._names)
+        return one_or_all(self.name, selector, self._names)
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Read the samples and lay their prompts out for every window of ``context``.
@@ -73,11 +74,11 @@ class LongBench:
 
     def score_row(self, task: str, row: Mapping[str, Any]) -> float:
         """Score (0..1) of a line of LongBench's own prediction files."""
-        return predictions.score_row(task, row)
+        return source.score_row(task, row)
 
     def group(self, row: Mapping[str, Any]) -> str:
         """The length bucket of such a line."""
-        return predictions.group(row)
+        return source.group(row)
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run of ours keeps."""
@@ -92,7 +93,7 @@ class LongBench:
             data_dir=context.data_dir,
             offline=context.offline,
         )
-        return where, items[: _select.limited(len(items), context.limit)]
+        return where, items[: limited(len(items), context.limit)]
 
     def _shard(
         self, task: str, where: str, items: list[layout.Item], window: int, context: TaskContext, fingerprint: str
@@ -129,7 +130,7 @@ class LongBench:
             version=VERSION,
             data_hash=data.manifest["sha256"],
             metric=rules.metric,
-            load=lambda: _lm_eval.generation_task(
+            load=lambda: lm_eval.generation_task(
                 task, data.rows, rules.metric, score, max_new_tokens=asked.max_new_tokens, version=VERSION
             ),
             describe=describe,

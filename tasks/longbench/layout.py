@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lr2eval import _ids
-from lr2eval._config import format_length
-from lr2eval._errors import TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import Scalar, TaskContext
-from lr2eval.tasks._jsonl import Row
-from lr2eval.tasks.longbench.cut import fitted
+from lr2eval.base import ids
+from lr2eval.base.units import format_length
+from lr2eval.benchmark import Scalar, TaskContext
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact import files
 from lr2eval.tasks.longbench.prompts import Prompt
-from lr2eval.tasks.ruler import files
+from lr2eval.tasks.shared.jsonl import Row
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,11 @@ def lay_out(
         "chat": tokenizer.chat,
         "cut_to": cut,
         "max_new_tokens": asked.max_new_tokens,
-        "prompt": _ids.digest(asked.pieces),
-        "items": _ids.digest([[item.context, item.question, item.answers, dict(item.extra)] for item in items]),
+        "prompt": ids.digest(asked.pieces),
+        "items": ids.digest([[item.context, item.question, item.answers, dict(item.extra)] for item in items]),
     }
     data = files.ensure(
-        context.cache_dir / "data" / f"{name}-{window}-{_ids.digest(facts)[:16]}.jsonl",
+        context.cache_dir / "data" / f"{name}-{window}-{ids.digest(facts)[:16]}.jsonl",
         facts,
         lambda: _rows(name, items, asked, tokenizer, cut),
         lambda row: (row["token_count"] + asked.max_new_tokens) / window,
@@ -107,7 +106,58 @@ def _rows(
             "answer_prefix": "",
             "answers": list(item.answers),
             **item.extra,
-            "document": _ids.text_hash(item.context)[:12],
+            "document": ids.text_hash(item.context)[:12],
             "token_count": found.tokens,
             "truncated_tokens": found.lost,
         }
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A prompt, the tokens that the model sees of it, and how many it lost."""
+
+    text: str
+    tokens: int
+    lost: int
+
+
+def fitted(prompt: Prompt, context: str, question: str, tokenizer: PromptTokenizer, room: int | None) -> Cut:
+    """The prompt in at most ``room`` tokens (``None``: as long as it is).
+
+    Upstream keeps the first and the last half of the whole prompt; here the first and last halves of the context
+    alone, so that the question survives however long it is, and cut at characters rather than decoded from tokens.
+    Raises :class:`TaskError` where the rest alone is longer than ``room``.
+    """
+    text = prompt.fill(context, question)
+    before = tokens = tokenizer.count_prompt(text)
+    if room is None or tokens <= room:
+        return Cut(text, tokens, 0)
+    places = _places(context, tokenizer)
+    keep = len(places)
+    while tokens > room:
+        if keep == 0:
+            raise TaskError(
+                f"instruction and question alone take {tokens} tokens and {room} are left for the prompt; choose a "
+                "longer --lengths"
+            )
+        # Tokens around the seam may join or split, so that a few more must go than were too many.
+        keep = max(0, keep - (tokens - room))
+        text = prompt.fill(_halves(context, places, keep), question)
+        tokens = tokenizer.count_prompt(text)
+    return Cut(text, tokens, before - tokens)
+
+
+def _places(text: str, tokenizer: PromptTokenizer) -> list[tuple[int, int]]:
+    """(start, end) in characters of every token of ``text``."""
+    if not getattr(tokenizer.tokenizer, "is_fast", False):
+        raise TaskError(f"{tokenizer.name}: --truncation middle needs a fast tokenizer (tokenizer.json); choose skip")
+    found = tokenizer.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [(int(start), int(end)) for start, end in found["offset_mapping"]]
+
+
+def _halves(text: str, places: list[tuple[int, int]], keep: int) -> str:
+    head, tail = keep // 2, keep - keep // 2
+    end = places[head - 1][1] if head else 0
+    start = places[len(places) - tail][0] if tail else len(text)
+    # Several tokens may share one character: never keep it twice.
+    return text[:end] + text[max(start, end) :]

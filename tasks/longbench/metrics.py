@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from lr2eval._errors import UsageError
+from lr2eval.errors import UsageError
 from lr2eval.tasks.longbench.rouge_l import rouge_l
 from lr2eval.tasks.longbench.suite import DATA_SETS
 

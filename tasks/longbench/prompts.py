@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lr2eval._errors import TaskError
-from lr2eval.tasks import _upstream
+from lr2eval.errors import TaskError
+from lr2eval.tasks.shared.upstream import lm_eval_folder
 
 _CONTEXT, _QUESTION = "{{context}}", "{{question}}"
 MENDS = {
@@ -73,7 +73,7 @@ def read_yaml(file: str) -> Mapping[str, Any]:
     Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
     # No Python object can come out of it: the base is the safe loader.
     try:
-        found: Mapping[str, Any] = yaml.load((_upstream.lm_eval_folder() / file).read_text(encoding="utf-8"), Loader)
+        found: Mapping[str, Any] = yaml.load((lm_eval_folder() / file).read_text(encoding="utf-8"), Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: no YAML that we read") from error
     return found

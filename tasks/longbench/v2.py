@@ -12,15 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _hub, _jsonl, _lm_eval, _select
+from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks.longbench import layout
 from lr2eval.tasks.longbench.prompts import Prompt, read_yaml
+from lr2eval.tasks.shared import hub, jsonl, lm_eval
+from lr2eval.tasks.shared.select import limited, one_or_all
 
 if TYPE_CHECKING:
-    from lr2eval._results import ShardResult
-    from lr2eval._store import StoredSample
+    from lr2eval.record.results import ShardResult
+    from lr2eval.record.store import StoredSample
 
 VERSION = "1"
 HUB = "THUDM/LongBench-v2"
@@ -56,7 +57,7 @@ class LongBench2:
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All domains, or the one named."""
-        return _select.one_or_all(self.name, selector, list(DOMAINS))
+        return one_or_all(self.name, selector, list(DOMAINS))
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Read the questions and lay their prompts out for every window of ``context``; errors as for v1."""
@@ -65,7 +66,7 @@ class LongBench2:
         where, items = load(context.data_dir, context.offline)
         fingerprint = context.tokenizer.fingerprint()
         return [
-            _shard(task, where, items[task][: _select.limited(len(items[task]), context.limit)], window, context,
+            _shard(task, where, items[task][: limited(len(items[task]), context.limit)], window, context,
                    fingerprint)
             for task in tasks
             if items[task]
@@ -93,11 +94,11 @@ def prompt() -> Prompt:
     return Prompt((before, context, "{{question}}"), MAX_NEW_TOKENS, HUB)
 
 
-def question(row: _jsonl.Row) -> str:
+def question(row: jsonl.Row) -> str:
     """What follows the text in the prompt of a sample."""
     values = {
-        "{{question.strip()}}": _jsonl.text(row, "question").strip(),
-        **{f"{{{{choices[{n}]}}}}": _jsonl.text(row, f"choice_{each}").strip() for n, each in enumerate(LETTERS)},
+        "{{question.strip()}}": jsonl.text(row, "question").strip(),
+        **{f"{{{{choices[{n}]}}}}": jsonl.text(row, f"choice_{each}").strip() for n, each in enumerate(LETTERS)},
     }
     pieces = re.split(r"(\{\{.*?\}\})", _template().partition("{{context}}")[2])
     return "".join(values.get(piece, piece) for piece in pieces)
@@ -115,8 +116,8 @@ def _template() -> str:
     return text.removesuffix(ENDINGS[0]) + ENDINGS[1]
 
 
-def _item(row: _jsonl.Row) -> tuple[str, layout.Item]:
-    domain, answer, length = (_jsonl.text(row, name) for name in ("domain", "answer", "length"))
+def _item(row: jsonl.Row) -> tuple[str, layout.Item]:
+    domain, answer, length = (jsonl.text(row, name) for name in ("domain", "answer", "length"))
     task = next((name for name, each in DOMAINS.items() if each == domain), None)
     if task is None:
         raise UsageError(f"field domain: {domain!r} is none of LongBench v2's ({', '.join(DOMAINS.values())})")
@@ -124,8 +125,8 @@ def _item(row: _jsonl.Row) -> tuple[str, layout.Item]:
         raise UsageError(f"field answer: {answer!r} is none of A, B, C, D")
     if length not in LENGTHS:
         raise UsageError(f"field length: {length!r} is none of {', '.join(LENGTHS)}")
-    extra = {"length": length, **{name: _jsonl.text(row, name) for name in ("difficulty", "sub_domain")}}
-    return task, layout.Item(_jsonl.text(row, "context").strip(), question(row), (answer,), extra)
+    extra = {"length": length, **{name: jsonl.text(row, name) for name in ("difficulty", "sub_domain")}}
+    return task, layout.Item(jsonl.text(row, "context").strip(), question(row), (answer,), extra)
 
 
 def load(data_dir: Path | None, offline: bool) -> tuple[str, dict[str, list[layout.Item]]]:
@@ -146,24 +147,24 @@ def find(data_dir: Path) -> Path | None:
     folder = data_dir / FOLDER
     if not folder.is_dir():
         return None
-    files = [*_jsonl.find(folder).values(), *(path for path in (folder / "data.json",) if path.is_file())]
+    files = [*jsonl.find(folder).values(), *(path for path in (folder / "data.json",) if path.is_file())]
     if len(files) > 1:
         raise UsageError(f"{folder}: holds {files[0].name} and {files[1].name}; leave the one to use")
     return files[0] if files else None
 
 
-def read(data_dir: Path | None, offline: bool) -> tuple[str, Iterable[tuple[str, _jsonl.Row]]]:
+def read(data_dir: Path | None, offline: bool) -> tuple[str, Iterable[tuple[str, jsonl.Row]]]:
     """(where they come from, places and rows) of the questions, the file under ``data_dir`` before the hub."""
     path = find(data_dir) if data_dir else None
     if path is not None:
-        return path.name, (_jsonl.read_list if path.suffix == ".json" else _jsonl.read)(path, ("_id",))
+        return path.name, (jsonl.read_list if path.suffix == ".json" else jsonl.read)(path, ("_id",))
     try:
-        table = _hub.rows(HUB, None, "train", offline, "")
+        table = hub.hub_rows(HUB, None, "train", offline, "")
     except MissingDataError as error:
         cause = error.__cause__ or error
         local = f"no {FOLDER}/*.jsonl under {data_dir}, and " if data_dir else ""
         raise MissingDataError(
-            f"longbench2: {local}{HUB} cannot be read ({_hub.first_line(cause)}); give the file with --data-dir DIR "
+            f"longbench2: {local}{HUB} cannot be read ({hub.first_line(cause)}); give the file with --data-dir DIR "
             f"(DIR/{FOLDER}/data.json) or connect once so that it is cached"
         ) from cause
     return f"hub:{HUB}", ((f"{HUB}, question {number}", row) for number, row in enumerate(table, 1))
@@ -200,7 +201,7 @@ def _shard(
         version=VERSION,
         data_hash=data.manifest["sha256"],
         metric="letter",
-        load=lambda: _lm_eval.generation_task(
+        load=lambda: lm_eval.generation_task(
             task, data.rows, "letter", score, max_new_tokens=MAX_NEW_TOKENS, version=VERSION
         ),
         describe=describe,

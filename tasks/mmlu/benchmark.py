@@ -7,15 +7,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr2eval import _ids
-from lr2eval._errors import MissingDataError
-from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _lm_eval, _select, _upstream
+from lr2eval.base import ids
+from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import MissingDataError
 from lr2eval.tasks.mmlu.source import LETTERS, SPLITS, Row, Source, hub_source, local_source
+from lr2eval.tasks.shared import lm_eval, upstream
+from lr2eval.tasks.shared.select import limited, one_or_all
 
 if TYPE_CHECKING:
-    from lr2eval._results import ShardResult
-    from lr2eval._store import StoredSample
+    from lr2eval.record.results import ShardResult
+    from lr2eval.record.store import StoredSample
 
 VERSION = "1"
 SHOTS = 5
@@ -33,12 +34,12 @@ class Mmlu:
         needs = "mmlu_test_dev.zip or {test,dev}/*.csv under --data-dir, or the hub data set cais/mmlu"
         return [
             TaskInfo(subject, self.name, f"{subject.replace('_', ' ')}, {SHOTS}-shot multiple choice", needs)
-            for subject in _upstream.mmlu_files()
+            for subject in upstream.mmlu_files()
         ]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All subjects, or the one named (with or without ``mmlu_``)."""
-        return _select.one_or_all(self.name, selector and selector.removeprefix("mmlu_"), list(_upstream.mmlu_files()))
+        return one_or_all(self.name, selector and selector.removeprefix("mmlu_"), list(upstream.mmlu_files()))
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Read the questions. Raises :class:`MissingDataError` naming the subjects that are not to be had."""
@@ -63,9 +64,9 @@ class Mmlu:
 
     def _shard(self, subject: str, source: Source, context: TaskContext) -> Shard:
         rows = {split: source.rows(subject, split) for split in SPLITS}
-        rows["test"] = rows["test"][: _select.limited(len(rows["test"]), context.limit)]
+        rows["test"] = rows["test"][: limited(len(rows["test"]), context.limit)]
         rows["dev"] = rows["dev"][:SHOTS]
-        category = _definition(_upstream.mmlu_files()[subject])["category"]
+        category = _definition(upstream.mmlu_files()[subject])["category"]
 
         def describe(doc: Mapping[str, Any]) -> SampleInfo:
             return SampleInfo(gold=(LETTERS[doc["answer"]],), columns={"subject": subject, "category": category})
@@ -76,7 +77,7 @@ class Mmlu:
             length=None,
             n=len(rows["test"]),
             version=VERSION,
-            data_hash=_ids.digest(rows),
+            data_hash=ids.digest(rows),
             metric="acc",
             load=lambda: lm_eval_task(subject, rows),
             describe=describe,
@@ -101,12 +102,12 @@ def lm_eval_task(subject: str, rows: Mapping[str, Sequence[Row]]) -> Any:
         return datasets.DatasetDict({split: datasets.Dataset.from_list(list(rows[split])) for split in SPLITS})
 
     overrides = {"task": f"mmlu_{subject}", "num_fewshot": SHOTS, "custom_dataset": dataset}
-    return _lm_eval.build_task(overrides, _upstream.mmlu_files()[subject].parent)
+    return lm_eval.build_task(overrides, upstream.mmlu_files()[subject].parent)
 
 
 def hub() -> str:
     """The hub data set of lm-eval's definition."""
-    return _definition(next(iter(_upstream.mmlu_files().values())))["dataset_path"]
+    return _definition(next(iter(upstream.mmlu_files().values())))["dataset_path"]
 
 
 @cache

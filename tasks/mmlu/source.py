@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lr2eval._errors import MissingDataError, UsageError
-from lr2eval.tasks import _hub
+from lr2eval.errors import MissingDataError, UsageError
+from lr2eval.tasks.shared import hub
 
 ZIP_NAME = "mmlu_test_dev.zip"
 SPLITS = ("test", "dev")
@@ -59,11 +59,11 @@ def hub_source(dataset: str, offline: bool, searched: Path | None = None) -> Sou
         import datasets
 
         try:
-            with _hub.hub_access(offline):
+            with hub.hub_access(offline):
                 table = datasets.load_dataset(dataset, subject, split=split)
         except Exception as error:  # no network, no cache, hub trouble: all mean that the data is not to be had
             raise MissingDataError(
-                f"mmlu: {local}{dataset} ({subject}, {split}) cannot be read ({_hub.first_line(error)}); {MENDS}"
+                f"mmlu: {local}{dataset} ({subject}, {split}) cannot be read ({hub.first_line(error)}); {MENDS}"
             ) from error
         return [{key: row[key] for key in ("question", "subject", "choices", "answer")} for row in table]
 

@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import pairwise
 
-from lr2eval._tokens import PromptTokenizer
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.haystacks import Haystack, sentences
 from lr2eval.tasks.niah.options import Places
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from lr2eval import _ids
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _lm_eval, _select, haystacks
-from lr2eval.tasks.niah import score
+from lr2eval.base import ids
+from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.tasks import haystacks
+from lr2eval.tasks.exact import files, parallel
+from lr2eval.tasks.exact.fit import sufficient
+from lr2eval.tasks.niah import benchmark
 from lr2eval.tasks.niah.draw import Variant
 from lr2eval.tasks.niah.generate import VERSION, Plan
 from lr2eval.tasks.niah.options import HAYSTACK, Grid
-from lr2eval.tasks.ruler import files, parallel
-from lr2eval.tasks.ruler.fit import sufficient
+from lr2eval.tasks.shared import lm_eval
+from lr2eval.tasks.shared.select import by_length, limited, one_or_all
 
 if TYPE_CHECKING:
-    from lr2eval._results import ShardResult
-    from lr2eval._store import StoredSample
+    from lr2eval.record.results import ShardResult
+    from lr2eval.record.store import StoredSample
+
 
 METRIC = "found"
 DESCRIPTIONS: dict[Variant, str] = {
@@ -44,7 +48,7 @@ class Niah:
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All variants, or the one named."""
-        return _select.one_or_all(self.name, selector, list(DESCRIPTIONS))
+        return one_or_all(self.name, selector, list(DESCRIPTIONS))
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Make or find the data of every variant and length. Raises :class:`TaskError` for too short a length."""
@@ -54,7 +58,7 @@ class Niah:
         _check_wording(grid, tasks)
         workers = parallel.chosen_workers(context.options, self.name)
         fingerprint = context.tokenizer.fingerprint()
-        cells = _select.by_length(self.name, context.options.get("samples", {}), context.lengths)
+        cells = by_length(self.name, context.options.get("samples", {}), context.lengths)
         plans = [
             Plan(variant, length, _with(grid, cells.get(length)), context.seed, haystack)
             for variant in get_args(Variant)
@@ -81,7 +85,7 @@ class Niah:
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run keeps."""
-        return score.found(sample.answer, sample.gold)
+        return benchmark.found(sample.answer, sample.gold)
 
 
 NIAH = Niah()
@@ -130,14 +134,14 @@ def _shard(plan: Plan, data: files.DataFile, context: TaskContext) -> Shard:
         version=plan.version,
         data_hash=manifest["sha256"],
         metric=METRIC,
-        load=lambda: _lm_eval.generation_task(
-            plan.variant, data.rows, METRIC, lambda answer, doc: score.found(answer, doc["answers"]),
+        load=lambda: lm_eval.generation_task(
+            plan.variant, data.rows, METRIC, lambda answer, doc: benchmark.found(answer, doc["answers"]),
             max_new_tokens=plan.max_new_tokens, version=VERSION,
         ),
         describe=describe,
         data={
             **plan.haystack.facts,
-            **({"wording": _ids.digest(plan.grid.changes)[:8]} if plan.grid.changes else {}),
+            **({"wording": ids.digest(plan.grid.changes)[:8]} if plan.grid.changes else {}),
             "comparable": False,  # the wording is ours: no published number was measured with it
             "depths": len(plan.grid.depths),
             "file": source,
@@ -151,7 +155,7 @@ def _shard(plan: Plan, data: files.DataFile, context: TaskContext) -> Shard:
 
 def _data_file(plan: Plan, context: TaskContext, fingerprint: str, workers: int | None) -> files.DataFile:
     grid = plan.grid
-    count = _select.limited(grid.samples_per_cell * len(grid.depths), context.limit)
+    count = limited(grid.samples_per_cell * len(grid.depths), context.limit)
     facts = {
         "generator": plan.version,
         "benchmark": NIAH.name,
@@ -167,7 +171,7 @@ def _data_file(plan: Plan, context: TaskContext, fingerprint: str, workers: int 
         "chat": context.tokenizer.chat,
         "max_new_tokens": plan.max_new_tokens,
     }
-    key = _ids.digest([facts, count])[:16]
+    key = ids.digest([facts, count])[:16]
     return files.ensure(
         context.cache_dir / "data" / NIAH.name / f"{plan.variant}-{plan.length}-{key}.jsonl",
         facts,
@@ -175,3 +179,14 @@ def _data_file(plan: Plan, context: TaskContext, fingerprint: str, workers: int 
         lambda row: float(row["token_count"]) / plan.length,
         context.progress,
     )
+
+
+def found(answer: str, values: Sequence[str]) -> float:
+    """Share (0..1) of ``values`` in ``answer``; one inside a longer run of digits does not count.
+
+    The order does not matter and neither do the words around: values are random numbers that nobody can guess or
+    paraphrase, so no judge is needed.
+    """
+    if not values:
+        raise ValueError("an answer is scored against at least one value")
+    return sum(re.search(rf"(?<!\d){re.escape(value)}(?!\d)", answer) is not None for value in values) / len(values)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from lr2eval._wording import Wording
+from lr2eval.base.wording import Wording
+from lr2eval.tasks.exact.draft import Draft
 from lr2eval.tasks.niah.background import FIRST, Background
 from lr2eval.tasks.niah.options import Grid
 from lr2eval.tasks.ruler import words
-from lr2eval.tasks.ruler.draft import Draft
 
 Variant = Literal["single", "multi", "distractor"]
 SMALLEST = 50
@@ -40,7 +40,7 @@ class Needle:
 
 @dataclass(frozen=True)
 class NeedleDraw:
-    """One sample of open size (:class:`lr2eval.tasks.ruler.draft.Draw`); a unit is one word of the haystack."""
+    """One sample of open size (:class:`lr2eval.tasks.exact.draft.Draw`); a unit is one word of the haystack."""
 
     background: Background
     asked: tuple[Needle, ...]

@@ -8,14 +8,14 @@ from functools import lru_cache
 from random import Random
 from typing import Any
 
-from lr2eval import _ids
-from lr2eval._errors import TaskError
-from lr2eval._tokens import PromptTokenizer
+from lr2eval.base import ids
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact.fit import TooSmallError, largest_fitting
 from lr2eval.tasks.haystacks import Haystack
 from lr2eval.tasks.niah.background import FIRST, Background
 from lr2eval.tasks.niah.draw import NeedleDraw, Variant, draw
 from lr2eval.tasks.niah.options import Grid, Places
-from lr2eval.tasks.ruler.fit import TooSmallError, largest_fitting
 
 VERSION = "1"
 """Part of every sample's identity and seed: raise it when the same identity would give another text."""
@@ -23,7 +23,7 @@ VERSION = "1"
 
 @dataclass(frozen=True)
 class Plan:
-    """One variant at one length (tokens): the cells of all depths. See :class:`lr2eval.tasks.ruler.parallel.Plan`."""
+    """One variant at one length (tokens): the cells of all depths. See :class:`lr2eval.tasks.exact.parallel.Plan`."""
 
     variant: Variant
     length: int
@@ -45,7 +45,7 @@ class Plan:
         if self.grid == Grid.parse(counts):
             return VERSION
         kept = [self.grid.depths, self.grid.needles, self.grid.distractors, *self.grid.changes.values()]
-        return f"{VERSION}+{_ids.digest(kept)[:8]}"
+        return f"{VERSION}+{ids.digest(kept)[:8]}"
 
     @property
     def max_new_tokens(self) -> int:
@@ -69,9 +69,9 @@ class Plan:
         """Sample 0 has the first depth, sample 1 the second ...: any first samples spread over the grid."""
         identity = (self.version, f"niah/{self.variant}", self.length, index, self.seed)
         depth = self.grid.depths[index % len(self.grid.depths)]
-        rng = Random(_ids.sample_seed(*identity))
+        rng = Random(ids.sample_seed(*identity))
         sample = draw(self.variant, self.grid, depth, _background(self.haystack, tokenizer, self.grid.places), rng)
-        return sample, _ids.sample_id(*identity)
+        return sample, ids.sample_id(*identity)
 
     def _sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
         sample, name = self._draw(index, tokenizer)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, get_args
 
-from lr2eval._errors import UsageError
-from lr2eval._registry import suggestion
-from lr2eval._wording import Wording
-from lr2eval.tasks.niah import ruler_words
+from lr2eval.base.console import suggestion
+from lr2eval.base.wording import Wording
+from lr2eval.errors import UsageError
+from lr2eval.tasks.ruler import words
+from lr2eval.tasks.shared import upstream
 
 DEPTHS = 11
 HAYSTACK = ("haystack", "repeat")
@@ -58,7 +61,7 @@ class Grid:
 
 
 def _wording(given: str) -> Wording:
-    return ruler_words.ruler_wording() if given == ruler_words.NAME else Wording.read(Path(given))
+    return ruler_wording() if given == RULER_WORDS else Wording.read(Path(given))
 
 
 def _count(key: str, value: Any, most: int) -> int:
@@ -86,3 +89,28 @@ def _depths(value: Any) -> tuple[float, ...]:
             f"--set niah.depths={value}: write a number of depths (11) or a list of percents from 0 to 100 (0,50,100)"
         )
     return tuple(sorted(found))
+
+
+RULER_WORDS = "ruler"
+
+
+KEYS = 2000
+
+
+@cache
+def ruler_wording() -> Wording:
+    """The texts of the installed lm-eval for one number; keys are adjective-noun pairs, the same ones every time."""
+    texts, rng = upstream.niah_texts(), Random(0)
+    keys: dict[str, None] = {}
+    while len(keys) < KEYS:
+        keys[words.word(rng)] = None
+    before, after = upstream.single_answer(texts.template).format(
+        type_needle_v="number", context="\0", query="{key}"
+    ).split("\0")  # fmt: skip
+    return Wording(
+        instruction=before,
+        needle=" " + texts.needle.format(type_needle_v="numbers", key="{key}", value="{value}"),
+        question=after,
+        stem=upstream.single_answer(texts.answer_prefix).format(type_needle_v="number", query="{key}"),
+        keys=tuple(keys),
+    )

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr2eval import _ids
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _jsonl, _lm_eval, _select, _upstream
-from lr2eval.tasks.ruler import files, generate, outside, parallel
+from lr2eval.base import ids
+from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.tasks.exact import files, parallel
+from lr2eval.tasks.ruler import generate, outside
 from lr2eval.tasks.ruler.outside import NEEDS, OUTSIDE
 from lr2eval.tasks.ruler.score import COMPAT, METRICS
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
+from lr2eval.tasks.shared import jsonl, lm_eval, upstream
+from lr2eval.tasks.shared.select import by_length, limited, one_or_all
 
 if TYPE_CHECKING:
-    from lr2eval._results import ShardResult
-    from lr2eval._store import StoredSample
+    from lr2eval.record.results import ShardResult
+    from lr2eval.record.store import StoredSample
 
 NIAH = (
     *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
@@ -45,7 +47,7 @@ class Ruler:
         """All tasks, the one named, or a group: ``niah``, ``qa``."""
         if selector in GROUPS:
             return list(GROUPS[selector])
-        return _select.one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
+        return one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Make or find the data of every task and length.
@@ -87,7 +89,7 @@ class Ruler:
     def score_row(self, task: str, row: Mapping[str, Any]) -> float:
         """Score (0..1) of a line of NVIDIA/RULER's prediction files: ``pred`` against ``outputs``."""
         known: RulerTask | outside.OutsideTask = TASKS.get(task) or OUTSIDE[task]
-        return METRICS[known.metric](_jsonl.text(row, "pred"), _jsonl.texts(row, "outputs"))
+        return METRICS[known.metric](jsonl.text(row, "pred"), jsonl.texts(row, "outputs"))
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run of ours keeps, by the metric of that run."""
@@ -102,7 +104,7 @@ class Ruler:
 
         def describe(doc: Mapping[str, Any]) -> SampleInfo:
             # Questions about one paragraph, at whatever length, stand and fall together: a cluster in the statistics.
-            asked = {"document": _ids.text_hash(doc["marks"][0])[:12]} if task.name in QA and doc["marks"] else {}
+            asked = {"document": ids.text_hash(doc["marks"][0])[:12]} if task.name in QA and doc["marks"] else {}
             return SampleInfo(
                 gold=tuple(doc["answers"]),
                 columns={"depth": doc["depth"], "token_count": doc["token_count"], **asked},
@@ -150,15 +152,13 @@ def lm_eval_task(data: files.DataFile, name: str, metric: str) -> Any:
         return METRICS[metric](answer, doc["answers"])
 
     tokens = data.manifest["max_new_tokens"]
-    return _lm_eval.generation_task(name, data.rows, metric, score, max_new_tokens=tokens, version=VERSION)
+    return lm_eval.generation_task(name, data.rows, metric, score, max_new_tokens=tokens, version=VERSION)
 
 
 def _counts(context: TaskContext) -> Mapping[int, int]:
     """Samples of a task by length."""
-    own = _select.by_length(RULER.name, context.options.get("samples", {}), context.lengths)
-    return {
-        length: _select.limited(own.get(length, context.samples_per_task), context.limit) for length in context.lengths
-    }
+    own = by_length(RULER.name, context.options.get("samples", {}), context.lengths)
+    return {length: limited(own.get(length, context.samples_per_task), context.limit) for length in context.lengths}
 
 
 def _scoring(context: TaskContext) -> Mapping[str, str]:
@@ -185,13 +185,13 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, f
         "chat": tokenizer.chat,
         "max_new_tokens": task.recipe(tokenizer, length, context.seed).max_new_tokens,
         # The installed lm-eval provides the prompt texts.
-        "texts": _ids.digest([repr(_upstream.niah_texts()), *(repr(_upstream.task_texts(t)) for t in WITH_CONFIG)]),
+        "texts": ids.digest([repr(upstream.niah_texts()), *(repr(upstream.task_texts(t)) for t in WITH_CONFIG)]),
         **task.facts,
     }
     if task.available is not None and task.available < count:
         context.progress(f"ruler:{task.name}: {count} samples asked for, {task.available} questions in {task.haystack}")
         count = task.available
-    key = _ids.digest([facts, count])[:16]
+    key = ids.digest([facts, count])[:16]
     path = context.cache_dir / "data" / "ruler" / f"{task.name}-{length}-{key}.jsonl"
     return files.ensure(
         path,

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, repeat
 from random import Random
 
-from lr2eval.tasks import _upstream
+from lr2eval.tasks.exact.draft import Draft
+from lr2eval.tasks.exact.stream import ShuffledStream
 from lr2eval.tasks.ruler import words
-from lr2eval.tasks.ruler.draft import Draft
-from lr2eval.tasks.ruler.stream import ShuffledStream
+from lr2eval.tasks.shared import upstream
 
 COMMON = 10
 BEYOND = "wonderwords, beyond its end adjective-noun pairs of it"
@@ -39,11 +39,11 @@ class CweRecipe:
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
-        return _upstream.task_texts("cwe").max_new_tokens
+        return upstream.task_texts("cwe").max_new_tokens
 
     def draw(self, rng: Random) -> CweDraw:
         """The example, then the words of the question in the order in which a growing list takes them up."""
-        texts = _upstream.task_texts("cwe")
+        texts = upstream.task_texts("cwe")
         solved = WordList(rng, words.common_words(), self.example_words, self.example_repeats)
         answer = _numbered(solved.common)
         example = f"{_question(solved.text(self.example_words))}{texts.answer_prefix} {answer}\n"
@@ -106,13 +106,13 @@ class CweDraw:
         """The sample with ``size`` different words."""
         return Draft(
             prompt=self._example + _question(self._words.text(size)),
-            answer_prefix=_upstream.task_texts("cwe").answer_prefix,
+            answer_prefix=upstream.task_texts("cwe").answer_prefix,
             answers=self._words.common,
         )
 
 
 def _question(context: str) -> str:
-    return _upstream.task_texts("cwe").template.format(context=context, query="")
+    return upstream.task_texts("cwe").template.format(context=context, query="")
 
 
 def _numbered(entries: Sequence[str]) -> str:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from lr2eval._errors import TaskError
-from lr2eval.tasks import _upstream
+from lr2eval.errors import TaskError
+from lr2eval.tasks.exact.draft import Draft
 from lr2eval.tasks.haystacks import Haystack, split
-from lr2eval.tasks.ruler.draft import Draft
 from lr2eval.tasks.ruler.niah import RANDOM, Kind
+from lr2eval.tasks.shared import upstream
 
 DEPTHS = tuple(round(100 * step / 39) for step in range(40))
 """Percentages, as upstream rounds them."""
@@ -47,7 +47,7 @@ class EssayRecipe:
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
-        return _upstream.niah_texts().max_new_tokens
+        return upstream.niah_texts().max_new_tokens
 
     def draw(self, rng: Random) -> EssayDraw:
         """Keys and values, the order of their needles, their depths and what is asked."""
@@ -90,10 +90,10 @@ class EssayDraw:
 
     def render(self, size: int) -> Draft:
         """The sample with the first ``size`` words of the essays."""
-        texts = _upstream.niah_texts()
+        texts = upstream.niah_texts()
         template, prefix, kind = texts.template, texts.answer_prefix, str(self._recipe.kind)
         if len(self.answers) == 1:
-            template, prefix = _upstream.single_answer(template), _upstream.single_answer(prefix)
+            template, prefix = upstream.single_answer(template), upstream.single_answer(prefix)
             kind = kind.removesuffix("s")
         needles = [texts.needle.format(type_needle_v=self._recipe.kind, key=k, value=v) for k, v in self._needles]
         stretch = self._recipe.haystack.first(size)

@@ -14,9 +14,9 @@ from math import isqrt
 from random import Random
 from string import ascii_lowercase
 
-from lr2eval.tasks import _upstream
-from lr2eval.tasks.ruler.draft import Draft
-from lr2eval.tasks.ruler.stream import ShuffledStream
+from lr2eval.tasks.exact.draft import Draft
+from lr2eval.tasks.exact.stream import ShuffledStream
+from lr2eval.tasks.shared import upstream
 
 NOISE = "..."
 WORD_LETTERS = 6
@@ -38,7 +38,7 @@ class FweRecipe:
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
-        return _upstream.task_texts("fwe").max_new_tokens
+        return upstream.task_texts("fwe").max_new_tokens
 
     def draw(self, rng: Random) -> FweDraw:
         """The vocabulary in order of rank, and a generator for the order of the text."""
@@ -73,7 +73,7 @@ class FweDraw:
     def render(self, size: int) -> Draft:
         """The sample with ``size`` steps."""
         self._grow(size)
-        texts = _upstream.task_texts("fwe")
+        texts = upstream.task_texts("fwe")
         context = " ".join(self._stream.first(self._words(size)))
         return Draft(
             prompt=texts.template.format(context=context, query=""),

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from lr2eval import _ids
-from lr2eval._errors import TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.ruler import parallel
-from lr2eval.tasks.ruler.counting import counting
-from lr2eval.tasks.ruler.draft import Draw, Numbered, Recipe
-from lr2eval.tasks.ruler.fit import Near, TooSmallError, largest_fitting, largest_fitting_near, sufficient
+from lr2eval.base import ids
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact import parallel
+from lr2eval.tasks.exact.counting import counting
+from lr2eval.tasks.exact.draft import Draw, Numbered, Recipe
+from lr2eval.tasks.exact.fit import Near, TooSmallError, largest_fitting, largest_fitting_near, sufficient
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
@@ -42,7 +42,7 @@ class Plan:
         return self.near is not None
 
     def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[parallel.Row]]:
-        """A maker of the samples with these numbers (:class:`lr2eval.tasks.ruler.parallel.Plan`)."""
+        """A maker of the samples with these numbers (:class:`lr2eval.tasks.exact.parallel.Plan`)."""
         memo: dict[str, int] = {}
         return lambda indices: (make_sample(self, index, tokenizer, memo) for index in indices)
 
@@ -97,7 +97,7 @@ def make_sample(plan: Plan, index: int, tokenizer: PromptTokenizer, memo: Mutabl
             f"{fit.tokens + new_tokens} tokens; use a shorter length or repeat it (--set ruler.repeat=true)"
         )
     return {
-        "id": _ids.sample_id(VERSION, full_name(plan.task), length, index, seed),
+        "id": ids.sample_id(VERSION, full_name(plan.task), length, index, seed),
         "task": plan.task,
         "length": length,
         "index": index,
@@ -119,7 +119,7 @@ def full_name(task: str) -> str:
 def _draw(task: str, recipe: Recipe, length: int, index: int, seed: int) -> Draw:
     if isinstance(recipe, Numbered):
         recipe = recipe.at(index)
-    return recipe.draw(Random(_ids.sample_seed(VERSION, full_name(task), length, index, seed)))
+    return recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, seed)))
 
 
 def sufficient_length(task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer) -> int:

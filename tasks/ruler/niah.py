@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
-from lr2eval.tasks import _upstream
+from lr2eval.tasks.exact.draft import Draft, places
 from lr2eval.tasks.ruler import words
-from lr2eval.tasks.ruler.draft import Draft, places
+from lr2eval.tasks.shared import upstream
 
 Kind = Literal["words", "numbers", "uuids"]
 RANDOM: dict[str, Callable[[Random], str]] = {"words": words.word, "numbers": words.number, "uuids": words.uuid4}
@@ -31,7 +31,7 @@ class NiahRecipe:
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
-        return _upstream.niah_texts().max_new_tokens
+        return upstream.niah_texts().max_new_tokens
 
     def draw(self, rng: Random) -> NiahDraw:
         """Key, value and place first; the haystack has a generator of its own and is drawn as far as needed."""
@@ -40,7 +40,7 @@ class NiahRecipe:
 
     def needle(self, key: str, value: str) -> str:
         """The sentence that states ``value`` for ``key``."""
-        return _upstream.niah_texts().needle.format(type_needle_v=self.values, key=key, value=value)
+        return upstream.niah_texts().needle.format(type_needle_v=self.values, key=key, value=value)
 
 
 class NiahDraw:
@@ -64,14 +64,14 @@ class NiahDraw:
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` haystack lines and the needle."""
-        texts = _upstream.niah_texts()
+        texts = upstream.niah_texts()
         lines = self._haystack(size)[:size]
         (place,) = places([self._place], size)
         needle = self._recipe.needle(self._key, self._value)
         lines.insert(place, needle)
         kind = self._recipe.values.removesuffix("s")
-        template = _upstream.single_answer(texts.template)
-        prefix = _upstream.single_answer(texts.answer_prefix)
+        template = upstream.single_answer(texts.template)
+        prefix = upstream.single_answer(texts.answer_prefix)
         return Draft(
             prompt=template.format(type_needle_v=kind, context="\n".join(lines), query=self._key),
             answer_prefix=prefix.format(type_needle_v=kind, query=self._key),
@@ -87,7 +87,7 @@ class NiahDraw:
 
     def _haystack(self, size: int) -> list[str]:
         if self._recipe.haystack == "noise":
-            return [_upstream.niah_texts().noise] * size
+            return [upstream.niah_texts().noise] * size
         while len(self._lines) < size:
             key, value = RANDOM[self._recipe.keys](self._rng), RANDOM[self._recipe.values](self._rng)
             line = self._recipe.needle(key, value)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from lr2eval._errors import MissingDataError, TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks import haystacks
+from lr2eval.tasks.exact.draft import Recipe
 from lr2eval.tasks.ruler import questions
-from lr2eval.tasks.ruler.draft import Recipe
 from lr2eval.tasks.ruler.essay import EssayRecipe
 from lr2eval.tasks.ruler.qa import QaRecipe
 from lr2eval.tasks.ruler.suite import RulerTask

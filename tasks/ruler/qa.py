@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
-from lr2eval.tasks import _upstream
-from lr2eval.tasks.ruler.draft import Draft
+from lr2eval.tasks.exact.draft import Draft
+from lr2eval.tasks.exact.stream import ShuffledStream
 from lr2eval.tasks.ruler.questions import Question, Questions
-from lr2eval.tasks.ruler.stream import ShuffledStream
+from lr2eval.tasks.shared import upstream
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class QaRecipe:
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
-        return _upstream.task_texts("qa").max_new_tokens
+        return upstream.task_texts("qa").max_new_tokens
 
     def at(self, index: int) -> QaRecipe:
         """The recipe of sample number ``index``."""
@@ -62,7 +62,7 @@ class QaDraw:
     def render(self, size: int) -> Draft:
         """The sample with ``size`` documents."""
         self._grow(size)
-        texts = _upstream.task_texts("qa")
+        texts = upstream.task_texts("qa")
         documents = self._stream.first(size)
         context = "\n\n".join(_numbered(number, text) for number, text in enumerate(documents, 1))
         own = [self._documents[each] for each in self._question.own]
@@ -95,4 +95,4 @@ class QaDraw:
 
 
 def _numbered(number: int, text: str) -> str:
-    return _upstream.document_prompt().format(i=number, document=text)
+    return upstream.document_prompt().format(i=number, document=text)

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lr2eval import _ids
-from lr2eval._errors import MissingDataError, UsageError
-from lr2eval._types import Scalar
-from lr2eval.tasks import _hub
+from lr2eval.base import ids
+from lr2eval.benchmark import Scalar
+from lr2eval.errors import MissingDataError, UsageError
+from lr2eval.tasks.shared.hub import first_line, hub_access
 
 HOTPOT_SITE = "hotpot_dev_distractor_v1.json from https://hotpotqa.github.io"
 SQUAD_SITE = "dev-v2.0.json from https://rajpurkar.github.io/SQuAD-explorer"
@@ -42,7 +42,7 @@ class Questions:
     def sha256(self) -> str:
         """Of documents and questions."""
         items = [[each.text, each.answers, each.own, each.related] for each in self.items]
-        return _ids.digest([self.documents, items])
+        return ids.digest([self.documents, items])
 
     @property
     def facts(self) -> dict[str, Scalar]:
@@ -92,12 +92,12 @@ def hub_file(name: str, layout: Layout, offline: bool) -> Any:
     import datasets
 
     try:
-        with _hub.hub_access(offline):
+        with hub_access(offline):
             rows = datasets.load_dataset(*layout.hub, split="validation")
     except Exception as error:  # no network, no cache, hub trouble: all mean that the questions are not to be had
         raise MissingDataError(
             f"ruler: {name}: no {layout.patterns[0]} under --data-dir DIR (DIR/{layout.folder}/), and {layout.hub[0]} "
-            f"cannot be read ({_hub.first_line(error)}); download {layout.origin} and give it there or with "
+            f"cannot be read ({first_line(error)}); download {layout.origin} and give it there or with "
             f"--set ruler.{name}=FILE, or connect once"
         ) from error
     return layout.from_hub(list(rows))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import Scalar
+from lr2eval.benchmark import Scalar
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact.draft import Recipe
 from lr2eval.tasks.ruler.cwe import BEYOND, CweRecipe
-from lr2eval.tasks.ruler.draft import Recipe
 from lr2eval.tasks.ruler.fwe import FweRecipe
 from lr2eval.tasks.ruler.niah import NiahRecipe
 from lr2eval.tasks.ruler.vt import VtRecipe

@@ -13,11 +13,11 @@ from itertools import pairwise
 from random import Random
 from string import ascii_uppercase
 
-from lr2eval import _ids
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks import _upstream
-from lr2eval.tasks.ruler.draft import Draft, places
-from lr2eval.tasks.ruler.fit import TooSmallError, largest_fitting
+from lr2eval.base import ids
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact.draft import Draft, places
+from lr2eval.tasks.exact.fit import TooSmallError, largest_fitting
+from lr2eval.tasks.shared import upstream
 
 HOPS = 4
 EXAMPLE_TOKENS = 500
@@ -39,14 +39,14 @@ class Chain:
 
     def context(self, size: int) -> str:
         """``size`` noise lines with the assignments between them, in order."""
-        lines = [_upstream.niah_texts().noise] * size
+        lines = [upstream.niah_texts().noise] * size
         for shift, (place, text) in enumerate(zip(places(self.fractions, size), self.statements(), strict=True)):
             lines.insert(place + shift, text)
         return "\n".join(lines)
 
     def draft(self, size: int, before: str = "") -> Draft:
         """Question over this chain in ``size`` noise lines; ``before`` precedes it in the prompt."""
-        texts = _upstream.task_texts("vt")
+        texts = upstream.task_texts("vt")
         return Draft(
             prompt=before + texts.template.format(context=self.context(size), query=self.value),
             answer_prefix=texts.answer_prefix.format(num_v=len(self.names), query=self.value),
@@ -68,7 +68,7 @@ class VtRecipe:
 
         With a tokenizer that needs more for the fewest lines, it has the fewest (upstream would never return).
         """
-        rng = Random(_ids.sample_seed(version, "vt/example", None, 0, seed))
+        rng = Random(ids.sample_seed(version, "vt/example", None, 0, seed))
         chain = _chain(rng, EXAMPLE_NAME_LETTERS)
         bare = PromptTokenizer(tokenizer.tokenizer, name=tokenizer.name)
         try:
@@ -80,7 +80,7 @@ class VtRecipe:
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
-        return _upstream.task_texts("vt").max_new_tokens
+        return upstream.task_texts("vt").max_new_tokens
 
     def draw(self, rng: Random) -> VtDraw:
         """A chain of its own and new names and a new value for the example."""
@@ -104,7 +104,7 @@ class VtDraw:
 
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """The noise line with its newline."""
-        return [(f"\n{_upstream.niah_texts().noise}",)] * (stop - start)
+        return [(f"\n{upstream.niah_texts().noise}",)] * (stop - start)
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` noise lines."""

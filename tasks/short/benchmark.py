@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
-from lr2eval import _ids
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._registry import suggestion
-from lr2eval._types import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.tasks import _lm_eval, _select, _upstream
+from lr2eval.base import ids
+from lr2eval.base.console import suggestion
+from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks.mmlu import MMLU
 from lr2eval.tasks.mmlu.benchmark import SHOTS as MMLU_SHOTS
+from lr2eval.tasks.shared import lm_eval, upstream
+from lr2eval.tasks.shared.select import limited, one_or_all
 from lr2eval.tasks.short import source
 
 VERSION = "1"
@@ -72,7 +73,7 @@ class Short:
         """All of them, or the one named; ``truthfulqa`` is both of its measures."""
         if selector in GROUPS:
             return GROUPS[selector]
-        return _select.one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
+        return one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Read the rows. Raises :class:`MissingDataError` naming every task that lacks data, and what it lacks."""
@@ -143,7 +144,7 @@ def _shards(task: str, context: TaskContext) -> list[Shard]:
 
 def _by_category(rows: Sequence[Any], examples: Sequence[Any]) -> dict[str, tuple[list[Any], list[Any]]]:
     """MMLU-Pro's rows by lm-eval's name of their category; examples are those of the same category."""
-    folder = _upstream.lm_eval_folder() / "tasks" / "mmlu_pro"
+    folder = upstream.lm_eval_folder() / "tasks" / "mmlu_pro"
     names = [path.stem for path in sorted(folder.glob("mmlu_pro_*.yaml"))]
     known = {name.removeprefix("mmlu_pro_").replace("_", " "): name for name in names}
     found: dict[str, tuple[list[Any], list[Any]]] = {}
@@ -167,7 +168,7 @@ def _shard(
     context: TaskContext,
 ) -> Shard:
     column, layout = COLUMNS[task], source.LAYOUTS[COLUMNS[task].data]
-    rows = rows[: _select.limited(len(rows), context.limit)]
+    rows = rows[: limited(len(rows), context.limit)]
     new = column.max_new_tokens and int(context.options.get(NEW_TOKENS, column.max_new_tokens))
     splits = {layout.split: rows}
     if column.examples:
@@ -179,7 +180,7 @@ def _shard(
         length=None,
         n=len(rows),
         version=VERSION,
-        data_hash=_ids.digest([rows, examples, shots]),
+        data_hash=ids.digest([rows, examples, shots]),
         metric=column.metric,
         load=lambda: lm_eval_task(task, name, splits, shots, new),
         describe=lambda doc: SampleInfo(gold=_gold(task, doc), columns=_columns(doc)),
@@ -199,7 +200,7 @@ def lm_eval_task(task: str, name: str, splits: Mapping[str, Sequence[Any]], shot
     overrides: dict[str, Any] = {"task": name, "num_fewshot": shots, "custom_dataset": dataset}
     if task == "truthfulqa_mc2":
         overrides["process_results"] = true_probability
-    made = _lm_eval.build_task(overrides, _folder(COLUMNS[task].data))
+    made = lm_eval.build_task(overrides, _folder(COLUMNS[task].data))
     if new is not None:
         made.set_config("generation_kwargs", {"max_gen_toks": new}, update=True)
     return made
@@ -207,7 +208,7 @@ def lm_eval_task(task: str, name: str, splits: Mapping[str, Sequence[Any]], shot
 
 @cache
 def _folder(data: str) -> Any:
-    return _upstream.lm_eval_folder() / "tasks" / data
+    return upstream.lm_eval_folder() / "tasks" / data
 
 
 def true_probability(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lr2eval._errors import MissingDataError, UsageError
-from lr2eval.tasks import _hub, _jsonl
+from lr2eval.errors import MissingDataError, UsageError
+from lr2eval.tasks.shared import jsonl
+from lr2eval.tasks.shared.hub import hub_rows
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -29,7 +30,7 @@ class Layout:
     files: Mapping[str, str]
     split: str
     published: int
-    row: Callable[[_jsonl.Row], dict[str, Any]]
+    row: Callable[[jsonl.Row], dict[str, Any]]
     ids: tuple[str, ...] = ()
     ending: str = "jsonl"
     """Of the authors' files."""
@@ -44,13 +45,13 @@ def load(name: str, split: str, data_dir: Path | None, offline: bool, mend: str 
     layout = LAYOUTS[name]
     path = find(name, split, data_dir) if data_dir else None
     if path is not None:
-        rows = (_jsonl.read_list if ".json" in path.suffixes else _jsonl.read)(path, layout.ids)
+        rows = (jsonl.read_list if ".json" in path.suffixes else jsonl.read)(path, layout.ids)
     else:
         file = f"{name}/{layout.files[split]}.{layout.ending}"
         local = f"no {file} under {data_dir}, and " if data_dir else ""
         way = f"give the file with --data-dir DIR (DIR/{file}) or connect once so that it is cached{mend}"
         try:
-            found = _hub.rows(layout.hub, layout.hub_name, split, offline, way)
+            found = hub_rows(layout.hub, layout.hub_name, split, offline, way)
         except MissingDataError as error:
             raise MissingDataError(f"{name}: {local}{error}") from error.__cause__
         rows = ((f"{layout.hub} ({split}), row {number}", row) for number, row in enumerate(found, 1))
@@ -74,30 +75,30 @@ def find(name: str, split: str, data_dir: Path) -> Path | None:
     return files[0] if files else None
 
 
-def _hellaswag(row: _jsonl.Row) -> dict[str, Any]:
-    endings, label = _jsonl.texts(row, "endings"), row.get("label")
+def _hellaswag(row: jsonl.Row) -> dict[str, Any]:
+    endings, label = jsonl.texts(row, "endings"), row.get("label")
     if str(label) not in map(str, range(len(endings))):
         raise UsageError(f"field label: {label!r} is not the number of an ending (0 to {len(endings) - 1})")
-    texts = {key: _jsonl.text(row, key) for key in ("activity_label", "ctx_a", "ctx_b", "source_id")}
+    texts = {key: jsonl.text(row, key) for key in ("activity_label", "ctx_a", "ctx_b", "source_id")}
     return {**texts, "endings": endings, "label": str(label)}
 
 
-def _gsm8k(row: _jsonl.Row) -> dict[str, Any]:
-    question, answer = _jsonl.text(row, "question"), _jsonl.text(row, "answer")
+def _gsm8k(row: jsonl.Row) -> dict[str, Any]:
+    question, answer = jsonl.text(row, "question"), jsonl.text(row, "answer")
     if not re.search(r"#### -?[0-9.,]+", answer):
         raise UsageError('field answer: ends in no "#### NUMBER"')
     return {"question": question, "answer": answer}
 
 
-def _truthfulqa(row: _jsonl.Row) -> dict[str, Any]:
+def _truthfulqa(row: jsonl.Row) -> dict[str, Any]:
     return {
-        "question": _jsonl.text(row, "question"),
+        "question": jsonl.text(row, "question"),
         "mc1_targets": _targets(row, "mc1_targets", one=True),
         "mc2_targets": _targets(row, "mc2_targets", one=False),
     }
 
 
-def _targets(row: _jsonl.Row, name: str, *, one: bool) -> dict[str, Any]:
+def _targets(row: jsonl.Row, name: str, *, one: bool) -> dict[str, Any]:
     """Answers and labels, the true ones first, as the hub has them; lm-eval relies on that for MC1.
 
     The authors' file has {answer: 0 or 1}, the hub {"choices": [...], "labels": [...]}.
@@ -106,7 +107,7 @@ def _targets(row: _jsonl.Row, name: str, *, one: bool) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         raise UsageError(f"field {name}: must be the answers with 0 or 1 for each")
     lists = given if set(given) == {"choices", "labels"} else {"choices": [*given], "labels": [*given.values()]}
-    choices, labels = _jsonl.texts(lists, "choices"), lists["labels"]
+    choices, labels = jsonl.texts(lists, "choices"), lists["labels"]
     if not isinstance(labels, list) or len(labels) != len(choices) or any(each not in (0, 1) for each in labels):
         raise UsageError(f"field {name}: must have a label, 0 or 1, for each answer")
     true = sum(labels)
@@ -116,12 +117,12 @@ def _targets(row: _jsonl.Row, name: str, *, one: bool) -> dict[str, Any]:
     return {"choices": [choices[number] for number in order], "labels": [int(labels[number]) for number in order]}
 
 
-def _mmlu_pro(row: _jsonl.Row) -> dict[str, Any]:
-    options, answer = _jsonl.texts(row, "options"), _jsonl.text(row, "answer")
+def _mmlu_pro(row: jsonl.Row) -> dict[str, Any]:
+    options, answer = jsonl.texts(row, "options"), jsonl.text(row, "answer")
     letters = LETTERS[: len(options)]
     if answer not in tuple(letters) or row.get("answer_index", letters.find(answer)) != letters.find(answer):
         raise UsageError(f"field answer: {answer!r} is none of {', '.join(letters)}, or not that of answer_index")
-    texts = {key: _jsonl.text(row, key) for key in ("question", "category", "cot_content")}
+    texts = {key: jsonl.text(row, key) for key in ("question", "category", "cot_content")}
     return {**texts, "options": options, "answer": answer}
 
 

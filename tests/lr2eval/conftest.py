@@ -1,36 +1,44 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from lr2eval import cli
-
-MAKE_TOY = Path(__file__).parents[2] / "benchmarks" / "make_toy_model.py"
-
-
-@pytest.fixture(scope="session")
-def toy_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random Llama with a byte-level tokenizer and a window of 1024 tokens. Do not change it in place."""
-    folder = tmp_path_factory.mktemp("toy") / "toy"
-    subprocess.run([sys.executable, str(MAKE_TOY), str(folder)], check=True)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One user cache for all tests of the session, so that data is made once."""
-    return tmp_path_factory.mktemp("cache")
+from lr2eval import cli, plugins, registry
 
 
 @pytest.fixture
 def toy(toy_checkpoint: Path, tmp_path: Path) -> Path:
     """A copy of the toy checkpoint that the test may damage."""
     return Path(shutil.copytree(toy_checkpoint, tmp_path / "model"))
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Puts a module with entry points on ``sys.path``, as pip would. Its name begins with ``strange_``."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+    before = set(sys.modules)
+
+    def add(module: str, source: str, points: str, *, group: str = plugins.TASKS) -> None:
+        (site / f"{module}.py").write_text(source)
+        info = site / f"{module}-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{points}\n")
+
+    plugins._import.cache_clear()
+    registry._load.cache_clear()
+    yield add
+    for name in set(sys.modules) - before:
+        if name.startswith("strange_"):
+            del sys.modules[name]
+    plugins._import.cache_clear()
+    registry._load.cache_clear()
 
 
 class Outcome:

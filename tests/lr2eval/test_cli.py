@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from lr2eval._results import SCHEMA_FILE
-from lr2eval._store import FILE, RunStore
+from lr2eval.record.results import SCHEMA_FILE
+from lr2eval.record.store import FILE, RunStore
 
 Run = Callable[..., Any]
 QUICK = ("--tasks", "ruler:niah_single_1,ruler:fwe", "--lengths", "768,1k", "--samples-per-task", "2", "--offline",
@@ -246,12 +246,12 @@ def test_bad_checkpoints(damage: str, toy: Path, lr2eval: Run) -> None:
         (("--lengths", "2k"), "window (max_position_embeddings) is 1024 tokens, below the asked 2k"),
         (("--tasks", "ruler:niah_singel_1"), "did you mean 'niah_single_1'"),
         (("--lengths", "64"), "niah_single_1"),
-        (("--lengths", "many"), "'many' is no length"),
+        (("--lengths", "many"), "'many' is not a length"),
         (("--backend", "hff"), "did you mean"),
         (("--data-dir", "/nonexistent"), "no such folder"),
         (("--set", "rulr.x=1"), "nor among the tasks"),
         (("--config", "/nonexistent.toml"), "No such file"),
-        (("--device", "gpu9"), "'gpu9': is no device"),
+        (("--device", "gpu9"), "'gpu9': is not a device"),
         (("--device", "xpu"), "--device xpu: not usable here"),
     ],
 )
@@ -337,9 +337,9 @@ def test_a_run_that_is_being_written_is_left_alone(finished: Path, toy_checkpoin
 
 
 def test_interrupt_resumes(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lr2eval import _recording
+    from lr2eval.runs import recording
 
-    run = _recording.RecordingLM._run
+    run = recording.RecordingLM._run
     calls: list[int] = []
 
     def interrupted(self: Any, *arguments: Any) -> Any:
@@ -349,7 +349,7 @@ def test_interrupt_resumes(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path, m
         return run(self, *arguments)
 
     arguments = ("run", "--model", toy_checkpoint, *QUICK, "--batch-size", "1", "--out", tmp_path / "run")
-    monkeypatch.setattr(_recording.RecordingLM, "_run", interrupted)
+    monkeypatch.setattr(recording.RecordingLM, "_run", interrupted)
     got = lr2eval(*arguments)
     assert got.code == 130
     assert "same command resumes" in got.error
@@ -399,40 +399,15 @@ def test_version_and_usage(lr2eval: Run) -> None:
     assert lr2eval("nonsense").code == 2
 
 
-def test_a_strangers_task_runs(toy_checkpoint: Path, shared_cache: Path, tmp_path: Path) -> None:
-    import os
-    import subprocess
-    import sys
-
+def test_a_strangers_task_runs(
+    install: Callable[..., None], toy_checkpoint: Path, lr2eval: Run, tmp_path: Path
+) -> None:
     from tests.lr2eval.test_registry import PLUGIN
 
-    site = tmp_path / "site"
-    (site / "echo_tasks-1.0.dist-info").mkdir(parents=True)
-    (site / "echo_tasks.py").write_text(PLUGIN)
-    (site / "echo_tasks-1.0.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: echo-tasks\nVersion: 1.0\n"
-    )
-    (site / "echo_tasks-1.0.dist-info" / "entry_points.txt").write_text("[lr2eval.tasks]\necho = echo_tasks:ECHO\n")
+    install("strange_echo", PLUGIN, "echo = strange_echo:ECHO")
     out = tmp_path / "run"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "lr2eval",
-            "run",
-            "--model",
-            str(toy_checkpoint),
-            "--tasks",
-            "echo:twice",
-            "--out",
-            str(out),
-        ],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "LR2EVAL_CACHE": str(shared_cache), "PYTHONPATH": str(site)},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = lr2eval("run", "--model", toy_checkpoint, "--tasks", "echo:twice", "--out", out)
+    assert done.code == 0, done.err
     with RunStore.read(out) as store:
         samples = list(store.samples())
     assert [sample.prompt_head for sample in samples] == ["twice 0", "twice 1", "twice 2"]

@@ -1,84 +1,52 @@
-"""The house rules of the design that a machine can check: import directions, sizes, names."""
+"""The rules of the house that a machine can check: import directions, circles, sizes, names (ADR 012)."""
 
 from __future__ import annotations
 
 import ast
 import io
-import statistics
 import subprocess
 import sys
 import tokenize
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+# The three links inside lr2eval/ are resolved: without that, no arrow out of tasks/, reports/ and method/ is seen.
 FOLDERS = {"lr2eval": "lr2eval", "tasks": "lr2eval.tasks", "reports": "lr2eval.reports", "method": "lr2eval.method"}
 
-# Which room may import which (design.md, "Imports run one way"). Every module belongs to the first room it matches.
-ROOMS = {
-    "arithmetic": ("lr2eval._rope_facts",),
-    "rope": (
-        "lr2eval.method.rope",
-        "lr2eval.method.rope_rules",
-        "lr2eval.method.windowed",
-        "lr2eval.method.window_guards",
-    ),
-    "demo": ("lr2eval.method.demo", "lr2eval.method.demo_text", "lr2eval.method.demo_rows"),
-    "method": ("lr2eval.method",),
-    "tasks": ("lr2eval.tasks",),
-    "backends": ("lr2eval.backends",),
-    "reports": ("lr2eval.reports",),
-    "cli": (
-        "lr2eval.cli",
-        "lr2eval._cli_method",
-        "lr2eval._commands",
-        "lr2eval._bundle_command",
-        "lr2eval._data_commands",
-        "lr2eval._compare_commands",
-        "lr2eval._rope_command",
-        "lr2eval._score_command",
-        "lr2eval._search_command",
-        "lr2eval._search_workers",
-        "lr2eval._extend_command",
-        "lr2eval._extend_config",
-        "lr2eval._extend_demo",
-        "lr2eval._train_command",
-        "lr2eval._doctor",
-        "lr2eval._estimate",
-        "lr2eval._estimate_command",
-        "lr2eval._estimate_plan",
-        "lr2eval._estimate_speed",
-        "lr2eval._estimate_work",
-        "lr2eval.__main__",
-    ),
-    "runner": ("lr2eval._prepare", "lr2eval._runner", "lr2eval._recording", "lr2eval._backend", "lr2eval._pool"),
-    "core": ("lr2eval",),
-}
-ALLOWED = {
-    "arithmetic": set(),  # plain numbers, so that the core and the rope room share one implementation
-    "rope": {"rope", "arithmetic"},
-    "method": {"rope", "method", "core", "arithmetic"},
-    # What the demo model learns from has the wording of the tasks that it is made for.
-    "demo": {"demo", "method", "core", "tasks"},
-    "core": {"core"},
-    "tasks": {"tasks", "core"},
-    "backends": {"backends", "core", "rope"},
-    "runner": {"runner", "core", "backends", "arithmetic"},
-    "reports": {"reports", "core"},
-    # Commands may use every room below them: a search takes its text from the haystacks and its model from a backend,
-    # which the method itself must not know.
-    "cli": {"cli", "runner", "reports", "core", "method", "demo", "rope", "arithmetic", "tasks", "backends"},
-}
+# A folder (or a module directly under lr2eval/) imports only from lines below its own.
+RULE = (
+    ("__main__",),
+    ("cli",),
+    ("commands",),
+    ("workflows",),
+    ("estimate",),
+    ("runs",),
+    ("backends",),
+    ("reports", "comparisons", "method", "tasks"),
+    ("record", "registry"),
+    ("plugins", "workers"),
+    ("listener",),
+    ("benchmark",),
+    ("model",),
+    ("base", "stats"),
+    ("errors",),
+    ("_version",),
+)
+LEVEL = {name: level for level, names in enumerate(RULE) for name in names}
+PUBLIC = "lr2eval"  # lr2eval/__init__.py: imports lazily from anywhere, and nothing in the product imports from it
 
 
 def _modules() -> dict[str, Path]:
     found = {}
     for folder, package in FOLDERS.items():
         for path in sorted((ROOT / folder).rglob("*.py")):
-            if folder == "lr2eval" and path.relative_to(ROOT / folder).parts[0] in ("tasks", "reports", "method"):
-                continue
             parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            if folder == "lr2eval" and parts[0] in ("tasks", "reports", "method"):
+                continue
             found[".".join((package, *(part for part in parts if part != "__init__")))] = path
     return found
 
@@ -86,40 +54,109 @@ def _modules() -> dict[str, Path]:
 MODULES = _modules()
 
 
-def _room(module: str) -> str:
-    return next(room for room, names in ROOMS.items() if any(module == n or module.startswith(n + ".") for n in names))
+def _folder(module: str) -> str:
+    """The part of the rule that a module belongs to."""
+    return module.split(".")[1] if "." in module else PUBLIC
 
 
-def _imports(path: Path, module: str) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _inner(module: str) -> str:
+    """The folder a module lies in. A module beside folders stands for itself: ``lr2eval.tasks.needs``."""
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    beside = any(path.parent != MODULES[module].parent and other.startswith(package + ".")
+                 for other, path in MODULES.items())  # fmt: skip
+    return module if beside else package
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """The modules of the product that a module imports, those for type checking included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return names
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    bare = {name for name in names if name.split(".")[0] in ("tasks", "reports", "method")}
+    assert not bare, f"{module}: bare import of {bare}"
+    found = {name if name in MODULES else name.rpartition(".")[0] for name in names}
+    return frozenset((found & MODULES.keys()) - {module})
 
 
-@pytest.mark.parametrize("module", MODULES)
+def _circles(graph: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Strongly connected parts of more than one node (Tarjan)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(node: str) -> None:
+        order[node] = low[node] = len(order)
+        stack.append(node)
+        for target in graph.get(node, ()):
+            if target not in order:
+                visit(target)
+                low[node] = min(low[node], low[target])
+            elif target in stack:
+                low[node] = min(low[node], order[target])
+        if low[node] == order[node]:
+            at = stack.index(node)
+            if len(stack) - at > 1:
+                found.append(sorted(stack[at:]))
+            del stack[at:]
+
+    for node in graph:
+        if node not in order:
+            visit(node)
+    return found
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != PUBLIC])
 def test_imports_run_one_way(module: str) -> None:
-    room = _room(module)
-    for name in _imports(MODULES[module], module):
-        target = name if name in MODULES else name.rpartition(".")[0]
-        if target in MODULES and target != "lr2eval":
-            assert _room(target) in ALLOWED[room], f"{module} ({room}) imports {target} ({_room(target)})"
-        assert name.split(".")[0] not in ("tasks", "reports", "method"), f"{module}: bare import of {name}"
+    for target in _imports(module):
+        assert target != PUBLIC, f"{module} imports from lr2eval itself"
+        same = _folder(module) == _folder(target)
+        assert same or LEVEL[_folder(module)] < LEVEL[_folder(target)], f"{module} may not import {target}"
 
 
-def test_every_room_is_found() -> None:
-    assert {_room(module) for module in MODULES} == set(ROOMS)
+def test_the_rule_names_every_folder_and_no_other() -> None:
+    assert {_folder(module) for module in MODULES} - {PUBLIC} == set(LEVEL)
+
+
+def test_no_circles() -> None:
+    modules = {module: _imports(module) for module in MODULES}
+    assert _circles(modules) == []
+    folders: dict[str, set[str]] = {}
+    for module, targets in modules.items():
+        if module != PUBLIC:
+            folders.setdefault(_inner(module), set()).update({_inner(target) for target in targets} - {_inner(module)})
+    assert _circles(folders) == []
+
+
+def test_circles_are_found() -> None:
+    assert _circles({"a": "b", "b": "c", "c": "bd", "d": ""}) == [["b", "c"]]
+    assert _circles({"a": "bc", "b": "c", "c": ""}) == []
+
+
+def test_links_are_resolved() -> None:
+    """Arrows out of tasks/, reports/ and method/ are seen."""
+    for folder in ("tasks", "reports", "method"):
+        own = [module for module in MODULES if _folder(module) == folder]
+        assert any(_folder(target) != folder for module in own for target in _imports(module))
+
+
+def test_no_module_bears_a_public_name() -> None:
+    """Importing such a module would replace the function of that name."""
+    import lr2eval
+
+    beside = {path.stem for path in (ROOT / "lr2eval").iterdir() if not path.name.startswith("__")}
+    assert beside & set(lr2eval.__all__) == set()
 
 
 def test_sizes() -> None:
     lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
     assert max(lines.values()) <= 500, max(lines, key=lambda module: lines[module])
-    assert statistics.median(lines.values()) <= 200
-    assert sum(map(_code_lines, MODULES.values())) <= 23_000  # docs/adr/011-size-with-engines.md
+    assert sum(map(_code_lines, MODULES.values())) <= 21_800  # ADR 012; 20,000 after the cuts
 
 
 def _code_lines(path: Path) -> int:
@@ -140,32 +177,35 @@ _NO_CODE = (
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER
 )  # fmt: skip
 
+HEAVY = "{'torch', 'transformers', 'lm_eval', 'datasets', 'pandas', 'matplotlib', 'numpy', 'scipy', 'vllm', 'ray'}"
+
+
+def _loaded(code: str) -> list[str]:
+    """What a fresh interpreter prints after ``code``: the heavy packages that it loaded, and bare names of ours."""
+    bare = "{'tasks', 'reports', 'method'}"
+    tail = f"\nprint(sorted({HEAVY} & set(sys.modules)))\nprint(sorted({bare} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}{tail}"], capture_output=True, text=True, cwd="/", check=True
+    )
+    return done.stdout.split("\n")[:2]
+
 
 def test_command_line_starts_without_heavy_packages() -> None:
-    code = (
-        "import sys, lr2eval.cli, lr2eval._config, lr2eval._store, lr2eval._stats, lr2eval._checkpoint\n"
-        "heavy = {'torch', 'transformers', 'lm_eval', 'datasets', 'pandas', 'matplotlib', 'numpy', 'vllm', 'ray'}\n"
-        "print(sorted(heavy & set(sys.modules)))\n"
-        "print(sorted({'tasks', 'reports', 'method'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/", check=True)
-    assert done.stdout.split("\n")[:2] == ["[]", "[]"]
+    assert _loaded("import lr2eval, lr2eval.cli\nassert 'pydantic' not in sys.modules") == ["[]", "[]"]
+
+
+def test_configurations_load_without_heavy_packages() -> None:
+    names = "RunConfig, GateConfig, SearchConfig, ExtendConfig, TrainConfig, Recipe, Shard, OriginalRope, UsageError"
+    assert _loaded(f"from lr2eval import {names}") == ["[]", "[]"]
 
 
 def test_links_are_links() -> None:
     for name in ("tasks", "reports", "method"):
         link = ROOT / "lr2eval" / name
         assert link.is_symlink(), (
-            f"{link} is no symbolic link; on Windows clone with `git -c core.symlinks=true clone` in developer mode"
+            f"{link} is not a symbolic link; on Windows clone with `git -c core.symlinks=true clone` in developer mode"
         )
         assert str(link.readlink()) == f"../{name}"
-
-
-def test_public_surface_is_what_all_says() -> None:
-    import lr2eval
-
-    assert sorted(lr2eval.__all__) == list(lr2eval.__all__)
-    assert all(hasattr(lr2eval, name) for name in lr2eval.__all__)
 
 
 def test_run_has_at_most_twenty_flags() -> None:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
-from lr2eval import _registry
-from lr2eval._errors import TaskError
-from lr2eval._registry import benchmarks, failures, resolve
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import TaskContext
+from lr2eval import plugins, registry
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.registry import benchmarks, failures, resolve
 
 PLUGIN = '''
-from lr2eval._types import SampleInfo, Shard, TaskInfo
-from lr2eval._errors import TaskError
+from lr2eval import SampleInfo, Shard, TaskError, TaskInfo
 
 
 class Echo:
@@ -64,28 +61,6 @@ class Echo:
 
 ECHO = Echo()
 '''
-
-
-@pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Puts a package with an entry point on ``sys.path``, as pip would."""
-    site = tmp_path / "site"
-    site.mkdir()
-    monkeypatch.syspath_prepend(str(site))
-    before = set(sys.modules)
-
-    def add(module: str, source: str, points: str) -> None:
-        (site / f"{module}.py").write_text(source)
-        info = site / f"{module.replace('_', '-')}-1.2.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module.replace('_', '-')}\nVersion: 1.2\n")
-        (info / "entry_points.txt").write_text(f"[lr2eval.tasks]\n{textwrap.dedent(points)}\n")
-
-    yield add
-    for name in set(sys.modules) - before:
-        if name.startswith("strange_"):
-            del sys.modules[name]
-    _registry._load_point.cache_clear()
 
 
 def test_built_in() -> None:
@@ -137,7 +112,7 @@ def fake_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
         def load(self) -> type[FakeLmEval]:
             return FakeLmEval
 
-    monkeypatch.setattr(_registry, "LM_EVAL", Point())
+    monkeypatch.setattr(registry, "LM_EVAL", Point())
 
 
 @pytest.mark.usefixtures("fake_lm_eval")
@@ -171,8 +146,8 @@ def test_unknown_names(spec: str, named: str) -> None:
 
 
 def test_the_real_lm_eval_answers_for_foreign_names() -> None:
-    factory = _registry.LM_EVAL.load()
-    assert factory(None).name == _registry.LM_EVAL.name
+    factory = registry.LM_EVAL.load()
+    assert factory(None).name == registry.LM_EVAL.name
 
 
 def test_strangers_package(install: Callable[..., None], tmp_path: Path) -> None:
@@ -200,6 +175,8 @@ def test_strangers_package(install: Callable[..., None], tmp_path: Path) -> None
         ("", "strange_one:X", "AttributeError"),
         ("class X: name = 'bad'", "strange_one:X", "lacks version, headline, tasks, select, prepare"),
         (PLUGIN, "strange_one:ECHO", "is not named 'bad'"),
+        (PLUGIN.replace('TaskInfo("once"', 'int("once"') + 'ECHO.name = "bad"', "strange_one:ECHO", "tasks() raised"),
+        (PLUGIN + 'Echo.tasks = lambda self: ["a"]\nECHO.name = "bad"', "strange_one:ECHO", "is not a TaskInfo"),
     ],
 )
 def test_broken_plugin_harms_nobody_else(install: Callable[..., None], source: str, target: str, reason: str) -> None:
@@ -224,11 +201,11 @@ def test_two_packages_with_one_name(install: Callable[..., None]) -> None:
 
 
 def test_a_target_seen_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    points = list(_registry.entry_points(group=_registry.GROUP))
-    monkeypatch.setattr(_registry, "entry_points", lambda group: [*points, *points])
+    points = list(plugins.entry_points(group=plugins.TASKS))
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [*points, *points])
     assert "ruler" in benchmarks()
     assert failures() == {}
 
 
 def test_entry_point_without_distribution() -> None:
-    assert _registry._distribution(EntryPoint("x", "some.module:X", "g")) == "some.module"
+    assert plugins.distribution(EntryPoint("x", "some.module:X", "g")) == "some.module"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lr2eval.method.rope import OriginalRope
+from lr2eval.method.rope.scaling import OriginalRope
 
 LLAMA3 = OriginalRope(theta=5e5, rotary_dim=128, window=8192)
 PHI4_MINI = OriginalRope(theta=1e4, rotary_dim=96, window=4096)

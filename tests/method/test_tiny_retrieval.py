@@ -11,18 +11,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._wording import Wording
-from lr2eval.method import rope_rules
-from lr2eval.method.executors import InProcess
-from lr2eval.method.needles import NeedleSettings, Sample, TokenText, make_samples
-from lr2eval.method.perplexity import mean_nll
-from lr2eval.method.rope import OriginalRope
-from lr2eval.method.rope_source import ModelRope
-from lr2eval.method.search import SearchSettings
-from lr2eval.method.search_journal import Journal
-from lr2eval.method.search_run import Plan, Scorer, search
-from lr2eval.method.search_space import Space
+from lr2eval.base.wording import Wording
+from lr2eval.method.rope import rules as rules_module
+from lr2eval.method.rope.scaling import OriginalRope
+from lr2eval.method.rope.source import ModelRope
+from lr2eval.method.search.evolution import SearchSettings
+from lr2eval.method.search.executors import InProcess
+from lr2eval.method.search.journal import Journal
+from lr2eval.method.search.needles import NeedleSettings, Sample, TokenText, make_samples
+from lr2eval.method.search.perplexity import mean_nll
+from lr2eval.method.search.run import Plan, Scorer, search
+from lr2eval.method.search.space import Space
+from lr2eval.model.tokenizer import PromptTokenizer
 
 ASSET = Path(__file__).parents[1] / "assets" / "tiny-retrieval"
 ROPE = OriginalRope(theta=1000.0, rotary_dim=64, window=128)
@@ -70,7 +70,9 @@ def test_a_search_at_16x_ends_below_the_rules_on_unseen_samples(tmp_path: Path) 
     every = [*samples(2048, 4, 12, 36), *samples(2048, 8, 12, 36, first=4)]
     settings = SearchSettings(population=12, initial=16, iterations=2, parents=6, mutations=4, crossovers=4)
     space = Space(ROPE, 2048, 14)
-    rules = [rule(ROPE, 2048) for rule in (rope_rules.none, rope_rules.pi, rope_rules.ntk_aware, rope_rules.yarn)]
+    rules = [
+        rule(ROPE, 2048) for rule in (rules_module.none, rules_module.pi, rules_module.ntk_aware, rules_module.yarn)
+    ]
     with Journal.open(tmp_path) as journal:
         executor = InProcess(model(), every)
         (done,) = search([space], Plan(settings, samples=4), executor, journal)

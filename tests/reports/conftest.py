@@ -12,21 +12,13 @@ from typing import Any
 
 import pytest
 
-from lr2eval._compare import compare, read_all
-from lr2eval._comparison import (
-    Check,
-    Comparison,
-    Difference,
-    Gate,
-    LeftOut,
-    Regressed,
-    Verdict,
-)
-from lr2eval._ids import digest, text_hash
-from lr2eval._results import CellResult, Interval, ModelFacts, NotRun, Results, ShardResult, Summary
-from lr2eval._store import RunStore, StoredSample
-from lr2eval._summary import over_lengths
-from lr2eval._types import ResponseDetail
+from lr2eval.base.ids import digest, text_hash
+from lr2eval.benchmark import ResponseDetail
+from lr2eval.comparisons.compare import compare, read_all
+from lr2eval.record.comparison import Check, Comparison, Difference, Gate, LeftOut, Regressed, Verdict
+from lr2eval.record.results import CellResult, Interval, ModelFacts, NotRun, Results, ShardResult, Summary
+from lr2eval.record.store import RunStore, StoredSample
+from lr2eval.runs.summary import over_lengths
 
 HOSTILE = (
     "<script>alert(1)</script>",

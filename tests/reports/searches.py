@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lr2eval._search_result import FILE, SearchResult
-from lr2eval.method import rope_rules
-from lr2eval.method.rope import OriginalRope, RopeScaling
-from lr2eval.method.rope_rules import longrope
-from lr2eval.method.search import Scored, Stop
-from lr2eval.method.search_result import rule_facts, sealed, split_facts
-from lr2eval.method.search_run import Round, SplitDone
-from lr2eval.method.search_space import Space
+from lr2eval.method.rope import rules
+from lr2eval.method.rope.rules import longrope
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+from lr2eval.method.search.evolution import Scored, Stop
+from lr2eval.method.search.result import rule_facts, sealed, split_facts
+from lr2eval.method.search.run import Round, SplitDone
+from lr2eval.method.search.space import Space
+from lr2eval.record.search import FILE, SearchResult
 
 LEVELS = {"none": 3.0, "pi": 1.6, "ntk": 0.72, "yarn": 0.65, "longrope2": 0.6, "seed": 0.42, "searched": 0.4}
 """Mean nats per answer token of every rule, unless a test wants others."""
@@ -55,7 +55,7 @@ def make_result(
         done.append(SplitDone(split, found, space.scaling(found.candidate), found, tuple(rounds), stopped))
     chosen = next(each for each in done if each.split == best)
     made: dict[str, RopeScaling] = {
-        name: rope_rules.RULES[name].make(rope, target) for name in ("none", "pi", "ntk", "yarn", "longrope2")
+        name: rules.RULES[name].make(rope, target) for name in ("none", "pi", "ntk", "yarn", "longrope2")
     }
     made |= {"seed": longrope(rope, target, factors=[f * 0.999 for f in chosen.scaling.long_factor])}
     made |= {"searched": chosen.scaling}

@@ -12,11 +12,12 @@ import pytest
 from playwright.sync_api import Browser, Locator, sync_playwright
 from playwright.sync_api import Page as Tab
 
-from lr2eval._comparison import Comparison, Gate, LeftOut, Pair
-from lr2eval._results import Results
-from lr2eval.reports import _load, _text, render
+from lr2eval.record.comparison import Comparison, Gate, LeftOut, Pair
+from lr2eval.record.results import Results
+from lr2eval.reports import formats, load, render
 from tests.reports import hostile
 
+pytestmark = pytest.mark.xdist_group("browser")
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
@@ -380,7 +381,7 @@ def test_hostile_strings_are_all_there_to_read(poisoned_reports: Any, open_: Ope
     shown = "".join(tab.evaluate("document.body.textContent").split())
     for text in hostile.ALL:
         if not _lone(text):
-            wanted = "".join(_text.visible(text).split())[:200]
+            wanted = "".join(formats.visible(text).split())[:200]
             assert wanted in shown, text[:60]
 
 
@@ -392,4 +393,4 @@ def test_lone_surrogates_reach_the_page_as_signs(open_: Open, maker: Any, compar
     ]
     tab = open_(render(runs, tmp_path / "r.html", comparison=comparer(runs)))
     assert "⟨U+D800⟩" in tab.evaluate("document.body.textContent")
-    assert Results.model_validate_json((runs[0] / "results.json").read_bytes()).model.name == _load.load(runs)[0].label
+    assert Results.model_validate_json((runs[0] / "results.json").read_bytes()).model.name == load.load(runs)[0].label

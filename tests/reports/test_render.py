@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from lr2eval._errors import StoreError, UsageError
-from lr2eval._results import NotRun, Results
-from lr2eval.reports import _page, _samples, _text, render
-from lr2eval.reports._load import load
+from lr2eval.errors import StoreError, UsageError
+from lr2eval.record.results import NotRun, Results
+from lr2eval.reports import formats, render
+from lr2eval.reports.load import load
+from lr2eval.reports.page import environment
+from lr2eval.reports.run import samples
 from tests.reports.page import ALLOWED, Page
 
 
@@ -68,7 +70,7 @@ def test_hostile_text_is_shown_as_text(page: Page, html: str) -> None:
                     "</script></style></title>", "nul⟨U+0000⟩ bell⟨U+0007⟩", "right⟨U+202E⟩to left⟨U+2066⟩",
                     "lone ⟨U+D800⟩ surrogate", "$\\frac{1}{0}$ &lt;b&gt; &amp;"):  # fmt: skip
         assert hostile in shown, hostile
-    assert _text.visible(html) == html
+    assert formats.visible(html) == html
 
 
 def test_hostile_names_everywhere(maker: Any, tmp_path: Path) -> None:
@@ -78,7 +80,7 @@ def test_hostile_names_everywhere(maker: Any, tmp_path: Path) -> None:
         page = Page(text)
         assert {tag for tag, _ in page.tags} <= ALLOWED
         assert [tag for tag, _ in page.tags].count("script") == 1
-        assert re.sub(r"\s", "", _text.visible(name)) in re.sub(r"\s", "", page.text)
+        assert re.sub(r"\s", "", formats.visible(name)) in re.sub(r"\s", "", page.text)
 
 
 def test_every_stored_score_is_shown(page: Page, run_folder: Path) -> None:
@@ -86,14 +88,14 @@ def test_every_stored_score_is_shown(page: Page, run_folder: Path) -> None:
     stored = {row[0][1]: row for row in page.rows if row and row[0][0].get("scope") == "row"}
     names = list(dict.fromkeys(s.length for s in results.shards if s.length))
     for shard in results.shards:
-        row = stored[_text.visible(_text.task(shard.benchmark, shard.task))]
+        row = stored[formats.visible(formats.task(shard.benchmark, shard.task))]
         attributes, text = row[1 + (names.index(shard.length) if shard.length else 0)]
         assert shard.score is not None
         assert shard.interval is not None
         assert attributes["data-v"] == str(shard.score)
         assert text.startswith(f"{shard.score:.1f}")
         whole = text if shard.length else text + row[2][1] + "n " + row[3][1]
-        assert f"{_text.score(shard.interval.low)}–{_text.score(shard.interval.high)}" in whole
+        assert f"{formats.score(shard.interval.low)}–{formats.score(shard.interval.high)}" in whole
         assert f"n {shard.n}" in whole
     for summary in results.summaries:
         assert any(cell[0].get("data-v") == str(summary.score) for row in page.rows for cell in row[1:]), summary
@@ -108,7 +110,7 @@ def test_the_cap_is_kept_and_stated(page: Page, run_folder: Path) -> None:
         elif attributes.get("class") == "sample":
             shown[-1] = current = current + 1
     assert len(shown) == shards
-    assert max(shown) == _samples.places(shards) < 40
+    assert max(shown) == samples.places(shards) < 40
     assert f"At most {max(shown)} per shard" in page.text
     assert f"{max(shown)} of 40 shown" in page.text
 
@@ -225,8 +227,8 @@ def test_unwritable_place_is_one_line(run_folder: Path, tmp_path: Path) -> None:
 
 def test_templates_stumble_over_unknown_names() -> None:
     with pytest.raises(UndefinedError):
-        _page.environment().from_string("{{ misspelt }}").render()
-    assert _page.environment().from_string("{{ x }}").render(x="<\x00>") == "&lt;⟨U+0000⟩&gt;"
+        environment().from_string("{{ misspelt }}").render()
+    assert environment().from_string("{{ x }}").render(x="<\x00>") == "&lt;⟨U+0000⟩&gt;"
 
 
 def test_a_full_suite_stays_small(maker: Any, tmp_path: Path) -> None:

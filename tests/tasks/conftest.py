@@ -11,10 +11,10 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import TaskContext
-from lr2eval.tasks._upstream import niah_texts, task_texts
+from lr2eval.benchmark import TaskContext
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.ruler.words import common_words
+from lr2eval.tasks.shared.upstream import niah_texts, task_texts
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import TaskError, UsageError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import Benchmark, Shard, TaskContext
+from lr2eval.benchmark import Benchmark, Shard, TaskContext
+from lr2eval.errors import TaskError, UsageError
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.niah import NIAH
 from lr2eval.tasks.ruler import RULER
 

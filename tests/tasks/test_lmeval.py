@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import MissingDataError, TaskError
-from lr2eval._types import Shard, TaskContext
+from lr2eval.benchmark import Shard, TaskContext
+from lr2eval.errors import MissingDataError, TaskError
 from lr2eval.tasks.lmeval import LmEval
 
 Context = Callable[..., TaskContext]
@@ -127,9 +127,9 @@ def test_unknown_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def everything(include_path: Path) -> Any:
     """The user's folder alone: indexing lm-eval's own tasks takes ten seconds."""
-    from lr2eval.tasks import _lm_eval
+    from lr2eval.tasks.shared import lm_eval
 
-    return _lm_eval.task_manager(include_path)
+    return lm_eval.task_manager(include_path)
 
 
 def test_names_of_lm_eval_itself() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from lr2eval._checkpoint import Checkpoint
 from lr2eval.backends.hf import WindowedHFLM
+from lr2eval.model.checkpoint import Checkpoint
 from tests.lr2eval.backends.helpers import Load
 from tests.tiny_models import save_checkpoint, tiny_model
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from lm_eval.api.instance import Instance
 
-from lr2eval import _backend
-from lr2eval._checkpoint import Checkpoint
-from lr2eval._config import load_config
-from lr2eval._errors import BackendError, UsageError
-from lr2eval._store import RunStore
 from lr2eval.backends import served
+from lr2eval.errors import BackendError, UsageError
+from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.record.store import RunStore
+from lr2eval.runs.backend import check_backend, importlib, load_backend
+from lr2eval.runs.config import load_config
 from tests.tiny_models import save_checkpoint, text_of, tiny_model, tiny_tokenizer
 
 pytest.importorskip("tenacity", reason="lr2eval[api] absent: lm-eval's API models need it")
@@ -110,8 +110,8 @@ def backend(checkpoint: Checkpoint, url: str, kind: str = "local-completions", *
     flags = {"model": str(checkpoint.folder), "tasks": "ruler", "backend": kind, "chat": "chat" in kind}
     sets = [f"{kind}.{key}={json.dumps(value)}" for key, value in {"base_url": url, **options}.items()]
     config = load_config(flags, None, sets)
-    _backend.check_backend(config)
-    lm = _backend.load_backend(checkpoint, config)
+    check_backend(config)
+    lm = load_backend(checkpoint, config)
     assert isinstance(lm, served.ServedLM)
     return lm
 
@@ -221,9 +221,9 @@ def test_bad_configurations(
 ) -> None:
     config = load_config({"model": "m", "tasks": "ruler", "backend": "local-completions", **flags}, None, sets)
     if config.backend == "vllm":
-        monkeypatch.setattr(_backend.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=message):
-        _backend.check_backend(config)
+        check_backend(config)
 
 
 def test_where_the_server_is_does_not_change_the_run() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from lr2eval.backends._generation import Decoding, _RowEnds
+from lr2eval.backends.generation import Decoding, _RowEnds
 from tests.tiny_models import tiny_tokenizer
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lr2eval._checkpoint import Checkpoint
-from lr2eval._errors import BackendError, CheckpointError
 from lr2eval.backends import Backend
 from lr2eval.backends.hf import WindowedHFLM
+from lr2eval.errors import BackendError, CheckpointError
+from lr2eval.model.checkpoint import Checkpoint
 from tests.lr2eval.backends.helpers import (
     Load,
     choice,

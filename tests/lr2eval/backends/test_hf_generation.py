@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lr2eval._checkpoint import Checkpoint
 from lr2eval.backends.hf import WindowedHFLM
+from lr2eval.model.checkpoint import Checkpoint
 from tests.lr2eval.backends.helpers import (
     Load,
     decoded,

@@ -9,8 +9,8 @@ import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from lr2eval._checkpoint import Checkpoint
 from lr2eval.backends.hf import WindowedHFLM
+from lr2eval.model.checkpoint import Checkpoint
 from tests.lr2eval.backends.helpers import (
     Load,
     assert_scores,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import BackendError
+from lr2eval.errors import BackendError
 from tests.lr2eval.backends.helpers import (
     Load,
     assert_scores,
@@ -93,7 +93,7 @@ def test_out_of_memory_halves_the_batch(load: Load, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
 def test_a_row_that_does_not_fit_is_read_in_chunks(load: Load, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    monkeypatch.setattr("lr2eval.backends._memory.CHUNKS", (32, 16, 8))
+    monkeypatch.setattr("lr2eval.backends.batching.CHUNKS", (32, 16, 8))
     lm = load()
     (text,) = prompts(lm, [60])
     request = generation(text, 8) if kind == "generate_until" else choice(text, " lamp")
@@ -108,7 +108,7 @@ def test_a_row_that_does_not_fit_is_read_in_chunks(load: Load, monkeypatch: pyte
 
 
 def test_a_memory_limit_reads_long_prompts_in_chunks_at_once(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lr2eval.backends._memory.CHUNKS", (32, 16, 8))
+    monkeypatch.setattr("lr2eval.backends.batching.CHUNKS", (32, 16, 8))
     lm = load(memory_limit=110_000)
     (text,) = prompts(lm, [60])
     passed = limit_forward(lm, monkeypatch, 10_000)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from lr2eval._errors import BackendError
+from lr2eval.errors import BackendError
 from tests.lr2eval.backends.helpers import (
     Load,
     decoded,

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr2eval.backends._planning import Limits, pack, pieces
+from lr2eval.backends.batching import Limits, pack, pieces
 
 
 @given(st.lists(st.integers(1, 30), max_size=6), st.integers(0, 20))

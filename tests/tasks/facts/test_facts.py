@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lr2eval._errors import TaskError
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import TaskError
 from lr2eval.tasks.facts import FACTS, table
 
 Context = Callable[..., TaskContext]

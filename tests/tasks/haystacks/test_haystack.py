@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lr2eval._errors import MissingDataError, UsageError
+from lr2eval.errors import MissingDataError, UsageError
 from lr2eval.tasks.haystacks import Haystack, load, python_docs, split
 
 WORD = st.sampled_from(["a", "B", "end.", "end.)x", '"Why?"', "J.", "3.", ".", "...", '."', "no.(yes.)", "Mr.", "--"])

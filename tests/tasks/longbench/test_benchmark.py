@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks.longbench import LONGBENCH, LONGBENCH_E, source
 from lr2eval.tasks.longbench.suite import DATA_SETS
 
@@ -135,7 +135,7 @@ def test_longbench_e(tmp_path: Path, context: Context) -> None:
 
 
 def test_chat_counts_only_where_prompts_are_wrapped(data: Path, context: Context, trained: dict[str, Any]) -> None:
-    from lr2eval._tokens import PromptTokenizer
+    from lr2eval.model.tokenizer import PromptTokenizer
 
     plain, chat = (PromptTokenizer(trained["byte-level"], chat=chat, name="t") for chat in (False, True))
     counts = {

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lr2eval._errors import TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks.longbench.cut import _halves, fitted
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.longbench.layout import _halves, fitted
 from lr2eval.tasks.longbench.prompts import Prompt
 
 PROMPT = Prompt(("Read this. ", "{{context}}", "\nNow: ", "{{question}}", " Answer: "), 8, "hub")

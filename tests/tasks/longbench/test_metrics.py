@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from lr2eval._errors import UsageError
+from lr2eval.errors import UsageError
 from lr2eval.tasks.longbench import metrics
 from lr2eval.tasks.longbench.metrics import METRICS, score
 from lr2eval.tasks.longbench.suite import DATA_SETS, bucket

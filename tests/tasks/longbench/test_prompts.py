@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lr2eval._errors import TaskError
-from lr2eval.tasks import _upstream
+from lr2eval.errors import TaskError
 from lr2eval.tasks.longbench import prompts
 from lr2eval.tasks.longbench.prompts import MENDS, prompt
 from lr2eval.tasks.longbench.suite import DATA_SETS
@@ -66,7 +65,7 @@ def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder in place of lm-eval's; prompts are read afresh."""
     folder = tmp_path / "tasks" / "longbench"
     folder.mkdir(parents=True)
-    monkeypatch.setattr(_upstream, "lm_eval_folder", lambda: tmp_path)
+    monkeypatch.setattr(prompts, "lm_eval_folder", lambda: tmp_path)
     monkeypatch.setattr(prompts, "prompt", prompt.__wrapped__)
     return folder
 

@@ -11,10 +11,9 @@ from typing import Any, cast
 
 import pytest
 
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._types import TaskContext
-from lr2eval.tasks import _upstream
-from lr2eval.tasks.longbench import LONGBENCH2, v2
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.tasks.longbench import LONGBENCH2, prompts, v2
 from lr2eval.tasks.longbench.v2 import DOMAINS, letter, prompt, question
 
 Context = Callable[..., TaskContext]
@@ -158,7 +157,7 @@ def test_names_and_options(context: Context) -> None:
 def test_another_lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> None:
     (tmp_path / v2.FILE).parent.mkdir(parents=True)
     (tmp_path / v2.FILE).write_text(content)
-    monkeypatch.setattr(_upstream, "lm_eval_folder", lambda: tmp_path)
+    monkeypatch.setattr(prompts, "lm_eval_folder", lambda: tmp_path)
     with pytest.raises(TaskError, match="install lm-eval>="):
         v2._template.__wrapped__()
 

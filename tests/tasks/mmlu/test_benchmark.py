@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._types import TaskContext
-from lr2eval.tasks import _lm_eval, _upstream
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks.mmlu import MMLU
+from lr2eval.tasks.shared import lm_eval, upstream
 
 Context = Callable[..., TaskContext]
 
@@ -58,7 +58,7 @@ def test_an_answer_kept_by_a_run() -> None:
 def test_categories() -> None:
     from lr2eval.tasks.mmlu.benchmark import _definition
 
-    found = [_definition(path)["category"] for path in _upstream.mmlu_files().values()]
+    found = [_definition(path)["category"] for path in upstream.mmlu_files().values()]
     assert {each: found.count(each) for each in set(found)} == {
         "stem": 19,
         "humanities": 13,
@@ -75,10 +75,10 @@ def test_prompt_is_that_of_the_stock_task(questions: Path, context: Context) -> 
     import datasets
 
     stock_rows = {split: datasets.Dataset.from_list(list(ours.dataset[split])) for split in ("test", "dev")}
-    folder = _upstream.mmlu_files()["anatomy"].parent
+    folder = upstream.mmlu_files()["anatomy"].parent
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_dataset", lambda *_, **__: stock_rows)
-        stock = _lm_eval.task_manager(folder).load(["mmlu_anatomy"])["tasks"]["mmlu_anatomy"]
+        stock = lm_eval.task_manager(folder).load(["mmlu_anatomy"])["tasks"]["mmlu_anatomy"]
     stock.set_config("num_fewshot", 5)
     for task in (ours, stock):
         task.build_all_requests()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lr2eval._errors import Lr2EvalError, MissingDataError, UsageError
+from lr2eval.errors import Lr2EvalError, MissingDataError, UsageError
 from lr2eval.tasks.mmlu.source import hub_source, local_source, parse
 
 HEADER = "question,choice0,choice1,choice2,choice3,answer\n"
@@ -119,7 +119,7 @@ def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_published_splits(shared_data: Path) -> None:
     source = local_source(shared_data)
     assert source
-    from lr2eval.tasks._upstream import mmlu_files
+    from lr2eval.tasks.shared.upstream import mmlu_files
 
     rows = {split: {subject: source.rows(subject, split) for subject in mmlu_files()} for split in ("test", "dev")}
     assert sum(map(len, rows["test"].values())) == 14_042

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import TaskError, UsageError
-from lr2eval._ids import sample_id
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import Shard, TaskContext
+from lr2eval.base.ids import sample_id
+from lr2eval.benchmark import Shard, TaskContext
+from lr2eval.errors import TaskError, UsageError
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.niah import NIAH
 from lr2eval.tasks.niah.background import FIRST, MARGIN, Background

@@ -10,8 +10,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.niah import NIAH
 
 TEXT = "It was late. Nobody (so they said) had seen the boat; it was gone! Was it? Mr. Hale went home at 7 p.m. alone. "

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import UsageError
+from lr2eval.errors import UsageError
 from lr2eval.tasks.niah.options import Grid
 
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
 from lr2eval.tasks.niah import NIAH
-from lr2eval.tasks.niah.ruler_words import KEYS, ruler_wording
+from lr2eval.tasks.niah.options import KEYS, ruler_wording
 from lr2eval.tasks.ruler import RULER
 
 Context = Callable[..., TaskContext]

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lr2eval.tasks.niah.score import found
+from lr2eval.tasks.niah.benchmark import found
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import UsageError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import UsageError
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.niah import NIAH
 
 Context = Callable[..., TaskContext]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lr2eval._tokens import PromptTokenizer
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks import haystacks
+from lr2eval.tasks.exact.draft import Draft, Draw
 from lr2eval.tasks.ruler import generate
-from lr2eval.tasks.ruler.draft import Draft, Draw
 from lr2eval.tasks.ruler.outside import OUTSIDE
 from lr2eval.tasks.ruler.questions import Question, Questions
 from lr2eval.tasks.ruler.suite import TASKS, RulerTask

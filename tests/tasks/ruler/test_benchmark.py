@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import TaskError, UsageError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import Shard, TaskContext, TaskInfo
-from lr2eval.tasks.ruler import RULER, benchmark, generate
+from lr2eval.benchmark import Shard, TaskContext, TaskInfo
+from lr2eval.errors import TaskError, UsageError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.ruler import RULER, generate
 from lr2eval.tasks.ruler.suite import TASKS
+from lr2eval.tasks.shared import upstream
 
 Context = Callable[..., TaskContext]
 
@@ -195,9 +196,9 @@ def test_tokenizer_and_chat_are_part_of_the_key(context: Context, trained: dict[
 
 def test_other_prompt_texts_have_other_files(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     before = one("fwe", context()).data["file"]
-    texts = benchmark._upstream.task_texts
+    texts = upstream.task_texts
     monkeypatch.setattr(
-        "lr2eval.tasks._upstream.task_texts",
+        "lr2eval.tasks.shared.upstream.task_texts",
         lambda task: replace(texts(task), template=texts(task).template.replace("Read", "Study")),
     )
     assert one("fwe", context()).data["file"] != before
@@ -233,7 +234,7 @@ def test_lengths_may_have_samples_of_their_own(context: Context) -> None:
     [
         ({"512": 0}, "0 is no number of samples"),
         ({"512": True}, "True is no number of samples"),
-        ({"far": 3}, "'far' is no length"),
+        ({"far": 3}, "'far' is not a length"),
         (7, "give lengths with their samples"),
         ({"2k": 3}, "2048 tokens is none of the lengths of this run"),
     ],

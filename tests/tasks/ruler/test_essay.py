@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from lr2eval import _ids
-from lr2eval._errors import TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks._upstream import niah_texts, single_answer
+from lr2eval.base import ids
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.haystacks import Haystack, load, split
 from lr2eval.tasks.ruler import generate
 from lr2eval.tasks.ruler.essay import DEPTHS, enumeration
 from lr2eval.tasks.ruler.outside import OUTSIDE
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
+from lr2eval.tasks.shared.upstream import niah_texts, single_answer
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 SHAPES = {  # needles, asked keys, values of each, kind of value
@@ -116,7 +116,7 @@ def test_maximal(task: str, length: int, haystack: Haystack, tokenizer: PromptTo
     made = OUTSIDE[task].over(haystack)
     recipe = made.recipe(tokenizer, length, 0)
     for row in make(made, length, 3, tokenizer):
-        draw = recipe.draw(Random(_ids.sample_seed(VERSION, f"ruler/{task}", length, row["index"], 0)))
+        draw = recipe.draw(Random(ids.sample_seed(VERSION, f"ruler/{task}", length, row["index"], 0)))
         size = draw.smallest
         while draw.render(size).prompt != row["prompt"]:
             size += 1

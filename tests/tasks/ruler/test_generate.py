@@ -14,11 +14,12 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from lr2eval import _ids
-from lr2eval._errors import TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval._types import TaskContext
-from lr2eval.tasks.ruler import RULER, counting, generate, outside
+from lr2eval.base import ids
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact import counting
+from lr2eval.tasks.ruler import RULER, generate, outside
 from lr2eval.tasks.ruler.outside import OUTSIDE
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
 from tests.tasks.ruler.exact import all_tasks, check
@@ -36,7 +37,7 @@ def one_more(task: str, row: dict[str, Any], tokenizer: PromptTokenizer) -> int:
     """Tokens of the sample with one unit more than ``row``, found without the product's search."""
     length = row["length"]
     recipe = TASKS[task].recipe(tokenizer, length, 0)
-    seed = _ids.sample_seed(VERSION, f"ruler/{task}", length, row["index"], 0)
+    seed = ids.sample_seed(VERSION, f"ruler/{task}", length, row["index"], 0)
     draw = recipe.draw(Random(seed))
     size = draw.smallest
     while draw.render(size).prompt != row["prompt"]:
@@ -89,7 +90,7 @@ def test_a_sample_depends_on_its_identity_alone(task: str, one_tokenizer: Prompt
 
 def test_ids_are_those_of_the_run_store(one_tokenizer: PromptTokenizer) -> None:
     (row,) = make("vt", 2048, 1, one_tokenizer, seed=3)
-    assert row["id"] == _ids.sample_id(VERSION, "ruler/vt", 2048, 0, 3)
+    assert row["id"] == ids.sample_id(VERSION, "ruler/vt", 2048, 0, 3)
 
 
 def test_global_generators_are_left_alone(one_tokenizer: PromptTokenizer) -> None:

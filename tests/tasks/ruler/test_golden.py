@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from lr2eval._tokens import PromptTokenizer
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.ruler import generate
 from lr2eval.tasks.ruler.suite import TASKS
 

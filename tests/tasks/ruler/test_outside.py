@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._types import TaskContext
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks.ruler import RULER, outside
 
 Context = Callable[..., TaskContext]

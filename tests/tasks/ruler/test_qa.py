@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from lr2eval import _ids
-from lr2eval._errors import TaskError
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks._upstream import task_texts
+from lr2eval.base import ids
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.ruler import generate, questions
 from lr2eval.tasks.ruler.outside import OUTSIDE
 from lr2eval.tasks.ruler.questions import Questions
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
+from lr2eval.tasks.shared.upstream import task_texts
 from tests.tasks.ruler.exact import corpus
 
 
@@ -70,7 +70,7 @@ def test_all_documents_come_before_any_comes_again(one_tokenizer: PromptTokenize
 def test_maximal(length: int, tokenizer: PromptTokenizer) -> None:
     made = OUTSIDE["qa_1"].over(corpus())
     for row in make(made, length, 3, tokenizer):
-        seed = _ids.sample_seed(VERSION, "ruler/qa_1", length, row["index"], 0)
+        seed = ids.sample_seed(VERSION, "ruler/qa_1", length, row["index"], 0)
         recipe = made.recipe(tokenizer, length, 0).at(row["index"])  # type: ignore[attr-defined]
         size = len(documents_of(row))
         assert recipe.draw(Random(seed)).render(size).prompt == row["prompt"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import MissingDataError, UsageError
+from lr2eval.errors import MissingDataError, UsageError
 from lr2eval.tasks.ruler import questions
 
 SQUAD: dict[str, Any] = {
@@ -160,7 +160,7 @@ def test_wrong_hotpot(fault: str, tmp_path: Path) -> None:
     [
         (b"{", "not JSON"),
         (b"\xff\xfe", "damaged"),
-        (gzip.compress(b"[]")[:-9], "damaged"),
+        (gzip.compress(b"[]", mtime=0)[:-9], "damaged"),
         (b"[]", "no answerable question"),
         (b'{"data": []}', "not a list"),
     ],

@@ -14,11 +14,11 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from lr2eval._tokens import PromptTokenizer
-from lr2eval.tasks._upstream import niah_texts, task_texts
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.ruler import generate
 from lr2eval.tasks.ruler.suite import TASKS
 from lr2eval.tasks.ruler.vt import VtDraw, VtRecipe
+from lr2eval.tasks.shared.upstream import niah_texts, task_texts
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
 WORDS = r"[A-Za-z'. -]+-[A-Za-z'. -]+?"

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr2eval._errors import MissingDataError, TaskError, UsageError
-from lr2eval._registry import resolve
-from lr2eval._types import TaskContext
-from lr2eval.tasks import _lm_eval
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.registry import resolve
+from lr2eval.tasks.shared import lm_eval
 from lr2eval.tasks.short import SHORT, source
 from lr2eval.tasks.short.benchmark import COLUMNS, true_probability
 from tests.tasks.short.test_source import GSM8K, HELLASWAG, MMLU_PRO, TRUTHFULQA, write
@@ -126,9 +126,9 @@ def test_prompts_are_those_of_the_stock_task(name: str, data: Path, context: Con
     stock_rows = datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_dataset", lambda *_, **__: stock_rows)
-        from lr2eval.tasks._upstream import lm_eval_folder
+        from lr2eval.tasks.shared.upstream import lm_eval_folder
 
-        stock = _lm_eval.task_manager(lm_eval_folder() / "tasks" / folder).load([name])["tasks"][name]
+        stock = lm_eval.task_manager(lm_eval_folder() / "tasks" / folder).load([name])["tasks"][name]
     stock.set_config("num_fewshot", column.shots)
     mine, theirs = requests(ours), requests(stock)
     if ours.OUTPUT_TYPE == "generate_until":

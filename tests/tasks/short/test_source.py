@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lr2eval._errors import MissingDataError, UsageError
+from lr2eval.errors import MissingDataError, UsageError
 from lr2eval.tasks.short import source
 
 HELLASWAG = {

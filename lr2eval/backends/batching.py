@@ -1,0 +1,224 @@
+"""How much a batch takes, how much there is, and what to do when it was not enough."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import torch
+
+from lr2eval.errors import BackendError
+
+CHUNKS = (4096, 1024, 256)
+"""Prefill chunks (tokens) tried in turn for a row that does not fit in one piece."""
+
+_SHARE = 0.8
+_CGROUP = Path("/sys/fs/cgroup")
+_Row = TypeVar("_Row")
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes one forward takes beside the weights, estimated from the shape of the model (not measured)."""
+
+    kv: int
+    """Keys and values of one token in all layers."""
+    activations: int
+    """Live activations of one token while it is read: residual stream, attention and MLP of one layer."""
+    logits: int
+    """One position's logits with the float32 copies that a softmax over them needs."""
+    layer: int
+    """Keys and values of one token in one layer, copied for a row and repeated for every head."""
+    mask: int
+    """One (query, key) element of an attention mask, with its copy in the model's dtype."""
+
+    @classmethod
+    def of(cls, config: Any, item: int) -> Footprint:
+        """From a Hugging Face text configuration; ``item`` is the size of one number of the model in bytes."""
+        hidden, heads = config.hidden_size, config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or hidden // heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        return cls(
+            kv=2 * config.num_hidden_layers * kv_heads * head_dim * item,
+            activations=(4 * hidden + 3 * max(inner, 2 * heads * head_dim)) * item,
+            logits=config.vocab_size * (item + 8),
+            layer=2 * (kv_heads + heads) * head_dim * item,
+            mask=1 + item,
+        )
+
+    def generating(self, rows: int, prompt: int, new: int, *, padded: bool, chunk: int | None) -> int:
+        """Bytes for ``rows`` prompts padded to ``prompt`` tokens that grow by ``new``."""
+        read = min(prompt, chunk or prompt)
+        mask = rows * read * prompt * self.mask if padded or read < prompt else 0
+        return rows * ((prompt + new) * self.kv + read * self.activations + self.logits) + mask
+
+    def scoring(self, rows: int, width: int, positions: int, *, chunk: int | None) -> int:
+        """Bytes for ``rows`` sequences padded to ``width`` tokens with logits at ``positions`` places in all.
+
+        In chunks, keys and values are kept and a mask is made, and only one chunk's logits are alive at a time.
+        """
+        if chunk is None or chunk >= width:
+            return rows * width * self.activations + positions * self.logits
+        return (
+            rows * (width * self.kv + chunk * self.activations)
+            + chunk * width * self.mask
+            + min(positions, rows * chunk) * self.logits
+        )
+
+    def sharing(self, prefixes: int, prefix: int, rows: int, width: int, positions: int, *, chunk: int | None) -> int:
+        """Bytes for ``rows`` sequences of ``width`` further tokens over ``prefixes`` cached beginnings.
+
+        A beginning's keys and values are held once; a row has its own copy in one layer at a time.
+        """
+        read = min(prefix, chunk or prefix)
+        first = prefixes * read * self.activations + (read * prefix * self.mask if read < prefix else 0)
+        step, whole = min(width, chunk or width), prefix + width
+        kept = rows * width * self.kv if step < width else 0
+        second = rows * (step * self.activations + whole * self.layer + step * whole * self.mask) + kept
+        return prefixes * prefix * self.kv + max(first, second + min(positions, rows * step) * self.logits)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes a batch may take: four fifths of what is free, rounded down to a power of two.
+
+    The rounding keeps plans equal between runs on one machine although free memory is never quite the same.
+    """
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    else:
+        free = min(psutil.virtual_memory().available, _cgroup_free())
+    return 1 << max(int(free * _SHARE), 1).bit_length() - 1
+
+
+def _cgroup_free() -> int:
+    """What a container (cgroup v2) may still take; huge without a limit. psutil sees only the whole machine.
+
+    Cached file pages count as taken there but are given back on demand: after loading weights they are most of it.
+    """
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        taken = int((_CGROUP / "memory.current").read_text())
+        stat = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return max(limit - taken + int(stat["active_file"]) + int(stat["inactive_file"]), 0)
+    except (OSError, ValueError, KeyError):
+        return 1 << 62
+
+
+def smallest_chunk_needed(length: int, memory: int, cost: Callable[[int | None], int]) -> int | None:
+    """``None`` if a row fits whole, else the largest chunk that makes it fit (the smallest one if none does)."""
+    if cost(None) <= memory:
+        return None
+    below = [chunk for chunk in CHUNKS if chunk < length]
+    return next((chunk for chunk in below if cost(chunk) <= memory), below[-1] if below else None)
+
+
+def run_split(
+    rows: Sequence[_Row],
+    run: Callable[[Sequence[_Row], int | None], list[_Result]],
+    *,
+    chunk: int | None,
+    length: Callable[[_Row], int],
+) -> list[_Result]:
+    """``run(rows, chunk)``; out of memory, the halves, and for a single row ever smaller prefill chunks.
+
+    Results stand in the order of ``rows``. Raises :class:`BackendError` naming the length (tokens) that never fitted.
+    """
+    try:
+        return run(rows, chunk)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    # The traceback held the failed attempt's tensors until here.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    if len(rows) > 1:
+        half = len(rows) // 2
+        first = run_split(rows[:half], run, chunk=chunk, length=length)
+        return first + run_split(rows[half:], run, chunk=chunk, length=length)
+    tokens = length(rows[0])
+    smaller = next((size for size in CHUNKS if size < min(chunk or tokens, tokens)), None)
+    if smaller is None:
+        raise BackendError(
+            f"a sequence of {tokens:,} tokens does not fit into memory even alone and read in pieces; choose shorter "
+            "--lengths, --dtype bfloat16, or a machine with more memory"
+        )
+    return run_split(rows, run, chunk=smaller, length=length)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says so, on any device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
+
+
+MAX_ROWS = 64
+TOKENS_CPU = 16_384
+"""More padded tokens gain nothing on a CPU, and a batch is what a killed run loses."""
+TOKENS_GPU = 131_072
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a batch may hold at most; a single item always makes a batch."""
+
+    rows: int
+    tokens: int | None
+    """To be read, padding included, and to be generated; ``None`` when the user fixed the number of rows."""
+    memory: int
+    """Bytes beside the weights."""
+
+    def allow(self, rows: int, tokens: int, memory: int) -> bool:
+        """Whether ``rows`` rows of ``tokens`` tokens in all that take ``memory`` bytes are one batch."""
+        fits = self.tokens is None or tokens <= self.tokens
+        return rows <= self.rows and fits and memory <= self.memory
+
+
+def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[list[int]], bool]) -> list[list[int]]:
+    """Numbers 0..n-1 packed greedily, group by group, longest first (ties in order).
+
+    Packing the members of one batch again, in its order, gives that batch: the property that lets a backend plan the
+    requests of every call although the runner already planned the shard.
+    """
+    batches: list[list[int]] = []
+    by_group: dict[Hashable, list[int]] = {}
+    for number, group in enumerate(groups):
+        by_group.setdefault(group, []).append(number)
+    for members in by_group.values():
+        members.sort(key=lambda number: -lengths[number])
+        batch: list[int] = []
+        for number in members:
+            if batch and not fits([*batch, number]):
+                batches.append(batch)
+                batch = []
+            batch.append(number)
+        batches.append(batch)
+    return batches
+
+
+def pieces(widths: Sequence[int], overhead: int) -> list[list[int]]:
+    """Numbers 0..n-1 cut into forwards, longest first, for the fewest tokens: padding, and ``overhead`` a forward.
+
+    A row much longer than the others would otherwise pad them all.
+    """
+    order = sorted(range(len(widths)), key=lambda number: -widths[number])
+    best, cut = [0], [0]
+    for stop in range(1, len(order) + 1):
+        costs = [best[start] + (stop - start) * widths[order[start]] + overhead for start in range(stop)]
+        best.append(min(costs))
+        cut.append(costs.index(best[-1]))
+    found: list[list[int]] = []
+    stop = len(order)
+    while stop:
+        found.append(order[cut[stop] : stop])
+        stop = cut[stop]
+    return found[::-1]

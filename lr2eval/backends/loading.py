@@ -1,0 +1,100 @@
+"""From a checked folder to a model in memory, with every weight read and no chatter."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MethodType, SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+
+from lr2eval.errors import BackendError, CheckpointError
+from lr2eval.model.checkpoint import Checkpoint
+
+
+def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_code: bool) -> Any:
+    """The model in evaluation mode on ``device``.
+
+    Raises :class:`CheckpointError` if transformers cannot load it, and for weights that the folder lacks: transformers
+    would fill those with random numbers and only warn. Raises :class:`BackendError` for weights that do not fit.
+    """
+    torch_dtype = getattr(torch, dtype, None)
+    if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
+        raise CheckpointError(f"--dtype {dtype}: unknown; choose auto, float32, bfloat16 or float16")
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            str(checkpoint.folder),
+            dtype=torch_dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{checkpoint.folder}: transformers cannot load it ({reason[:160]}); check that it is a causal "
+            "language model and that its files belong together"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise CheckpointError(
+            f"{checkpoint.folder}: {len(missing)} tensors are missing from the weights (first: {missing[0]}); download "
+            "the checkpoint again"
+        )
+    try:
+        return model.eval().to(device)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BackendError(
+            f"{checkpoint.name}: its weights cannot be put on {device} ({reason[:160]}); choose another --device or a "
+            "smaller --dtype"
+        ) from error
+
+
+def keep_cache(model: Any) -> None:
+    """Take away the override by which Phi-3 and its kin drop a cache once a row, padding included, is wider than the
+    original window. Where a window ends is this package's matter, row by row; and transformers 5.19 then goes on from
+    the last token alone."""
+    own = inspect.unwrap(type(model).prepare_inputs_for_generation)
+    if "original_max_position_embeddings" in own.__code__.co_consts:
+        plain = transformers.GenerationMixin.prepare_inputs_for_generation
+        model.prepare_inputs_for_generation = MethodType(plain, model)
+
+
+def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every token id that ends an answer, by the generation configuration or the tokenizer."""
+    stated = getattr(model.generation_config, "eos_token_id", None)
+    ids = set(stated if isinstance(stated, list | tuple) else [stated]) | {tokenizer.eos_token_id}
+    return tuple(sorted(token for token in ids if token is not None))
+
+
+def eos_of(folder: Path, config: Any, tokenizer: Any) -> tuple[Any, tuple[int, ...]]:
+    """(generation configuration, :func:`eos_ids`) of a folder whose model is loaded elsewhere."""
+    try:
+        generation = transformers.GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+    except OSError:
+        generation = transformers.GenerationConfig.from_model_config(config)
+    return generation, eos_ids(SimpleNamespace(generation_config=generation), tokenizer)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No advice from lm-eval and transformers about what is done here on purpose; levels are put back."""
+    logger = logging.getLogger("lm_eval")
+    level, verbosity = logger.level, transformers.logging.get_verbosity()
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    logger.setLevel(logging.ERROR)
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.utils.logging.enable_progress_bar()

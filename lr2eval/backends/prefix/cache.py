@@ -1,0 +1,161 @@
+"""Beginnings that several rows share: read once, then gone on from by each row.
+
+Shape suffixes: G beginnings, B rows, P columns of the beginnings and L columns after them (both right-padded), H hidden
+width, N needed positions, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from lr2eval.backends.forward import extend
+from lr2eval.method.rope.guards import remember_sides, sides_of
+from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
+
+
+def can_share(model: Any) -> bool:
+    """Whether a row may go on from a cache that another row filled, exactly.
+
+    It may where keys and values depend on nothing but the tokens before them. Dynamic NTK turns keys by the length of
+    the whole row; recurrent layers keep no keys; models that share caches between layers or bring their own code may do
+    anything.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = {rope.get("rope_type")} | {layer.get("rope_type") for layer in rope.values() if isinstance(layer, dict)}
+    known = {"position_ids", "past_key_values"} <= inspect.signature(model.forward).parameters.keys()
+    if "dynamic" in kinds or not known or model.is_remote_code() or getattr(config, "num_kv_shared_layers", 0):
+        return False
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers)
+
+
+class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
+    """A layer's beginnings, handed to each row as it is read; the rows' own tokens are kept only where asked.
+
+    Sliding layers keep everything too: their mask does the sliding, and rows of any length go on from here.
+    """
+
+    def __init__(self, beginning: DynamicLayer, owners_B: torch.Tensor, keep: bool) -> None:
+        super().__init__()
+        self._beginning = beginning
+        self._owners_B = owners_B
+        self._keep = keep
+        self.lazy_initialization(beginning.keys, beginning.values)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self._keep:
+            return self._fork(self._beginning.keys, key_states), self._fork(self._beginning.values, value_states)
+        keys, values = super().update(key_states, value_states)
+        return self._fork(self._beginning.keys, keys), self._fork(self._beginning.values, values)
+
+    def get_seq_length(self) -> int:
+        return int(self._beginning.get_seq_length() + super().get_seq_length())
+
+    def _fork(self, beginning: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
+        rows = beginning.expand(len(own), -1, -1, -1) if len(beginning) == 1 else beginning[self._owners_B]
+        return torch.cat([rows, own], dim=-2)
+
+
+@dataclass(frozen=True)
+class Beginnings:
+    """Read beginnings of ``lengths`` tokens (G of them); padding to P columns follows the shorter ones."""
+
+    cache: Cache
+    lengths: tuple[int, ...]
+
+    def of(self, owners: Sequence[int], device: torch.device) -> Begun:
+        """Rows that go on from them; ``owners`` tells for each row the number of its beginning."""
+        return Begun(self, torch.tensor(owners, device=device), device)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """B rows that have read their beginning."""
+
+    beginnings: Beginnings
+    owners_B: torch.Tensor
+    device: torch.device
+
+    @property
+    def starts(self) -> list[int]:
+        """How many tokens of each row are read."""
+        return [self.beginnings.lengths[owner] for owner in self.owners_B.tolist()]
+
+    def fork(self, *, keep: bool) -> Cache:
+        """A cache for one forward over all rows, or with ``keep`` for several that follow each other."""
+        source = self.beginnings.cache
+        cache = Cache(layers=[_Layer(layer, self.owners_B, keep) for layer in source.layers])
+        sides = sides_of(source)
+        if sides is not None:
+            remember_sides(cache, tuple(sides[owner] for owner in self.owners_B.tolist()))
+        return cache
+
+    def inputs(self, start: int, stop: int) -> dict[str, torch.Tensor]:
+        """Positions, and a mask where beginnings are padded, for the columns ``start`` to ``stop`` of L."""
+        starts_B1 = torch.tensor(self.starts, device=self.device)[:, None]
+        inputs = {"position_ids": starts_B1 + torch.arange(start, stop, device=self.device)}
+        width = max(self.beginnings.lengths)
+        if min(self.starts) < width:
+            real_BP = torch.arange(width, device=self.device) < starts_B1
+            inputs["attention_mask"] = torch.nn.functional.pad(real_BP.long(), (0, stop), value=1)
+        return inputs
+
+
+def read(
+    model: Any,
+    rotary: WindowedRotaryEmbedding | None,
+    beginnings: Sequence[Sequence[int]],
+    finals: Sequence[int],
+    chunk: int | None,
+) -> Beginnings:
+    """Prefill each beginning once, under the factors for rows of ``finals`` tokens in all (one number for each).
+
+    With ``chunk``, in pieces of that many columns.
+    """
+    lengths = tuple(len(ids) for ids in beginnings)
+    ids_GP = torch.zeros((len(lengths), max(lengths)), dtype=torch.int64)
+    for row, ids in enumerate(beginnings):
+        ids_GP[row, : len(ids)] = torch.tensor(ids)
+    cache = DynamicCache()
+    extend(model, rotary, ids_GP.to(model.device), cache, finals, chunk)
+    return Beginnings(cache, lengths)
+
+
+class Kept:
+    """The last beginning that was read alone, for the next batch of the same family."""
+
+    def __init__(self) -> None:
+        self._key: object = None
+        self._held: Beginnings | None = None
+
+    def read(
+        self,
+        model: Any,
+        rotary: WindowedRotaryEmbedding | None,
+        beginnings: Sequence[Sequence[int]],
+        finals: Sequence[int],
+        chunk: int | None,
+    ) -> Beginnings:
+        """As :func:`read`, but a single beginning is not read again under the same factors and in the same pieces."""
+        long = rotary is not None and finals[0] > rotary.scaling.original_window
+        key = (tuple(beginnings[0]), long, chunk) if len(beginnings) == 1 else None
+        if self._held is not None and key is not None and key == self._key:
+            return self._held
+        self.drop()
+        fresh = read(model, rotary, beginnings, finals, chunk)
+        if key is not None:
+            self._key, self._held = key, fresh
+        return fresh
+
+    def drop(self) -> None:
+        """Give its memory back."""
+        self._key = self._held = None

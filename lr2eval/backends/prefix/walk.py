@@ -1,0 +1,76 @@
+"""Prefill of prompts that begin alike: each is read on from where the one before it differs.
+
+In sorted order every prompt shares most with its neighbour, so that a walk over them reads each token of the tree of
+all beginnings once: a needle grid over one haystack costs about half.
+
+Shape suffixes: B rows, K heads of keys and values, L columns (left padding, prompt without its last token), D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Cache, DynamicCache
+
+from lr2eval.backends.forward import extend
+from lr2eval.backends.prefix.families import LEAST_SAVED, common
+from lr2eval.method.rope.guards import remember_sides, sides_of
+from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
+
+LEAST_CPU = 16
+LEAST_GPU = 512
+"""Tokens that a row must save on average: each has a forward of its own, which keeps a GPU less busy than a batch."""
+
+
+def walk(prompts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
+    """The order in which to read prompts, and for each how many tokens it takes from the one read before it.
+
+    The last token of a prompt is never taken nor read: decoding begins with it.
+    """
+    keys = [np.asarray(prompt[:-1], dtype=">u4") for prompt in prompts]
+    order = sorted(range(len(keys)), key=lambda row: keys[row].tobytes())
+    return order, [0, *(common(keys[a], keys[b]) for a, b in pairwise(order))]
+
+
+def worthwhile(prompts: Sequence[Sequence[int]], device: torch.device) -> bool:
+    """Whether so much is shared that a walk is faster than one batched prefill."""
+    if len(prompts) < 2:
+        return False
+    saved, least = sum(walk(prompts)[1]), LEAST_CPU if device.type == "cpu" else LEAST_GPU
+    return saved >= max(LEAST_SAVED * sum(map(len, prompts)), least * len(prompts))
+
+
+def prefill(
+    model: Any,
+    rotary: WindowedRotaryEmbedding | None,
+    prompts: Sequence[Sequence[int]],
+    window: int,
+    chunk: int | None,
+) -> Cache:
+    """A cache of all prompts but their last tokens, left-padded to one width, for ``model.generate``.
+
+    All of it is under the factors for ``window`` tokens. With ``chunk``, prompts are read in pieces of that many.
+    """
+    width = max(map(len, prompts)) - 1
+    path, filled = DynamicCache(), DynamicCache()
+    for row, kept in zip(*walk(prompts), strict=True):
+        for layer in path.layers:
+            layer.keys, layer.values = layer.keys[:, :, :kept], layer.values[:, :, :kept]
+        fresh = torch.tensor([prompts[row][kept:-1]], dtype=torch.int64, device=model.device)
+        if fresh.shape[1]:
+            extend(model, rotary, fresh, path, window, chunk)
+        for number, layer in enumerate(path.layers):
+            if number == len(filled.layers):
+                _, heads, _, size = layer.keys.shape
+                filled.update(*(layer.keys.new_zeros(len(prompts), heads, width, size) for _ in range(2)), number)
+            place = filled.layers[number]
+            pad = width - layer.keys.shape[2]
+            place.keys[row, :, pad:], place.values[row, :, pad:] = layer.keys[0], layer.values[0]
+    sides = sides_of(path)
+    if sides is not None:
+        remember_sides(filled, sides * len(prompts))
+    return filled

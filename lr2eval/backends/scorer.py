@@ -1,0 +1,112 @@
+"""Batches of log-likelihoods, with beginnings that rows share read once, and all of it within memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lr2eval.backends.batching import Footprint, Limits, out_of_memory, pieces, run_split, smallest_chunk_needed
+from lr2eval.backends.prefix.cache import Kept
+from lr2eval.backends.prefix.families import Family, batches, families
+from lr2eval.backends.scoring import Reading, Score, score
+from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
+
+_PADDING = 0.25
+"""Share of beginnings that may be padding when several are read together."""
+_FORWARD_CPU = 32
+_FORWARD_GPU = 1024
+"""Padded tokens that are no dearer than one more forward."""
+
+_Row = tuple[Reading, int]
+"""A reading and the number of its family in the batch."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A loaded model with its limits. ``kept`` is ``None`` for models whose rows cannot share a beginning.
+
+    ``side`` names the window of a row of so many tokens: rows of two sides share nothing.
+    """
+
+    model: Any
+    rotary: WindowedRotaryEmbedding | None
+    footprint: Footprint
+    limits: Limits
+    chunk: int | None
+    """The user's prefill chunk, if any."""
+    kept: Kept | None
+    side: Callable[[int], str]
+
+    def plan(self, found: Sequence[Reading]) -> list[list[Family]]:
+        """Batches of reading numbers, a pure function of the readings (and of memory)."""
+        lengths = [len(reading.ids) for reading in found]
+        shared: list[Family] = []
+        if self.kept is not None:
+            beginnings = [reading.beginning for reading in found]
+            shared = families(beginnings, lengths, [self.side(length) for length in lengths])
+
+        def fits(batch: Sequence[Family]) -> bool:
+            members = [found[i] for family in batch for i in family.members]
+            rows, positions = len(members), sum(reading.positions for reading in members)
+            prefix = max(family.prefix for family in batch)
+            widths = [lengths[i] - family.prefix for family in batch for i in family.members]
+            if not prefix:
+                memory = self.footprint.scoring(rows, max(widths), positions, chunk=self.chunk)
+                return self.limits.allow(rows, rows * max(widths), memory)
+            first = len(batch) * prefix
+            memory = self.footprint.sharing(len(batch), prefix, rows, max(widths), positions, chunk=self.chunk)
+            alike = first <= (1 + _PADDING) * sum(family.prefix for family in batch)
+            return alike and self.limits.allow(rows, first + sum(widths), memory)
+
+        return batches(shared, lengths, fits)
+
+    def score(self, found: Sequence[Reading], batch: Sequence[Family]) -> list[list[Score]]:
+        """:func:`score` for the readings of one planned batch, in its order."""
+        rows = [(found[i], owner) for owner, family in enumerate(batch) for i in family.members]
+        whole = [reading for reading, _ in rows]
+        if self.kept is None or not batch[0].prefix:
+            return self._whole(whole)
+        firsts = [found[family.members[0]].ids for family in batch]
+        beginnings = [ids[: family.prefix] for ids, family in zip(firsts, batch, strict=True)]
+        widths = [len(reading.ids) - batch[owner].prefix for reading, owner in rows]
+        chunk = self._chunk(
+            max(map(len, beginnings)),
+            lambda size: self.footprint.sharing(len(batch), len(beginnings[0]), 1, max(widths), 1, chunk=size),
+        )
+        try:
+            read = self.kept.read(self.model, self.rotary, beginnings, [len(ids) for ids in firsts], chunk)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            read = None
+        if read is None:
+            return self._whole(whole)
+
+        def run(part: Sequence[_Row], chunk: int | None) -> list[list[Score]]:
+            begun = read.of([owner for _, owner in part], self.model.device)
+            return score(self.model, self.rotary, [reading for reading, _ in part], chunk, begun)
+
+        scores: dict[int, list[Score]] = {}
+        overhead = _FORWARD_CPU if self.model.device.type == "cpu" else _FORWARD_GPU
+        for piece in pieces(widths, overhead):
+            part = [rows[i] for i in piece]
+            scores.update(
+                zip(piece, run_split(part, run, chunk=chunk, length=lambda row: len(row[0].ids)), strict=True)
+            )
+        return [scores[i] for i in range(len(rows))]
+
+    def _whole(self, rows: Sequence[Reading]) -> list[list[Score]]:
+        if self.kept is not None:
+            self.kept.drop()
+        width, positions = max(len(r.ids) for r in rows), max(r.positions for r in rows)
+        chunk = self._chunk(width, lambda size: self.footprint.scoring(1, width, positions, chunk=size))
+        return run_split(
+            rows,
+            lambda part, size: score(self.model, self.rotary, part, size),
+            chunk=chunk,
+            length=lambda reading: len(reading.ids),
+        )
+
+    def _chunk(self, length: int, cost: Callable[[int | None], int]) -> int | None:
+        return self.chunk or smallest_chunk_needed(length, self.limits.memory, cost)

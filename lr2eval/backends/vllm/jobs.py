@@ -1,0 +1,90 @@
+"""From requests to what vLLM is asked, and back. No vLLM is imported here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lr2eval.backends.generation import Decoding, not_finite
+from lr2eval.backends.scoring import Reading, Score
+from lr2eval.errors import BackendError
+
+MOST_TOKENS = 128
+"""vLLM gives the log-probabilities of so many chosen tokens at most."""
+_SAMPLING = {
+    "temperature", "top_p", "top_k", "min_p", "min_tokens", "repetition_penalty", "presence_penalty",
+    "frequency_penalty", "seed",
+}  # fmt: skip
+
+
+def decoding_params(
+    decoding: Decoding, new_tokens: int, eos_ids: Sequence[int], *, seed: int, repetition_penalty: float
+) -> dict[str, Any]:
+    """``SamplingParams`` for up to ``new_tokens`` tokens. Stop strings are looked for as the HF backend does.
+
+    Raises :class:`BackendError` for settings of ``generate`` that vLLM lacks (beam search and the like).
+    """
+    extra = dict(decoding.extra)
+    sampled = extra.pop("do_sample")
+    if extra.pop("num_beams", 1) != 1:
+        raise BackendError("generation_kwargs: vLLM has no beam search; use --backend hf")
+    if unknown := sorted(extra.keys() - _SAMPLING):
+        raise BackendError(f"generation_kwargs: vLLM does not know {', '.join(unknown)}; use --backend hf")
+    return {
+        "repetition_penalty": repetition_penalty,
+        **({"seed": seed} if sampled else {}),
+        **extra,
+        **({} if sampled else {"temperature": 0.0}),
+        "max_tokens": new_tokens,
+        "stop": list(decoding.stops),
+        "stop_token_ids": list(eos_ids),
+        "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
+        "logprobs": 0,  # of the said token alone: NaN shows there and nowhere else
+    }
+
+
+def said(output: Any, eos_ids: Sequence[int], number: int) -> tuple[list[int], bool]:
+    """(new tokens without EOS, whether EOS or a stop string ended them); raises :class:`BackendError` for NaN."""
+    [sequence] = output.outputs
+    tokens = list(sequence.token_ids)
+    for at, (token, values) in enumerate(zip(tokens, sequence.logprobs, strict=True)):
+        if not math.isfinite(values[token].logprob):
+            raise not_finite(number, len(output.prompt_token_ids) + at)
+    eos = next((at for at, token in enumerate(tokens) if token in eos_ids), None)
+    return tokens[:eos], sequence.finish_reason == "stop"
+
+
+def parts(reading: Reading) -> list[Reading]:
+    """The reading, in as many as it takes to ask for its last tokens; almost always one."""
+    return [
+        Reading(reading.ids, reading.members[at : at + MOST_TOKENS], reading.continuations[at : at + MOST_TOKENS])
+        for at in range(0, len(reading.members), MOST_TOKENS)
+    ]
+
+
+def reading_params(reading: Reading) -> dict[str, Any]:
+    """One generated token, and the log-probabilities of every token that a continuation ends with.
+
+    All of a one-token choice is in there, whatever its rank, and its prompt may come from the prefix cache. Only a
+    longer continuation needs log-probabilities inside the prompt, which make vLLM compute all of it.
+    """
+    last = sorted({continuation[-1] for continuation in reading.continuations})
+    params: dict[str, Any] = {"temperature": 0.0, "max_tokens": 1, "detokenize": False, "logprob_token_ids": last}
+    return params | ({"prompt_logprobs": 0} if reading.positions > 1 else {})
+
+
+def reading_scores(reading: Reading, output: Any) -> list[Score]:
+    """(log-probability in nats, greedy?) of each continuation; raises :class:`BackendError` for NaN."""
+    [sequence] = output.outputs
+    final, best = sequence.logprobs[0], sequence.token_ids[0]
+    scores = []
+    for number, continuation in zip(reading.members, reading.continuations, strict=True):
+        first = len(reading.ids) - len(continuation) + 1
+        inner = [output.prompt_logprobs[first + i][token] for i, token in enumerate(continuation[:-1])]
+        value = sum(each.logprob for each in inner) + final[continuation[-1]].logprob
+        if not math.isfinite(value):
+            raise not_finite(number, len(reading.ids))
+        scores.append((value, all(each.rank == 1 for each in inner) and best == continuation[-1]))
+    return scores

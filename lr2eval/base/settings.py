@@ -1,0 +1,53 @@
+"""Configuration files and ``--set key=value``."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lr2eval.errors import UsageError
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """A configuration file, dashes in its keys read as underscores; :class:`UsageError` if there is none to read."""
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--config {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {file}: not valid TOML ({error})") from error
+    return {key.replace("-", "_"): value for key, value in values.items()}
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``key`` (``table.key`` in the table) in place; :class:`UsageError` where that is no table."""
+    head, dot, tail = key.partition(".")
+    if dot:
+        inner = values.setdefault(head, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"--set {key}: {head} is not a group of options")
+        inner[tail] = value
+    else:
+        values[head.replace("-", "_")] = value
+
+
+def read_sets(sets: Sequence[str]) -> list[tuple[str, Any]]:
+    """Keys and values of ``--set key=value``, dashes of a key read as underscores; :class:`UsageError` for others."""
+    found = []
+    for item in sets:
+        key, separator, text = item.partition("=")
+        if not separator or not key.strip():
+            raise UsageError(f"--set {item}: write key=value")
+        found.append((key.strip().replace("-", "_"), parse_value(text)))
+    return found
+
+
+def parse_value(text: str) -> Any:
+    """The value of ``--set key=text``: JSON where it is such, else the text."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text

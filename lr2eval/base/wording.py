@@ -1,0 +1,67 @@
+"""The words around a needle: another language, or a base model with another habit, needs others than ours."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from lr2eval.errors import UsageError
+
+_FIRST = ("amber", "brisk", "calm", "dusty", "early", "faint", "gentle", "hollow", "ivory", "jolly", "keen", "lucky")
+_SECOND = ("anchor", "basket", "candle", "dolphin", "engine", "feather", "garden", "hammer", "island", "jacket")
+_THIRD = ("kettle", "ladder", "marble", "needle", "orchid", "pencil", "quarry", "ribbon", "saddle", "tunnel")
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The words around a needle; ``{key}`` and ``{value}`` are filled in. ``values`` empty: numbers of seven digits."""
+
+    instruction: str = "A locker number is hidden in the text below. Keep it in mind, it is asked for at the end.\n\n"
+    needle: str = " Keep in mind that the locker number of {key} is {value}."
+    question: str = "\n\nQuestion: Which locker number does {key} have?"
+    stem: str = "\nAnswer: The locker number of {key} is"
+    answer: str = " {value}"
+    keys: tuple[str, ...] = tuple(f"{a}-{b}" for a in _FIRST for b in (*_SECOND, *_THIRD))
+    values: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, needed in (("needle", {"key", "value"}), ("answer", {"value"}), ("question", set()), ("stem", set())):
+            used = {field for _, field, _, _ in string.Formatter().parse(getattr(self, name)) if field is not None}
+            if not needed <= used <= {"key", "value"}:
+                raise ValueError(f"{name} must hold {{key}} and {{value}} where they belong, and no other fields")
+        if "{value}" in self.question + self.stem:
+            raise ValueError("question and stem must not give the value away")
+        if not self.keys:
+            raise ValueError("keys is empty")
+
+    @classmethod
+    def read(cls, path: Path) -> Wording:
+        """A JSON object with any of the fields. Raises :class:`UsageError` naming what is wrong with it."""
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or f"not readable as JSON ({error})"
+            raise UsageError(f"{path}: {reason}; give a JSON file with the words around a needle") from error
+        try:
+            return cls.from_json(value)
+        except ValueError as error:
+            raise UsageError(f"{path}: {error}; correct it") from error
+
+    @classmethod
+    def from_json(cls, value: Any) -> Wording:
+        """The inverse of :func:`dataclasses.asdict`; raises :class:`ValueError` for other fields and types."""
+        known = {field.name: field.type for field in fields(cls)}
+        if not isinstance(value, Mapping) or not value.keys() <= known.keys():
+            raise ValueError(f"must be an object with no other fields than {', '.join(known)}")
+        made: dict[str, Any] = {}
+        for name, found in value.items():
+            many = name in ("keys", "values")
+            texts = found if many else [found]
+            if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+                raise ValueError(f"{name} must be {'a list of texts' if many else 'a text'}")
+            made[name] = tuple(texts) if many else found
+        return cls(**made)

@@ -1,0 +1,4 @@
+"""One file per command: parse the flags, call a workflow, print what it returns.
+
+Heavy imports stay inside the functions, so that ``--help`` is fast.
+"""

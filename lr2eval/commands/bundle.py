@@ -1,0 +1,70 @@
+"""``lr2eval data prepare`` and ``lr2eval data show``: bundles of benchmark data for machines without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lr2eval.base.console import print_json, printed_table, table
+from lr2eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from lr2eval.record.bundle import DataSet
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def data_prepare(
+    tasks: Annotated[str, typer.Option(help="Comma list: ruler,niah,mmlu,longbench,short or ruler:qa_1.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; new, empty or a bundle.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data, before the hub.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+) -> None:
+    """Gather the data that tasks need in a bundle, for `lr2eval run --offline --data-dir BUNDLE`."""
+
+    from lr2eval.workflows.bundle import prepare_data
+
+    def done(name: str, made: DataSet | None) -> None:
+        print(f"{name}: kept" if made is None else f"{name}: {_size(made.size)} from {made.source}")
+
+    prepare_data(tasks, out, data_dir, offline=offline, done=done)
+    print(out)
+
+
+def data_show(
+    bundle: Annotated[Path, typer.Argument(help="Folder made by `lr2eval data prepare`.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The same for machines.")] = False,
+) -> None:
+    """What a bundle holds: data sets, sizes, licences, where they are from, whether they are whole."""
+    from lr2eval.workflows.bundle import show_data
+
+    found = show_data(bundle)
+    sets, damage = found.bundle.data_sets, found.damage
+    if as_json:
+        described = {
+            name: {**data.model_dump(mode="json"), "bytes": data.size, "whole": damage[name] is None}
+            for name, data in sets.items()
+        }
+        print_json({"data_sets": described})
+    else:
+        shown = table("data set", "for", "files", "size", "from", "state", title=str(bundle))
+        for name, data in sets.items():
+            state = "damaged" if damage[name] else "whole"
+            read_by = ", ".join(data.read_by)
+            shown.add_row(name, read_by, str(len(data.files)), _size(data.size), data.source, state)
+        files = sum(len(data.files) for data in sets.values())
+        shown.add_row("all", "", str(files), _size(sum(data.size for data in sets.values())), "", "")
+        printed_table(shown)
+        for licence in dict.fromkeys(data.licence for data in sets.values()):
+            of = ", ".join(name for name, data in sets.items() if data.licence == licence)
+            print(f"licence of {of}: {licence}")
+    if problem := next((each for each in damage.values() if each), None):
+        raise UsageError(problem)

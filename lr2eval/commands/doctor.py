@@ -1,0 +1,117 @@
+"""``lr2eval doctor``: is this installation able to do the job?"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from lr2eval.base.files import cache_dir
+from lr2eval.errors import Lr2EvalError
+
+EXTRAS = {
+    "vllm": "vllm",
+    "ray": "ray",
+    "train": "liger_kernel",
+    "longbench": "jieba",
+    "api": "tenacity",
+    "models": "gguf",
+}
+Verdict = tuple[str, str]
+"""("ok" | "note" | "PROBLEM", what was found)."""
+
+
+def _packages() -> Verdict:
+    from lr2eval.base.machine import versions
+
+    found = versions()
+    missing = [name for name in ("lm_eval", "torch", "transformers") if name not in found]
+    if missing:
+        return "PROBLEM", f"not installed: {', '.join(missing)}; pip install lr2eval again"
+    return "ok", ", ".join(f"{name} {version}" for name, version in found.items())
+
+
+def _device() -> Verdict:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return "ok", f"{torch.cuda.get_device_name(0)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+    import psutil
+
+    memory = psutil.virtual_memory()
+    threads = torch.get_num_threads()
+    return (
+        "note",
+        f"no GPU; CPU with {threads} threads, {memory.available / 2**30:.0f} GiB of memory available",
+    )
+
+
+def _tasks() -> Verdict:
+    from lr2eval.registry import benchmarks
+
+    return "ok", ", ".join(f"{name} ({len(b.tasks())})" for name, b in benchmarks().items())
+
+
+def _cache() -> Verdict:
+    import tempfile
+
+    folder = cache_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return "PROBLEM", f"{folder}: {error.strerror}; make it writable or set LR2EVAL_CACHE"
+    return "ok", str(folder)
+
+
+def _disk() -> Verdict:
+    free = {
+        str(place): shutil.disk_usage(place).free / 2**30
+        for place in {cache_dir(), Path(os.getcwd())}
+        if place.exists()
+    }
+    shown = ", ".join(f"{space:.1f} GiB free at {place}" for place, space in free.items())
+    return ("note" if min(free.values()) < 2 else "ok"), shown
+
+
+def _model_names() -> Verdict:
+    from lr2eval.model.names import MODELS
+
+    here = [name for name in MODELS if (cache_dir() / "models" / name / "config.json").is_file()]
+    return "note", f"fetched: {', '.join(here) or 'none'}; can be fetched: {', '.join(MODELS)}"
+
+
+def _extras() -> Verdict:
+    parts = []
+    for extra, module in EXTRAS.items():
+        there = importlib.util.find_spec(module) is not None
+        parts.append(f"{extra} yes" if there else f"{extra} no (pip install 'lr2eval[{extra}]')")
+    return "note", ", ".join(parts)
+
+
+def doctor() -> None:
+    """Check the installation: torch, device, extras, cache, disk."""
+    checks: dict[str, Callable[[], Verdict]] = {
+        "packages": _packages,
+        "device": _device,
+        "tasks": _tasks,
+        "cache": _cache,
+        "disk": _disk,
+        "models": _model_names,
+        "extras": _extras,
+    }
+    bad = False
+    for name, check in checks.items():
+        try:
+            verdict, found = check()
+        except (ImportError, OSError, Lr2EvalError) as error:
+            verdict, found = "PROBLEM", str(error)
+        bad = bad or verdict == "PROBLEM"
+        print(f"{verdict:8}{name:10}{found}")
+    raise typer.Exit(2 if bad else 0)

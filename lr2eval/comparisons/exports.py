@@ -1,0 +1,233 @@
+"""A comparison as CSV and Markdown. Stored numbers, arranged; names are made harmless for the place they land in."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+
+from lr2eval.base.units import format_length
+from lr2eval.record.comparison import Check, Comparison, Difference, Gain, Gate, Pair, Verdict
+
+COLUMNS = (
+    "extended", "level", "benchmark", "task", "length", "n", "original", "extended_score", "difference", "low", "high",
+    "interval_confidence", "retention", "retention_low", "retention_high", "lost", "gained", "p_changed", "p_method",
+    "p_holm", "clusters", "design_effect", "noise", "original_length",
+)  # fmt: skip
+
+
+def to_csv(comparison: Comparison) -> str:
+    """One line per row of the comparison; scores and differences in points, retention as a ratio.
+
+    ``original_length`` is empty but for gains (levels ``gain of task``, ``gain of benchmark``): the window at which the
+    original answered, ``length`` being that of the extended model.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for pair in comparison.pairs:
+        for row in (*pair.differences, *pair.gains):
+            kept = row.retention_interval
+            writer.writerow(
+                _harmless(value)
+                for value in (
+                    pair.extended.label, f"gain of {row.level}" if isinstance(row, Gain) else row.level,
+                    row.benchmark, row.task, row.length, row.n, row.original,
+                    row.extended, row.difference, row.interval.low, row.interval.high, row.interval.confidence,
+                    row.retention, None if kept is None else kept.low, None if kept is None else kept.high,
+                    row.lost, row.gained, row.p_changed, row.p_method, row.p_holm, row.clusters, row.design_effect,
+                    row.noise, row.window if isinstance(row, Gain) else None,
+                )
+            )  # fmt: skip
+    return buffer.getvalue()
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """What one pastes into a discussion: the means, then the tasks that changed."""
+    parts = [f"## {text(comparison.original.label)} against its extensions", ""]
+    for pair in comparison.pairs:
+        parts += [f"### {text(pair.extended.label)}", "", *_table(headline_rows(pair)), ""]
+        moved = [
+            r for r in pair.differences if r.level == "shard" and r.p_holm is not None and r.p_holm < _alpha(comparison)
+        ]
+        if moved:
+            moved.sort(key=lambda row: row.difference)
+            parts += [f"Tasks that changed (Holm, {100 * comparison.confidence:g} %):", "", *_table(moved), ""]
+        if pair.gains:
+            parts += [f"{text(gain_words(comparison, pair))}:", "", *_table(pair.gains), ""]
+        for note in (
+            *pair.mind,
+            *(f"left out: {item.what}, {item.n} samples: {item.reason}" for item in pair.left_out),
+        ):
+            parts += [f"- {text(note)}"]
+        if pair.mind or pair.left_out:
+            parts.append("")
+    share = 100 * (2 * comparison.confidence - 1)
+    pairs_of = "the same samples" if all(pair.paired for pair in comparison.pairs) else "different samples (unpaired)"
+    parts.append(
+        f"Difference: extended - original in points on {pairs_of}, with its {share:g} % interval; each end is a "
+        f"one-sided {100 * comparison.confidence:g} % bound."
+    )
+    return "\n".join(parts) + "\n"
+
+
+def headline_rows(pair: Pair) -> list[Difference]:
+    """The rows people look at first: every benchmark, and where it has several lengths every length."""
+    rows = []
+    for row in (r for r in pair.differences if r.level == "benchmark"):
+        rows.append(row)
+        lengths = [r for r in pair.differences if r.level == "length" and r.benchmark == row.benchmark]
+        rows += lengths if len(lengths) > 1 else []
+    return rows
+
+
+def name(row: Difference) -> str:
+    """``ruler``, ``ruler@4k``, ``ruler:vt``, ``ruler:vt@4k``; of a gain ``longbench:trec@8k-128k``."""
+    return (
+        row.benchmark
+        + ("" if row.task is None else f":{row.task}")
+        + ("" if row.length is None else f"@{format_length(row.window)}-" if isinstance(row, Gain) else "@")
+        + ("" if row.length is None else format_length(row.length))
+    )
+
+
+def gain_words(comparison: Comparison, pair: Pair) -> str:
+    """What a table of gains shows, in words."""
+    return (
+        f"Gain from the longer window: {pair.extended.label} at its longest length against {comparison.original.label} "
+        "at its own window, the same questions with more of their text"
+    )
+
+
+def _table(rows: Sequence[Difference]) -> list[str]:
+    lines = [
+        "| | n | original | extended | difference | interval | retained | lost / gained |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        kept = "–" if row.retention is None else f"{100 * row.retention:.1f} %"
+        lines.append(
+            f"| {text(name(row))} | {row.n:,} | {row.original:.1f} | {row.extended:.1f} | {row.difference:+.2f} "
+            f"| {row.interval.low:+.2f} .. {row.interval.high:+.2f} | {kept} | {row.lost} / {row.gained} |"
+        )
+    return lines
+
+
+def _alpha(comparison: Comparison) -> float:
+    return 1 - comparison.confidence
+
+
+def text(value: str) -> str:
+    """A foreign text inside Markdown: no markup, no HTML, one line."""
+    flat = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", value)
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&@])", r"\\\1", flat)
+
+
+def _harmless(value: object) -> object:
+    """A name that a spreadsheet would take for a formula gets a quote in front."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+SIGNS = {"pass": "✓", "regression": "✗", "inconclusive": "?", "not comparable": "≠"}
+
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit(gate: Gate, timestamp: str) -> str:
+    """JUnit XML: a test case for each check. Regression and inconclusive are failures of those types, so that no CI
+    shows either as passed; what could not be compared is an error. ``timestamp``: ISO 8601, no zone."""
+    verdicts = [check.verdict for check in gate.checks]
+    stopped = gate.verdict == "not comparable" and "not comparable" not in verdicts
+    failures = sum(verdict in ("regression", "inconclusive") for verdict in verdicts)
+    errors = verdicts.count("not comparable") + stopped
+    tests = len(gate.checks) + stopped
+    totals = {"tests": str(tests), "failures": str(failures), "errors": str(errors), "time": "0"}
+    root = ET.Element("testsuites", totals)
+    suite = ET.SubElement(
+        root,
+        "testsuite",
+        {"name": "lr2eval gate", **totals, "skipped": "0", "timestamp": timestamp, "hostname": "localhost"},
+    )
+    properties = ET.SubElement(suite, "properties")
+    facts = {"verdict": gate.verdict, "exit_code": str(gate.exit_code), "confidence": f"{gate.confidence:g}"}
+    for side, value in (("original", gate.original), ("extended", gate.extended)):
+        if value is not None:
+            facts |= {side: value.label, f"{side}_digest": value.digest}
+    for key, fact in facts.items():
+        ET.SubElement(properties, "property", {"name": key, "value": _xml(fact)})
+    for check in gate.checks:
+        case = ET.SubElement(suite, "testcase", {**_case(f"{check.name}: {check.criterion}"), "time": "0"})
+        if check.verdict != "pass":
+            _problem(case, check.verdict, check.message)
+        else:
+            ET.SubElement(case, "system-out").text = _xml(check.message)
+    if stopped:
+        case = ET.SubElement(suite, "testcase", {**_case("the runs can be compared"), "time": "0"})
+        _problem(case, "not comparable", gate.reason or gate.paragraph)
+    ET.SubElement(suite, "system-out").text = _xml(gate.paragraph)
+    ET.SubElement(suite, "system-err").text = ""
+    ET.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
+
+
+def _case(name: str) -> dict[str, str]:
+    return {"classname": "lr2eval.gate", "name": _xml(name)}
+
+
+def _problem(case: ET.Element, verdict: Verdict, message: str) -> None:
+    kind = "error" if verdict == "not comparable" else "failure"
+    element = ET.SubElement(case, kind, {"message": _xml(message), "type": verdict.replace(" ", "-")})
+    element.text = _xml(message)
+
+
+def _xml(value: str) -> str:
+    """Characters that XML 1.0 cannot hold become the replacement character."""
+    return _NOT_XML.sub("\ufffd", value)
+
+
+def workflow_commands(gate: Gate) -> list[str]:
+    """GitHub workflow commands: an error for what failed, a warning for what is undecided, a notice for a pass."""
+    levels = {"pass": "notice", "regression": "error", "inconclusive": "warning", "not comparable": "error"}
+    if not gate.checks:
+        return [_command(levels[gate.verdict], f"lr2eval gate: {gate.verdict}", gate.reason or gate.paragraph)]
+    return [_command(levels[c.verdict], f"lr2eval gate: {c.name} {c.verdict}", c.message) for c in gate.checks]
+
+
+def _command(level: str, title: str, message: str) -> str:
+    def escaped(value: str) -> str:
+        return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+    return f"::{level} title={escaped(title).replace(':', '%3A').replace(',', '%2C')}::{escaped(message)}"
+
+
+def summary(gate: Gate) -> str:
+    """Markdown for a step summary or a pull request."""
+    lines = [f"## {SIGNS[gate.verdict]} lr2eval gate: {gate.verdict.upper()}", "", text(gate.paragraph), ""]
+    if gate.checks:
+        lines += [
+            "| check | asked | n | original | extended | difference | retained | verdict |",
+            "|---|---|---:|---:|---:|---:|---:|---|",
+            *(_row(check) for check in gate.checks),
+            "",
+        ]
+    if gate.regressed:
+        lines += ["Single tasks that fell for certain (Holm):", ""]
+        lines += [f"- {text(each.name)}: {each.difference:+.1f} points" for each in gate.regressed] + [""]
+    notes = [*gate.mind, *(f"left out: {item.what}, {item.n} samples: {item.reason}" for item in gate.left_out)]
+    lines += [f"- {text(note)}" for note in notes]
+    if gate.original is not None and gate.extended is not None:
+        lines += ["", f"Runs: original `{gate.original.digest[:16]}`, extended `{gate.extended.digest[:16]}`"]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _row(check: Check) -> str:
+    low, high = check.interval.low, check.interval.high
+    kept = "–"
+    if check.retention is not None and check.retention_interval is not None:
+        kept = f"{100 * check.retention:.1f} % (at least {100 * check.retention_interval.low:.1f} %)"
+    return (
+        f"| {text(check.name)} | {text(check.criterion)} | {check.n:,} | {check.original:.1f} | {check.extended:.1f} "
+        f"| {check.difference:+.2f} ({low:+.2f} .. {high:+.2f}) | {kept} | {SIGNS[check.verdict]} {check.verdict} |"
+    )

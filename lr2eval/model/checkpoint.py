@@ -1,0 +1,240 @@
+"""A checkpoint folder, checked before anything is loaded from it (design D12). No torch at import time.
+
+Only safetensors are read, and only their headers: a truncated download, a missing shard or a pickle is found in
+milliseconds, not after minutes of loading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lr2eval.base.ids import digest
+from lr2eval.errors import CheckpointError
+
+_INDEX = "model.safetensors.index.json"
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip (torch.save) and raw pickle
+_MAX_HEADER = 100_000_000
+_HASHES = "weight-hashes.json"
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_NOT_IDENTITY = ("_name_or_path", "transformers_version")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is known about a checkpoint without loading it. Windows are tokens."""
+
+    folder: Path
+    name: str
+    config: Mapping[str, Any] = field(repr=False)
+    architecture: str
+    parameters: int
+    """Numbers stored in the weight files (tied weights counted once)."""
+    dtype: str
+    """The torch dtype the configuration asks for, else the one that holds most of the stored numbers."""
+    window: int
+    """``max_position_embeddings``."""
+    original_window: int | None
+    """``Lt`` of a rescaled checkpoint, else ``None``."""
+    rope_type: str
+    rope: Mapping[str, Any] = field(repr=False)
+    """The RoPE parameters as the configuration gives them."""
+    fingerprint: str
+    """sha256 over configuration and weights: equal iff the checkpoints compute the same."""
+
+    @classmethod
+    def open(cls, folder: Path | str, *, cache: Path | None = None, name: str | None = None) -> Checkpoint:
+        """Check a checkpoint folder and describe it.
+
+        Weight files are hashed in full; with ``cache`` (a folder) the hash of an unchanged file (same path, size and
+        modification time) is remembered there. ``name`` is what to call it, by default the folder's name.
+
+        Raises :class:`CheckpointError` for a missing folder, configuration or weight file, damaged, truncated or
+        pickled weights, and broken longrope parameters.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            what = "is a file, not a folder" if folder.exists() else "no such folder"
+            raise CheckpointError(f"{folder}: {what}; give the folder that holds config.json and the safetensors files")
+        config = _read_json(folder / "config.json", "give a folder that holds a Hugging Face model's config.json")
+        files = _weight_files(folder)
+        sizes: dict[str, int] = {}
+        for file in files:
+            for dtype, count in _tensor_counts(file).items():
+                sizes[dtype] = sizes.get(dtype, 0) + count
+        stored = _DTYPES.get(max(sizes, key=lambda dtype: sizes[dtype]), "float32")
+        window = _window(folder, config)
+        rope_type, rope, original = _rope(folder, config)
+        identity = {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+        hashes = [[file.name, _file_hash(file, cache)] for file in files]
+        return cls(
+            folder=folder,
+            name=name or Path(os.path.abspath(folder)).name,  # of a link its own name
+            config=config,
+            architecture=next(iter(config.get("architectures") or []), str(config.get("model_type", "unknown"))),
+            parameters=sum(sizes.values()),
+            dtype=str(config.get("dtype") or config.get("torch_dtype") or stored),
+            window=window,
+            original_window=original,
+            rope_type=rope_type,
+            rope=rope,
+            fingerprint=digest([identity, hashes]),
+        )
+
+
+def _read_json(path: Path, mend: str) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; {mend}") from None
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: not readable as JSON ({reason}); copy the file again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: holds no JSON object; copy the file again")
+    return value
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, by its index where it has one."""
+    if (folder / _INDEX).exists():
+        index = _read_json(folder / _INDEX, "copy the file again")
+        names = sorted({str(name) for name in index.get("weight_map", {}).values()})
+        if any(Path(name).name != name for name in names):
+            raise CheckpointError(f"{folder / _INDEX}: names files outside the folder; use the publisher's own index")
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise CheckpointError(
+                f"{folder / missing[0]}: missing, like {len(missing)} of the {len(names)} weight files in {_INDEX}; "
+                "download the checkpoint again"
+            )
+        files = [folder / name for name in names]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return files
+    pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
+    if pickles:
+        raise CheckpointError(
+            f"{folder / pickles[0]}: pickled weights can run any code and are never opened; convert the checkpoint to "
+            "safetensors (save_pretrained in an environment you trust) or fetch its safetensors version"
+        )
+    raise CheckpointError(f"{folder}: no *.safetensors file; download the weights beside config.json")
+
+
+def _tensor_counts(path: Path) -> dict[str, int]:
+    """Stored numbers by safetensors dtype, from the header; checks that the file is whole.
+
+    Layout: 8 bytes little-endian header size, JSON header, then the tensors without gaps.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        text = file.read(length) if 8 + length <= size and length <= _MAX_HEADER else b""
+    counts: dict[str, int] = {}
+    end = 0
+    try:
+        for name, tensor in json.loads(text).items():
+            if name != "__metadata__":
+                end = max(end, int(tensor["data_offsets"][1]))
+                counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        # Only now: a header of 640 bytes starts with the same two bytes as a pickle.
+        if start.startswith(_PICKLE_MAGIC):
+            raise CheckpointError(
+                f"{path}: is a pickle under a safetensors name and is never opened; convert the checkpoint to "
+                "safetensors (save_pretrained in an environment you trust)"
+            ) from error
+        if size < 8 + length <= 8 + _MAX_HEADER:
+            raise _truncated(path, size, 8 + length) from error
+        raise CheckpointError(f"{path}: not a safetensors file (its header is garbage); download it again") from error
+    if not counts:
+        raise CheckpointError(f"{path}: holds no tensors; download it again")
+    if 8 + length + end > size:
+        raise _truncated(path, size, 8 + length + end)
+    return counts
+
+
+def _truncated(path: Path, size: int, wanted: int) -> CheckpointError:
+    return CheckpointError(f"{path}: truncated, {size:,} of {wanted:,} bytes; download it again")
+
+
+def _window(folder: Path, config: Mapping[str, Any]) -> int:
+    window = config.get("max_position_embeddings")
+    if not isinstance(window, int) or window <= 0:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: max_position_embeddings is {window!r}; only text decoders that state their "
+            "window are supported: fill in its number of positions or choose another model"
+        )
+    return window
+
+
+def _rope(folder: Path, config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], int | None]:
+    """RoPE type, its parameters and the original window; checks what transformers would only warn about."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = str(rope.get("rope_type") or rope.get("type") or "default")
+    if config.get("model_type") == "phi3" and kind in ("su", "yarn"):
+        kind = "longrope"  # how the first Phi-3 checkpoints spelled it; transformers reads it so too
+    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+    if kind != "longrope":
+        return kind, rope, original
+    path = folder / "config.json"
+    if not isinstance(original, int) or original <= 0:
+        raise CheckpointError(
+            f"{path}: longrope without original_max_position_embeddings, so it would never switch windows; add the "
+            "window the model was trained with"
+        )
+    head_dim = config.get("head_dim") or config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1)
+    partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
+    wanted = int(head_dim * partial) // 2
+    for key in ("short_factor", "long_factor"):
+        factors = rope.get(key)
+        if not isinstance(factors, list) or not all(isinstance(f, int | float) and f > 0 for f in factors):
+            raise CheckpointError(f"{path}: longrope needs {key} as a list of positive numbers; add {wanted} of them")
+        if len(factors) != wanted:
+            raise CheckpointError(
+                f"{path}: {key} has {len(factors)} numbers where the model's {wanted} rotary pairs need {wanted}; "
+                "use the factors made for this model"
+            )
+    return kind, rope, original
+
+
+def _file_hash(path: Path, cache: Path | None) -> str:
+    """sha256 of a file, remembered in ``cache`` under (resolved path, size, modification time)."""
+    state = path.stat()
+    key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
+    known = _known_hashes(cache)
+    if key not in known:
+        with path.open("rb") as file:
+            known[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        if cache is not None:
+            _remember(cache, known)
+    return known[key]
+
+
+def _remember(cache: Path, known: Mapping[str, str]) -> None:
+    """Losing a race or an unwritable cache costs hashing a file once more; a torn file would be worse."""
+    with contextlib.suppress(OSError):
+        cache.mkdir(parents=True, exist_ok=True)
+        draft = cache / f"{_HASHES}.{os.getpid()}"
+        draft.write_text(json.dumps(_known_hashes(cache) | dict(known), indent=0), encoding="utf-8")
+        draft.replace(cache / _HASHES)
+
+
+def _known_hashes(cache: Path | None) -> dict[str, str]:
+    if cache is None:
+        return {}
+    try:
+        known = json.loads((cache / _HASHES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in known.items()} if isinstance(known, dict) else {}

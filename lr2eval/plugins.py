@@ -1,0 +1,121 @@
+"""Plug-ins of other packages, found through entry points. One that fails does no harm until somebody asks for it.
+
+The groups: ``lr2eval.tasks`` (an object like :class:`lr2eval.Benchmark`), ``lr2eval.rope_rules`` (a function from
+:class:`lr2eval.OriginalRope` and a target length to :class:`lr2eval.RopeScaling`), ``lr2eval.backends`` (a function
+from :class:`lr2eval.BackendRequest` to an lm-eval model). The name of an entry point is the name users type.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import traceback
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+TASKS, ROPE_RULES, BACKENDS = "lr2eval.tasks", "lr2eval.rope_rules", "lr2eval.backends"
+_KIND = {TASKS: "task", ROPE_RULES: "RoPE rule", BACKENDS: "back end"}
+
+
+class PluginError(Exception):
+    """A plug-in that cannot be used: one line with its distribution, the reason and what to do."""
+
+
+def names(group: str) -> list[str]:
+    """The names of a group's plug-ins, whether they load or not."""
+    return sorted(_points(group))
+
+
+def load(group: str, name: str) -> Any:
+    """The object behind an entry point. Raises :class:`PluginError`; the import happens once."""
+    points = _points(group)[name]
+    if len(points) > 1:
+        owners = " and ".join(sorted(distribution(point) for point in points))
+        raise PluginError(f"{_KIND[group]} plug-in {name!r} is provided by {owners}; uninstall one of them")
+    found = _import(points[0])
+    if isinstance(found, _Failed):
+        raise unusable(group, name, found.reason)
+    return found
+
+
+def unusable(group: str, name: str, reason: str) -> PluginError:
+    """The error of a plug-in that loads but is not what its group asks for."""
+    return PluginError(
+        f"{_KIND[group]} plug-in {name!r} of {distribution(_points(group)[name][0])} cannot be used ({reason}); "
+        "update or uninstall it"
+    )
+
+
+def target(group: str, name: str) -> str:
+    """The module and attribute that an entry point names."""
+    return _points(group)[name][0].value
+
+
+def distribution(point: EntryPoint) -> str:
+    """Name and version of the package that an entry point is from."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.module
+
+
+def _points(group: str) -> dict[str, list[EntryPoint]]:
+    """Entry points by name. Several with one target are one: a source tree may be seen twice on ``sys.path``."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=group):
+        same = found.setdefault(point.name, [])
+        if point.value not in [other.value for other in same]:
+            same.append(point)
+    return found
+
+
+class _Failed:
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+@cache
+def _import(point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except (Exception, SystemExit) as error:  # whatever a stranger's module does while it is imported
+        private = _private(error) if isinstance(error, ImportError) else None
+        return _Failed(private or raised(error))
+
+
+def raised(error: BaseException) -> str:
+    """What a stranger's code raised, on one line."""
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+
+
+def _private(error: ImportError) -> str | None:
+    """What to import instead, where a plug-in imports a name that is private and has changed, or never was."""
+    module = error.name or ""
+    if module.partition(".")[0] != "lr2eval":
+        return None
+    public = sys.modules["lr2eval"].__all__
+    wanted = _imported(error, module)
+    known = [name for name in wanted if name in public]
+    if module == "lr2eval":
+        problem = f"lr2eval has no {', '.join(name for name in wanted if name not in public)}"
+    elif known:
+        return f"{module} is private; import {', '.join(known)} from lr2eval instead"
+    else:
+        problem = f"{module} is private"
+    offered = ", ".join(name for name in public if name[0].isupper() and not name.endswith("Error"))
+    return f"{problem}; lr2eval offers {offered}"
+
+
+def _imported(error: ImportError, module: str) -> list[str]:
+    """The names that the failing statement imports from ``module``."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    try:
+        tree = ast.parse(Path(at.filename).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return []
+    return [
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == module
+        for alias in node.names
+    ]

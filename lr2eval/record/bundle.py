@@ -1,0 +1,130 @@
+"""``bundle.json``: what a folder of benchmark data holds, where it is from, under which licence, and its hashes.
+
+A bundle is a ``--data-dir`` with this manifest. ``lr2eval data prepare`` makes it, a run checks it before it starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lr2eval.base.files import write_json
+from lr2eval.errors import UsageError
+
+BUNDLE_FILE = "bundle.json"
+
+
+class BundleFile(BaseModel):
+    """A file as it must be."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str
+    bytes: int
+
+
+class DataSet(BaseModel):
+    """One data set of a bundle. ``tasks`` is the least that ``--tasks`` must name to get it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    licence: str
+    source: str = Field(description="hub:NAME, or the local file it was copied from")
+    tasks: str
+    read_by: list[str] = Field(description="benchmarks that may read it")
+    made_with: str = Field(description="version of lr2eval")
+    files: dict[str, BundleFile]
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, value: dict[str, BundleFile]) -> dict[str, BundleFile]:
+        for name in value:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name:
+                raise ValueError(f"{name!r} leads out of the folder")
+        return value
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.bytes for file in self.files.values())
+
+
+class Bundle(BaseModel):
+    """The manifest: data sets by name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["lr2eval bundle"] = "lr2eval bundle"
+    version: Literal[1] = 1
+    data_sets: dict[str, DataSet] = {}
+
+
+def read_bundle(folder: Path) -> Bundle | None:
+    """The manifest of ``folder``, ``None`` if it has none; :class:`UsageError` for one that we do not understand."""
+    path = folder / BUNDLE_FILE
+    try:
+        return Bundle.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}; make it readable") from error
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "whole"
+        raise UsageError(f"{path}: not a bundle of this lr2eval ({where}: {problem['msg']}); copy it again") from error
+
+
+def write_bundle(folder: Path, bundle: Bundle) -> None:
+    """Write the manifest, atomically."""
+    write_json(folder / BUNDLE_FILE, bundle.model_dump(mode="json"))
+
+
+def check(folder: Path, benchmarks: Collection[str]) -> None:
+    """Whether everything in a bundle that these benchmarks may read is as its manifest says; no bundle is fine.
+
+    Raises :class:`UsageError` naming the first file that is not, and the command that gets it again.
+    """
+    bundle = read_bundle(folder)
+    for data in bundle.data_sets.values() if bundle else ():
+        problem = first_damage(folder, data) if set(data.read_by) & set(benchmarks) else None
+        if problem:
+            raise UsageError(problem)
+
+
+def first_damage(folder: Path, data: DataSet) -> str | None:
+    """One line about the first file that is not as the manifest says, or ``None``."""
+    for name, file in data.files.items():
+        path = folder / name
+        try:
+            found = sha256(path)
+        except OSError as error:
+            state = f"listed in {BUNDLE_FILE} but cannot be read ({error.strerror or error})"
+        else:
+            if found == file.sha256:
+                continue
+            state = f"damaged or changed (its sha256 is {found[:12]}, {BUNDLE_FILE} says {file.sha256[:12]})"
+        return f"{path}: {state}; get it again: lr2eval data prepare --tasks {data.tasks} --out {folder}"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def how_to_get(tasks: Sequence[str]) -> str:
+    """The command that gathers the data of ``tasks``, as the beginning of a mend; empty for tasks of lm-eval."""
+    by_benchmark: dict[str, list[str]] = {}
+    for task in tasks:
+        by_benchmark.setdefault(task.partition(":")[0], []).append(task)
+    by_benchmark.pop("lm_eval", None)
+    # A line of dozens of names helps nobody: the whole benchmark then.
+    shown = [name for each, own in by_benchmark.items() for name in (own if len(own) <= 8 else [each])]
+    names = ",".join(dict.fromkeys(shown))
+    return f"get it where there is a network: lr2eval data prepare --tasks {names} --out DIR, " if names else ""

@@ -1,0 +1,91 @@
+"""A folder that a command fills: one writer, one configuration, and the manifest that says which (D2, D5)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lr2eval.base.files import write_json
+from lr2eval.errors import StoreError, UsageError
+
+MANIFEST = "manifest.json"
+LOCK = "run.lock"
+
+
+@contextmanager
+def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
+    """Make ``folder`` and be its only writer. Raises :class:`StoreError` if another process is, or if it cannot be."""
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder / lock, timeout=0).acquire()
+    except Timeout:
+        raise StoreError(f"{folder}: another lr2eval is writing it; wait for it or choose another --out") from None
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror or error}; fix this and run the same command again") from error
+    with held:
+        yield
+
+
+def claim(folder: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write the manifest of a new folder (``settings`` and ``facts``), or check that it belongs to ``settings``.
+
+    Raises :class:`UsageError` naming the keys that differ.
+    """
+    known = read_manifest(folder)
+    if known is None:
+        write_manifest(folder, {**facts, "settings": dict(settings)})
+    else:
+        refuse_other(known["settings"], settings, folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run folder, ``None`` if it has none; :class:`StoreError` if it is damaged."""
+    path = folder / MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: {error.strerror}; make the run folder readable") from error
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise StoreError(f"{path}: damaged ({error}); start again with a fresh --out") from error
+    if not isinstance(value, dict) or "settings" not in value:
+        raise StoreError(f"{path}: not a manifest of lr2eval; choose another --out")
+    return value
+
+
+def refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
+    """Raise :class:`UsageError` naming every key in which a run folder's settings differ from the asked ones."""
+    before, after = _flat(old), _flat(new)
+    keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    if keys:
+        shown = "; ".join(f"{key}: {_short(before.get(key))} there, {_short(after.get(key))} now" for key in keys[:6])
+        more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
+        raise UsageError(f"{folder} holds a run with another configuration ({shown}{more}); choose another --out")
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest atomically."""
+    write_json(folder / MANIFEST, manifest)
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat.update(_flat(item, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,218 @@
+"""Everything that can be checked before the model is loaded: checkpoint, lengths, tasks, data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lr2eval.base.files import cache_dir
+from lr2eval.base.units import format_length
+from lr2eval.benchmark import Benchmark, Shard, TaskContext
+from lr2eval.errors import MissingDataError, NotComparableError, UsageError
+from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.names import locate
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.record import bundle
+from lr2eval.record.results import NotRun
+from lr2eval.registry import resolve
+from lr2eval.runs.backend import SERVERS, check_backend
+from lr2eval.runs.card import Card
+from lr2eval.runs.config import RunConfig, default_lengths
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+NOT_MADE = "the model was made for, by its lr2eval.json; runs when named"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start: its shards have their data, its checkpoint was checked."""
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    tokenizer: PromptTokenizer
+    lengths: tuple[int, ...]
+    shards: tuple[Shard, ...]
+    not_run: tuple[NotRun, ...]
+    headline: Mapping[str, Any]
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.n for shard in self.shards)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What a run folder belongs to: configuration, model, tokenizer and the data of every shard.
+
+        What ``auto`` stood for is resolved: a run begun on one device is not resumed on another unnoticed.
+        """
+        import torch
+
+        config = self.config.settings()
+        config["lengths"] = list(self.lengths)
+        config["device"] = self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        config["dtype"] = self.config.dtype if self.config.dtype != "auto" else self.checkpoint.dtype
+        return {
+            "config": config,
+            "model": self.checkpoint.fingerprint,
+            "tokenizer": self.tokenizer.fingerprint(),
+            "data": {shard.id: shard.data_hash for shard in self.shards},
+        }
+
+
+def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint | None = None) -> Prepared:
+    """Check and gather everything one run needs. Raises the errors of the design, all before any forward pass.
+
+    ``original``: the model it will be compared with; prompts that have their own length are run at its window as well.
+    """
+    check_backend(config)
+    config.where.check()
+    if not config.where.here and config.backend in ("vllm", *SERVERS):
+        raise UsageError(
+            f"--workers: --backend {config.backend} spreads its work itself; for vllm --set "
+            "vllm.tensor_parallel_size=N, for a server --set num_concurrent=N among its options"
+        )
+    checkpoint = open_checkpoint(config.model, config)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
+    card = Card.read(checkpoint.folder)
+    config = card.applied(config, checkpoint.window)
+    lengths = config.lengths or default_lengths(checkpoint.window)
+    _check_lengths(lengths, checkpoint, config)
+    both = {checkpoint.window, min(checkpoint.window, original.window)} if original else {checkpoint.window}
+    windows = config.lengths or tuple(sorted(both))
+    shards, not_run, headline = make_shards(config, tokenizer, lengths, say, windows, card)
+    return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline)
+
+
+def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepared, Prepared]:
+    """The original (``--baseline``) and the extended model (``--model``) on the same data.
+
+    Lengths beyond the original's window are not run for the original (and listed as such), unless
+    ``beyond_window`` is set. Raises :class:`NotComparableError` when the tokenizers differ.
+    """
+    assert config.baseline is not None
+    checkpoint = open_checkpoint(config.baseline, config)
+    extended = prepare(config, say, checkpoint)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
+    if tokenizer.fingerprint() != extended.tokenizer.fingerprint():
+        raise NotComparableError(
+            f"{config.baseline} and {config.model} have different tokenizers, so no prompt is the same for both; "
+            "run each by itself"
+        )
+    keep: list[Shard] = []
+    beyond: list[Shard] = []
+    for shard in extended.shards:
+        fits = config.beyond_window or shard.length is None or shard.length <= checkpoint.window
+        (keep if fits else beyond).append(shard)
+    reason = f"above the window of the original model ({checkpoint.window} tokens)"
+    not_run = tuple(NotRun(task=shard.task, length=shard.length, reason=reason) for shard in beyond)
+    original = replace(
+        extended,
+        config=extended.config.model_copy(update={"model": config.baseline}),
+        checkpoint=checkpoint,
+        tokenizer=tokenizer,
+        shards=tuple(keep),
+        not_run=extended.not_run + not_run,
+    )
+    return original, extended
+
+
+def open_checkpoint(name: str, config: RunConfig) -> Checkpoint:
+    """The checkpoint of ``--model`` or ``--baseline``, checked."""
+    folder = locate(name, offline=config.offline)
+    return Checkpoint.open(folder, cache=cache_dir(), name=name if not Path(name).exists() else None)
+
+
+def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunConfig) -> None:
+    beyond = [length for length in lengths if length > checkpoint.window]
+    if beyond and not config.beyond_window:
+        raise UsageError(
+            f"{checkpoint.name}: its window (max_position_embeddings) is {checkpoint.window} tokens, "
+            f"below the asked {format_length(beyond[0])}; choose --lengths up to {format_length(checkpoint.window)}, "
+            "or run beyond the window on purpose with --set beyond_window=true"
+        )
+
+
+def make_shards(
+    config: RunConfig,
+    tokenizer: PromptTokenizer,
+    lengths: tuple[int, ...],
+    say: Callable[[str], None],
+    windows: tuple[int, ...] = (),
+    card: Card | None = None,
+) -> tuple[tuple[Shard, ...], tuple[NotRun, ...], dict[str, Any]]:
+    """(shards with their data made, what cannot run, headline by benchmark) of the tasks of ``config``.
+
+    ``windows``: where prompts that have their own length are run; all ``lengths`` if empty. ``card``: the tasks that
+    the model was made for.
+    """
+    context = TaskContext(
+        tokenizer=tokenizer,
+        lengths=lengths,
+        samples_per_task=config.samples_per_task,
+        seed=config.seed,
+        cache_dir=cache_dir(),
+        limit=config.limit,
+        data_dir=config.data_dir,
+        offline=config.offline,
+        windows=windows or lengths,
+        truncation=config.truncation,
+        progress=say,
+    )
+    if config.data_dir is not None and not config.data_dir.is_dir():
+        raise UsageError(f"--data-dir {config.data_dir}: no such folder")
+    # Advice for authors of tasks, each time one is built: here for the plan and for the run.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    include = config.options.get("lm_eval", {}).get("include_path")
+    chosen = resolve(config.tasks, include_path=Path(include) if include else None)
+    _check_options(config, [benchmark for benchmark, _ in chosen])
+    if config.data_dir is not None:
+        bundle.check(config.data_dir, [benchmark.name for benchmark, _ in chosen])
+    shards: list[Shard] = []
+    not_run: list[NotRun] = []
+    missing: list[str] = []
+    without: list[str] = []
+    for benchmark, all_tasks in chosen:
+        tasks, left_out = (card or Card()).chosen(config, benchmark.name, all_tasks)
+        not_run += [NotRun(task=task, length=None, reason=f"not what {NOT_MADE}") for task in left_out]
+        own = replace(context, options=config.options.get(benchmark.name, {}))
+        try:
+            shards += benchmark.prepare(tasks, own)
+        except MissingDataError as error:
+            missing += error.missing
+            whole = len(error.tasks) in (0, len(benchmark.tasks()))
+            without += [benchmark.name] if whole else [f"{benchmark.name}:{task}" for task in error.tasks]
+            reasons = error.tasks or {benchmark.name: "; ".join(error.missing)}
+            not_run += [NotRun(task=task, length=None, reason=f"missing data: {why}") for task, why in reasons.items()]
+            rest = [task for task in tasks if error.tasks and task not in error.tasks]
+            if rest and config.missing_data == "skip":
+                shards += benchmark.prepare(rest, own)
+    if missing and config.missing_data == "error":
+        raise MissingDataError(
+            f"missing data: {'; '.join(dict.fromkeys(missing))} ({bundle.how_to_get(without)}or run the rest with "
+            "--set missing_data=skip)",
+            tuple(missing),
+        )
+    # A suite may hold what another benchmark of the run is: nothing is run twice.
+    shards = [shard for shard in {shard.id: shard for shard in shards}.values() if shard.n]
+    if not shards:
+        raise MissingDataError("nothing to run: " + ("; ".join(missing) or "no task has a sample under this --limit"))
+    # Short lengths first: results that come early, and a failure at the longest length costs nothing finished.
+    shards.sort(key=lambda shard: shard.length or 0)
+    return tuple(shards), tuple(not_run), {benchmark.name: benchmark.headline for benchmark, _ in chosen}
+
+
+def _check_options(config: RunConfig, benchmarks: Sequence[Benchmark]) -> None:
+    names = {benchmark.name for benchmark in benchmarks}
+    for name in config.options:
+        if name not in names | {config.backend.replace("-", "_"), "ray"}:
+            raise UsageError(
+                f"options for {name!r}, which is neither the backend nor among the tasks of this run "
+                f"({', '.join(sorted(names))})"
+            )

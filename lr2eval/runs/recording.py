@@ -1,0 +1,225 @@
+"""The seam between lm-eval and the run store: an ``LM`` that remembers.
+
+lm-eval's ``evaluate`` hands all requests of a shard to the model at once. :class:`RecordingLM` stands between:
+it answers from the store what was answered before, plans the rest into batches *from the whole shard* (so a resumed
+run makes the same batches), runs them one by one and commits each as it ends. lm-eval's own response cache is not
+used: its key lacks the model (design D1, D2).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.api.model import LM
+
+from lr2eval.base.ids import digest, text_hash
+from lr2eval.benchmark import ResponseDetail, Truncation
+from lr2eval.errors import BackendError, RunFailedError, StoreError
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from lr2eval.record.store import RunStore
+
+
+BatchDone = Callable[[float, int, float], None]
+"""Called after a batch with (samples answered, tokens the model read or wrote, seconds). A four-choice sample is
+four requests, so a batch may end inside one."""
+
+_FOREIGN_BATCH = 16
+_SHOWN = 64
+_Row = tuple[int, str, Any, ResponseDetail]
+_SKIPPED: dict[str, Any] = {"generate_until": "", "loglikelihood": (0.0, False), "loglikelihood_rolling": 0.0}
+
+
+class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
+    """Wraps a backend for one run. ``begin`` names the shard that the next ``evaluate`` call belongs to.
+
+    ``identity`` holds what, beside the request, decides a response: model fingerprint, window policy, dtype,
+    backend. It becomes part of every response key.
+    """
+
+    def __init__(
+        self,
+        backend: Any,
+        store: RunStore,
+        identity: Mapping[str, Any],
+        *,
+        truncation: Truncation = "error",
+        on_batch: BatchDone = lambda samples, tokens, seconds: None,
+    ) -> None:
+        super().__init__()
+        self.backend = backend
+        self.store = store
+        self.truncation = truncation
+        self.on_batch = on_batch
+        self._identity = dict(identity)
+        self._shard = ""
+        self._length: int | None = None
+        self._seconds = 0.0
+        self.details: dict[int, list[ResponseDetail]] = {}
+        """Details of the shard's responses by document number."""
+
+    @property
+    def model_seconds(self) -> float:
+        """Time inside the model, as the backend measures it; a foreign backend's whole calls otherwise."""
+        return float(getattr(self.backend, "model_seconds", self._seconds))
+
+    def begin(self, shard: str, length: int | None = None) -> None:
+        """Start a shard: responses are filed under its name from here on. ``length``: its window, if narrower."""
+        self._shard = shard
+        self._length = length
+        self.details = {}
+
+    def close(self) -> None:
+        """Free what the backend holds outside this process's reach, where it holds any."""
+        if close := getattr(self.backend, "close", None):
+            close()
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        return self._answer("generate_until", requests)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        return [(float(value), bool(greedy)) for value, greedy in self._answer("loglikelihood", requests)]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        return self._answer("loglikelihood_rolling", requests)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        text: str = self.backend.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
+        return text
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self.backend.tokenizer_name)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        template: str | None = self.backend.chat_template(chat_template)
+        return template
+
+    def _answer(self, request_type: str, requests: list[Instance]) -> list[Any]:
+        shard, store = self._shard, self.store
+        keys = self._keys(request_type, requests)
+        done = store.responses(shard, request_type)
+        self._check(done, keys)
+        fits, skipped = self._route(request_type, requests)
+        if fresh := [number for number in skipped if number not in done]:
+            detail = ResponseDetail(finish="skipped")
+            rows = [(number, keys[number], _SKIPPED[request_type], detail) for number in fresh]
+            self._commit(request_type, rows, done)
+        share = len({request.doc_id for request in requests}) / len(requests)
+        if done:
+            self.on_batch(len(done) * share, 0, 0.0)
+        started = time.perf_counter()
+        for rows in self._rows(request_type, requests, keys, fits, done):
+            self._commit(request_type, rows, done)
+            tokens = sum(detail.prompt_tokens + detail.new_tokens for _, _, _, detail in rows)
+            self.on_batch(len(rows) * share, tokens, time.perf_counter() - started)
+            started = time.perf_counter()
+        if len(done) != len(requests):
+            raise RunFailedError(f"{shard}: the backend answered {len(done)} of {len(requests)} requests")
+        for number, request in enumerate(requests):
+            self.details.setdefault(request.doc_id, []).append(done[number][2])
+        return [done[number][1] for number in range(len(requests))]
+
+    def _check(self, done: Mapping[int, Any], keys: Sequence[str]) -> None:
+        if any(number >= len(keys) or keys[number] != key for number, (key, _, _) in done.items()):
+            raise StoreError(
+                f"{self.store.path}: the stored responses of {self._shard} answer other prompts than the ones asked "
+                "now; start again with a fresh --out"
+            )
+
+    def _rows(
+        self,
+        request_type: str,
+        requests: list[Instance],
+        keys: list[str],
+        fits: list[int],
+        done: Mapping[int, Any],
+    ) -> Iterator[list[_Row]]:
+        """What is not answered yet, answered: batch by batch of the plan, or as a backend that streams ends it."""
+        if stream := getattr(self.backend, "stream", None):
+            left = [number for number in fits if number not in done]
+            members = [requests[number] for number in left]
+            with self._naming(members):
+                for ended in stream(request_type, members) if left else ():
+                    yield [(left[i], keys[left[i]], answer, detail) for i, answer, detail in ended]
+            return
+        plan = self.store.plan(self._shard, request_type)
+        if plan is None:
+            plan = [[fits[i] for i in batch] for batch in self._plan(request_type, [requests[i] for i in fits])]
+            self.store.save_plan(self._shard, request_type, plan)
+        for batch in plan:
+            if any(number not in done for number in batch):
+                yield self._run(request_type, requests, keys, batch)
+
+    def _commit(self, request_type: str, rows: list[_Row], done: dict[int, tuple[str, Any, ResponseDetail]]) -> None:
+        self.store.save_batch(self._shard, request_type, rows)
+        done.update({number: (key, response, detail) for number, key, response, detail in rows})
+
+    def _run(self, request_type: str, requests: list[Instance], keys: list[str], batch: list[int]) -> list[_Row]:
+        members = [requests[number] for number in batch]
+        started = time.perf_counter()
+        try:
+            with self._naming(members):
+                answers = getattr(self.backend, request_type)(members, disable_tqdm=True)
+        finally:
+            self._seconds += time.perf_counter() - started
+        if len(answers) != len(members):
+            raise RunFailedError(f"{self._shard}: the backend answered {len(answers)} of {len(members)} requests")
+        take = getattr(self.backend, "take_details", None)
+        details = take() if take else [ResponseDetail() for _ in members]
+        return [
+            (number, keys[number], answer, detail)
+            for number, answer, detail in zip(batch, answers, details, strict=True)
+        ]
+
+    @contextmanager
+    def _naming(self, members: Sequence[Instance]) -> Iterator[None]:
+        try:
+            yield
+        except BackendError as error:
+            # The backend counts requests within its call; the reader wants to find them in the shard.
+            documents = sorted({request.doc_id for request in members})
+            which = f"batch of samples {documents}" if len(documents) <= _SHOWN else f"one of {len(documents)} samples"
+            raise BackendError(f"{self._shard}, {which}: {error}") from error
+
+    def _keys(self, request_type: str, requests: list[Instance]) -> list[str]:
+        """Content-addressed key of each response (D2): who answers, and what is asked."""
+        keys = []
+        for request in requests:
+            first, *rest = request.args
+            keys.append(digest([self._identity, request_type, text_hash(first), rest]))
+        return keys
+
+    def _route(self, request_type: str, requests: list[Instance]) -> tuple[list[int], list[int]]:
+        """Requests that run and requests that are skipped, by the truncation policy (D5)."""
+        measure = getattr(self.backend, "measure", None)
+        if measure is None or self.truncation == "middle":
+            return list(range(len(requests))), []
+        limit = self.backend.limit if self._length is None else min(self._length, self.backend.limit)
+        over = {number for number, tokens in enumerate(measure(request_type, requests)) if tokens > limit}
+        if not over:
+            return list(range(len(requests))), []
+        if self.truncation == "error":
+            raise RunFailedError(
+                f"{self._shard}: {len(over)} of {len(requests)} requests need more than the window of {limit} tokens; "
+                "choose --truncation skip or middle, or a shorter --lengths"
+            )
+        # A multiple-choice document is skipped as a whole: scoring only the choices that fit would be a silent cut.
+        docs = {requests[number].doc_id for number in over}
+        skipped = [number for number, request in enumerate(requests) if request.doc_id in docs]
+        return [number for number in range(len(requests)) if requests[number].doc_id not in docs], skipped
+
+    def _plan(self, request_type: str, requests: list[Instance]) -> list[list[int]]:
+        if plan := getattr(self.backend, "plan", None):
+            batches: list[list[int]] = plan(request_type, requests)
+            return batches
+        # A foreign lm-eval model batches by itself; pieces of it are committed as they end.
+        return [
+            list(range(start, min(start + _FOREIGN_BATCH, len(requests))))
+            for start in range(0, len(requests), _FOREIGN_BATCH)
+        ]

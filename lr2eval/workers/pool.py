@@ -1,0 +1,312 @@
+"""Workers that keep something expensive resident (a model) and map over items; results come as they end.
+
+One protocol for all of them: ``run(items)`` yields exactly one result for every item, in any order. Which worker had an
+item never shows in its result, so adding workers changes nothing but the time. :class:`Pool` is the scheduling, shared
+by processes, Ray (``_ray.py``) and the simulation in ``benchmarks/schedule.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, cast
+
+from lr2eval.base.processes import main_is_not_run_again
+from lr2eval.errors import RunFailedError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
+
+DEATHS = 3
+"""An item that ended so many workers is given up; the fault is then its own. So is a run whose workers never begin."""
+
+
+class Later:
+    """What a source of items gives when it has none now but will, once a result of those that run has been taken."""
+
+
+LATER: Final = Later()
+
+
+class Executor(Protocol[Item_contra, Result_co]):
+    """Maps over items. Whatever it raises ends the work; results that were yielded stand."""
+
+    def run(self, items: Sequence[Item_contra], /) -> Iterable[Result_co]:
+        """Exactly one result for every item."""
+
+
+class Numbered(Protocol):
+    """A worker as the scheduling knows it; a replacement has the number of the dead one."""
+
+    @property
+    def number(self) -> int: ...
+
+
+Worker = TypeVar("Worker", bound=Numbered)
+Event = tuple[Literal["ready", "ended", "failed", "died"], Worker, Any]
+"""With nothing, the result, the error, or how it died."""
+
+
+class _Waiting(Generic[Item]):
+    """Numbered items that no worker has yet. No more are taken from their source than there are workers to start."""
+
+    def __init__(self, items: Iterable[Item | Later]) -> None:
+        self._source = iter(items)
+        self._held: deque[tuple[int, Item]] = deque()
+        self._taken = 0
+        self.ended = False
+
+    def at_least(self, count: int) -> bool:
+        """Whether so many are here, now."""
+        while len(self._held) < count and not self.ended:
+            try:
+                item = next(self._source)
+            except StopIteration:
+                self.ended = True
+                break
+            if isinstance(item, Later):
+                break
+            self._held.append((self._taken, item))
+            self._taken += 1
+        return len(self._held) >= count
+
+    def take(self) -> tuple[int, Item]:
+        return self._held.popleft()
+
+    def put_back(self, item: tuple[int, Item]) -> None:
+        self._held.appendleft(item)
+
+
+class Pool(ABC, Generic[Worker, Item, Result]):
+    """Hands items to at most ``workers`` workers, each item to one at a time; use as a context manager.
+
+    A worker is started when an item waits for one, and has items once it says that it is ready. An item whose worker
+    dies goes to another one, first of all that wait, and the dead one is replaced; :class:`RunFailedError` for an item
+    that ended three, and when three in a row die before they are ready. What an executor raises in a worker is raised
+    here, once the others have ended what they are at. An event costs the same however many items and workers there are.
+    """
+
+    def __init__(self, workers: int) -> None:
+        if workers < 1:
+            raise ValueError(f"{workers} workers; give at least 1")
+        self._free = list(range(workers))
+        self._starting: set[Worker] = set()
+        self._idle: list[Worker] = []
+        self._busy: dict[Worker, tuple[int, Item]] = {}
+        self._stillborn = 0
+        self.deaths = 0
+        """Workers that died so far."""
+
+    @abstractmethod
+    def _start(self, number: int) -> Worker:
+        """A worker that will say that it is ready."""
+
+    @abstractmethod
+    def _send(self, worker: Worker, item: Item) -> None:
+        """An item for a worker that has none."""
+
+    @abstractmethod
+    def _wait(self) -> list[Event[Worker]]:
+        """What happened to workers, at least one thing."""
+
+    @abstractmethod
+    def _stop(self, worker: Worker) -> None:
+        """End a worker at once, also one that is dead."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers, at once."""
+        for worker in [*self._starting, *self._idle, *self._busy]:
+            self._end(worker)
+
+    def run(self, items: Iterable[Item | Later], /) -> Iterator[Result]:
+        """Items are taken as workers become free, so an iterator may make them one by one, even out of results that
+        this call yielded before: it gives :data:`LATER` until it can."""
+        waiting = _Waiting(items)
+        deaths: Counter[int] = Counter()
+        failure: BaseException | None = None
+        try:
+            while True:
+                if failure is None:
+                    self._hand_out(waiting)
+                elif not self._busy:  # what the others were at has been yielded first
+                    raise failure
+                if not self._busy and not waiting.at_least(1):
+                    if waiting.ended:
+                        return
+                    raise RuntimeError("no item runs that could make the next one")
+                for kind, worker, value in self._wait():
+                    if kind == "died":
+                        self._buried(worker, value, waiting, deaths)
+                    elif worker in self._starting:
+                        self._starting.remove(worker)
+                        self._idle.append(worker)
+                        self._stillborn = 0
+                    elif self._busy.pop(worker, None) is not None:  # not of a worker that was ended meanwhile
+                        self._idle.append(worker)
+                        if kind == "failed":
+                            failure = failure or value
+                        else:
+                            yield value
+        finally:
+            # Left half-way: what is still being computed belongs to nobody.
+            for worker in list(self._busy):
+                self._end(worker)
+
+    def _hand_out(self, waiting: _Waiting[Item]) -> None:
+        while self._idle and waiting.at_least(1):
+            worker = self._idle.pop()
+            self._busy[worker] = waiting.take()
+            self._send(worker, self._busy[worker][1])
+        while self._free and waiting.at_least(len(self._starting) + 1):
+            self._starting.add(self._start(heapq.heappop(self._free)))
+
+    def _end(self, worker: Worker) -> None:
+        self._starting.discard(worker)
+        self._busy.pop(worker, None)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        heapq.heappush(self._free, worker.number)
+        self._stop(worker)
+
+    def _buried(self, worker: Worker, how: str, waiting: _Waiting[Item], deaths: Counter[int]) -> None:
+        begun, item = worker not in self._starting, self._busy.get(worker)
+        if begun and item is None and worker not in self._idle:
+            return  # ended before, by us
+        self._end(worker)
+        self.deaths += 1
+        if not begun:
+            self._stillborn += 1
+            if self._stillborn >= DEATHS:
+                raise RunFailedError(
+                    f"{DEATHS} workers died before they could begin ({how}), perhaps because memory ran out; use fewer "
+                    "--workers (what was finished is kept)"
+                )
+        elif item is not None:
+            waiting.put_back(item)
+            deaths[item[0]] += 1
+            if deaths[item[0]] >= DEATHS:
+                raise RunFailedError(
+                    f"{DEATHS} workers died over the same item ({how}), perhaps because memory ran out; use fewer "
+                    "--workers (what was finished is kept)"
+                )
+
+
+class Process:
+    """A worker process and the pipe to it."""
+
+    def __init__(self, build: Callable[[int], Executor[Any, Any]], number: int) -> None:
+        # A fork would copy the threads of torch in whatever state they are.
+        context = get_context("spawn")
+        self.number = number
+        self.connection: Connection
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(build, number, theirs), daemon=True)
+        with main_is_not_run_again():
+            self.process.start()
+        theirs.close()
+
+
+class Processes(Pool[Process, Item, Result]):
+    """Worker processes on this machine.
+
+    ``build`` (picklable) makes a worker's executor from the worker's number, in its process, once, when it has work.
+    """
+
+    def __init__(self, build: Callable[[int], Executor[Item, Result]], workers: int) -> None:
+        super().__init__(workers)
+        self._build = build
+        self._all: dict[Connection, Process] = {}
+
+    def _start(self, number: int) -> Process:
+        worker = Process(self._build, number)
+        self._all[worker.connection] = worker
+        return worker
+
+    def _send(self, worker: Process, item: Item) -> None:
+        with contextlib.suppress(OSError):  # it died while idle: the next wait finds that out and hands the item on
+            worker.connection.send(item)
+
+    def _wait(self) -> list[Event[Process]]:
+        events: list[Event[Process]] = []
+        for connection in wait(list(self._all)):
+            worker = self._all[cast(Connection, connection)]
+            try:
+                message = worker.connection.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                events.append(("died", worker, _how(worker.process.exitcode)))
+                continue
+            events.append(("ready", worker, None) if message is None else (message[0], worker, message[1]))
+        return events
+
+    def _stop(self, worker: Process) -> None:
+        del self._all[worker.connection]
+        worker.process.kill()
+        worker.process.join()
+        worker.connection.close()
+
+
+def _how(code: int | None) -> str:
+    return f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def answered(executor: Executor[Any, Any], item: Any) -> tuple[Literal["ended", "failed"], Any]:
+    """In a worker: the result of one item, or the error."""
+    try:
+        (result,) = executor.run([item])
+    except Exception as error:
+        return "failed", error
+    return "ended", result
+
+
+class Built:
+    """In a worker: the executor that ``build`` makes, when the first item is there."""
+
+    def __init__(self, build: Callable[[int], Executor[Any, Any]], number: int) -> None:
+        self._build, self._number = build, number
+        self._inner: Executor[Any, Any] | None = None
+
+    def run(self, items: Sequence[Any], /) -> Iterable[Any]:
+        if self._inner is None:
+            self._inner = self._build(self._number)
+        return self._inner.run(items)
+
+
+def _work(build: Callable[[int], Executor[Any, Any]], number: int, connection: Connection) -> None:
+    # The driver decides what an interrupt means; it ends its workers itself. Killed, it cannot: then they end at once,
+    # so that the memory is free for the run that goes on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    driver = parent_process()
+    assert driver is not None
+    threading.Thread(target=lambda: (wait([driver.sentinel]), os._exit(1)), daemon=True).start()
+    executor = Built(build, number)
+    try:
+        connection.send(None)
+        while True:
+            message = answered(executor, connection.recv())
+            try:
+                connection.send(message)
+            except OSError:
+                return
+            except Exception:  # a result or an error that cannot be pickled
+                kind = type(message[1]).__name__
+                connection.send(("failed", RunFailedError(f"a worker cannot hand over its {kind}")))
+    except (EOFError, OSError):
+        return  # the driver is gone

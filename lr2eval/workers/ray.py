@@ -1,0 +1,247 @@
+"""Ray actors as workers: the scheduling is that of :class:`lr2eval.workers.pool.Pool`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lr2eval.base import machine
+from lr2eval.errors import RunFailedError, UsageError
+from lr2eval.workers.pool import Built, Event, Executor, Item, Pool, Result, answered
+
+SAME = ("lr2eval", "lm_eval", "torch", "transformers", "tokenizers")
+"""Packages whose versions decide answers; a worker with another one than the driver is refused."""
+
+PATIENCE = 600.0
+"""Seconds to wait for the first worker; a cluster may have to start machines."""
+
+_KNOCK = 5.0
+_ATTEMPTS = 3
+_OWN = {
+    "RAY_worker_niceness": "0",  # they do all the work there is and need not stand back behind everything else
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_prestart_worker_first_driver": "0",  # Ray would not answer before some that nobody asked for are up
+    "RAY_enable_worker_prestart": "0",
+}
+"""Settings of a cluster of our own: on a busy machine a worker takes more than Ray's minute to import what it needs."""
+
+
+def check_installed() -> None:
+    """Raises :class:`UsageError` with the install line."""
+    if importlib.util.find_spec("ray") is None:
+        raise UsageError("--executor ray: ray is not installed; pip install 'lr2eval[ray]'")
+
+
+class Actor:
+    """One worker: the handle, and the number that its executor is built with."""
+
+    def __init__(self, handle: Any, number: int) -> None:
+        self.handle, self.number = handle, number
+
+
+class Ray(Pool[Actor, Item, Result]):
+    """Workers in a Ray cluster; use as a context manager.
+
+    Args:
+        build: as of :class:`lr2eval.workers.pool.Processes`.
+        gpus_per_worker: reserved for each, as many as it then sees. CPUs are an equal share of the smallest machine.
+        address: ``HOST:PORT`` of a cluster; by default the one this process is in, else one of its own on this machine
+            that ends with it.
+
+    Raises :class:`UsageError` for an unreachable cluster or one that has too few GPUs, and, from :meth:`run`, for a
+    worker with other versions of what decides answers; :class:`RunFailedError` if no worker starts in ten minutes.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[int], Executor[Item, Result]],
+        workers: int,
+        gpus_per_worker: float = 0.0,
+        address: str | None = None,
+    ) -> None:
+        super().__init__(workers)
+        check_installed()
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        import ray
+
+        self._events: queue.SimpleQueue[Event[Actor]] = queue.SimpleQueue()
+        self._any_ready = False
+        self._own = not ray.is_initialized()
+        if self._own:
+            _connect(address, workers)
+        elif address is not None:
+            raise UsageError(f"ray.address={address}: this process is already connected to a cluster; omit it")
+        try:
+            cpus = _share(workers, gpus_per_worker)
+            self._build = ray.put(build)
+            # One that dies is replaced here, with what it was at: Ray itself starts nothing again.
+            self._class = ray.remote(_Remote).options(
+                num_cpus=cpus, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
+            )
+            self._cpus = cpus
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all workers; and the connection, with the cluster if it is ours."""
+        import ray
+
+        if ray.is_initialized():
+            super().close()
+            if self._own:
+                ray.shutdown()
+
+    def _start(self, number: int) -> Actor:
+        actor = Actor(self._class.remote(self._build, number, self._cpus), number)
+        self._when_done(actor, actor.handle.versions.remote())
+        return actor
+
+    def _send(self, worker: Actor, item: Item) -> None:
+        self._when_done(worker, worker.handle.work.remote(item))
+
+    def _when_done(self, worker: Actor, reference: Any) -> None:
+        # A callback costs the same with any number of workers; asking Ray which of them is ready does not.
+        reference.future().add_done_callback(lambda future: self._events.put(_event(worker, future)))
+
+    def _wait(self) -> list[Event[Actor]]:
+        try:
+            event = self._events.get(timeout=None if self._any_ready else PATIENCE)
+        except queue.Empty:
+            raise RunFailedError(
+                f"no Ray worker could start within {PATIENCE / 60:.0f} minutes; ask for fewer --workers or "
+                "--gpus-per-worker, or look at `ray status`"
+            ) from None
+        if event[0] == "ready":
+            _refuse_other(event[2])
+            self._any_ready = True
+        return [event]
+
+    def _stop(self, worker: Actor) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):  # it is dead already
+            ray.kill(worker.handle, no_restart=True)
+
+
+class _Remote:
+    """What runs in a worker; Ray makes an actor of it."""
+
+    def __init__(self, build: Callable[[int], Executor[Any, Any]], number: int, cpus: int) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(cpus)
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(cpus)
+        self._executor = Built(build, number)
+
+    def versions(self) -> tuple[str, dict[str, str]]:
+        return socket.gethostname(), machine.versions()
+
+    def work(self, item: Any) -> Any:
+        return answered(self._executor, item)
+
+
+def _event(worker: Actor, future: Any) -> Event[Actor]:
+    import ray.exceptions
+
+    try:
+        value = future.result()
+    except ray.exceptions.RayActorError as error:
+        return "died", worker, _first_line(error)
+    except ray.exceptions.RayTaskError as error:  # of our own around the item: what it gave cannot be handed over
+        return (
+            "failed",
+            worker,
+            RunFailedError(f"a worker cannot hand over its result ({_first_line(error.cause or error)})"),
+        )
+    except Exception as error:  # its machine is gone, and the result with it
+        return "died", worker, _first_line(error)
+    return (value[0], worker, value[1]) if value[0] in ("ended", "failed") else ("ready", worker, value)
+
+
+def _refuse_other(there: tuple[str, dict[str, str]]) -> None:
+    """Raise :class:`UsageError` for a worker that would answer with other software than the driver has."""
+    host, theirs = there
+    ours = machine.versions()
+    for package in SAME:
+        if ours.get(package) != theirs.get(package):
+            raise UsageError(
+                f"the Ray worker on {host} has {package} {theirs.get(package, 'not at all')}, this process "
+                f"{ours.get(package, 'not at all')}; install the same everywhere"
+            )
+
+
+def _connect(address: str | None, workers: int) -> None:
+    import ray
+
+    if address is not None and address != "auto":
+        _knock(address)
+    if address is None:
+        os.environ.update(_OWN | os.environ)
+    own = {} if address else {"num_cpus": max(workers, os.cpu_count() or 1), "include_dashboard": False}
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            with _own_signals():
+                ray.init(address=address or "local", log_to_driver=False, logging_level=logging.CRITICAL, **own)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if attempt < _ATTEMPTS and address is None and "timed out" in str(error):
+                continue  # a busy machine: Ray gives its own processes half a minute, whatever it was told
+            where = f"ray.address={address}" if address else "a Ray cluster on this machine"
+            raise UsageError(
+                f"{where}: cannot be used ({_first_line(error)}); start one with `ray start --head`, with the same "
+                "Python and Ray as here"
+            ) from error
+
+
+def _knock(address: str) -> None:
+    """Ray waits for minutes, and then ends the whole process, where nobody listens."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _KNOCK).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise UsageError(
+            f"ray.address={address}: no Ray cluster answers there ({_first_line(error)}); give HOST:PORT as "
+            "`ray start --head` prints it, or omit it for a cluster on this machine"
+        ) from error
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Ray takes SIGTERM for itself, where a run wants to close its files."""
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM) if main else None
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _share(workers: int, gpus: float) -> int:
+    """CPUs for each worker. Raises :class:`UsageError` if not even one worker has its GPUs."""
+    import ray
+
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = max((machine.get("GPU", 0.0) for machine in machines), default=0.0)
+    if gpus > most:
+        raise UsageError(f"--gpus-per-worker {gpus:g}: the cluster's machines have {most:g} at most; ask for fewer")
+    machines = [machine for machine in machines if machine.get("CPU") and machine.get("GPU", 0.0) >= gpus]
+    smallest = min((machine["CPU"] for machine in machines), default=1.0)
+    return max(1, int(smallest) // -(-workers // max(1, len(machines))))
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:160]

@@ -1,0 +1,147 @@
+"""Make the data files that a run would use, and copy them where the user wants them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lr2eval._version import __version__
+from lr2eval.base.files import cache_dir, write_json
+from lr2eval.errors import StoreError, UsageError
+from lr2eval.listener import Listener
+
+if TYPE_CHECKING:
+    from lr2eval.benchmark import Shard
+    from lr2eval.runs.config import RunConfig
+
+
+MANIFEST = "manifest.json"
+KIND = "lr2eval data"
+"""What the manifest of such a folder says it is."""
+
+
+def make_data(config: RunConfig, out: Path, listener: Listener | None = None) -> dict[str, dict[str, Any]]:
+    """Write one JSONL file per task and length, byte for byte the one a run reads, and a manifest.
+
+    Returns the facts of every file by its name.
+
+    Raises :class:`UsageError` for tasks whose prompts are not made from data files and for a folder that holds
+    anything else. The same call again leaves the same bytes.
+    """
+    from lr2eval.model.names import locate
+    from lr2eval.model.tokenizer import PromptTokenizer
+    from lr2eval.registry import resolve
+    from lr2eval.runs.config import default_lengths
+    from lr2eval.runs.prepare import make_shards
+
+    folder = locate(config.model, offline=config.offline)
+    tokenizer = PromptTokenizer.load(folder, chat=config.chat)
+    lengths = config.lengths or default_lengths(_window(folder))
+    # Before hours of making: is there a place for it?
+    _check_folder(out, {f"{task}-{n}.jsonl" for _, tasks in resolve(config.tasks) for task in tasks for n in lengths})
+    shards, not_run, _ = make_shards(config, tokenizer, lengths, (listener or Listener()).message)
+    sources = {_name(shard): (_source(shard), shard) for shard in shards}
+    if len(sources) < len(shards):
+        raise UsageError("two benchmarks have tasks of the same name; make the data of each with a command of its own")
+    settings = config.settings()
+    files = {name: _facts(shard) for name, (_, shard) in sources.items()}
+    manifest = {
+        "kind": KIND,
+        "lr2eval_version": __version__,
+        "tokenizer": tokenizer.fingerprint(),
+        "settings": {key: settings[key] for key in ("tasks", "samples_per_task", "limit", "seed", "chat", "options")}
+        | {"lengths": list(lengths)},
+        "files": files,
+        "not_made": [item.model_dump() for item in not_run],
+    }
+    _write(out, {name: path for name, (path, _) in sources.items()}, manifest)
+    return files
+
+
+def _window(folder: Path) -> int:
+    from lr2eval.model.checkpoint import Checkpoint
+
+    return Checkpoint.open(folder, cache=cache_dir()).window
+
+
+def _name(shard: Shard) -> str:
+    return f"{shard.task}-{shard.length}.jsonl"
+
+
+def _source(shard: Shard) -> Path:
+    file = shard.data.get("file")
+    if file is None or shard.length is None:
+        raise UsageError(
+            f"{shard.benchmark}: its prompts are not made to a length, so there is no data to make; drop it"
+        )
+    return cache_dir() / str(file)
+
+
+def _facts(shard: Shard) -> dict[str, Any]:
+    known = {
+        "benchmark": shard.benchmark,
+        "task": shard.task,
+        "length": shard.length,
+        "samples": shard.n,
+        "max_new_tokens": shard.max_new_tokens,
+    }
+    return known | {key: value for key, value in shard.data.items() if key != "file"}
+
+
+def _check_folder(out: Path, names: set[str]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        # What a killed command left half-copied is ours to overwrite.
+        entries = {path.name for path in out.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")}
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
+    foreign = sorted(entries - names - ({MANIFEST} if _is_ours(out / MANIFEST) else set()))
+    if foreign:
+        raise UsageError(
+            f"--out {out}: holds {foreign[0]}, which this command does not write; choose an empty or new folder"
+        )
+
+
+def _is_ours(manifest: Path) -> bool:
+    try:
+        value = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(value, Mapping) and value.get("kind") == KIND
+
+
+def _write(out: Path, sources: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:
+    """The manifest goes first and comes last: while it is there, it tells the truth about every file."""
+    try:
+        (out / MANIFEST).unlink(missing_ok=True)
+        for name, source in sources.items():
+            _copy(source, out / name)
+    except OSError as error:
+        raise StoreError(f"{out}: {error.strerror or error}; fix this and run the same command again") from error
+    damaged = [name for name in sources if _sha256(out / name) != manifest["files"][name]["sha256"]]
+    if damaged:
+        raise StoreError(f"{out / damaged[0]}: copied badly or changed meanwhile; run the same command again")
+    write_json(out / MANIFEST, manifest)
+
+
+def _copy(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with source.open("rb") as read, temporary.open("wb") as write:
+            shutil.copyfileobj(read, write, 1 << 20)
+            write.flush()
+            os.fsync(write.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,137 @@
+"""Score existing predictions, or the stored answers of a run, without a model."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lr2eval.errors import TaskError, UsageError
+from lr2eval.record.results import RESULTS_FILE, read_results
+from lr2eval.record.store import RunStore
+
+if TYPE_CHECKING:
+    from lr2eval.benchmark import Benchmark
+    from lr2eval.record.results import ShardResult
+
+
+ID_FIELDS = ("_id", "id", "index")
+"""Fields by which benchmarks number their predictions; none may repeat within a file."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The predictions of one data set. Scores are 0..1 here, 0..100 wherever they are shown."""
+
+    scores: Sequence[float]
+    groups: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """The same by length bucket, where the benchmark has such."""
+    before: float | None = None
+    """The score (0..100) in the results of our own run."""
+
+    @property
+    def score(self) -> float:
+        """0..100 with two decimals, summed and rounded as LongBench and RULER do it."""
+        return percent(self.scores)
+
+
+def score_folder(benchmark: str, folder: Path) -> dict[str, Scored]:
+    """The scores of ``folder`` by data set.
+
+    The folder is one of our runs, whose stored answers are scored by today's metrics, or holds predictions in the
+    benchmark's own layout, ``DATASET.jsonl``. Nothing is written. Raises :class:`UsageError` for anything else.
+    """
+    name, colon, selector = benchmark.partition(":")
+    found = _benchmark(name)
+    tasks = found.select(selector if colon else None)
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: {'is no folder' if folder.exists() else 'no such folder'}; give a folder")
+    if (folder / RESULTS_FILE).is_file():
+        scored = _run(found, tasks if colon else None, folder)
+    else:
+        scored = _files(found, tasks if colon else None, folder)
+    return scored
+
+
+def _benchmark(name: str) -> Benchmark:
+    from lr2eval.base.console import suggestion
+    from lr2eval.registry import benchmarks, failures
+
+    known = benchmarks()
+    if name not in known:
+        raise TaskError(failures().get(name) or f"{name}: no such benchmark; {suggestion(name, known)}")
+    return known[name]
+
+
+def _files(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dict[str, Scored]:
+    """Predictions in the benchmark's layout, in the order of its tasks; of ``tasks`` only, unless ``None``."""
+    from lr2eval.base.console import suggestion
+    from lr2eval.tasks.shared import jsonl
+
+    score_row: Callable[[str, Mapping[str, Any]], float] | None = getattr(benchmark, "score_row", None)
+    group: Callable[[Mapping[str, Any]], str] | None = getattr(benchmark, "group", None)
+    if score_row is None:
+        raise UsageError(f"{folder}: holds no {RESULTS_FILE}; {benchmark.name} is scored from run folders only")
+    files = jsonl.find(folder)
+    if not files:
+        raise UsageError(f"{folder}: holds neither predictions (DATASET.jsonl) nor a run; give the folder that does")
+    known = [info.name for info in benchmark.tasks()]
+    for name, path in files.items():
+        if name not in known:
+            raise UsageError(f"{path}: {benchmark.name} has no data set {name!r}; {suggestion(name, known)}")
+    wanted = [name for name in known if name in files and (tasks is None or name in tasks)]
+    if not wanted:
+        raise UsageError(f"{folder}: holds no {tasks[0] if tasks else ''}.jsonl; it has {', '.join(files)}")
+    found: dict[str, Scored] = {}
+    for name in wanted:
+        scores: list[float] = []
+        groups: dict[str, list[float]] = {each: [] for each in getattr(benchmark, "groups", ())}
+        for place, row in jsonl.read(files[name], ID_FIELDS):
+            try:
+                scores.append(score_row(name, row))
+                if group is not None and groups:
+                    groups[group(row)].append(scores[-1])
+            except UsageError as error:
+                raise UsageError(f"{place}, {error}") from error
+        found[name] = Scored(scores, groups)
+    return found
+
+
+def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dict[str, Scored]:
+    """The answers that a run of ours keeps, by ``task`` or ``task@length``. Skipped samples have none."""
+    rescore: Callable[[ShardResult, Any], float] | None = getattr(benchmark, "rescore", None)
+    if rescore is None:
+        raise UsageError(f"{benchmark.name}: its metrics need more than the stored answers; run it again")
+    results = read_results(folder)
+    ours = [shard for shard in results.shards if shard.benchmark == benchmark.name]
+    shards = [shard for shard in ours if tasks is None or shard.task.removeprefix(f"{benchmark.name}_") in tasks]
+    if not shards:
+        there = ", ".join(dict.fromkeys(f"{s.benchmark}:{s.task}" for s in results.shards)) or "nothing scored yet"
+        raise UsageError(f"{folder}: a run without {benchmark.name}, or without what was asked of it; it has {there}")
+    if not results.complete:
+        print(f"{folder}: unfinished; only its finished parts are scored", file=sys.stderr)
+    found: dict[str, Scored] = {}
+    with RunStore.read(folder) as store:
+        for shard in shards:
+            scores: list[float] = []
+            groups: dict[str, list[float]] = defaultdict(list, {each: [] for each in getattr(benchmark, "groups", ())})
+            for sample in store.samples(shard.id):
+                if sample.skipped:
+                    continue
+                scores.append(rescore(shard, sample))
+                if groups:
+                    groups[str(sample.columns.get("bucket"))].append(scores[-1])
+            if scores:
+                name = shard.id.removeprefix(f"{shard.benchmark}/")
+                found[name] = Scored(scores, groups, shard.score)
+    return found
+
+
+def percent(scores: Sequence[float]) -> float:
+    total = 0.0
+    for each in scores:  # plain additions, one by one: that is how the published numbers were rounded
+        total += each
+    return round(100 * total / len(scores), 2)

@@ -1,0 +1,173 @@
+"""Train a model on mixed windows on prepared rows, or tell what that will take."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lr2eval.base.files import cache_dir
+from lr2eval.base.settings import read_sets
+from lr2eval.errors import CheckpointError, UsageError
+from lr2eval.listener import Listener
+from lr2eval.model.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from lr2eval.method.search.needles import Sample
+    from lr2eval.method.train.plan import TrainPlan
+    from lr2eval.method.train.recipe import Recipe
+    from lr2eval.method.train.train import TrainingResult
+
+
+def load_recipe(source: str, sets: Sequence[str]) -> Recipe:
+    """A recipe with ``--set key=value`` over it. Raises :class:`UsageError` naming what is wrong."""
+    from lr2eval.method.train.recipe import read_recipe
+
+    return read_recipe(source, dict(read_sets(sets)))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What :func:`train` needs. ``data`` are rows that ``lr2eval data mix`` made, ``factors`` the file of a search."""
+
+    recipe: Recipe
+    model: str
+    """Checkpoint folder of the original model, or a name."""
+    factors: Path
+    data: Path
+    held_out: Path | None = None
+    """Rows to measure the loss on."""
+    out: Path | None = None
+    """``None``: ``runs/train-MODEL-RECIPE``."""
+    device: str | None = None
+    """``None``: the best there is."""
+    data_dir: Path | None = None
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", str(self.model))
+        for name in ("factors", "data", "held_out", "out", "data_dir"):  # scripts write paths as text
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(value))
+
+
+@dataclass(frozen=True)
+class TrainOutcome:
+    """A finished training. ``model`` is the exported checkpoint, which stock transformers loads."""
+
+    folder: Path
+    model: Path
+    result: TrainingResult
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a training will take, and what that was computed from."""
+
+    plan: TrainPlan
+    origin: str
+    """Where the model's sizes are from."""
+    budget: str
+    """Where the number of rows is from."""
+
+
+def plan_training(
+    recipe: Recipe, model: str | None = None, data: Path | None = None, *, offline: bool = False
+) -> TrainingPlan:
+    """Tokens, steps, memory and time of a training, from the sizes of ``model`` or those of the recipe."""
+    from lr2eval.method.train.plan import plan
+    from lr2eval.model.names import locate
+    from lr2eval.model.shape import shape_of
+
+    if model is not None:
+        folder = locate(model, offline=offline)
+        shape, origin = shape_of(_config(folder)), f"sizes of {folder.resolve().name}"
+    elif recipe.shape is not None:
+        shape, origin = recipe.shape, "sizes of the recipe"
+    else:
+        raise UsageError("--model is missing: the recipe has no [shape] to estimate from")
+    rows, budget = None, "budgets of the recipe"
+    if data is not None:
+        from lr2eval.method.data.rows import SegmentData
+
+        segments = SegmentData.open(data)
+        long = int(segments.long.sum())
+        rows, budget = (0 if recipe.long_only else len(segments) - long, long), "rows of --data"
+    return TrainingPlan(plan(recipe, shape, rows), origin, budget)
+
+
+def train(config: TrainConfig, *, listener: Listener | None = None, command: Sequence[str] = ()) -> TrainOutcome:
+    """Train a model on mixed windows (LongRoPE2, section 3.3) and export it. The same call again resumes.
+
+    Under ``torchrun`` every process makes the same call. Raises :class:`lr2eval.UsageError` for arguments that do not
+    fit together, :class:`lr2eval.BackendError` for a loss that is not a number, :class:`lr2eval.StoreError` if ``out``
+    cannot be written.
+    """
+    import torch
+
+    from lr2eval.backends.loading import load_model, quiet
+    from lr2eval.method.data.rows import SegmentData
+    from lr2eval.method.rope.files import read_factors
+    from lr2eval.method.train.train import MODEL
+    from lr2eval.method.train.train import train as train_model
+    from lr2eval.model.names import locate
+
+    listener = listener or Listener()
+    recipe = config.recipe
+    folder = locate(config.model, offline=config.offline)
+    out = config.out or Path("runs") / f"train-{folder.resolve().name}-{recipe.name}"
+    file = read_factors(config.factors)
+    if file.scaling is None:
+        raise UsageError(
+            f"{config.factors}: holds no windows and no attention factors; give the factors.json of `lr2eval search`, "
+            "or the rope_factors.json of `lr2eval export`"
+        )
+    segments = SegmentData.open(config.data)
+    measured = SegmentData.open(config.held_out) if config.held_out is not None else ()
+    checkpoint = Checkpoint.open(folder, cache=cache_dir())
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    samples = _needles(recipe, folder, config.data_dir, config.offline)
+    with quiet():
+        # On the host: with several processes each GPU takes its own part only.
+        where = device if int(os.environ.get("WORLD_SIZE", "1")) == 1 else "cpu"
+        loaded = load_model(checkpoint, "float32", where, False)
+        result = train_model(recipe, loaded, folder, segments, file.scaling, out, held_out=measured, needles=samples,
+                             factors=file, device=device, command=command, say=listener.message)  # fmt: skip
+    return TrainOutcome(out, out / MODEL, result)
+
+
+def _needles(recipe: Recipe, folder: Path, data_dir: Path | None, offline: bool) -> list[Sample]:
+    """The samples of the recipe's evaluations: made as those of a search, at depths over the whole length."""
+    from lr2eval.method.search.config import SearchConfig
+    from lr2eval.model.tokenizer import PromptTokenizer
+    from lr2eval.workflows.search import search_samples
+
+    asked = recipe.evaluation
+    if not asked.needles:
+        return []
+    config = SearchConfig(
+        model=str(folder),
+        target_length=recipe.target_window,
+        haystack=asked.haystack,
+        data_dir=data_dir,
+        offline=offline,
+        repeat=asked.repeat,
+        wording=asked.wording,
+        samples=asked.needles,
+        held_out=0,
+        depths="grid",
+        seed=recipe.seed,
+    )
+    return search_samples(config, PromptTokenizer.load(folder))[0]
+
+
+def _config(folder: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / 'config.json'}: not readable ({error}); copy it again") from error
+    found: Mapping[str, Any] = value.get("text_config") or value
+    return found

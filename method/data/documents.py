@@ -1,0 +1,262 @@
+"""Training documents from files and data sets, read as a stream: a part at a time, in batches for worker processes.
+
+Reading is split in two. :func:`batches` runs in one process and only finds where documents begin and end, so that the
+batches, and with them everything made later, do not depend on the number of workers. :func:`documents` runs in a worker
+and decodes, parses and checks what a batch holds.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr2eval.errors import UsageError
+from lr2eval.method.data.sources import Kind, Part, SourceConfig, reading
+
+BATCH_BYTES = 2 << 20
+"""A batch ends with the document that reaches this."""
+_MARK = b"\xef\xbb\xbf"
+_OVERHEAD = 64
+"""Bytes counted for a document beside its content, so that empty ones fill a batch too."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some documents of a part, not yet looked into: ``items`` are (line, row or 0; raw content or path)."""
+
+    number: int
+    kind: Kind
+    where: str
+    items: list[tuple[int, Any]]
+    position: int
+    """Bytes of the part that were read so far, as they lie on disk."""
+
+    def place(self, line: int) -> str:
+        """Where the document of this line or row stands, for messages."""
+        return f"{self.where}, {'row' if self.kind in ('parquet', 'hub') else 'line'} {line:,}"
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A document that came tokenised; ``weights`` as ``input_ids`` (T,), or ``None``: all 1."""
+
+    input_ids: NDArray[np.int64]
+    weights: NDArray[np.float32] | None
+
+
+def batches(source: SourceConfig, part: Part) -> Iterator[Batch]:
+    """The documents of a part in batches of about 2 MiB, whose borders depend on the part alone."""
+    number, items, filled, position = 0, [], 0, 0
+    for line, content, size, position in _read(source, part):
+        items.append((line, content))
+        filled += size + _OVERHEAD
+        if filled >= BATCH_BYTES:
+            yield Batch(number, part.kind, _where(source, part), items, position)
+            number, items, filled = number + 1, [], 0
+    if items:
+        yield Batch(number, part.kind, _where(source, part), items, position)
+
+
+def documents(source: SourceConfig, batch: Batch) -> Iterator[str | Tokens]:
+    """The documents of a batch in order. Raises :class:`UsageError` naming file, line and field of a bad one."""
+    for line, content in batch.items:
+        if batch.kind == "files":
+            where = str(content)
+            with reading(content):
+                raw, file = _stream(content)
+                with raw, file:
+                    whole = file.read()
+            yield _text(where, whole, 1)
+            continue
+        if batch.kind == "paragraphs":
+            yield _text(batch.where, content, line)
+        else:
+            row = _json(batch.where, line, content) if batch.kind == "jsonl" else content
+            yield _from_row(source, batch.place(line), row)
+
+
+def _where(source: SourceConfig, part: Part) -> str:
+    return str(part.paths[0]) if part.paths else str(source.hub)
+
+
+def _read(source: SourceConfig, part: Part) -> Iterator[tuple[int, Any, int, int]]:
+    """(line or row, content, its size, position in the part) of every document."""
+    if part.kind == "files":
+        position = 0
+        for path in part.paths:
+            size = path.stat().st_size
+            position += size
+            yield 0, path, size, position
+    elif part.kind == "hub":
+        for row, values in enumerate(_hub_rows(source, part), start=1):
+            yield row, values, _size(values), 0
+    elif part.kind == "parquet":
+        yield from _parquet(source, part)
+    else:
+        path = part.paths[0]
+        with reading(path):
+            raw, stream = _stream(path)
+            with raw, stream:
+                pieces = _paragraphs(stream) if part.kind == "paragraphs" else _lines(stream)
+                for line, content in pieces:
+                    yield line, content, len(content), raw.tell()
+
+
+def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Lines with their numbers; blank ones hold no document."""
+    for number, line in enumerate(stream, start=1):
+        content = line.removeprefix(_MARK) if number == 1 else line
+        if content.strip():
+            yield number, content
+
+
+def _paragraphs(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """What stands between blank lines, with the number of its first line."""
+    begin = 0
+    held: list[bytes] = []
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            begin = begin if held else number
+            held.append(line)
+        elif held:
+            yield begin, b"".join(held)
+            held = []
+    if held:
+        yield begin, b"".join(held)
+
+
+def _stream(path: Path) -> tuple[io.BufferedReader, io.BufferedIOBase]:
+    """The file as it lies on disk, and the same unpacked."""
+    raw = path.open("rb")
+    if path.suffix == ".gz":
+        return raw, gzip.GzipFile(fileobj=raw)
+    if path.suffix == ".zst":
+        import pyarrow
+
+        return raw, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"), 1 << 20)
+    return raw, raw
+
+
+def _text(where: str, content: bytes, line: int) -> str:
+    """``content`` begins at line ``line`` of its file."""
+    try:
+        return content.removeprefix(_MARK).decode("utf-8") if line == 1 else content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        at = line + content.count(b"\n", 0, error.start)
+        raise UsageError(
+            f"{where}, line {at:,}: not UTF-8 (byte 0x{content[error.start]:02x}); convert the file to UTF-8"
+        ) from error
+
+
+def _json(where: str, line: int, content: bytes) -> Any:
+    try:
+        return json.loads(_text(where, content, line))
+    except ValueError as error:
+        raise UsageError(f"{where}, line {line:,}: not valid JSON ({error}); correct or remove the line") from error
+    except RecursionError as error:
+        raise UsageError(f"{where}, line {line:,}: JSON nested too deeply; correct or remove the line") from error
+
+
+def _from_row(source: SourceConfig, where: str, row: Any) -> str | Tokens:
+    if not isinstance(row, Mapping):
+        raise UsageError(f"{where}: {type(row).__name__} instead of an object with fields; correct or remove it")
+    field = "input_ids" if source.tokenised else source.column
+    if field not in row:
+        there = ", ".join(sorted(map(str, row))) or "none"
+        mend = "set tokenised = true" if "input_ids" in row else "set column to the one that holds the text"
+        raise UsageError(f"{where}: no field {field!r} (there are: {there}); {mend}")
+    if source.tokenised:
+        return _tokens(where, row)
+    text = row[field]
+    if not isinstance(text, str):
+        raise UsageError(f"{where}, field {field!r}: {_name(text)} instead of a text; correct or remove it")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}, field {field!r}: half a character (a lone surrogate); correct it") from error
+    return text
+
+
+def _tokens(where: str, row: Mapping[str, Any]) -> Tokens:
+    ids = _numbers(row["input_ids"])
+    if ids is None or ids.dtype.kind not in "iu":
+        raise UsageError(f"{where}, field 'input_ids': not a list of whole numbers; correct or remove it")
+    given = row.get("weights")
+    if given is None:
+        return Tokens(ids.astype(np.int64), None)
+    weights = _numbers(given)
+    if weights is None or weights.dtype.kind not in "iuf" or not np.isfinite(weights).all() or (weights < 0).any():
+        raise UsageError(f"{where}, field 'weights': not a list of numbers of at least 0; correct it")
+    if len(weights) != len(ids):
+        raise UsageError(f"{where}: {len(weights):,} weights for {len(ids):,} input_ids; give one for each token")
+    return Tokens(ids.astype(np.int64), weights.astype(np.float32))
+
+
+def _numbers(value: Any) -> NDArray[Any] | None:
+    if not isinstance(value, list | np.ndarray):
+        return None
+    try:
+        found = np.asarray(value) if len(value) else np.empty(0, dtype=np.int64)
+    except (ValueError, OverflowError):
+        return None
+    return found if found.ndim == 1 else None
+
+
+def _name(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    return sum(len(value) for value in row.values() if isinstance(value, str | list))
+
+
+def _columns(source: SourceConfig) -> list[str]:
+    return ["input_ids", "weights"] if source.tokenised else [source.column]
+
+
+def _parquet(source: SourceConfig, part: Part) -> Iterator[tuple[int, Any, int, int]]:
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    path = part.paths[0]
+    try:
+        with ParquetFile(path, buffer_size=1 << 20) as file:
+            there = file.schema_arrow.names
+            wanted = _columns(source)
+            if wanted[0] not in there:
+                raise UsageError(f"{path}: no column {wanted[0]!r} (there are: {', '.join(there)}); set column")
+            total, row = max(1, file.metadata.num_rows), 0
+            for batch in file.iter_batches(batch_size=64, columns=[name for name in wanted if name in there]):
+                for values in batch.to_pylist():
+                    row += 1
+                    yield row, values, _size(values), part.size * row // total
+    except (OSError, pyarrow.ArrowException) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(f"{path}: not readable as Parquet ({reason}); fetch it again") from error
+
+
+def _hub_rows(source: SourceConfig, part: Part) -> Iterator[Mapping[str, Any]]:
+    import datasets
+
+    wanted = _columns(source)
+    try:
+        found = datasets.load_dataset(
+            source.hub, source.subset, split=source.split, revision=part.revision, streaming=True
+        )
+        for row in found:
+            # Other columns stay here; a row that lacks the wanted one goes on whole, to say what there is.
+            yield {name: row[name] for name in wanted if name in row} if wanted[0] in row else row
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UsageError(
+            f"source {source.name!r}: {source.hub} cannot be read ({type(error).__name__}: {reason}); give a data set "
+            "of the hub with subset and split, or local files with path"
+        ) from error

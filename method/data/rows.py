@@ -1,0 +1,252 @@
+"""Training rows of exactly ``L`` tokens, in memory and in a folder that is opened memory-mapped.
+
+A row is one of two kinds, never both (LongRoPE2, section 4.2). A *long* row is long documents joined: position ids
+``0..L-1``, full attention, rescaled RoPE. A *short* row is whole documents of at most ``Lt`` tokens packed one after
+the other: ids restart at each, no attention between them, original RoPE. ``mixing`` makes such folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lr2eval.base.files import write_json
+from lr2eval.errors import StoreError, UsageError
+
+IGNORED = -100
+"""Label of a token that is no target, as Hugging Face models understand it."""
+MANIFEST = "manifest.json"
+VERSION = "segments-1"
+_TOKENS, _WEIGHTS, _LENGTHS, _ROWS = "tokens.bin", "weights.bin", "lengths.bin", "rows.bin"
+FILES = (_TOKENS, _WEIGHTS, _LENGTHS, _ROWS)
+_ROW = np.dtype([("first", "<i8"), ("weights", "<i8"), ("padding", "<i4"), ("long", "u1")])
+"""Of a row: its first entry in the lengths, its row in the weights (-1: none), tokens of padding, kind."""
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One training row of ``L`` tokens. Raises :class:`ValueError` for parts that contradict each other."""
+
+    long: bool
+    """True: rescaled RoPE, ids 0..L-1, full attention. False: packed short documents, original RoPE."""
+    input_ids: NDArray[np.int64]
+    """(L,)"""
+    document_lengths: tuple[int, ...]
+    """Sums to L. Long: (L,). Short: each at most Lt; padding at the end makes documents of its own, each at most Lt."""
+    padding: int = 0
+    """Tokens at the end that are no targets; always 0 in a long row."""
+    weights: NDArray[np.float32] | None = None
+    """(L,) loss weight of each token as a target; ``None``: 1 everywhere."""
+
+    def __post_init__(self) -> None:
+        length = len(self.input_ids)
+        if sum(self.document_lengths) != length or min(self.document_lengths, default=0) < 1:
+            raise ValueError(f"document lengths {self.document_lengths} do not make up the {length} tokens of the row")
+        if self.long and (len(self.document_lengths) != 1 or self.padding):
+            raise ValueError("a long row is one document without padding")
+        if not 0 <= self.padding < length:
+            raise ValueError(f"{self.padding} tokens of padding in a row of {length}")
+        if self.weights is not None and len(self.weights) != length:
+            raise ValueError(f"{len(self.weights)} weights for {length} tokens")
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def position_ids(self) -> NDArray[np.int64]:
+        """(L,) restarting at each document."""
+        return np.concatenate([np.arange(length, dtype=np.int64) for length in self.document_lengths])
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(L,) the token itself, not shifted; -100 at the first of each document, which nothing in the row predicts,
+        and on padding."""
+        found = self.input_ids.astype(np.int64)
+        found[np.cumsum((0, *self.document_lengths[:-1]))] = IGNORED
+        if self.padding:
+            found[-self.padding :] = IGNORED
+        return found
+
+
+class SegmentData(Sequence[Segment]):
+    """The rows of a prepared folder, read one at a time from disk. Open with :meth:`open`."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder, self.manifest = folder, manifest
+        self.original_window: int = manifest["original_window"]
+        self.target_window: int = manifest["target_window"]
+        self.digest: str = manifest["digest"]
+        shape = (manifest["segments"]["total"], self.target_window)
+        self._rows = _mapped(folder / _ROWS, _ROW)
+        self._lengths = _mapped(folder / _LENGTHS, np.dtype("<i4"))
+        self._tokens = _mapped(folder / _TOKENS, np.dtype(manifest["token_type"])).reshape(shape)
+        self._weights = _mapped(folder / _WEIGHTS, np.dtype("<f4")).reshape(-1, self.target_window)
+        # Names of files rather than open maps cross to the workers of a data loader.
+        self.long: NDArray[np.bool_] = self._rows["long"].astype(bool)
+        """(rows,) which rows are long, without reading their tokens."""
+
+    @classmethod
+    def open(cls, folder: Path) -> SegmentData:
+        """Raises :class:`UsageError` for a folder that holds none, a half-written or a damaged one."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            half = folder.is_dir() and any((folder / name).exists() for name in FILES)
+            raise UsageError(
+                f"{folder}: " + ("half-written training data (it was interrupted)" if half else "no training data")
+                + f", {MANIFEST} is missing; prepare it again"
+            )  # fmt: skip
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            version, sizes = manifest["version"], manifest["files"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{path}: not a manifest of training data ({error}); prepare the data again") from error
+        if version != VERSION:
+            raise UsageError(f"{path}: version {version}, this lr2eval reads {VERSION}; prepare the data again")
+        for name, size in sizes.items():
+            actual = (folder / name).stat().st_size if (folder / name).is_file() else None
+            if actual != size:
+                found = "is missing" if actual is None else f"has {actual:,} bytes instead of {size:,}"
+                raise UsageError(f"{folder / name}: {found}; prepare the data again")
+        return cls(folder, manifest)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SegmentData, (self.folder, self.manifest)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Segment: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Segment]: ...
+    def __getitem__(self, index: int | slice) -> Segment | list[Segment]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        at = operator.index(index)
+        at += len(self) if at < 0 else 0
+        if not 0 <= at < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        row = self._rows[at]
+        end = self._rows[at + 1]["first"] if at + 1 < len(self) else len(self._lengths)
+        return Segment(
+            long=bool(row["long"]),
+            input_ids=self._tokens[at].astype(np.int64),
+            document_lengths=tuple(map(int, self._lengths[row["first"] : end])),
+            padding=int(row["padding"]),
+            weights=None if row["weights"] < 0 else np.array(self._weights[row["weights"]], dtype=np.float32),
+        )
+
+    def order(self, epoch: int = 0, seed: int | None = None) -> NDArray[np.int64]:
+        """(rows,) every row once, shuffled; ``seed`` is that of the preparation unless given.
+
+        Both kinds are spread evenly: any stretch of ``n`` rows holds the whole's share of long ones, to two rows.
+        """
+        random = np.random.default_rng([self.manifest["seed"] if seed is None else seed, epoch])
+        place = np.empty(len(self))
+        for kind in (False, True):
+            rows = np.flatnonzero(self.long == kind)
+            place[random.permutation(rows)] = (np.arange(len(rows)) + random.random(len(rows))) / max(1, len(rows))
+        return np.argsort(place, kind="stable")
+
+    def verify(self) -> None:
+        """Read everything and compare with the digest. Raises :class:`UsageError` for a damaged folder."""
+        found = data_digest(self.folder, self.original_window, self.target_window)
+        if found != self.digest:
+            raise UsageError(f"{self.folder}: damaged, its content is not what the manifest says; prepare it again")
+
+
+class SegmentWriter:
+    """Writes rows in order; the folder counts as training data once :meth:`finish` has written the manifest.
+
+    Use as a context manager: leaving it without ``finish`` leaves no manifest, so that nothing half-written is opened.
+    """
+
+    def __init__(self, folder: Path, original_window: int, target_window: int, vocabulary: int) -> None:
+        self.folder, self.original_window, self.target_window = folder, original_window, target_window
+        self.token_type = np.dtype("<u2" if vocabulary <= 1 << 16 else "<u4")
+        self._documents = self._weighted = self._total = self._long = 0
+        (folder / MANIFEST).unlink(missing_ok=True)
+        self._open: dict[str, BinaryIO] = {name: (folder / name).open("wb") for name in FILES}
+
+    def __enter__(self) -> SegmentWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        for file in self._open.values():
+            file.close()
+
+    def add(self, segment: Segment) -> None:
+        """Write one row. Raises :class:`ValueError` for one of another length."""
+        if len(segment) != self.target_window:
+            raise ValueError(f"a row of {len(segment)} tokens, not {self.target_window}")
+        weighted = segment.weights is not None
+        row = (self._documents, self._weighted if weighted else -1, segment.padding, segment.long)
+        self._open[_ROWS].write(np.array([row], dtype=_ROW).tobytes())
+        self._open[_LENGTHS].write(np.array(segment.document_lengths, dtype="<i4").tobytes())
+        self._open[_TOKENS].write(segment.input_ids.astype(self.token_type).tobytes())
+        if segment.weights is not None:
+            self._open[_WEIGHTS].write(segment.weights.astype("<f4").tobytes())
+        self._documents += len(segment.document_lengths)
+        self._weighted += weighted
+        self._total += 1
+        self._long += segment.long
+
+    def finish(self, facts: Mapping[str, Any]) -> SegmentData:
+        """Sync, write the manifest (``facts`` and what the rows themselves tell) and open the folder."""
+        for file in self._open.values():
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+        manifest = {
+            **facts,
+            "version": VERSION,
+            "digest": data_digest(self.folder, self.original_window, self.target_window),
+            "original_window": self.original_window,
+            "target_window": self.target_window,
+            "token_type": self.token_type.str,
+            "segments": {"total": self._total, "long": self._long, "short": self._total - self._long},
+            "files": {name: (self.folder / name).stat().st_size for name in FILES},
+        }
+        write_json(self.folder / MANIFEST, manifest)
+        return SegmentData.open(self.folder)
+
+
+def write_segments(folder: Path, segments: Iterable[Segment], original_window: int, seed: int = 0) -> SegmentData:
+    """A folder with these rows, for data that was made elsewhere. Raises :class:`StoreError`."""
+    rows = list(segments)
+    if not rows:
+        raise ValueError("no segments")
+    vocabulary = 1 + max(int(row.input_ids.max()) for row in rows)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with SegmentWriter(folder, original_window, len(rows[0]), vocabulary) as writer:
+            for row in rows:
+                writer.add(row)
+            return writer.finish({"seed": seed})
+    except OSError as error:
+        raise StoreError(f"{folder}: {error.strerror or error}; free some space or choose another folder") from error
+
+
+def data_digest(folder: Path, original_window: int, target_window: int) -> str:
+    """sha256 over windows and the bytes of all files: equal for equal rows in equal order."""
+    running = hashlib.sha256(f"{VERSION} {original_window} {target_window}".encode())
+    for name in FILES:
+        with (folder / name).open("rb") as file:
+            running.update(hashlib.file_digest(file, "sha256").digest())
+    return running.hexdigest()
+
+
+def _mapped(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
+    if not path.stat().st_size:  # an empty file cannot be mapped
+        return np.empty(0, dtype=kind)
+    return np.memmap(path, dtype=kind, mode="r")

@@ -1,0 +1,137 @@
+"""Which documents go into a mixture: token shares of length buckets and of sources, drawn without replacement.
+
+All documents are one cell of a table, bucket by source. A cell's share of the mixture follows from the tokens that lie
+in it: columns are scaled to the sources' shares, rows to the buckets' shares, in turn until both hold (iterative
+proportional fitting). With sources' shares alone this is the upsampling of long documents by source of Fu et al.
+(2402.10171): the mixture of sources stays while the lengths inside each one move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from lr2eval.base.units import parse_length
+from lr2eval.errors import UsageError
+
+BEYOND_BUDGET, CUT_AT_BUDGET = "beyond the token budget or the shares", "cut at the token budget"
+
+
+class BucketConfig(BaseModel):
+    """Documents longer than the bucket before and of at most ``up_to`` tokens; ``None``: of any length."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    up_to: int | None = None
+    share: float | None = Field(None, ge=0)
+    """Of the mixture's tokens, relative to the other buckets; all buckets have one or none has."""
+
+    @field_validator("up_to", mode="before")
+    @classmethod
+    def _length(cls, value: object) -> object:
+        return parse_length(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Documents (their numbers) of one bucket and source. ``upsample`` is 1 for short ones."""
+
+    bucket: int
+    source: int
+    documents: NDArray[np.int64]
+    tokens: int
+    upsample: float
+    long: bool
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Drawn from a cell, in random order: documents (repeated if asked), and how many tokens of each are used."""
+
+    cell: Cell
+    documents: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+    cut: int
+    """Tokens of the last document beyond the budget; 0 for short ones, which are never cut."""
+
+    @property
+    def distinct(self) -> int:
+        return len(np.unique(self.documents))
+
+
+def shares(
+    cells: Sequence[Cell],
+    of_buckets: Mapping[int, float] | None,
+    of_sources: Mapping[int, float] | None,
+    names: Sequence[str],
+) -> NDArray[np.float64]:
+    """Each cell's share of the mixture, summing to 1; ``names`` are those of the sources.
+
+    Raises :class:`UsageError` where the shares of buckets and sources cannot hold at once.
+    """
+    bucket = np.array([cell.bucket for cell in cells])
+    source = np.array([cell.source for cell in cells])
+    found = np.array([cell.tokens * cell.upsample for cell in cells], dtype=float)
+    found /= found.sum()
+    for _ in range(1000 if of_buckets and of_sources else 1):
+        before = found
+        found = _scaled(found, source, of_sources) if of_sources else found
+        found = _scaled(found, bucket, of_buckets) if of_buckets else found
+        if np.abs(found - before).max() < 1e-12:
+            break
+    for each, share in (of_sources or {}).items():
+        wanted, got = share / sum((of_sources or {}).values()), float(found[source == each].sum())
+        if abs(got - wanted) > 0.001:
+            raise UsageError(
+                f"source {names[each]!r}: its share of {wanted:.1%} cannot hold with the documents and the shares of "
+                f"the buckets ({got:.1%} would); change its share, or leave out the shares of sources or of buckets"
+            )
+    return found
+
+
+def _scaled(values: NDArray[np.float64], group: NDArray[np.int64], to: Mapping[int, float]) -> NDArray[np.float64]:
+    total = sum(to.values())
+    found = values.copy()
+    for each, share in to.items():
+        held = found[group == each].sum()
+        if held > 0:
+            found[group == each] *= share / total / held
+    return found
+
+
+def budget(cells: Sequence[Cell], share: NDArray[np.float64]) -> int:
+    """The most tokens of which every cell has its share, each document used once, upsampled ones as often as that."""
+    most = min(cell.tokens * cell.upsample / part for cell, part in zip(cells, share, strict=True) if part > 0)
+    return int(most * (1 + 1e-9))
+
+
+def draw(cell: Cell, lengths: NDArray[np.int64], wanted: int, seed: int) -> Drawn:
+    """``wanted`` tokens of a cell: all its documents in random order, then again in another order, and so on.
+
+    Short documents are whole, so that a few tokens may be missing; the last long one is cut.
+    """
+    taken: list[NDArray[np.int64]] = []
+    used: list[NDArray[np.int64]] = []
+    left, turn = wanted, 0
+    while left > 0:
+        random = np.random.default_rng([seed, cell.bucket, cell.source, turn])
+        documents = random.permutation(cell.documents)
+        ends = np.cumsum(lengths[documents])
+        count = int(np.searchsorted(ends, left, side="right"))
+        taken.append(documents[:count])
+        used.append(lengths[documents[:count]])
+        left -= int(ends[count - 1]) if count else 0
+        if count < len(documents):
+            if left and cell.long:
+                taken.append(documents[count : count + 1])
+                used.append(np.array([left]))
+                cut = int(lengths[documents[count]]) - left
+                return Drawn(cell, np.concatenate(taken), np.concatenate(used), cut)
+            break
+        turn += 1
+    empty = np.empty(0, dtype=np.int64)
+    return Drawn(cell, np.concatenate([empty, *taken]), np.concatenate([empty, *used]), 0)

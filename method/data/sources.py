@@ -1,0 +1,188 @@
+"""Where training documents come from: files, folders and hub data sets, and the parts in which they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lr2eval.errors import UsageError
+
+GROUP_BYTES = 32 << 20
+"""Text files that are one document each are taken together until they reach this."""
+_SUFFIXES = {
+    ".txt": "text",
+    ".text": "text",
+    ".md": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "parquet",
+}
+COMPRESSED = (".gz", ".zst")
+
+
+class SourceConfig(BaseModel):
+    """Where documents come from: exactly one of ``path`` and ``hub``. One table ``[[data.sources]]`` of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    path: tuple[Path, ...] = ()
+    """Files, or folders that are searched for text, JSONL and Parquet files; one alone needs no list."""
+    hub: str | None = None
+    """Name of a hub data set, streamed through ``datasets``."""
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    """Commit of the hub data set; the newest when not given, which needs the network even if the data is cached."""
+    format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
+    documents: Literal["file", "paragraphs"] = "file"
+    """Of text: one file is one document, or blank lines separate documents."""
+    column: str = "text"
+    tokenised: bool = False
+    """Rows hold ``input_ids`` and maybe ``weights``, the loss weight of each token as a target; nothing is added."""
+    first: int | None = Field(None, ge=1)
+    """Use only so many documents from the beginning."""
+    share: float | None = Field(None, gt=0)
+    """Of the mixture's tokens, relative to the other sources; all sources have one or none has."""
+    upsample: float = Field(1.0, ge=1)
+    """How many times more often long documents of this source are drawn than lies in it."""
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _one_path(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path) else value
+
+    @model_validator(mode="after")
+    def _one_place(self) -> SourceConfig:
+        if bool(self.path) == (self.hub is not None):
+            raise ValueError(f"source {self.name!r} needs either path or hub")
+        if self.tokenised and self.format == "text":
+            raise ValueError(f"source {self.name!r}: text is not tokenised; use JSONL or Parquet")
+        return self
+
+
+Kind = Literal["files", "paragraphs", "jsonl", "parquet", "hub"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is read in one go: a file, some whole text files, or a hub data set. ``sha256`` identifies its content."""
+
+    kind: Kind
+    paths: tuple[Path, ...]
+    size: int
+    sha256: str
+    revision: str = ""
+    """Commit of a hub data set."""
+
+
+def parts(source: SourceConfig) -> tuple[list[Part], list[str]]:
+    """The parts of a source in a fixed order, and names of files in its folders that are none of the known kinds.
+
+    Reads every file once for its hash. Raises :class:`UsageError` for what is missing, empty or unreadable.
+    """
+    if source.hub is not None:
+        return [_hub_part(source)], []
+    found: list[Part] = []
+    whole: list[tuple[Path, int, str]] = []
+    ignored: list[str] = []
+    for path, named in _files(source):
+        kind = _kind(source, path, named)
+        if kind is None:
+            ignored.append(path.name)
+            continue
+        with reading(path), path.open("rb") as file:
+            size = path.stat().st_size
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if not size:
+            raise UsageError(f"{path}: is empty; remove it or fetch it again")
+        if kind == "files":
+            whole.append((path, size, sha256))
+        else:
+            found.append(Part(kind, (path,), size, sha256))
+    found += [_group(group) for group in _grouped(whole)]
+    if not found:
+        seen = f" (only others, such as {ignored[0]})" if ignored else ""
+        raise UsageError(
+            f"source {source.name!r}: no text, JSONL or Parquet files in {', '.join(map(str, source.path))}{seen}; "
+            "name the files themselves, or give their format"
+        )
+    return found, ignored
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UsageError:
+        raise
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"{path}: cannot be read ({reason}); fetch it again or make it readable") from error
+
+
+def _files(source: SourceConfig) -> Iterator[tuple[Path, bool]]:
+    """Every file, and whether the user named it; in folders sorted by name, hidden ones left out."""
+    for given in source.path:
+        path = given.expanduser()
+        if path.is_dir():
+            inside = [(each.relative_to(path), each) for each in path.rglob("*") if each.is_file()]
+            shown = [pair for pair in inside if not any(name.startswith(".") for name in pair[0].parts)]
+            yield from ((each, False) for _, each in sorted(shown, key=lambda pair: pair[0].as_posix()))
+        elif path.is_file():
+            yield path, True
+        else:
+            raise UsageError(f"{path}: no such file or folder (source {source.name!r}); correct its path")
+
+
+def _kind(source: SourceConfig, path: Path, named: bool) -> Kind | None:
+    """How a file is read; ``None``: not at all. A file the user named is what the format says, or else text."""
+    plain = path.with_suffix("") if path.suffix in COMPRESSED else path
+    known = _SUFFIXES.get(plain.suffix, "text" if named else None)
+    if source.format != "auto":
+        known = source.format if named or known == source.format else None
+    if known == "text":
+        return None if source.tokenised else "files" if source.documents == "file" else "paragraphs"
+    return "jsonl" if known == "jsonl" else "parquet" if known == "parquet" else None
+
+
+def _grouped(files: Iterable[tuple[Path, int, str]]) -> Iterator[list[tuple[Path, int, str]]]:
+    group: list[tuple[Path, int, str]] = []
+    for file in files:
+        group.append(file)
+        if sum(size for _, size, _ in group) >= GROUP_BYTES:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _group(files: list[tuple[Path, int, str]]) -> Part:
+    paths, sizes, hashes = zip(*files, strict=True)
+    return Part("files", paths, sum(sizes), hashlib.sha256("".join(hashes).encode()).hexdigest())
+
+
+def _hub_part(source: SourceConfig) -> Part:
+    assert source.hub is not None
+    revision = source.revision
+    if revision is None:
+        from huggingface_hub import HfApi
+
+        try:
+            revision = str(HfApi().dataset_info(source.hub).sha)
+        except Exception as error:
+            raise UsageError(
+                f"source {source.name!r}: the hub does not tell the newest commit of {source.hub} "
+                f"({type(error).__name__}); give revision, or local files with path"
+            ) from error
+    name = json.dumps([source.hub, source.subset, source.split, revision])
+    return Part("hub", (), 0, hashlib.sha256(name.encode()).hexdigest(), revision)

@@ -1,0 +1,285 @@
+"""A checkpoint folder with other RoPE factors, which stock transformers loads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lr2eval._version import __version__
+from lr2eval.base.files import cache_dir, write_json
+from lr2eval.errors import StoreError, UsageError
+from lr2eval.method.rope.files import FactorsFile
+from lr2eval.method.rope.scaling import RopeScaling, default_attention_factor
+from lr2eval.method.rope.source import ModelRope
+from lr2eval.model.checkpoint import Checkpoint
+
+FACTORS = "rope_factors.json"
+"""File in the exported folder with the factors and where they come from; `lr2eval rope --factors` reads it."""
+
+_WEIGHTS = ".safetensors"
+_REWRITTEN = ("config.json", "README.md", FACTORS)
+_NEVER = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".h5", ".msgpack", ".onnx")
+"""Other forms of the weights: they would not have the new configuration, and pickles are not passed on."""
+
+
+@dataclass
+class Exported:
+    """What an export wants said: ``warnings`` where somebody could be surprised, ``notes`` about what was done."""
+
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def export(
+    source: ModelRope,
+    scaling: RopeScaling,
+    out: Path,
+    *,
+    factors: FactorsFile,
+    command: Sequence[str],
+    link: bool = True,
+    trained: Path | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Exported:
+    """Write ``out``, the checkpoint of ``source`` with ``rope_type: longrope`` and these factors.
+
+    Weights are hard links where the file system allows (``link``), else copies; tokenizer, generation configuration and
+    other small files are copied byte for byte; ``config.json`` and ``README.md`` are rewritten and
+    ``rope_factors.json`` is added. The folder appears whole or not at all. ``trained`` is a folder with other
+    weights for the same model, and ``training`` what the card says about them.
+
+    Before that, stock transformers must read the same numbers from the new configuration and build the model (without
+    weights) with a rotary module that our windowed one can stand for.
+
+    Raises :class:`UsageError` for an ``out`` that exists or a model that is not served, :class:`CheckpointError` for a
+    damaged source, :class:`StoreError` if writing fails.
+    """
+    checkpoint = Checkpoint.open(source.folder, cache=cache_dir())
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"--out {out}: exists already; choose a new folder")
+    done = Exported(warnings=_warnings(source, scaling, checkpoint.config))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
+    try:
+        work.chmod(0o777 & ~_umask())
+        config = _new_config(checkpoint.config, source, scaling)
+        write_json(work / "config.json", config)
+        _check_loads(work, scaling)
+        _bring_files(source.folder, work, link, done, trained)
+        provenance = _provenance(checkpoint, factors, command) | ({"training": dict(training)} if training else {})
+        write_json(work / FACTORS, scaling.to_json() | provenance)
+        _write_card(source.folder, work, out.name, scaling, provenance)
+        os.replace(work, out)
+    except OSError as error:
+        raise StoreError(f"{out}: {error.strerror or error}; fix this and run the same command again") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return done
+
+
+def _umask() -> int:
+    now = os.umask(0)
+    os.umask(now)
+    return now
+
+
+def _new_config(config: Mapping[str, Any], source: ModelRope, scaling: RopeScaling) -> dict[str, Any]:
+    """The source's configuration with the new RoPE, in its own spelling, so that what read the one reads the other."""
+    if "text_config" in config:
+        raise UsageError(f"{source.folder}: is a model of text and more; only plain text decoders can be exported")
+    rope = scaling.rope_parameters(source.head_dim)
+    windows = {
+        "max_position_embeddings": scaling.target_window,
+        "original_max_position_embeddings": scaling.original_window,
+    }
+    old_spelling = "rope_parameters" not in config and ("rope_theta" in config or "rope_scaling" in config)
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
+    if old_spelling:
+        rope.pop("rope_theta")
+        if "partial_rotary_factor" in config:
+            rope.pop("partial_rotary_factor", None)
+        return kept | windows | {"rope_theta": config.get("rope_theta", scaling.theta), "rope_scaling": rope}
+    return kept | windows | {"rope_parameters": rope}
+
+
+def _check_loads(folder: Path, scaling: RopeScaling) -> None:
+    """Stock transformers must read these very numbers and use them in a rotary module of the known kind."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    from lr2eval.method.rope.windowed import install_rope
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        read = RopeScaling.from_config(config)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        install_rope(model)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"this model cannot carry longrope factors in stock transformers: {reason}") from error
+    finally:
+        logging.set_verbosity(level)
+    if read != scaling:
+        raise UsageError("stock transformers reads other RoPE numbers from the new config.json than were written; "
+                         "this model type keeps its RoPE elsewhere and cannot be exported")  # fmt: skip
+
+
+def _bring_files(source: Path, work: Path, link: bool, done: Exported, trained: Path | None) -> None:
+    linked, copied, left = 0, 0, []
+    paths = list(source.iterdir())
+    if trained is not None:
+        paths = [path for path in paths if not _is_weights(path)] + [
+            path for path in trained.iterdir() if _is_weights(path)
+        ]
+    for path in sorted(paths, key=lambda path: path.name):
+        if path.name in _REWRITTEN or path.name.startswith("."):
+            continue
+        if path.is_dir() or path.suffix in _NEVER:
+            left.append(path.name + ("/" if path.is_dir() else ""))
+        elif path.suffix == _WEIGHTS and link and _linked(path.resolve(), work / path.name):
+            linked += 1
+        else:
+            shutil.copyfile(path, work / path.name)
+            copied += path.suffix == _WEIGHTS
+    if linked:
+        done.notes.append(
+            f"weights: {linked} files hard-linked; they are the source's own bytes, so never write into them in place"
+        )
+    if copied:
+        done.notes.append(f"weights: {copied} files copied")
+    if left:
+        done.notes.append(f"left out: {', '.join(left)}")
+
+
+def _is_weights(path: Path) -> bool:
+    return path.name.endswith((_WEIGHTS, f"{_WEIGHTS}.index.json"))
+
+
+def _linked(path: Path, target: Path) -> bool:
+    try:
+        os.link(path, target)
+    except OSError:  # another file system, or one without hard links
+        return False
+    return True
+
+
+def _warnings(source: ModelRope, scaling: RopeScaling, config: Mapping[str, Any]) -> list[str]:
+    found = [
+        f"stock transformers does not rebuild the cache where generation crosses {scaling.original_window:,} tokens, "
+        "and takes one set of factors for a whole batch; `lr2eval run` does both right"
+    ]
+    if str(config.get("model_type")) == "phi3":
+        found = [
+            "stock transformers takes one set of factors for a whole batch, by its longest row; `lr2eval run` "
+            "chooses per row"
+        ]
+    if scaling.long_attention_factor != scaling.short_attention_factor:
+        found.append(
+            f"the attention factors differ ({scaling.short_attention_factor:g} inside the window, "
+            f"{scaling.long_attention_factor:g} beyond); stock transformers applies {scaling.long_attention_factor:g} "
+            "to both, and only lr2eval reads the other"
+        )
+    usual = default_attention_factor(scaling.scale, scaling.original_window)
+    if scaling.long_attention_factor != usual:
+        found.append(
+            f"engines that do not read attention_factor (vLLM) use {usual:.4f} instead of "
+            f"{scaling.long_attention_factor:.4f}"
+        )
+    if any(factor != 1.0 for factor in scaling.short_factor):
+        found.append("the short factors are not all ones, so inputs inside the original window change too")
+    sliding = config.get("sliding_window")
+    if isinstance(sliding, int) and sliding < scaling.target_window and config.get("use_sliding_window", True):
+        found.append(f"sliding_window is {sliding:,}: tokens further apart never attend to each other")
+    limit = _tokenizer_limit(source.folder)
+    if limit is not None and limit < scaling.target_window:
+        found.append(f"tokenizer_config.json says model_max_length {limit:,}; it is kept, and truncates where asked to")
+    return found
+
+
+def _tokenizer_limit(folder: Path) -> int | None:
+    try:
+        limit = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("model_max_length")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return int(limit) if isinstance(limit, int | float) and limit > 0 else None
+
+
+def _provenance(checkpoint: Checkpoint, factors: FactorsFile, command: Sequence[str]) -> dict[str, Any]:
+    made: dict[str, Any] = {
+        "lr2eval_version": __version__,
+        "command": list(command),
+        "source": {"name": checkpoint.name, "fingerprint": checkpoint.fingerprint},
+        "factors_file": {"name": factors.path.name, "sha256": factors.sha256},
+    }
+    return made | ({"search": dict(factors.search)} if factors.search else {})
+
+
+def _write_card(source: Path, work: Path, name: str, scaling: RopeScaling, provenance: Mapping[str, Any]) -> None:
+    """README.md: the source's front matter, what this checkpoint is, then the source's own card."""
+    front, original = _split_card(source / "README.md")
+    model, file = provenance["source"], provenance["factors_file"]
+    numbers = hashlib.sha256(json.dumps([list(scaling.long_factor), list(scaling.short_factor)]).encode()).hexdigest()
+    attention = f"{scaling.long_attention_factor:.6g}"
+    if scaling.short_attention_factor != scaling.long_attention_factor:
+        attention += f" beyond the original window, {scaling.short_attention_factor:.6g} inside it"
+    rows = [
+        ("source", f"{model['name']}, fingerprint `{model['fingerprint']}`"),
+        ("original window", f"{scaling.original_window:,} tokens"),
+        ("window", f"{scaling.target_window:,} tokens (s = {scaling.scale:g})"),
+        ("factors", f"{scaling.provenance}; from `{file['name']}`, sha256 `{file['sha256']}`"),
+        ("digest of the numbers", f"`{numbers}`"),
+        ("attention factor", attention),
+        ("command", f"`{shlex.join(provenance['command'])}`"),
+        ("made by", f"lr2eval {provenance['lr2eval_version']}"),
+        *_search_rows(provenance.get("search")),
+        *((f"training: {key}", f"`{value}`") for key, value in (provenance.get("training") or {}).items()),
+    ]
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows)
+    weights = "those of the source, trained on" if "training" in provenance else "those of the source, unchanged"
+    text = (
+        f"{front}# {name}\n\nThe weights are {weights}. Sequences of up to "
+        f"{scaling.original_window:,} tokens use its original RoPE; longer ones the factors in `config.json` "
+        f"(also in `{FACTORS}`).\n\n| | |\n|---|---|\n{table}\n"
+    )
+    if original:
+        text += f"\n---\n\nThe source's own card:\n\n{original}"
+    (work / "README.md").write_text(text, encoding="utf-8")
+
+
+def _search_rows(search: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    if not search:
+        return []
+    rows = [("search digest", f"`{search['digest']}`")] if search.get("digest") else []
+    perplexities = search.get("needle_perplexity")
+    if isinstance(perplexities, Mapping):
+        said = ", ".join(
+            f"{rule} {value:.4g}" for rule, value in perplexities.items() if isinstance(value, int | float)
+        )
+        rows.append(("needle perplexity", said))
+    return rows
+
+
+def _split_card(path: Path) -> tuple[str, str]:
+    """(front matter with its dashes, the rest) of a model card; empty where there is none."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return "", ""
+    if text.startswith("---\n") and (end := text.find("\n---\n", 3)) > 0:
+        return text[: end + 5] + "\n", text[end + 5 :].lstrip()
+    return "", text

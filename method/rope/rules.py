@@ -1,0 +1,364 @@
+"""The rules that make RoPE factors from nothing but the original RoPE and a target length.
+
+Each takes the original RoPE and the target window ``L`` in tokens and returns a :class:`RopeScaling` whose short
+factors are ones. Its attention factor holds on both sides of the window, as stock transformers applies it; use
+:func:`dataclasses.replace` for another one. Below, ``s = L / Lt``, ``b`` is the base, ``d`` the rotary dimension and
+``i`` a pair, 0-based. Every rule raises :class:`ValueError` for a target that is not longer than the window.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lr2eval import plugins
+from lr2eval.errors import UsageError
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling, default_attention_factor
+
+
+def none(rope: OriginalRope, target: int) -> RopeScaling:
+    """No rescaling: what extrapolation does. Factors 1."""
+    return _scaling(rope, target, "none", [1.0] * rope.pairs)
+
+
+def pi(rope: OriginalRope, target: int) -> RopeScaling:
+    """Position interpolation (arXiv 2306.15595): every factor is ``s``."""
+    return _scaling(rope, target, "pi", [_scale(rope, target)] * rope.pairs)
+
+
+def ntk_aware(rope: OriginalRope, target: int) -> RopeScaling:
+    """NTK-aware scaling as first posted: base ``b s^(d/(d-2))``, so that the last pair's factor is ``s``."""
+    return _scaling(rope, target, "ntk-aware", _ntk(rope, _scale(rope, target)))
+
+
+def ntk(rope: OriginalRope, target: int) -> RopeScaling:
+    """NTK as LongRoPE2 compares with (arXiv 2310.05209): base ``b^(ln(L/2pi) / ln(Lt/2pi))``.
+
+    This is the base for which the factor reaches ``s`` at the critical dimension; pairs beyond it get more.
+    """
+    _scale(rope, target)
+    if rope.window <= 2 * math.pi:
+        raise ValueError(f"ntk needs a window above 2 pi, not {rope.window} tokens")
+    exponent = math.log(target / (2 * math.pi)) / math.log(rope.window / (2 * math.pi)) - 1
+    log_base = math.log(rope.theta) * exponent  # of b'/b
+    return _scaling(rope, target, "ntk", [math.exp(log_base * 2 * i / rope.rotary_dim) for i in range(rope.pairs)])
+
+
+def dynamic_ntk(
+    rope: OriginalRope, target: int, *, length: int | None = None, factor: float | None = None
+) -> RopeScaling:
+    """Dynamic NTK as transformers computes it, frozen at one length: base ``b (f l/Lt - (f-1))^(d/(d-2))``.
+
+    ``length`` ``l`` is ``L`` and ``factor`` ``f`` is ``s`` unless given. (Transformers moves the base with every token
+    beyond the window, and keys that are cached keep the old one.)
+    """
+    scale = _scale(rope, target)
+    f = scale if factor is None else factor
+    length = target if length is None else length
+    grown = f * max(length, rope.window) / rope.window - (f - 1)
+    return _scaling(rope, target, "dynamic-ntk", _ntk(rope, grown), settings={"length": length, "factor": f})
+
+
+def yarn(
+    rope: OriginalRope,
+    target: int,
+    *,
+    beta_fast: float = 32,
+    beta_slow: float = 1,
+    truncate: bool = True,
+    attention_factor: float | None = None,
+    mscale: float | None = None,
+    mscale_all_dim: float | None = None,
+) -> RopeScaling:
+    """YaRN (arXiv 2309.00071): pairs turning more than ``beta_fast`` times in the window are kept, those turning less
+    than ``beta_slow`` times get ``s``, a linear ramp of frequencies between.
+
+    ``truncate`` rounds the edges outwards to whole pairs. The attention factor is ``0.1 ln s + 1``; with ``mscale`` and
+    ``mscale_all_dim`` the ratio of ``0.1 m ln s + 1``.
+    """
+    _scale(rope, target)
+    if not 0 < beta_slow <= beta_fast:
+        raise ValueError(f"yarn: beta_slow {beta_slow:g} and beta_fast {beta_fast:g} are not 0 < slow <= fast")
+    low, high = _turning(rope, beta_fast), _turning(rope, beta_slow)
+    if truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.rotary_dim - 1)
+    factors = _ramp(rope, target, low, high)
+    temperature = _yarn_attention(rope, target, mscale, mscale_all_dim)
+    if attention_factor is not None:
+        temperature = attention_factor
+    settings = {"beta_fast": beta_fast, "beta_slow": beta_slow} | ({} if truncate else {"truncate": truncate})
+    return _scaling(rope, target, "yarn", factors, temperature, settings=settings)
+
+
+def llama3(
+    rope: OriginalRope,
+    target: int,
+    *,
+    factor: float | None = None,
+    low_freq_factor: float = 1,
+    high_freq_factor: float = 4,
+) -> RopeScaling:
+    """Llama 3.1: periods below ``Lt / high_freq_factor`` are kept, those above ``Lt / low_freq_factor`` get ``factor``
+    (``s`` unless given), frequencies between are interpolated."""
+    if not 0 < low_freq_factor < high_freq_factor:
+        raise ValueError(f"llama3: not 0 < low_freq_factor {low_freq_factor:g} < high_freq_factor {high_freq_factor:g}")
+    scale = _scale(rope, target)
+    f = scale if factor is None else factor
+    made = []
+    for period in rope.periods:
+        kept = (rope.window / period - low_freq_factor) / (high_freq_factor - low_freq_factor)
+        kept = min(max(kept, 0.0), 1.0)
+        made.append(f / (1 - kept + kept * f))
+    settings = {"factor": f, "low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor}
+    return _scaling(rope, target, "llama3", made, settings=settings)
+
+
+def longrope(
+    rope: OriginalRope,
+    target: int,
+    *,
+    factors: Sequence[float],
+    short_factors: Sequence[float] | None = None,
+    attention_factor: float | None = None,
+) -> RopeScaling:
+    """LongRoPE (arXiv 2402.13753): searched factors as they are, with the temperature ``sqrt(1 + ln s / ln Lt)``.
+
+    The first version also searched factors for the short side.
+    """
+    temperature = _su(rope, target, attention_factor)
+    return _scaling(rope, target, "longrope", factors, temperature, short=short_factors)
+
+
+def longrope2(
+    rope: OriginalRope,
+    target: int,
+    *,
+    split: int | None = None,
+    right: float | Sequence[float] | None = None,
+    power: float = 1.0,
+    attention_factor: float | None = None,
+) -> RopeScaling:
+    """LongRoPE2: given factors from ``split`` on, below it ``S^((i/split)^power)`` with ``S`` the factor at the split.
+
+    ``power`` 1 is the paper's rule (an NTK base that gives the split exactly its factor); a higher one spares the fast
+    pairs more. ``right`` is one factor per pair from the split, or one number for all of them, ``s`` unless given:
+    with ``split`` = ``d_tcd`` that is where a search begins, not a searched vector.
+
+    The temperature is ``sqrt(1 + ln s / ln Lt)``.
+    """
+    scale = _scale(rope, target)
+    split = rope.d_tcd if split is None else split
+    if not 0 <= split < rope.pairs:
+        raise ValueError(
+            f"longrope2: a split at pair {split} leaves no right side of {rope.pairs} pairs; choose a lower"
+        )
+    if not power > 0:
+        raise ValueError(f"longrope2: the power is {power}, not a positive number")
+    right = scale if right is None else right
+    tail = [float(right)] * (rope.pairs - split) if isinstance(right, int | float) else [float(f) for f in right]
+    if len(tail) != rope.pairs - split:
+        raise ValueError(f"longrope2: {len(tail)} factors on the right, {rope.pairs - split} pairs from split {split}")
+    if not tail[0] > 0:
+        raise ValueError(f"longrope2: the factor at the split is {tail[0]}, not a positive number")
+    left = [tail[0] ** ((i / split) ** power) for i in range(split)]
+    temperature = _su(rope, target, attention_factor)
+    settings = {"split": split} | ({} if power == 1 else {"power": power})
+    return _scaling(rope, target, "longrope2", left + tail, temperature, settings=settings)
+
+
+def ntk_rcd(rope: OriginalRope, target: int, *, d_rcd: int) -> RopeScaling:
+    """The paper's ablation NTK-rcd: a base for which the factor reaches ``s`` at pair ``d_rcd``: ``s^(i/d_rcd)``."""
+    scale = _scale(rope, target)
+    _check_rcd("ntk-rcd", rope, d_rcd)
+    return _scaling(
+        rope, target, "ntk-rcd", [scale ** (i / d_rcd) for i in range(rope.pairs)], settings={"d_rcd": d_rcd}
+    )
+
+
+def yarn_rcd(rope: OriginalRope, target: int, *, d_rcd: int, beta_fast: float = 32) -> RopeScaling:
+    """The paper's ablation YaRN-rcd: YaRN whose ramp reaches ``s`` at pair ``d_rcd`` instead of ``d_tcd``.
+
+    The paper does not print the ramp; the lower edge here stays YaRN's own.
+    """
+    _scale(rope, target)
+    _check_rcd("yarn-rcd", rope, d_rcd)
+    low = max(math.floor(_turning(rope, beta_fast)), 0)
+    if low >= d_rcd:
+        raise ValueError(f"yarn-rcd: the ramp begins at pair {low}, not below d_rcd {d_rcd}")
+    factors = _ramp(rope, target, low, d_rcd)
+    settings = {"d_rcd": d_rcd, "beta_fast": beta_fast}
+    return _scaling(rope, target, "yarn-rcd", factors, _yarn_attention(rope, target), settings=settings)
+
+
+@dataclass(frozen=True)
+class RopeRule:
+    """A rule under the name it has on the command line. ``make(rope, target, **settings)`` returns the scaling."""
+
+    name: str
+    make: Callable[..., RopeScaling]
+
+    @property
+    def about(self) -> str:
+        """The first paragraph of its docstring."""
+        return " ".join((inspect.getdoc(self.make) or "").split("\n\n")[0].split())
+
+    @property
+    def settings(self) -> Mapping[str, bool]:
+        """Names of its settings, and whether each must be given."""
+        parameters = inspect.signature(self.make).parameters.values()
+        return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+_MAKERS: Mapping[str, Callable[..., RopeScaling]] = {
+    "none": none,
+    "pi": pi,
+    "ntk-aware": ntk_aware,
+    "ntk": ntk,
+    "dynamic-ntk": dynamic_ntk,
+    "yarn": yarn,
+    "llama3": llama3,
+    "longrope": longrope,
+    "longrope2": longrope2,
+    "ntk-rcd": ntk_rcd,
+    "yarn-rcd": yarn_rcd,
+}
+RULES: Mapping[str, RopeRule] = {name: RopeRule(name, make) for name, make in _MAKERS.items()}
+"""The built-in rules."""
+_TAKEN = {"all": "every rule", "seed": "a row of a search", "searched": "a row of a search"}
+"""What else a name in the place of a rule's stands for."""
+
+
+def rope_rules() -> dict[str, RopeRule]:
+    """Every rule by name: the built-in ones, then those of other packages (entry points ``lr2eval.rope_rules``)."""
+    found = dict(RULES)
+    for name in plugins.names(plugins.ROPE_RULES):
+        with contextlib.suppress(plugins.PluginError):
+            found[name] = _plugin(name)
+    return found
+
+
+def rope_rule(name: str) -> RopeRule:
+    """One rule. Raises :class:`lr2eval.UsageError` for an unknown name or a plug-in that cannot be used."""
+    if name not in RULES and name in plugins.names(plugins.ROPE_RULES):
+        try:
+            return _plugin(name)
+        except plugins.PluginError as error:
+            raise UsageError(f"--rule {name}: {error}") from error
+    found = rope_rules()
+    if name not in found:
+        near = difflib.get_close_matches(name, [*found, "all"], 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(found)}, all"
+        raise UsageError(f"--rule {name}: unknown rule; {hint}")
+    return found[name]
+
+
+def rule_failures() -> dict[str, str]:
+    """One line for every plug-in rule that cannot be used."""
+    found = {}
+    for name in plugins.names(plugins.ROPE_RULES):
+        try:
+            _plugin(name)
+        except plugins.PluginError as error:
+            found[name] = str(error)
+    return found
+
+
+def _plugin(name: str) -> RopeRule:
+    make = plugins.load(plugins.ROPE_RULES, name)
+    if name in RULES or name in _TAKEN:
+        raise plugins.unusable(plugins.ROPE_RULES, name, f"{name} means {_TAKEN.get(name, 'a built-in rule')}")
+    if not callable(make):
+        raise plugins.unusable(
+            plugins.ROPE_RULES, name, f"{plugins.target(plugins.ROPE_RULES, name)} is not a function"
+        )
+
+    @functools.wraps(make)
+    def checked(rope: OriginalRope, target: int, **settings: Any) -> RopeScaling:
+        try:
+            scaling = make(rope, target, **settings)
+        except ValueError:
+            raise
+        except (Exception, SystemExit) as error:  # a stranger's rule that fails must not end a search
+            raise ValueError(plugins.raised(error)) from error
+        if not isinstance(scaling, RopeScaling):
+            raise ValueError(f"returned {type(scaling).__name__}, not a RopeScaling")
+        if scaling.original != rope or scaling.target_window != target:
+            raise ValueError("returned factors for another RoPE or another target length")
+        return scaling
+
+    return RopeRule(name, checked)
+
+
+def _scaling(
+    rope: OriginalRope,
+    target: int,
+    rule: str,
+    factors: Sequence[float],
+    attention: float = 1.0,
+    *,
+    short: Sequence[float] | None = None,
+    settings: Mapping[str, float] | None = None,
+) -> RopeScaling:
+    _scale(rope, target)
+    said = ", ".join(f"{key}={value:g}" for key, value in (settings or {}).items())
+    return RopeScaling(
+        long_factor=tuple(float(factor) for factor in factors),
+        short_factor=(1.0,) * rope.pairs if short is None else tuple(float(factor) for factor in short),
+        long_attention_factor=float(attention),
+        short_attention_factor=float(attention),
+        original_window=rope.window,
+        target_window=target,
+        theta=rope.theta,
+        rotary_dim=rope.rotary_dim,
+        provenance=f"{rule}({said})" if said else rule,
+    )
+
+
+def _scale(rope: OriginalRope, target: int) -> float:
+    """``s``; every rule asks for it first, as its formula may mean nothing for a target inside the window."""
+    if target <= rope.window:
+        raise ValueError(f"the target of {target:,} tokens is not longer than the window of {rope.window:,}")
+    return target / rope.window
+
+
+def _ntk(rope: OriginalRope, scale: float) -> list[float]:
+    if rope.rotary_dim < 4:
+        raise ValueError("NTK scaling needs more than one rotary pair")
+    return [scale ** (2 * i / (rope.rotary_dim - 2)) for i in range(rope.pairs)]
+
+
+def _turning(rope: OriginalRope, turns: float) -> float:
+    """Where, on the scale of pairs, a pair turns ``turns`` times in the window."""
+    return rope.rotary_dim * math.log(rope.window / (turns * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+
+def _ramp(rope: OriginalRope, target: int, low: float, high: float) -> list[float]:
+    scale = _scale(rope, target)
+    width = (high - low) or 0.001  # transformers' guard against a ramp of no width
+    moved = [min(max((i - low) / width, 0.0), 1.0) for i in range(rope.pairs)]
+    return [scale / (scale * (1 - m) + m) for m in moved]
+
+
+def _yarn_attention(
+    rope: OriginalRope, target: int, mscale: float | None = None, mscale_all_dim: float | None = None
+) -> float:
+    def grown(m: float) -> float:
+        return 0.1 * m * math.log(target / rope.window) + 1.0
+
+    return grown(mscale) / grown(mscale_all_dim) if mscale and mscale_all_dim else grown(1.0)
+
+
+def _su(rope: OriginalRope, target: int, given: float | None) -> float:
+    return default_attention_factor(target / rope.window, rope.window) if given is None else given
+
+
+def _check_rcd(rule: str, rope: OriginalRope, d_rcd: int) -> None:
+    if not 1 <= d_rcd < rope.pairs:
+        raise ValueError(f"{rule}: d_rcd is pair {d_rcd}, choose one from 1 to {rope.pairs - 1}")

@@ -1,0 +1,100 @@
+"""Every evaluation of a search, written down as it ends, so that a killed search loses the one that was running.
+
+SQLite in WAL mode with ``synchronous=FULL``, as the run store: a row is either there or not (a JSON line can be half
+there), rows are found by key without reading the file, and a damaged file says so. One process writes.
+
+An evaluation is one vector of factors on one sample. A search is deterministic once its scores are known, so this is
+all that has to be kept: a resumed search repeats its own steps and finds the scores of the old ones here.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from lr2eval.base.ids import digest
+from lr2eval.errors import StoreError
+from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.record.sqlite import one_line, open_durable
+
+FILE = "evaluations.sqlite"
+VERSION = 1
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS evaluations (
+    number INTEGER PRIMARY KEY, factors TEXT NOT NULL, sample INTEGER NOT NULL,
+    nll REAL, tokens INTEGER NOT NULL, seconds REAL NOT NULL, UNIQUE (factors, sample));
+"""
+
+
+def factors_key(scaling: RopeScaling) -> str:
+    """What decides a score of given samples: the long factors and their attention factor."""
+    return digest([list(scaling.long_factor), scaling.long_attention_factor])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """``nll`` in nats per scored token (``nan`` where the model gave no number), ``tokens`` read, wall seconds."""
+
+    factors: str
+    sample: int
+    nll: float
+    tokens: int
+    seconds: float
+
+
+class Journal:
+    """Open with :meth:`open`; close it, or use it as a context manager."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._db, self.path = connection, path
+        self._known = {
+            (row[0], row[1]): math.nan if row[2] is None else float(row[2])
+            for row in connection.execute("SELECT factors, sample, nll FROM evaluations")
+        }
+
+    @classmethod
+    def open(cls, folder: Path) -> Journal:
+        """The journal of a search folder, made when absent. Raises :class:`StoreError` for a damaged one."""
+        path = folder / FILE
+        with one_line(path):
+            db = open_durable(path, _TABLES)
+            db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?)", (str(VERSION),))
+            version = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()[0]
+            if version != str(VERSION):
+                raise StoreError(f"{path}: journal version {version}, this lr2eval reads {VERSION}; use a fresh --out")
+            return cls(db, path)
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._db.close()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def known(self, factors: str, sample: int) -> float | None:
+        """The score of an evaluation that is there."""
+        return self._known.get((factors, sample))
+
+    def add(self, found: Evaluation) -> None:
+        """Write one evaluation; it is on disk when this returns."""
+        nll = None if math.isnan(found.nll) else found.nll
+        with one_line(self.path):
+            self._db.execute(
+                "INSERT INTO evaluations (factors, sample, nll, tokens, seconds) VALUES (?, ?, ?, ?, ?)",
+                (found.factors, found.sample, nll, found.tokens, found.seconds),
+            )
+        self._known[found.factors, found.sample] = found.nll
+
+    def rows(self) -> list[Evaluation]:
+        """All evaluations in the order in which they ended."""
+        with one_line(self.path):
+            found = self._db.execute(
+                "SELECT factors, sample, nll, tokens, seconds FROM evaluations ORDER BY number"
+            ).fetchall()
+        return [Evaluation(f, s, math.nan if nll is None else nll, t, sec) for f, s, nll, t, sec in found]

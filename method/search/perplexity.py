@@ -1,0 +1,115 @@
+"""Perplexity of single samples of any length, with logits only where they are scored.
+
+At 128k tokens and a vocabulary of 128k, all logits of one sample are 32 GiB in bfloat16 and the seven that a needle
+needs are 2 MiB. One sample is read at a time, without a cache.
+
+Shape suffixes: B rows (1), L tokens, N scored places, V vocabulary, H hidden width.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from lr2eval.errors import BackendError
+from lr2eval.method.search.needles import Sample
+
+CHUNK = 1024
+"""Scored places whose logits exist at a time when there are many of them."""
+_OWN_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def mean_nll(model: Any, sample: Sample) -> float:
+    """Mean negative log-likelihood, in nats, of the scored tokens; ``nan`` or ``inf`` where the model makes it so.
+
+    Raises :class:`BackendError` if the sample does not fit into memory, naming a shorter length that does.
+    """
+    try:
+        with torch.inference_mode():
+            return _mean_nll(model, sample)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    # Outside the except block: the traceback held the failed attempt's tensors until there.
+    fits = length_that_fits(model, sample)
+    shorter = f"{fits:,} tokens do fit" if fits else "not even its first tokens do"
+    raise BackendError(
+        f"a sample of {len(sample.ids):,} tokens does not fit into memory, {shorter}; choose a shorter "
+        "--target-length, --dtype bfloat16, or a machine with more memory (finished evaluations are kept)"
+    )
+
+
+def _mean_nll(model: Any, sample: Sample) -> float:
+    device = next(model.parameters()).device
+    ids_BL = torch.tensor([sample.ids], device=device)
+    before_N = torch.tensor(sample.scored, device=device) - 1
+    wanted_N = ids_BL[0, before_N + 1]
+    if len(before_N) <= CHUNK and "logits_to_keep" in inspect.signature(model.forward).parameters:
+        logits_NV = model(input_ids=ids_BL, use_cache=False, logits_to_keep=before_N).logits[0]
+        return float(cross_entropy(logits_NV.float(), wanted_N))
+    _refuse_own_logits(model)
+    hidden_LH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
+    head = model.get_output_embeddings()
+    total = 0.0
+    for begin in range(0, len(before_N), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        logits_NV = head(hidden_LH[before_N[part]]).float()
+        total += float(cross_entropy(logits_NV, wanted_N[part], reduction="sum"))
+    return total / len(before_N)
+
+
+def _refuse_own_logits(model: Any) -> None:
+    """A model that does more than multiply by its head must do it itself; then all logits cannot be made in pieces."""
+    config = model.config.get_text_config()
+    changed = [name for name in _OWN_LOGITS if getattr(config, name, None) not in (None, 1, 1.0)]
+    if changed:
+        raise BackendError(
+            f"{type(model).__name__} changes its logits ({changed[0]}), so scoring every token is not supported; "
+            "search on needles"
+        )
+
+
+def perplexity(nlls: Sequence[float]) -> float:
+    """``exp`` of the mean over samples (of each one's mean), as LongRoPE2's code aggregates; ``inf`` if too large."""
+    mean = sum(nlls) / len(nlls)
+    try:
+        return math.exp(mean)
+    except OverflowError:
+        return math.inf
+
+
+def length_that_fits(model: Any, sample: Sample) -> int:
+    """The longest of half, a quarter, ... of a sample that the model can read; 0 if none."""
+    length = len(sample.ids) // 2
+    while length >= 2:
+        _free()
+        try:
+            with torch.inference_mode():
+                _mean_nll(model, Sample(sample.ids[:length], (length - 1,)))
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        else:
+            return length
+        length //= 2
+    return 0
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return any(said in text for said in ("can't allocate memory", "not enough memory", "out of memory"))

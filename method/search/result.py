@@ -1,0 +1,85 @@
+"""Makes ``search.json``, whose fields :mod:`lr2eval.record.search` describes, from what a search found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lr2eval.base.ids import digest
+from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.method.search.perplexity import perplexity
+from lr2eval.method.search.run import SplitDone
+from lr2eval.record.search import (
+    FACTORS_FILE,
+    FILE,
+    VERSION,
+    Difference,
+    RoundFacts,
+    RuleFacts,
+    SearchResult,
+    SplitFacts,
+)
+from lr2eval.stats.scores import t_interval
+
+__all__ = ["FACTORS_FILE", "FILE", "VERSION", "RoundFacts", "RuleFacts", "SearchResult", "SplitFacts"]
+
+CONFIDENCE = 0.95
+"""Coverage of the intervals of differences between factors."""
+
+
+def split_facts(done: SplitDone) -> SplitFacts:
+    """One split for the file."""
+    return SplitFacts(
+        split=done.split,
+        best_nll=done.best.score,
+        seed_nll=None if done.seed is None else done.seed.score,
+        power=done.best.candidate.power / 100,
+        factors=list(done.scaling.long_factor),
+        evaluations=sum(each.evaluations for each in done.rounds),
+        given_up=sum(each.given_up for each in done.rounds),
+        discarded=sum(each.discarded for each in done.rounds),
+        stopped=done.stopped,
+        rounds=[RoundFacts(**vars(each)) for each in done.rounds],
+    )
+
+
+def rule_facts(
+    name: str,
+    scaling: RopeScaling,
+    search: Sequence[float],
+    held_out: Sequence[float],
+    found: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> RuleFacts:
+    """One vector of factors with its scores for the file; ``found`` are those of the found factors to compare with."""
+    return RuleFacts(
+        name=name,
+        made_by=scaling.provenance,
+        factors=list(scaling.long_factor),
+        attention_factor=scaling.long_attention_factor,
+        search_nll=[_finite(nll) for nll in search],
+        held_out_nll=[_finite(nll) for nll in held_out],
+        search_perplexity=_finite(perplexity(search)),
+        held_out_perplexity=_finite(perplexity(held_out)) if held_out else None,
+        search_difference=None if found is None else difference(search, found[0]),
+        held_out_difference=None if found is None else difference(held_out, found[1]),
+    )
+
+
+def difference(nlls: Sequence[float], found: Sequence[float]) -> Difference | None:
+    """Mean of ``nlls - found`` over the same samples; ``None`` unless every one is a finite number."""
+    values = [one - other for one, other in zip(nlls, found, strict=True)]
+    if not values or not all(map(math.isfinite, values)):
+        return None
+    low, high = t_interval(values, CONFIDENCE) if len(values) > 1 else (None, None)
+    return Difference(mean=math.fsum(values) / len(values), low=low, high=high, confidence=CONFIDENCE, n=len(values))
+
+
+def sealed(**facts: Any) -> SearchResult:
+    """The result with its digest."""
+    draft = SearchResult(digest="", **facts)
+    return draft.model_copy(update={"digest": digest(draft.model_dump(mode="json", exclude={"digest", "data"}))})
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,215 @@
+"""What a LongRoPE2 search looks through at one split, and the moves it makes: pure functions of a seeded generator.
+
+A candidate is a strictly increasing list of factors for the pairs from the split on, in whole grid steps, so that equal
+candidates are equal and nothing is rounded. The pairs below the split follow from it (:func:`rope_rules.longrope2`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from lr2eval.method.rope.rules import longrope2
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+
+PLAIN_POWER = 100
+"""The paper's left side, ``S^(i/split)``, in hundredths."""
+_POWER_STEP = 5
+_LAST_MAY_RISE = 4.0
+_TRIES = 1000
+SEEDS = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """``right``: factors from the split on, in grid steps. ``power``: exponent of the left side, in hundredths."""
+
+    split: int
+    right: tuple[int, ...]
+    power: int = PLAIN_POWER
+
+
+@dataclass(frozen=True)
+class Space:
+    """Factors in ``[s, reach s]`` on a grid, strictly increasing from ``split`` on; the paper's ``reach`` is 2.
+
+    ``powers`` are the least and largest exponent of the left side ``S^((i/split)^q)``; ``None`` keeps the paper's 1.
+    Raises :class:`ValueError` where no strictly increasing list fits.
+    """
+
+    rope: OriginalRope
+    target: int
+    split: int
+    grid: float = 0.01
+    powers: tuple[float, float] | None = None
+    attention_factor: float | None = None
+    """``None``: LongRoPE's temperature."""
+    reach: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.target <= self.rope.window:
+            raise ValueError(
+                f"the target of {self.target:,} tokens is not longer than the window of {self.rope.window:,}"
+            )
+        if not 1 <= self.split < self.rope.pairs:
+            raise ValueError(f"a split at pair {self.split} is not between 1 and {self.rope.pairs - 1}")
+        if self.high - self.low + 1 < self.size:
+            raise ValueError(
+                f"no {self.size} increasing factors of grid {self.grid:g} between {self.scale:g} and "
+                f"{self.reach * self.scale:g}; choose a finer grid"
+            )
+        if self.powers is not None and not 0 < self.powers[0] < self.powers[1]:
+            raise ValueError(f"powers from {self.powers[0]:g} to {self.powers[1]:g} are not positive and ascending")
+
+    @property
+    def scale(self) -> float:
+        """``s = L / Lt``."""
+        return self.target / self.rope.window
+
+    @property
+    def size(self) -> int:
+        """Pairs from the split on."""
+        return self.rope.pairs - self.split
+
+    @property
+    def low(self) -> int:
+        """Least factor, in grid steps."""
+        return math.ceil(self.scale / self.grid - 1e-9)
+
+    @property
+    def high(self) -> int:
+        """Largest factor, in grid steps."""
+        return math.floor(self.reach * self.scale / self.grid + 1e-9)
+
+    def scaling(self, candidate: Candidate) -> RopeScaling:
+        """The factors of a candidate, its left side filled in."""
+        return longrope2(
+            self.rope,
+            self.target,
+            split=self.split,
+            right=[round(step * self.grid, 9) for step in candidate.right],
+            power=candidate.power / 100,
+            attention_factor=self.attention_factor,
+        )
+
+    def holds(self, candidate: Candidate) -> bool:
+        """Whether a candidate lies in this space."""
+        right = candidate.right
+        bounded = self.low <= right[0] and right[-1] <= self.high
+        rising = all(a < b for a, b in pairwise(right))
+        return candidate.split == self.split and len(right) == self.size and bounded and rising
+
+    def seeds(self) -> list[Candidate]:
+        """The published start: from ``S0 + k S0/8`` at the split (``k`` = 0..7, ``S0`` = s) in steps of 0.1.
+
+        With another reach the eight are spread over its range as these are over theirs.
+        With searchable powers every second one has the middle power.
+        """
+        step = max(1, round(0.1 / self.grid))
+        found = []
+        for k in range(SEEDS):
+            begin = round((self.scale + k * (self.reach - 1) * self.scale / SEEDS) / self.grid)
+            right = tuple(
+                min(max(begin, self.low) + step * j, self.high - (self.size - 1 - j)) for j in range(self.size)
+            )
+            power = PLAIN_POWER if self.powers is None or k % 2 == 0 else _on_step(sum(self.powers) * 50)
+            found.append(Candidate(self.split, right, power))
+        return list(dict.fromkeys(found))
+
+
+def mutate(
+    space: Space, parent: Candidate, rng: np.random.Generator, rate: float, seen: Container[Candidate]
+) -> Candidate | None:
+    """A new candidate: each factor, with probability ``rate``, anywhere between its two neighbours.
+
+    The last one may rise by at most 4 above the one before it, as in the published code. ``None`` if nothing unseen
+    comes up in many tries.
+    """
+    for _ in range(_TRIES):
+        right = list(parent.right)
+        for i in range(space.size):
+            if rng.random() >= rate:
+                continue
+            low = right[i - 1] + 1 if i else space.low
+            high = right[i + 1] - 1 if i + 1 < space.size else space.high
+            if i and i + 1 == space.size:
+                high = max(low, min(high, right[i - 1] + round(_LAST_MAY_RISE / space.grid)))
+            right[i] = int(rng.integers(low, high + 1))
+        power = parent.power
+        if space.powers is not None and rng.random() < rate:
+            power = _random_power(space.powers, rng)
+        child = Candidate(space.split, tuple(right), power)
+        if child not in seen:
+            return child
+    return None
+
+
+def shift(space: Space, parent: Candidate, rng: np.random.Generator, seen: Container[Candidate]) -> Candidate | None:
+    """A new candidate: all factors from a random pair on raised or lowered together.
+
+    Not in the paper. Its mutation keeps each factor between its neighbours, which stand close together in the seeds, so
+    that a vector can leave its seed's level only by many small steps. ``None`` if nothing unseen comes up.
+    """
+    for _ in range(_TRIES):
+        right = parent.right
+        begin = int(rng.integers(space.size))
+        low = (right[begin - 1] + 1 if begin else space.low) - right[begin]
+        by = int(rng.integers(low, space.high - right[-1] + 1))
+        child = Candidate(space.split, (*right[:begin], *(step + by for step in right[begin:])), parent.power)
+        if child not in seen:
+            return child
+    return None
+
+
+def cross(
+    space: Space,
+    first: Candidate,
+    second: Candidate,
+    rng: np.random.Generator,
+    rate: float,
+    seen: Container[Candidate],
+    tries: int,
+) -> Candidate | None:
+    """A child of two parents: each factor of ``first``, with probability ``rate / 2``, that of ``second`` if the list
+    stays increasing. ``None`` if ``tries`` attempts give nothing unseen.
+
+    The published code stops at the first factor that gives something unseen, so that most of its children differ from a
+    parent in one factor; here every factor gets its chance.
+    """
+    for _ in range(tries):
+        right = list(first.right)
+        for i in range(space.size):
+            if rng.random() >= rate / 2:
+                continue
+            value = second.right[i]
+            if (not i or right[i - 1] < value) and (i + 1 == space.size or value < right[i + 1]):
+                right[i] = value
+        power = second.power if space.powers is not None and rng.random() < 0.5 else first.power
+        child = Candidate(space.split, tuple(right), power)
+        if child not in seen:
+            return child
+    return None
+
+
+def draw(space: Space, rng: np.random.Generator, seen: Container[Candidate]) -> Candidate | None:
+    """A uniformly random candidate; ``None`` if nothing unseen comes up in many tries."""
+    for _ in range(_TRIES):
+        right = np.sort(rng.choice(np.arange(space.low, space.high + 1), size=space.size, replace=False))
+        power = PLAIN_POWER if space.powers is None else _random_power(space.powers, rng)
+        child = Candidate(space.split, tuple(int(step) for step in right), power)
+        if child not in seen:
+            return child
+    return None
+
+
+def _random_power(powers: tuple[float, float], rng: np.random.Generator) -> int:
+    low, high = (_on_step(100 * power) for power in powers)
+    return _POWER_STEP * int(rng.integers(low // _POWER_STEP, high // _POWER_STEP + 1))
+
+
+def _on_step(hundredths: float) -> int:
+    return _POWER_STEP * round(hundredths / _POWER_STEP)

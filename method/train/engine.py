@@ -1,0 +1,172 @@
+"""One micro-batch forward and backward, wherever its rows are computed; and what is measured with the same forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+from lr2eval.errors import UsageError
+from lr2eval.method.data.rows import IGNORED, Segment
+from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.method.rope.windowed import install_rope
+from lr2eval.method.search.needles import Sample
+from lr2eval.method.search.perplexity import perplexity
+from lr2eval.method.train.batches import MicroBatch, deal, empty, micro_batch, piece, weights_of
+from lr2eval.method.train.loss import LossModel, liger
+from lr2eval.method.train.parallel import Ranks, shard, shared_row
+from lr2eval.method.train.recipe import Recipe
+
+
+class Engine:
+    """The model made ready to train: windowed rotary module, precision, checkpointing, sharding, optimizer.
+
+    ``model`` is a Hugging Face decoder in float32, which is changed in place. Raises :class:`UsageError` for one that
+    cannot be trained this way.
+    """
+
+    def __init__(self, model: Any, scaling: RopeScaling, recipe: Recipe, ranks: Ranks) -> None:
+        self.model, self.recipe, self.ranks = model, recipe, ranks
+        self.dtype = dtype_of(recipe, ranks.device)
+        torch.manual_seed(recipe.seed + ranks.rank)  # for models with dropout
+        try:
+            if recipe.attention:
+                model.set_attn_implementation(recipe.attention)
+            rotary = install_rope(model, scaling)
+        except (ValueError, ImportError) as error:
+            raise UsageError(f"{type(model).__name__}: {str(error).splitlines()[0]}") from error
+        assert rotary is not None  # a scaling was given
+        if recipe.gradient_checkpointing:
+            # Newer transformers warn at the old name.
+            enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
+        kernel = liger(ranks.device) if recipe.loss == "liger" else None
+        self.loss_model = LossModel(model, rotary, recipe.loss_chunk, kernel)
+        if ranks.size > 1:
+            shard(self.loss_model, model.base_model, ranks, self.dtype)
+        self.loss_model.to(ranks.device).train()
+        self.optimizer = torch.optim.AdamW(
+            self.loss_model.parameters(),
+            lr=recipe.optimizer.learning_rate,
+            betas=recipe.optimizer.betas,
+            eps=recipe.optimizer.epsilon,
+            weight_decay=recipe.optimizer.weight_decay,
+        )
+
+    def loss(self, rows: Sequence[Segment] | None, scale: float | None = None) -> torch.Tensor:
+        """Weighted sum of cross-entropies of this process's part of a micro-batch, ``None`` for one without targets.
+
+        With ``scale`` the gradients of ``scale`` times it are added up. Every process must call it equally often.
+        """
+        batch = empty() if rows is None else micro_batch(rows)
+        if self.ranks.context > 1 and rows is not None and not batch.long:
+            batch = piece(batch, self.ranks.context_rank, self.ranks.context)
+        return self._run(batch, scale)
+
+    def _run(self, batch: MicroBatch, scale: float | None = None) -> torch.Tensor:
+        with self._laid_out(batch.to(self.ranks.device)) as part, self._autocast():
+            total = self.loss_model(part.input_ids, part.position_ids, part.targets, part.weights, part.lengths)
+            if scale is not None:
+                (total * scale).backward()
+        return total.detach()
+
+    @contextmanager
+    def _laid_out(self, batch: MicroBatch) -> Iterator[MicroBatch]:
+        """A long row over all processes of the context group, for forward and backward."""
+        if self.ranks.context == 1 or not batch.long:
+            yield batch
+            return
+        usual = self.model.config._attn_implementation
+        self.model.set_attn_implementation("sdpa")  # what torch's ring attention stands behind
+        try:
+            with shared_row(batch, self.model.base_model, self.ranks) as part:
+                yield part
+        finally:
+            self.model.set_attn_implementation(usual)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.ranks.size > 1 or self.dtype == torch.float32:
+            return nullcontext()  # sharded weights are gathered in the right precision
+        found: AbstractContextManager[Any] = torch.autocast(self.ranks.device.partition(":")[0], self.dtype)
+        return found
+
+    def step(self, groups: Sequence[Sequence[Segment] | None], weight: float, rate: float) -> tuple[list[float], float]:
+        """One update. ``weight`` is the sum over all targets of the global batch; ``rate`` the learning rate.
+
+        Returns the weighted sums of (short, long) cross-entropies over all processes and the norm of the gradient
+        before clipping. Nothing is updated if one of them is not finite.
+        """
+        sums = [torch.zeros((), device=self.ranks.device) for _ in range(2)]
+        self.optimizer.zero_grad(set_to_none=True)
+        for rows in groups:
+            kind = bool(rows and rows[0].long)
+            # Gradients of sharded weights are averaged over the processes; the sum is wanted.
+            sums[kind] = sums[kind] + self.loss(rows, self.ranks.size / weight)
+        norm = torch.nn.utils.clip_grad_norm_(self.loss_model.parameters(), self.recipe.optimizer.clip)
+        gradient = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
+        losses = self.ranks.sums([float(each) for each in sums])
+        if all(map(_finite, [*losses, gradient])):
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.step()
+        return losses, gradient
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def held_out(self, rows: Sequence[Segment]) -> dict[str, float]:
+        """Mean loss per unit of weight over (short, long) held-out rows, where there are any."""
+        self.loss_model.eval()
+        sums = [0.0, 0.0]
+        for group in deal([[number] for number in range(len(rows))], self.ranks.data_rank, self.ranks.data_ranks):
+            chosen = None if group is None else [rows[number] for number in group]
+            sums[bool(chosen and chosen[0].long)] += float(self.loss(chosen))
+        self.loss_model.train()
+        found = zip(("short", "long"), self.ranks.sums(sums), weights_of(rows), strict=True)
+        return {f"held_out_{kind}": total / weight for kind, total, weight in found if weight}
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def needle_perplexity(self, samples: Sequence[Sample]) -> float:
+        """Needle perplexity, as :mod:`lr2eval.method.search.perplexity` computes it."""
+        self.loss_model.eval()
+        total = 0.0
+        for group in deal([[number] for number in range(len(samples))], self.ranks.data_rank, self.ranks.data_ranks):
+            batch = empty() if group is None else _needle_batch(samples[group[0]])
+            total += float(self._run(batch)) / (1 if group is None else len(samples[group[0]].scored))
+        self.loss_model.train()
+        return perplexity([self.ranks.sums([total])[0] / len(samples)])
+
+    @torch.no_grad()  # type: ignore[untyped-decorator]
+    def called(self, hook: Callable[[Any], Mapping[str, float]]) -> Mapping[str, float]:
+        """What a hook says of the model, which it may call like any other; generators are put back afterwards."""
+        self.loss_model.eval()
+        devices = [self.ranks.device] if self.ranks.device.startswith("cuda") else []
+        with torch.random.fork_rng(devices):
+            if self.ranks.size > 1:
+                self.loss(None)  # sharding is set up by the first forward of the whole
+                self.loss_model.unshard()
+            found = hook(self.model)
+            if self.ranks.size > 1:
+                self.loss_model.reshard()
+        self.loss_model.train()
+        return found
+
+
+def _needle_batch(sample: Sample) -> MicroBatch:
+    ids_BL = torch.tensor([sample.ids])
+    targets_BL = torch.full_like(ids_BL, IGNORED)
+    before = torch.tensor(sample.scored) - 1
+    targets_BL[0, before] = ids_BL[0, before + 1]
+    length = len(sample.ids)
+    return MicroBatch(True, ids_BL, torch.arange(length)[None], targets_BL, None, (length,))
+
+
+def dtype_of(recipe: Recipe, device: str) -> torch.dtype:
+    """The precision of the arithmetic on a device."""
+    if recipe.dtype == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    return torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0.0

@@ -1,0 +1,116 @@
+"""The loss of a micro-batch without the logits of a whole sequence in memory, and the model that computes it.
+
+Logits of 128k tokens over a vocabulary of 128k are 64 GiB in float32; here those of some places exist at a time, in the
+forward and again in the backward.
+
+Shape suffixes: B rows, L tokens, C places of one chunk, H hidden width, V vocabulary; N = B * L.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
+
+from lr2eval.errors import UsageError
+from lr2eval.method.data.rows import IGNORED
+from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
+
+_OWN_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+def chunked_loss(
+    hidden_NH: torch.Tensor, head: nn.Module, targets_N: torch.Tensor, weights_N: torch.Tensor | None, chunk: int
+) -> torch.Tensor:
+    """Weighted sum of cross-entropies (nats, float32, no dimensions) of the places whose target is not ``IGNORED``.
+
+    ``head`` maps H to V. Equal in value and gradients to plain cross-entropy over all logits, up to rounding.
+    """
+    if not bool((targets_N != IGNORED).any()):
+        # Nothing counts, but every weight takes part: sharded ones are waited for by the other processes.
+        return head(hidden_NH[:1]).float().sum() * 0.0
+    total = hidden_NH.new_zeros((), dtype=torch.float32)
+    for begin in range(0, len(targets_N), chunk):
+        part = slice(begin, begin + chunk)
+        at_C = (targets_N[part] != IGNORED).nonzero()[:, 0] + begin
+        if len(at_C) == 0:
+            continue
+        weights_C = None if weights_N is None else weights_N[at_C]
+        args = (hidden_NH[at_C], head, targets_N[at_C], weights_C)
+        total = total + (
+            checkpoint(_chunk_loss, *args, use_reentrant=False) if torch.is_grad_enabled() else _chunk_loss(*args)
+        )
+    return total
+
+
+def _chunk_loss(
+    hidden_CH: torch.Tensor, head: nn.Module, targets_C: torch.Tensor, weights_C: torch.Tensor | None
+) -> torch.Tensor:
+    logits_CV = head(hidden_CH).float()
+    if weights_C is None:
+        return cross_entropy(logits_CV, targets_C, reduction="sum")
+    return (cross_entropy(logits_CV, targets_C, reduction="none") * weights_C).sum()
+
+
+class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """A decoder with its windowed rotary module and its loss as one forward: what is sharded and trained.
+
+    One module, because a sharded model gathers its weights in front of its own forward only.
+    Raises :class:`UsageError` for a model that does more than multiply by its head.
+    """
+
+    def __init__(self, model: Any, rotary: WindowedRotaryEmbedding, chunk: int, kernel: Any = None) -> None:
+        """``chunk`` places at a time; ``kernel(weight_VH, hidden_NH, targets_N, bias_V)`` for rows without weights."""
+        super().__init__()
+        config = model.config.get_text_config()
+        changed = [name for name in _OWN_LOGITS if getattr(config, name, None) not in (None, 1, 1.0)]
+        if changed or model.get_output_embeddings() is None:
+            why = f"changes its logits ({changed[0]})" if changed else "has no output head"
+            raise UsageError(f"{type(model).__name__} {why}, so its loss cannot be computed in pieces; choose another")
+        self.model = model
+        self._rotary, self._chunk = [rotary], chunk  # a list: the module is registered in the decoder already
+        self._kernel = kernel
+
+    def forward(
+        self,
+        input_ids_BL: torch.Tensor,
+        position_ids_BL: torch.Tensor,
+        targets_BL: torch.Tensor,
+        weights_BL: torch.Tensor | None,
+        lengths: Sequence[int],
+    ) -> torch.Tensor:
+        """Weighted sum of cross-entropies. ``targets_BL`` are already shifted: what place i predicts.
+
+        ``lengths`` are the final lengths in tokens, one per row, that decide the window: of the whole row's longest
+        document, also where this process holds only a part of it. There is no mask (ids that start again keep documents
+        apart) and no cache.
+        """
+        with self._rotary[0].window(list(lengths)):
+            hidden_BLH = self.model.base_model(
+                input_ids=input_ids_BL, position_ids=position_ids_BL, use_cache=False
+            ).last_hidden_state
+        weights_N = None if weights_BL is None else weights_BL.reshape(-1)
+        hidden_NH, targets_N, head = (
+            hidden_BLH.flatten(0, 1),
+            targets_BL.reshape(-1),
+            self.model.get_output_embeddings(),
+        )
+        if self._kernel is not None and weights_N is None and bool((targets_N != IGNORED).any()):
+            total: torch.Tensor = self._kernel(head.weight, hidden_NH, targets_N, head.bias)
+            return total
+        return chunked_loss(hidden_NH, head, targets_N, weights_N, self._chunk)
+
+
+def liger(device: str) -> Any:
+    """Liger's fused head and cross-entropy, which sums. Raises :class:`UsageError` where it cannot run."""
+    if not device.startswith("cuda"):
+        raise UsageError("--set loss=liger: the kernel runs on GPUs only; leave loss=chunked")
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError as error:
+        raise UsageError(f"--set loss=liger: {error}; pip install 'lr2eval[train]'") from error
+    return LigerFusedLinearCrossEntropyLoss(ignore_index=IGNORED, reduction="sum")

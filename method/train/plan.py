@@ -1,0 +1,130 @@
+"""What a training will take, before anything is loaded: tokens, steps, memory and time.
+
+The formulas are those of ``docs/training.md``. Tokens and steps are exact; memory is an estimate of what is held at the
+same time, with an attention that keeps no square matrix; time is operations divided by what the hardware is said to do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lr2eval.errors import UsageError
+from lr2eval.method.train.recipe import Recipe
+from lr2eval.model.shape import Shape, layer_parameters, parameters
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one GPU. Only one of the two ``activations`` counts, as the recipe says."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    """Two layers, embedding and head in whole, in the precision of the arithmetic; nothing where nothing is split."""
+    activations: int
+    """Without gradient checkpointing."""
+    activations_checkpointed: int
+    logits_chunk: int
+
+    def total(self, checkpointing: bool) -> int:
+        """All that is held at the same time."""
+        held = self.activations_checkpointed if checkpointing else self.activations
+        return self.weights + self.gradients + self.optimizer + self.gathered + held + self.logits_chunk
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Estimates of one recipe. ``hours`` is ``None`` where the recipe states no ``hardware.tflops``."""
+
+    parameters: int
+    rows_short: int
+    rows_long: int
+    tokens: int
+    """Padding included."""
+    tokens_per_step: int
+    steps: int
+    memory: Memory
+    operations: float
+    """Of the model's own arithmetic, recomputation not counted."""
+    operations_attention: float
+    """Of these, for scores and values of attention."""
+    hours: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def plan(recipe: Recipe, shape: Shape, rows: tuple[int, int] | None = None) -> TrainPlan:
+    """Estimates for ``rows`` (short, long) rows of data, by default those of the recipe's budgets.
+
+    Raises :class:`UsageError` where there is nothing to train on.
+    """
+    short, long = recipe.planned_rows() if rows is None else rows
+    steps = recipe.planned_steps(short + long)
+    if steps == 0:
+        raise UsageError(
+            f"--recipe {recipe.name}: budgets of {recipe.short_tokens:,} short and {recipe.long_tokens:,} long tokens "
+            f"hold no row of {recipe.target_window:,}; raise short_tokens or long_tokens"
+        )
+    trained = min(steps * recipe.global_batch, (short + long) * recipe.epochs)
+    share = trained / (short + long)
+    matrix, attention = _operations(recipe, shape, short * share, long * share)
+    speed = recipe.hardware.tflops
+    hours = None
+    if speed is not None:
+        reached = recipe.hardware.gpus * speed * 1e12 * recipe.hardware.utilisation
+        hours = (matrix + attention) / reached / 3600
+    return TrainPlan(
+        parameters=parameters(shape),
+        rows_short=short,
+        rows_long=long,
+        tokens=trained * recipe.target_window,
+        tokens_per_step=recipe.tokens_per_step,
+        steps=steps,
+        memory=_memory(recipe, shape),
+        operations=matrix + attention,
+        operations_attention=attention,
+        hours=hours,
+    )
+
+
+def _operations(recipe: Recipe, shape: Shape, short: float, long: float) -> tuple[float, float]:
+    """(matrices, attention): six operations per weight and token; for a causal document of l tokens, scores and values
+    take 2 l^2 per query dimension and layer forward and twice that backward. Short documents count as full windows."""
+    weights = shape.layers * layer_parameters(shape) + shape.vocabulary * shape.hidden
+    width = shape.layers * shape.heads * shape.head_dim
+    tokens = (short + long) * recipe.target_window
+    pairs = recipe.target_window * (short * recipe.original_window + long * recipe.target_window)
+    return 6.0 * weights * tokens, 6.0 * pairs * width
+
+
+def _memory(recipe: Recipe, shape: Shape) -> Memory:
+    total, gpus = parameters(shape), recipe.hardware.gpus
+    number = 4 if recipe.dtype == "float32" else 2
+    held = recipe.micro_batch * recipe.target_window // recipe.context_parallel
+    tables = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
+    gathered = 0 if gpus == 1 else 2 * number * (2 * layer_parameters(shape) + tables)
+    layer = held * number * _kept_per_token(shape)
+    border = held * number * shape.hidden
+    return Memory(
+        weights=4 * total // gpus,
+        gradients=4 * total // gpus,
+        optimizer=8 * total // gpus,
+        gathered=gathered,
+        activations=shape.layers * layer + 2 * border,
+        activations_checkpointed=shape.layers * border + layer + 2 * border,
+        logits_chunk=min(recipe.loss_chunk, held) * shape.vocabulary * (2 * 4 + number),
+    )
+
+
+def _kept_per_token(shape: Shape) -> int:
+    """Numbers that one layer keeps of a token for its backward: inputs of two norms and of their scaling, the normed
+    inputs of the matrices, queries, keys and values before and after turning, attention's output, and of the MLP gate,
+    its activation, up and their product."""
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    return 6 * shape.hidden + 3 * queries + 3 * keys + 4 * shape.intermediate

@@ -1,0 +1,81 @@
+"""Opening run folders. Everything wrong with one becomes a one-line error here, not a half report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from lr2eval.errors import UsageError
+from lr2eval.record.comparison import Comparison, Side
+from lr2eval.record.folder import read_manifest
+from lr2eval.record.results import Results, read_results
+
+
+@dataclass(frozen=True)
+class Key:
+    """What tells the models of a report apart: the name in full, number (colour) and letter where space is short."""
+
+    label: str
+    number: int
+
+    @property
+    def key(self) -> str:
+        return ascii_uppercase[self.number % 26]
+
+
+@dataclass(frozen=True)
+class Run(Key):
+    """One run folder, read."""
+
+    folder: Path
+    results: Results
+    manifest: Mapping[str, Any]
+
+
+def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[Run]:
+    """Read every folder; runs of models with the same name are told apart by their folders' names.
+
+    With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
+    that is none of them.
+    """
+    results = [read_results(folder) for folder in folders]
+    names = [result.model.name for result in results]
+    if comparison is None:
+        labels = [
+            result.model.name if names.count(result.model.name) == 1 else f"{result.model.name} ({folder.name})"
+            for result, folder in zip(results, folders, strict=True)
+        ]
+        keys = [Key(label, number) for number, label in enumerate(labels)]
+    else:
+        keys = _matched(results, folders, comparison)
+    runs = [
+        Run(label=key.label, number=key.number, folder=folder, results=result, manifest=read_manifest(folder) or {})
+        for key, folder, result in zip(keys, folders, results, strict=True)
+    ]
+    return sorted(runs, key=lambda run: run.number)
+
+
+def sides(comparison: Comparison) -> list[Side]:
+    """The compared models, the original first."""
+    return [comparison.original, *(pair.extended for pair in comparison.pairs)]
+
+
+def keys(comparison: Comparison) -> list[Key]:
+    """The key of every side, in the order of :func:`sides`."""
+    return [Key(side.label, number) for number, side in enumerate(sides(comparison))]
+
+
+def _matched(results: Sequence[Results], folders: Sequence[Path], comparison: Comparison) -> list[Key]:
+    free = list(zip(sides(comparison), keys(comparison), strict=True))
+    found = []
+    for result, folder in zip(results, folders, strict=True):
+        # Equal digests are equal runs (a model against itself): each takes the first side nobody has taken.
+        match = next((pair for pair in free if pair[0].digest == result.digest and pair[0].kind == "run"), None)
+        if match is None:
+            raise UsageError(f"{folder}: its digest is none of the compared runs'; compare the runs again")
+        free.remove(match)
+        found.append(match[1])
+    return found

@@ -1,0 +1,114 @@
+"""The report of a search of RoPE factors: what was found, against the rules, and how sure that is.
+
+Reads ``search.json`` and ``manifest.json``; differences and intervals were stored with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lr2eval._version import __version__
+from lr2eval.base.files import write_atomic
+from lr2eval.errors import UsageError
+from lr2eval.record.folder import read_manifest
+from lr2eval.record.search import FILE, FOUND, SEED, SearchResult
+from lr2eval.reports import formats, page
+from lr2eval.reports.search import figures, words
+
+_STOPS = {
+    "iterations": "all iterations done",
+    "patience": "no gain for as long as asked",
+    "exhausted": "no unseen candidate left",
+}
+_COLUMNS = 12
+"""Rules that the table of factors sets side by side; the file holds any number."""
+
+
+def is_search(folder: Path) -> bool:
+    """Whether a folder belongs to a search, finished or not."""
+    if (folder / FILE).exists():
+        return True
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest.get("kind") == "search"
+
+
+def render_search(folder: Path, out: Path) -> Path:
+    """Write the report of a search folder to ``out`` and return it.
+
+    Raises :class:`lr2eval.errors.UsageError` for a search that has not finished and
+    :class:`lr2eval.errors.StoreError` for a damaged folder; ``out`` is then left as it was.
+    """
+    if not (folder / FILE).exists() and is_search(folder):
+        raise UsageError(f"{folder}: the search has not finished; run the same `lr2eval search` command again first")
+    write_atomic(out, html(SearchResult.read(folder), read_manifest(folder) or {}))
+    return out
+
+
+def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
+    """The whole page as text."""
+    ranked = words.rank(result)
+    env = page.environment()
+    env.filters.update(
+        perplexity=figures.perplexity,
+        nats=figures.nats,
+        ends=figures.ends,
+        factors=figures.shown_name,
+    )
+    return env.get_template("search.html.j2").render(
+        result=result,
+        verdict=words.verdict(result),
+        notices=words.notices(result),
+        ranked=ranked,
+        columns=[rule for rule in figures.drawn(result) if rule.name != FOUND][:_COLUMNS],
+        left_out=[rule.name for rule in result.rules if rule.name not in (FOUND, SEED)][_COLUMNS:],
+        marks=marks(result),
+        stops=_STOPS,
+        factors_svg=figures.factors(result),
+        needles_svg=figures.differences(result, ranked),
+        progress_svg=figures.progress(result),
+        few_drawn=figures.MOST,
+        groups=groups(result, manifest),
+        command=page.command(manifest.get("command")),
+        version=__version__,
+        found=FOUND,
+        seed=SEED,
+        **page.assets(),
+    )
+
+
+def marks(result: SearchResult) -> list[str]:
+    """For every pair the names that the method has for it, for the table of factors."""
+    named = (
+        ("d10_tcd", result.d10_tcd), ("split", result.split), ("d_rcd", result.d_rcd), ("d_tcd", result.d_tcd)
+    )  # fmt: skip
+    return [", ".join(name for name, at in named if at == index) for index in range(len(result.periods))]
+
+
+def groups(result: SearchResult, manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What made it, as headed lists of facts."""
+    settings = manifest.get("settings") or {}
+    tokens = result.data.get("tokens_read")
+    identity = {
+        "digest": result.digest,
+        "model": result.model,
+        "fingerprint": result.fingerprint,
+        "theta": result.theta,
+        "rotary_dim": result.rotary_dim,
+        "attention factor": result.attention_factor,
+        "power of the left side": result.power,
+        "samples of the search": result.samples,
+        "unseen samples": result.held_out,
+        "evaluations": result.evaluations,
+        "tokens read": formats.count(tokens) if isinstance(tokens, int) else None,
+        "seed": settings.get("seed"),
+        "created": manifest.get("created"),
+    }
+    found_: list[tuple[str, Mapping[str, Any]]] = [
+        ("Identity", identity),
+        ("Settings", settings),
+        ("Haystack and samples", result.data),
+        ("Versions", manifest.get("versions") or {}),
+    ]
+    return [(heading, [*formats.facts(facts)]) for heading, facts in found_ if facts]

@@ -1,0 +1,168 @@
+"""Counting the tokens of long prompts from the counts of their words, where that is provably the same.
+
+Most tokenizers cut a text before every space that follows something else than white space, and treat what lies
+between two cuts independently: GPT-2's and its successors' regular expressions match a space only in front, BERT drops
+spaces, sentencepiece starts a piece with them. For those the tokens of a text are the sum over its words, and a word
+met before costs nothing. :func:`cuts_before_spaces` recognises them from the tokenizer's own description; any other
+tokenizer counts whole prompts as before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from weakref import WeakKeyDictionary
+
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact.cuts import PLAIN, cuts_before_spaces, parts_of_words
+
+MEMO_LIMIT = 200_000
+"""Distinct words whose token counts are remembered (some 20 megabytes)."""
+REACH = 400
+"""Characters before the first difference of two texts in which a cut is looked for."""
+
+
+# A space starts a new word unless white space stands before it; U+180E counted as white space in older Unicode.
+_CUT = re.compile("(?<=[^\\s\u180e]) ")
+
+
+class CountingTokenizer(PromptTokenizer):
+    """A prompt tokenizer with the same counts, quicker where ``additive``: then every word is tokenised once."""
+
+    def __init__(self, tokenizer: PromptTokenizer) -> None:
+        self.tokenizer = tokenizer.tokenizer
+        self.chat = tokenizer.chat
+        self.name = tokenizer.name
+        self._plain = tokenizer
+        self._memo: dict[str, int] = {}
+        self._special = 0
+        self._parts: dict[str, int] = {}
+        self._last = ("", 0)
+        self._cut: Callable[[str], list[str]] | None = None
+        self.additive = False
+        if getattr(self.tokenizer, "is_fast", False):
+            state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            self.additive = cuts_before_spaces(state)
+            self._cut = parts_of_words(state) if self.additive else None
+        if self.additive:
+            self._special = len(self.encode_rendered("a")) - len(self.encode("a"))
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """As :meth:`PromptTokenizer.counts`."""
+        return [self._count(text) for text in texts] if self.additive else self._plain.counts(texts)
+
+    def count_prompt(self, prompt: str, answer_prefix: str = "") -> int:
+        """As :meth:`PromptTokenizer.count_prompt`."""
+        if not self.additive:
+            return self._plain.count_prompt(prompt, answer_prefix)
+        text = self.render(prompt, answer_prefix)
+        bos = getattr(self.tokenizer, "bos_token", None)
+        count = self._changed(text)
+        self._last = (text, self._count(text) if count is None else count)
+        return self._last[1] + (0 if bos and text.startswith(bos) else self._special)
+
+    def verified(self, prompt: str, answer_prefix: str) -> bool:
+        """Whether both ways of counting agree on this prompt; where they do not, whole prompts are counted on."""
+        if self.additive and self.count_prompt(prompt, answer_prefix) != self._plain.count_prompt(
+            prompt, answer_prefix
+        ):
+            self.additive = False
+        return self.additive
+
+    def _changed(self, text: str) -> int | None:
+        """Tokens of a text from those of the last one, if most of both is the same beginning and end.
+
+        The search for a size asks for the same sample with a few units more or less. Both texts are cut at the same
+        places before and behind the stretch in which they differ, so only its words change the count.
+        """
+        last, count = self._last
+        shorter = min(len(last), len(text))
+        same = _common(shorter, lambda length: last[:length] == text[:length])
+        start = max((match.start() for match in _CUT.finditer(text, max(same - REACH, 0), same)), default=0)
+        rest = shorter - start
+        tail = _common(rest, lambda length: last[len(last) - length :] == text[len(text) - length :])
+        behind = _CUT.search(text, len(text) - tail + 1) if tail else None
+        if not start or behind is None or behind.start() > start + len(text) // 2:
+            return None
+        stop = len(text) - behind.start()
+        old, new = last[start : len(last) - stop], text[start : len(text) - stop]
+        return count + sum(
+            sign * self._sum(Counter(_CUT.split(stretch[1:]))) for sign, stretch in ((-1, old), (1, new)) if stretch
+        )
+
+    def _count(self, text: str) -> int:
+        """Tokens of a text: repeated lines first, the rest by words."""
+        if len(self._memo) > MEMO_LIMIT:
+            self._memo.clear()
+        kept: list[str] = []
+        total = 0
+        for line, group in groupby(text.split("\n")):
+            repeats = len(list(group))
+            if repeats > 1 and len(words := _CUT.split(line)) > 1:
+                # One more copy adds the words inside, and one that reaches over the end of the line.
+                inside = [*words[1:-1], f"{words[-1]}\n{words[0]}"]
+                total += (repeats - 1) * self._sum(Counter(inside))
+                repeats = 1
+            kept.extend([line] * repeats)
+        joined = "\n".join(kept)
+        first, *words = joined.split(" ")
+        counted = Counter(words)
+        # Words met before are sound, so only new ones are looked at.
+        if any(map(_unsound, (first, *(word for word in counted if word not in self._memo)))):
+            first, *words = _CUT.split(joined)
+            last = words.pop() if words and _unsound(words[-1]) else None  # the end of the text
+            total += 0 if last is None else sum(self._encoded([f" {last}"]))
+            counted = Counter(words)
+        return total + self._sum(counted) + sum(self._encoded([first] if first else []))
+
+    def _sum(self, words: Mapping[str, int]) -> int:
+        """Tokens of words that stand after a space, each so many times."""
+        memo = self._memo
+        new = [word for word in words if word not in memo]
+        if self._cut is None:
+            memo.update(zip(new, self._encoded([f" {word}" for word in new]), strict=True))
+        else:
+            self._memorise(new, self._cut)
+        return sum([memo[word] * times for word, times in words.items()])
+
+    def _memorise(self, new: list[str], cut: Callable[[str], list[str]]) -> None:
+        """Counts of new words from those of their parts, which are fewer: letters, digits, marks."""
+        known = self._parts
+        if len(known) > MEMO_LIMIT:
+            known.clear()
+        parts = [cut(f" {word}") if PLAIN.fullmatch(word) else [f" {word}"] for word in new]
+        unknown = list({part for each in parts for part in each if part not in known})
+        known.update(zip(unknown, self._encoded(unknown), strict=True))
+        self._memo.update(zip(new, [sum([known[part] for part in each]) for each in parts], strict=True))
+
+    def _encoded(self, texts: list[str]) -> Iterable[int]:
+        return map(len, self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+
+
+def _unsound(word: str) -> bool:
+    """Whether what a plain split calls a word is none, since white space stands before the space behind it."""
+    return not word or word[-1].isspace() or word[-1] == "\u180e"
+
+
+def _common(longest: int, same: Callable[[int], bool]) -> int:
+    """The greatest length up to ``longest`` for which ``same`` holds; it holds for every length below that."""
+    low, high = 0, longest + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if same(middle) else (low, middle)
+    return low
+
+
+_COUNTING: WeakKeyDictionary[PromptTokenizer, CountingTokenizer] = WeakKeyDictionary()
+
+
+def counting(tokenizer: PromptTokenizer) -> CountingTokenizer:
+    """The counting tokenizer of ``tokenizer``, always the same one: reading a large vocabulary takes a second."""
+    if isinstance(tokenizer, CountingTokenizer):
+        return tokenizer
+    if tokenizer not in _COUNTING:
+        _COUNTING[tokenizer] = CountingTokenizer(tokenizer)
+    return _COUNTING[tokenizer]

@@ -1,0 +1,184 @@
+"""Exact sizing: the most whole units whose rendered prompt still fits its token budget (design D4).
+
+Units are tokenised once and summed, which gives a very good guess; the guess is then verified and corrected with
+counts of the whole prompt, because tokenizers need not be additive. The result is exact for any tokenizer: the
+returned size fits, and one unit more does not. Where counting is cheap (:mod:`lr2eval.tasks.exact.counting`) and the
+size of another sample is known, that size is the guess and no unit is looked at.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
+
+from lr2eval.errors import TaskError
+from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact.draft import Draft, Draw
+
+MEMO_LIMIT = 100_000
+"""Distinct pieces of text whose token counts are remembered (a few megabytes)."""
+GUESSES = 8
+"""Guesses by proportion before the search falls back to halving the interval."""
+STEADY = 16
+"""Units between two sizes from where on their difference tells what a unit takes."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A sized sample. ``tokens`` counts all the model sees, without the generation budget.
+
+    ``available`` is the draw's ``largest``; a size that equals it was limited by text, not by tokens.
+    """
+
+    size: int
+    tokens: int
+    draft: Draft
+    available: int | None
+
+
+@dataclass(frozen=True)
+class Near:
+    """What another sample of the same task and length tells: its size, and the tokens a unit takes there."""
+
+    size: int
+    unit_tokens: float
+
+
+class TooSmallError(Exception):
+    """Even the smallest sample exceeds the budget. ``tokens`` is what it takes, without the generation budget."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(tokens)
+        self.tokens = tokens
+
+
+class UnitCosts:
+    """Prefix sums over the token counts of a draw's units, extended only as far as they are asked for."""
+
+    def __init__(self, draw: Draw, tokenizer: PromptTokenizer, memo: MutableMapping[str, int], limit: int) -> None:
+        self._draw = draw
+        self._tokenizer = tokenizer
+        self._memo = memo
+        self._limit = limit
+        self._sums = [0]
+
+    def upto(self, size: int) -> int:
+        """Estimated tokens of the first ``size`` units."""
+        self._extend(size)
+        return self._sums[size]
+
+    def fitting(self, tokens: float) -> int:
+        """The most units whose estimate is at most ``tokens`` (never more than the limit)."""
+        while self._sums[-1] <= tokens and len(self._sums) <= self._limit:
+            done = len(self._sums) - 1
+            mean = max(self._sums[-1] / done, 1.0) if done else 16.0
+            self._extend(min(self._limit, done + 8 + int((tokens - self._sums[-1]) / mean)))
+        return bisect_right(self._sums, tokens) - 1
+
+    def _extend(self, size: int) -> None:
+        start = len(self._sums) - 1
+        if size <= start:
+            return
+        units = self._draw.units(start, size)
+        new = sorted({piece for unit in units for piece in unit if piece not in self._memo})
+        counts = dict(zip(new, self._tokenizer.counts(new), strict=True))
+        if len(self._memo) + len(counts) <= MEMO_LIMIT:
+            self._memo.update(counts)
+        for unit in units:
+            cost = sum(counts[piece] if piece in counts else self._memo[piece] for piece in unit)
+            self._sums.append(self._sums[-1] + cost)
+
+
+def sufficient(length: int, needed: Callable[[int], int]) -> int:
+    """The first length found, from ``length`` upwards, that is at least ``needed`` (tokens) at that length.
+
+    Samples of another length have other words, so a length found is tried and raised until it holds.
+    """
+    while (tokens := needed(length)) > length:
+        length = tokens
+    return length
+
+
+def largest_fitting(
+    draw: Draw, tokenizer: PromptTokenizer, budget: int, memo: MutableMapping[str, int] | None = None
+) -> Fit:
+    """The draw at the size that fits ``budget`` prompt tokens while one more unit does not.
+
+    ``memo`` keeps token counts of repeated pieces between samples; it never changes a result. Raises
+    :class:`TooSmallError` if nothing fits and :class:`TaskError` if the tokenizer gives units no tokens at all. When
+    the draw runs out of units first, the size is ``draw.largest``.
+    """
+    fits = _measure(draw, tokenizer, draw.smallest)
+    if fits.tokens > budget:
+        raise TooSmallError(fits.tokens)
+    limit = _limit(draw, budget)
+    costs = UnitCosts(draw, tokenizer, memo if memo is not None else {}, limit)
+    base, offset = fits.tokens, costs.upto(draw.smallest)
+    too_big = limit + 1
+    rate = 1.0  # real tokens per estimated token
+    for step in range(2 * limit.bit_length() + GUESSES):
+        if too_big - fits.size <= 1:
+            break
+        proportional = costs.fitting(offset + (budget - base) / rate)
+        guess = proportional if step < GUESSES else (fits.size + too_big) // 2
+        guess = min(max(guess, fits.size + 1), too_big - 1)
+        tried = _measure(draw, tokenizer, guess)
+        if tried.tokens <= budget:
+            fits = tried
+        else:
+            too_big = guess
+        rate = max(tried.tokens - base, 1) / max(costs.upto(guess) - offset, 1)
+    return _checked(fits, limit, tokenizer, budget)
+
+
+def largest_fitting_near(draw: Draw, tokenizer: PromptTokenizer, budget: int, near: Near) -> Fit:
+    """The same as :func:`largest_fitting` from a guess: for tokenizers that count whole prompts cheaply.
+
+    Where a larger size may take fewer tokens, which of several right answers is found depends on ``near``.
+    """
+    limit = _limit(draw, budget)
+    fits: Fit | None = None
+    before: Fit | None = None
+    too_big = limit + 1
+    guess, rate = near.size, near.unit_tokens
+    for step in range(2 * limit.bit_length() + GUESSES):
+        smallest = draw.smallest if fits is None else fits.size + 1
+        guess = min(max(guess, smallest), too_big - 1)
+        tried = _measure(draw, tokenizer, guess)
+        if tried.tokens <= budget:
+            fits = tried
+        elif guess == draw.smallest:
+            raise TooSmallError(tried.tokens)
+        else:
+            too_big = guess
+        if fits is not None and too_big - fits.size == 1:
+            return _checked(fits, limit, tokenizer, budget)
+        if step < GUESSES:
+            if before is not None and abs(before.size - guess) > STEADY:
+                rate = max((before.tokens - tried.tokens) / (before.size - guess), 1.0)
+            before = tried
+            guess += int((budget - tried.tokens) // rate)
+        else:
+            guess = ((draw.smallest if fits is None else fits.size) + too_big) // 2
+    raise AssertionError("halving an interval ends")  # pragma: no cover
+
+
+def _limit(draw: Draw, budget: int) -> int:
+    """A unit costs at least one token with any sane tokenizer, so the search ends even where one does not."""
+    limit = draw.smallest + budget + 1
+    return limit if draw.largest is None else min(limit, draw.largest)
+
+
+def _checked(fits: Fit, limit: int, tokenizer: PromptTokenizer, budget: int) -> Fit:
+    if fits.size == limit and limit != fits.available:
+        raise TaskError(
+            f"{tokenizer.name}: {limit} units of text stay under {budget} tokens, so the tokenizer drops text "
+            "and lengths cannot be measured; put the model's real tokenizer files beside its weights"
+        )
+    return fits
+
+
+def _measure(draw: Draw, tokenizer: PromptTokenizer, size: int) -> Fit:
+    draft = draw.render(size)
+    return Fit(size, tokenizer.count_prompt(draft.prompt, draft.answer_prefix), draft, draw.largest)

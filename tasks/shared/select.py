@@ -1,0 +1,47 @@
+"""What every benchmark does with a selector, a limit and numbers of samples by length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lr2eval.base.console import suggestion
+from lr2eval.base.units import parse_length
+from lr2eval.errors import TaskError, UsageError
+
+
+def one_or_all(benchmark: str, selector: str | None, names: Sequence[str]) -> list[str]:
+    """All ``names`` without a selector, else the selected one; :class:`TaskError` suggests the nearest."""
+    if selector is None:
+        return list(names)
+    if selector in names:
+        return [selector]
+    raise TaskError(f"{benchmark}:{selector}: {benchmark} has no such task; {suggestion(selector, names)}")
+
+
+def limited(count: int, limit: int | float | None) -> int:
+    """How many of ``count`` samples a limit leaves: at most ``limit``, or this share of them (rounded up)."""
+    if limit is None:
+        return count
+    if limit <= 0:
+        raise TaskError(f"--limit {limit}: must be above 0 (a number of samples, or a share below 1)")
+    share = isinstance(limit, float) and limit < 1
+    return min(count, math.ceil(count * limit) if share else int(limit))
+
+
+def by_length(benchmark: str, asked: Any, lengths: Sequence[int]) -> dict[int, int]:
+    """``--set 'ruler.samples={"4k": 500}'``: samples where some lengths shall have others; tokens to their number."""
+    found: dict[int, int] = {}
+    try:
+        for length, count in asked.items():
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"{count!r} is no number of samples")
+            found[parse_length(length)] = count
+    except (ValueError, AttributeError) as error:
+        raise UsageError(
+            f'--set {benchmark}.samples={asked}: {error}; give lengths with their samples, {{"4k": 500}}'
+        ) from error
+    if other := [length for length in found if length not in lengths]:
+        raise UsageError(f"--set {benchmark}.samples: {other[0]} tokens is none of the lengths of this run")
+    return found

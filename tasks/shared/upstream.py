@@ -1,0 +1,205 @@
+"""The one place that reads lm-eval's benchmark sources: prompt templates and file layouts, never code.
+
+lm-eval ships ports of NVIDIA/RULER whose modules draw random numbers, read word lists and try downloads when
+imported. Their prompt texts are therefore read as constants out of the source files, with ``ast``. Where the port
+differs from NVIDIA/RULER (main branch, July 2026) the text is corrected here; these are all the differences that
+concern texts:
+
+1. vt: the answer prefix misspells "assigned" (``VT_TYPO``).
+2. vt: the noise sentence ends in a newline and is joined by a space; upstream joins the niah sentence by newlines.
+   So :func:`niah_texts` is the only source of noise.
+3. vt, cwe: the solved example is followed by one newline more than upstream's. Its composition is ours (``vt.py``,
+   ``cwe.py``); only the templates come from here.
+4. niah, vt, cwe, fwe, qa: the port strips the answer prefix and lets a delimiter put the space back (cwe: an empty
+   line). Upstream's prefix begins with a space, so here it does too.
+
+A constant that cannot be found raises :class:`TaskError` naming file and constant.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lr2eval.errors import TaskError
+
+VT_TYPO = ("assgined", "assigned")
+
+
+@dataclass(frozen=True)
+class TaskTexts:
+    """Prompt template, answer prefix (it begins with a space) and tokens to generate of one RULER task."""
+
+    template: str
+    answer_prefix: str
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class NiahTexts(TaskTexts):
+    """The needle-in-a-haystack family also has a needle sentence and the repeated sentence of the noise haystack."""
+
+    needle: str
+    noise: str
+
+
+def lm_eval_folder() -> Path:
+    """Folder of the installed lm-eval package, found without importing it."""
+    spec = importlib.util.find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise TaskError("lm-eval is not installed; pip install 'lm-eval>=0.4.13,<0.5'")
+    return Path(spec.submodule_search_locations[0])
+
+
+@cache
+def niah_texts() -> NiahTexts:
+    """Texts of the niah tasks in the plural form (``single_answer`` makes the singular one)."""
+    utils, prepare = "tasks/ruler/niah_utils.py", "tasks/ruler/prepare_niah.py"
+    return NiahTexts(
+        template=_constant(utils, "TEMPLATE"),
+        answer_prefix=" " + _find(prepare, "gen_prefix", _plural_prefix),
+        max_new_tokens=_find(prepare, "tokens_to_generate", _default_of("generate_samples", "tokens_to_generate")),
+        needle=_constant(prepare, "NEEDLE"),
+        noise=_find(prepare, "get_haystack.haystack", _string_assigned_in("get_haystack", "haystack")).strip(),
+    )
+
+
+@cache
+def task_texts(task: str) -> TaskTexts:
+    """Texts of ``vt``, ``cwe``, ``fwe`` or ``qa``."""
+    file = f"tasks/ruler/{task}_utils.py"
+    config = _constant(file, "CONFIG")
+    if task == "vt":
+        config = config.get("variable_tracking", {})
+    try:
+        template, prefix = config["template"], config["answer_prefix"].replace(*VT_TYPO)
+        return TaskTexts(template, " " + prefix.removeprefix(" "), int(config["tokens_to_generate"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _layout_changed(file, f"CONFIG[{error}]") from error
+
+
+@cache
+def document_prompt() -> str:
+    """How qa numbers a document: a template with ``i`` and ``document``."""
+    return str(_constant("tasks/ruler/qa_utils.py", "DOCUMENT_PROMPT"))
+
+
+def single_answer(text: str) -> str:
+    """Upstream's rewriting of the plural template when exactly one value is asked for."""
+    for old, new in (("Some", "A"), ("are all", "is"), ("are", "is"), ("answers", "answer")):
+        text = text.replace(old, new)
+    return text
+
+
+@cache
+def mmlu_files() -> dict[str, Path]:
+    """YAML file of each of the 57 MMLU subjects, by subject name, in alphabetical order."""
+    folder = lm_eval_folder() / "tasks" / "mmlu" / "default"
+    files = {path.stem.removeprefix("mmlu_"): path for path in sorted(folder.glob("mmlu_*.yaml"))}
+    if not files:
+        raise _layout_changed("tasks/mmlu/default", "mmlu_*.yaml")
+    return files
+
+
+def _layout_changed(file: str, constant: str) -> TaskError:
+    return TaskError(
+        f"lm_eval/{file}: no readable {constant}; this lm-eval has another layout, install lm-eval>=0.4.13,<0.5"
+    )
+
+
+@cache
+def _tree(file: str) -> ast.Module:
+    try:
+        return ast.parse((lm_eval_folder() / file).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _layout_changed(file, "source") from error
+
+
+def _find(file: str, constant: str, extract: Callable[[ast.Module], Any]) -> Any:
+    value = extract(_tree(file))
+    if value is None:
+        raise _layout_changed(file, constant)
+    return value
+
+
+def _constant(file: str, name: str) -> Any:
+    """Literal value of a module-level assignment."""
+
+    def extract(tree: ast.Module) -> Any:
+        for node in tree.body:
+            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+                return _literal(node.value)
+        return None
+
+    return _find(file, name, extract)
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def _function(tree: ast.Module, name: str) -> ast.FunctionDef | None:
+    found = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return next(found, None)
+
+
+def _default_of(function: str, argument: str) -> Callable[[ast.Module], Any]:
+    def extract(tree: ast.Module) -> Any:
+        node = _function(tree, function)
+        if node is None:
+            return None
+        pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+        return next((_literal(default) for arg, default in pairs if default and arg.arg == argument), None)
+
+    return extract
+
+
+def _string_assigned_in(function: str, name: str) -> Callable[[ast.Module], Any]:
+    def extract(tree: ast.Module) -> Any:
+        node = _function(tree, function)
+        for child in ast.walk(node) if node else ():
+            if isinstance(child, ast.Assign) and isinstance(child.value, ast.Constant):
+                targets = [target.id for target in child.targets if isinstance(target, ast.Name)]
+                if name in targets and isinstance(child.value.value, str):
+                    return child.value.value
+        return None
+
+    return extract
+
+
+def _plural_prefix(tree: ast.Module) -> str | None:
+    """``f"... {kinds} for {query} ..."`` under the key ``gen_prefix``, as a ``str.format`` template.
+
+    The source chooses between a singular and a plural f-string; the plural one is the ``else`` branch, and the
+    singular follows from it by :func:`single_answer`.
+    """
+    node = _function(tree, "generate_samples")
+    for child in ast.walk(node) if node else ():
+        if not isinstance(child, ast.Dict):
+            continue
+        for key, value in zip(child.keys, child.values, strict=True):
+            if isinstance(key, ast.Constant) and key.value == "gen_prefix" and isinstance(value, ast.IfExp):
+                return _as_format(value.orelse)
+    return None
+
+
+def _as_format(node: ast.expr) -> str | None:
+    if not isinstance(node, ast.JoinedStr):
+        return None
+    parts: list[str] = []
+    for part in node.values:
+        if isinstance(part, ast.Constant):
+            parts.append(str(part.value).replace("{", "{{").replace("}", "}}"))
+        elif isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name):
+            parts.append("{" + part.value.id + "}")
+        else:
+            return None
+    return "".join(parts)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fake_runs import fake_run, ones
+
+Run = Callable[..., Any]
+BEFORE = {"mmlu/mmlu_anatomy": ones(300), "ruler/vt@4096": ones(300)}
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Path:
+    return fake_run(tmp_path / "original", BEFORE, model="original")
+
+
+def extended(tmp_path: Path, lost: int = 0, **kwargs: Any) -> Path:
+    shards = BEFORE | {"ruler/vt@4096": ones(300, lost)}
+    return fake_run(tmp_path / f"extended{lost}", shards, model="extended", **kwargs)
+
+
+def test_compare_writes_all_four(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    out = tmp_path / "out"
+    got = lr2eval("compare", original, extended(tmp_path, 30), "--out", out)
+    assert got.code == 0, got.err
+    assert {path.name for path in out.iterdir()} == {
+        "comparison.json", "comparison.csv", "comparison.md", "report.html"
+    }  # fmt: skip
+    assert "-10.00" in got.out
+    stored = json.loads((out / "comparison.json").read_text())
+    assert stored["pairs"][0]["extended"]["label"] == "extended"
+
+
+def test_the_same_command_gives_the_same_bytes(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    other = extended(tmp_path, 30)
+    for name in ("one", "two"):
+        lr2eval("compare", original, other, "--out", tmp_path / name)
+    for file in ("comparison.json", "comparison.csv", "comparison.md", "report.html"):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.parametrize(("lost", "code", "verdict"), [(0, 0, "pass"), (30, 1, "regression"), (3, 3, "inconclusive")])
+def test_gate_exit_codes_and_files(
+    original: Path, tmp_path: Path, lr2eval: Run, lost: int, code: int, verdict: str
+) -> None:
+    out = tmp_path / "out"
+    got = lr2eval("gate", original, extended(tmp_path, lost), "--out", out)
+    assert got.code == code, got.err + got.out
+    assert got.out.startswith(verdict.upper())
+    assert {"gate.json", "junit.xml", "summary.md", "comparison.json", "report.html"} <= {p.name for p in out.iterdir()}
+    assert json.loads((out / "gate.json").read_text())["verdict"] == verdict
+    failures = ET.fromstring((out / "junit.xml").read_text()).get("failures")
+    assert failures == ("0" if code == 0 else "1")
+
+
+def test_gate_of_what_cannot_be_compared_still_writes_its_files(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    out = tmp_path / "out"
+    got = lr2eval("gate", original, extended(tmp_path, seed=1), "--out", out)
+    assert got.code == 4
+    assert got.out.startswith("NOT COMPARABLE: ")
+    assert "seed 0 and 1" in got.out.replace("\n", " ")
+    assert ET.fromstring((out / "junit.xml").read_text()).get("errors") == "1"
+    assert not (out / "report.html").exists()
+
+
+def test_gate_on_a_tampered_run_is_not_comparable(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    other = extended(tmp_path, 30)
+    with sqlite3.connect(other / "samples.sqlite") as db:
+        db.execute("UPDATE samples SET score = 100")
+    got = lr2eval("gate", original, other, "--out", tmp_path / "out")
+    assert got.code == 4
+
+
+def test_gate_with_a_committed_baseline_and_config(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    saved = lr2eval("baseline", "save", original, "--out", tmp_path / "baseline.json")
+    assert saved.code == 0, saved.err
+    digest = json.loads((original / "results.json").read_text())["digest"]
+    assert digest in saved.out
+    shutil.rmtree(original)  # CI has no run of the original
+    (tmp_path / "gate.toml").write_text(f'margin = 2\nbaseline = "baseline.json"\nbaseline_digest = "{digest[:16]}"\n')
+    other = extended(tmp_path, 1)
+    got = lr2eval("gate", other, "--config", tmp_path / "gate.toml", "--out", tmp_path / "out")
+    assert got.code == 0, got.err + got.out
+    (tmp_path / "gate.toml").write_text('baseline = "baseline.json"\nbaseline_digest = "00000000"\n')
+    got = lr2eval("gate", other, "--config", tmp_path / "gate.toml", "--out", tmp_path / "out")
+    assert got.code == 4
+    assert "the gate pins 00000000" in got.out.replace("\n", " ")
+
+
+def test_github_gets_annotations_and_a_summary(
+    original: Path, tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    (tmp_path / "summary.md").write_text("earlier step\n")
+    got = lr2eval("gate", original, extended(tmp_path, 30), "--out", tmp_path / "out")
+    assert "::error title=lr2eval gate%3A ruler regression::" in got.out
+    written = (tmp_path / "summary.md").read_text()
+    assert written.startswith("earlier step\n")
+    assert "lr2eval gate: REGRESSION" in written
+
+
+def test_outside_github_no_annotation(original: Path, tmp_path: Path, lr2eval: Run, monkeypatch: Any) -> None:
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    got = lr2eval("gate", original, extended(tmp_path), "--out", tmp_path / "out")
+    assert "::" not in got.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["compare", "A"], "two runs or more"),
+        (["compare", "A", "nowhere"], "no such folder"),
+        (["gate", "A"], "the original and the extended run"),
+        (["gate", "A", "A", "A"], "3 runs were given"),
+        (["gate", "A", "A", "--min-retention", "98.5"], "min_retention 98.5"),
+        (["gate", "A", "A", "--tasks", "hellaswag"], "nothing of that name"),
+        (["gate", "A", "A", "--config", "nowhere.toml"], "nowhere.toml"),
+        (["compare", "A", "A", "--out", "A"], "is the folder of a run"),
+        (["compare", "A", "A", "--unpaired", "--common"], "--unpaired"),
+        (["baseline", "save", "nowhere"], "not a run folder"),
+    ],
+)
+def test_usage_errors_are_one_line(original: Path, lr2eval: Run, arguments: list[str], says: str, tmp_path: Path,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    got = lr2eval(*(original if argument == "A" else argument for argument in arguments))
+    assert got.code == 2
+    assert says in got.error
+
+
+def test_an_unfinished_run_only_when_asked(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    other = fake_run(tmp_path / "b", {"mmlu/mmlu_anatomy": ones(300)}, model="extended", planned=2)
+    got = lr2eval("compare", original, other, "--out", tmp_path / "out")
+    assert got.code == 4
+    assert "--common" in got.error
+    got = lr2eval("compare", original, other, "--common", "--out", tmp_path / "out")
+    assert got.code == 0
+    assert "left out: ruler/vt@4096 (300)" in got.out
+
+
+def test_unpaired_is_said(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    got = lr2eval("compare", original, extended(tmp_path, seed=1), "--unpaired", "--out", tmp_path / "out")
+    assert got.code == 0
+    assert "UNPAIRED: different samples" in got.out
+
+
+def test_brackets_in_names_are_no_markup(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    other = fake_run(tmp_path / "b", BEFORE, model="[red]model[/red] [/nothing]")
+    got = lr2eval("compare", original, other, "--out", tmp_path / "out")
+    assert got.code == 0, got.err
+    assert "[red]model[/red]" in got.out

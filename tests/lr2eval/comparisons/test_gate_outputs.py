@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import xmlschema
+
+from lr2eval.comparisons.compare import compare, read_all
+from lr2eval.comparisons.exports import junit, summary, workflow_commands
+from lr2eval.comparisons.gate import judge, not_comparable
+from lr2eval.comparisons.gate_config import GateConfig
+from lr2eval.errors import NotComparableError
+from lr2eval.record.comparison import Gate
+from tests.fake_runs import fake_run, ones
+
+SCHEMA = Path(__file__).with_name("junit.xsd")
+STAMP = "2026-01-02T03:04:05"
+HOSTILE = 'a<b>&"c\x00\x1b[31m\n::error::injected\u2028%0A|`x`| \ud800'
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Gate:
+    before = {"mmlu/a": ones(300), "ruler/vt@4096": ones(300), "niah/single@4096": ones(20)}
+    sources = read_all(
+        [fake_run(tmp_path / "a", before), fake_run(tmp_path / "b", before | {"ruler/vt@4096": ones(300, 60)})]
+    )
+    return judge(compare(sources[0], sources[1:]).compared[0], GateConfig())
+
+
+@pytest.fixture
+def hostile(gate: Gate) -> Gate:
+    checks = [check.model_copy(update={"name": HOSTILE, "message": HOSTILE}) for check in gate.checks]
+    assert gate.extended is not None
+    side = gate.extended.model_copy(update={"label": HOSTILE})
+    return gate.model_copy(update={"checks": checks, "paragraph": HOSTILE, "extended": side, "mind": [HOSTILE]})
+
+
+def suite(text: str) -> ET.Element:
+    found = ET.fromstring(text.encode("utf-8", "replace")).find("testsuite")
+    assert found is not None
+    return found
+
+
+def test_junit_counts_and_kinds(gate: Gate) -> None:
+    found = suite(junit(gate, STAMP))
+    assert {key: found.get(key) for key in ("tests", "failures", "errors")} == {
+        "tests": "3", "failures": "2", "errors": "0"
+    }  # fmt: skip
+    kinds = {
+        case.get("name"): [(e.tag, e.get("type")) for e in case if e.tag in ("failure", "error")]
+        for case in found.iter("testcase")
+    }
+    assert kinds == {
+        "mmlu: retention of at least 98.5 %": [],
+        "ruler: retention of at least 98.5 %": [("failure", "regression")],
+        "niah: retention of at least 98.5 %": [("failure", "inconclusive")],
+    }
+
+
+def test_junit_of_runs_that_cannot_be_compared_is_an_error() -> None:
+    found = suite(junit(not_comparable(NotComparableError("other seeds"), 0.95), STAMP))
+    assert (found.get("tests"), found.get("errors"), found.get("failures")) == ("1", "1", "0")
+    error = found.find("testcase/error")
+    assert error is not None
+    assert error.get("message") == "other seeds"
+
+
+def test_junit_is_valid_by_the_common_schema(gate: Gate, hostile: Gate) -> None:
+    schema = xmlschema.XMLSchema(str(SCHEMA))
+    for each in (gate, hostile, not_comparable(NotComparableError("x"), 0.95)):
+        schema.validate(junit(each, STAMP).encode("utf-8", "replace").decode())
+    with pytest.raises(xmlschema.XMLSchemaException):
+        schema.validate(junit(gate, STAMP).replace('hostname="localhost"', ""))
+
+
+def test_hostile_text_stays_text_in_junit(hostile: Gate) -> None:
+    found = suite(junit(hostile, STAMP))
+    assert {case.tag for case in found} == {"properties", "testcase", "system-out", "system-err"}
+    assert "a<b>" in (found.find("system-out").text or "")  # type: ignore[union-attr]
+    assert "\x00" not in junit(hostile, STAMP)
+
+
+def test_annotations_levels(gate: Gate) -> None:
+    lines = workflow_commands(gate)
+    assert [line.split(" ")[0] for line in lines] == ["::notice", "::error", "::warning"]
+    assert workflow_commands(not_comparable(NotComparableError("why"), 0.95)) == [
+        "::error title=lr2eval gate%3A not comparable::why"
+    ]
+
+
+def test_annotations_cannot_be_injected(hostile: Gate) -> None:
+    for line in workflow_commands(hostile):
+        assert "\n" not in line
+        assert "%250A" in line  # a literal %0A is no line break
+        assert "%0A::error" in line  # the line break is escaped, and with it the second command
+
+
+def test_summary_table_survives_hostile_names(hostile: Gate) -> None:
+    rows = [line for line in summary(hostile).splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 3
+    assert all("<b>" not in row.replace("\\<b\\>", "") for row in rows)
+    bars = {row.replace("\\|", "").count("|") for row in rows}
+    assert bars == {9}
+
+
+def test_summary_names_the_verdict_and_the_runs(gate: Gate) -> None:
+    text = summary(gate)
+    assert text.startswith("## ✗ lr2eval gate: REGRESSION\n")
+    assert gate.original is not None
+    assert gate.original.digest[:16] in text

@@ -1,0 +1,87 @@
+"""``search.json`` is read whole, of this version, or refused in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lr2eval.errors import StoreError
+from lr2eval.record.search import FILE, SearchResult
+from tests.reports.searches import make_search
+
+
+def test_it_comes_back(tmp_path: Path) -> None:
+    folder = make_search(tmp_path / "s")
+    found = SearchResult.read(folder)
+    assert found.model_dump_json() == (folder / FILE).read_text(encoding="utf-8")
+
+
+def test_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="finished search"):
+        SearchResult.read(tmp_path)
+
+
+def _cut(value: Any) -> None:
+    value["rules"][0]["factors"].pop()
+
+
+def _twice(value: Any) -> None:
+    value["rules"].append(value["rules"][-1])
+
+
+def _lost(value: Any) -> None:
+    value["split"] = 31
+
+
+def _negative(value: Any) -> None:
+    value["factors"][3] = -1.0
+
+
+def _extra(value: Any) -> None:
+    value["more"] = 1
+
+
+def _old(value: Any) -> None:
+    value["version"] = 1
+
+
+def _next(value: Any) -> None:
+    value["version"] = 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_cut, "'none' has 31 factors for 32 pairs"),
+        (_twice, "not among the rules exactly once"),
+        (_lost, "split 31 is not among those searched"),
+        (_negative, "at factors.3"),
+        (_extra, "at more"),
+        (_old, "has version 1, this lr2eval reads 2"),
+        (_next, "has version 3, this lr2eval reads 2"),
+    ],
+)
+def test_damage_is_named_in_one_line(tmp_path: Path, change: Callable[[Any], None], said: str) -> None:
+    folder = make_search(tmp_path / "s")
+    value = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    change(value)
+    (folder / FILE).write_text(json.dumps(value), encoding="utf-8")
+    with pytest.raises(StoreError) as caught:
+        SearchResult.read(folder)
+    message = str(caught.value)
+    assert said in message
+    assert str(folder / FILE) in message
+    assert "run the same `lr2eval search` command again" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"version": 2}', "\x00", '{"scale": NaN}'])
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text, encoding="utf-8")
+    with pytest.raises(StoreError, match="not a search result") as caught:
+        SearchResult.read(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,162 @@
+"""Folders that 9c8e5ba wrote, before the files of the project moved: they are read, and their work goes on.
+
+``benchmarks/evidence.py`` made them. It also shows that today's code makes the same ones from scratch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from lr2eval import open_run
+
+ASSETS = Path(__file__).parents[1] / "assets"
+OLD = ASSETS / "runs-9c8e5ba"
+EVIDENCE: dict[str, Any] = json.loads((OLD / "evidence.json").read_text())
+RUNS = ("plain", "workers", "pair/original", "pair/extended")
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the folders, where the test works; with the model that the search and the training began from."""
+    home = tmp_path / "old"
+    shutil.copytree(OLD, home)
+    shutil.copytree(ASSETS / "tiny-retrieval", home / "tiny-retrieval")
+    monkeypatch.chdir(home)
+    return home
+
+
+def command(folder: Path) -> list[str]:
+    """The command that the manifest of a folder keeps, without the program's name."""
+    _, *words = json.loads((folder / "manifest.json").read_text())["command"]
+    return words
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_runs_open(name: str) -> None:
+    run = open_run(OLD / "runs" / name)
+    assert run.results.digest == EVIDENCE["runs"][f"runs/{name}"]["digest"]
+    assert len(run.shards) == len(run.results.shards) > 0
+    assert len(run.samples) == run.shards.n.sum() > 0
+
+
+@pytest.mark.parametrize("folder", ["runs/plain", "runs/workers", "search"])
+def test_reports_are_rendered_again(folder: str, old: Path, lr2eval: Run) -> None:
+    done = lr2eval("report", folder, "--out", "page.html")
+    assert done.code == 0, done.err
+    record = json.loads((old / folder / ("search.json" if folder == "search" else "results.json")).read_text())
+    assert record["digest"][:16] in (old / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "made", "kept"),
+    [
+        (("compare", "runs/pair/original", "runs/pair/extended"), "comparison.json", "compare/comparison.json"),
+        (("gate", "runs/pair/original", "runs/pair/extended", "--margin", "20"), "gate.json", "gate/gate.json"),
+        (("gate", "runs/pair/extended", "runs/pair/original", "--margin", "20"), "gate.json", "gate-loss/gate.json"),
+        (("gate", "baseline.json", "runs/pair/extended", "--tasks", "facts"), "gate.json", "gate-baseline/gate.json"),
+    ],
+)
+def test_comparisons_are_the_same(words: tuple[str, ...], made: str, kept: str, old: Path, lr2eval: Run) -> None:
+    lr2eval(*words, "--out", "again")
+    assert close(json.loads((old / "again" / made).read_text()), json.loads((old / kept).read_text()))
+
+
+def close(one: Any, two: Any) -> bool:
+    """Equal but for the last digits of numbers, which another processor may round otherwise."""
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(close(one[key], two[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(close, one, two))
+    if isinstance(one, float) and isinstance(two, float):
+        return math.isclose(one, two, rel_tol=1e-9, abs_tol=1e-9)
+    return bool(one == two)
+
+
+def test_a_baseline_is_the_same(old: Path, lr2eval: Run) -> None:
+    assert lr2eval("baseline", "save", "runs/pair/original", "--out", "again.json").code == 0
+    assert (old / "again.json").read_bytes() == (old / "baseline.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["plain", "workers"])
+def test_a_finished_run_is_read_and_asks_nothing(
+    name: str, old: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing is left to ask")
+
+    monkeypatch.setattr("lr2eval.runs.runner.load_backend", never)
+    before = (old / "runs" / name / "results.json").read_bytes()
+    done = lr2eval(*command(old / "runs" / name))
+    assert done.code == 0, done.err
+    assert (old / "runs" / name / "results.json").read_bytes() == before
+
+
+def test_another_configuration_is_refused_with_the_keys(old: Path, lr2eval: Run) -> None:
+    done = lr2eval(*command(old / "runs" / "plain"), "--seed", "5")
+    assert done.code == 2
+    assert "config.seed: 0 there, 5 now" in done.error
+
+
+def test_a_search_resumes_from_its_journal(old: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every evaluation is known, so no model is loaded, and the result is the old one."""
+    monkeypatch.setattr("lr2eval.workflows.search_workers.load_model", None)
+    before = {name: (old / "search" / name).read_bytes() for name in ("search.json", "factors.json")}
+    done = lr2eval(*command(old / "search"))
+    assert done.code == 0, done.err
+    assert {name: (old / "search" / name).read_bytes() for name in before} == before
+
+
+def test_a_training_goes_on_to_the_same_weights(old: Path, lr2eval: Run) -> None:
+    """From the checkpoint of step 2 of 4, as if the machine had died after it."""
+    train, model = old / "train", old / "train" / "model" / "model.safetensors"
+    before = load_file(model)
+    shutil.rmtree(train / "checkpoints" / "step-000004")
+    shutil.rmtree(model.parent)
+    (train / "training.json").unlink()
+    done = lr2eval(*command(train))
+    assert done.code == 0, done.err
+    assert "resuming after step 2 of 4" in done.err
+    after = load_file(model)
+    assert after.keys() == before.keys()
+    # Bit for bit on one machine (benchmarks/evidence.py); another processor may round otherwise.
+    assert all(np.allclose(after[name], before[name], rtol=1e-4, atol=1e-6) for name in before)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "words"),
+    [
+        ("runs/plain/results.json", "schema_version", ("report", "runs/plain")),
+        ("baseline.json", "schema_version", ("compare", "baseline.json", "runs/pair/extended")),
+    ],
+)
+def test_another_schema_is_refused_with_both_versions(
+    file: str, key: str, words: tuple[str, ...], old: Path, lr2eval: Run
+) -> None:
+    value = json.loads((old / file).read_text())
+    assert value[key] == 1
+    (old / file).write_text(json.dumps(value | {key: 7}))
+    done = lr2eval(*words)
+    assert done.code != 0
+    assert re.search(r"\b7\b.*\b1\b", done.error), done.error
+
+
+def test_another_store_is_refused_with_both_versions(old: Path) -> None:
+    import sqlite3
+
+    with sqlite3.connect(old / "runs" / "plain" / "samples.sqlite") as db:
+        db.execute("UPDATE meta SET value='7' WHERE key='store_version'")
+    db.close()
+    with pytest.raises(Exception, match="store version 7, this lr2eval reads 1"):
+        len(open_run(old / "runs" / "plain").samples)

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from lr2eval.errors import BackendError
+from lr2eval.method.rope.scaling import OriginalRope
+from lr2eval.method.search.evolution import Evolution, RandomSearch, SearchSettings
+from lr2eval.method.search.space import Candidate, Space
+
+SPACE = Space(OriginalRope(1000.0, 64, 128), 2048, 14)
+SMALL = SearchSettings(population=16, initial=20, iterations=12, parents=8, mutations=4, crossovers=4)
+
+
+def far(candidate: Candidate) -> float:
+    """Distance to a hidden vector: 20, 20.5, 21 ..."""
+    return sum((step / 100 - 20 - i / 2) ** 2 for i, step in enumerate(candidate.right))
+
+
+def play(strategy: Any, score: Callable[[Candidate], float | None] = far) -> list[list[Candidate]]:
+    rounds = []
+    while not strategy.done:
+        asked = strategy.ask()
+        if not asked:
+            break
+        rounds.append(asked)
+        strategy.tell([score(each) for each in asked])
+    return rounds
+
+
+def test_published_settings_and_number_of_evaluations() -> None:
+    settings = SearchSettings()
+    assert (settings.population, settings.initial, settings.iterations, settings.rate) == (64, 128, 40, 0.3)
+    assert (settings.parents, settings.mutations, settings.crossovers, settings.crossover_tries) == (32, 16, 16, 20)
+    rounds = play(Evolution(SPACE, settings))
+    assert [len(asked) for asked in rounds] == [128] + [32] * 40
+    asked = [candidate for each in rounds for candidate in each]
+    assert len(set(asked)) == 1408, "nobody is asked twice"
+    assert all(SPACE.holds(candidate) for candidate in asked)
+
+
+def test_it_finds_what_it_looks_for_and_beats_random_search() -> None:
+    settings = SearchSettings()
+    evolution, random = Evolution(SPACE, settings), RandomSearch(SPACE, settings)
+    rounds = play(evolution)
+    assert evolution.stopped == "iterations"
+    assert [len(asked) for asked in play(random)] == [len(asked) for asked in rounds]
+    assert evolution.best is not None
+    assert random.best is not None
+    assert evolution.best.score < min(map(far, SPACE.seeds())) / 2
+    assert evolution.best.score < random.best.score / 2
+    # The best is the best of everything that was asked.
+    assert evolution.best.score == min(far(each) for asked in rounds for each in asked)
+
+
+def test_shifts_reach_a_level_far_from_every_seed() -> None:
+    """A hidden vector at 3.5 s, all of it far above the steps of 0.1 between neighbours."""
+    space = Space(SPACE.rope, 2048, 14, reach=4.0)
+
+    def high(candidate: Candidate) -> float:
+        return sum((step / 100 - 53 - i / 2) ** 2 for i, step in enumerate(candidate.right))
+
+    found = {}
+    for shifts in (0.0, 0.5):
+        strategy = Evolution(space, SearchSettings(**{**SMALL.to_json(), "shifts": shifts}))
+        play(strategy, high)
+        assert strategy.best is not None
+        found[shifts] = strategy.best.score
+    assert found[0.5] < found[0.0] / 2
+
+
+def test_seed_decides_everything() -> None:
+    one, two = play(Evolution(SPACE, SMALL)), play(Evolution(SPACE, SMALL))
+    assert one == two
+    other = SearchSettings(**{**SMALL.to_json(), "seed": 1})
+    assert play(Evolution(SPACE, other))[1] != one[1]
+    # Another split has random numbers of its own.
+    assert play(Evolution(Space(SPACE.rope, 2048, 12), SMALL)) != one
+
+
+def test_first_round_is_the_seeds_and_their_mutations() -> None:
+    first = Evolution(SPACE, SMALL).ask()
+    assert first[:8] == SPACE.seeds()
+    for number in range(8, 20):
+        same = sum(a == b for a, b in zip(first[number].right, first[number - 8].right, strict=True))
+        assert same >= SPACE.size // 3
+
+
+def test_parents_survive_whatever_their_children_are() -> None:
+    evolution = Evolution(SPACE, SMALL)
+    evolution.tell([far(each) for each in evolution.ask()])
+    best = evolution.best
+    evolution.tell([1e9 for _ in evolution.ask()])
+    assert evolution.best == best
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_no_finite_score_is_discarded_and_counted(bad: float) -> None:
+    evolution = Evolution(SPACE, SMALL)
+    asked = evolution.ask()
+    evolution.tell([bad, *(far(each) for each in asked[1:-1]), bad])
+    assert evolution.discarded == 2
+    kept = {each.candidate for each in evolution.population}
+    assert not kept & {asked[0], asked[-1]}
+    assert all(math.isfinite(each.score) for each in evolution.population)
+    evolution.tell([bad for _ in evolution.ask()])  # a whole round of them: the parents go on
+    assert evolution.discarded == 10
+
+
+def test_all_of_them_is_an_error() -> None:
+    evolution = Evolution(SPACE, SMALL)
+    asked = evolution.ask()
+    with pytest.raises(BackendError, match=r"split 14: every one of 20 candidates .* --dtype float32"):
+        evolution.tell([math.nan for _ in asked])
+
+
+def test_given_up_candidates_are_neither_parents_nor_discarded() -> None:
+    evolution = Evolution(SPACE, SMALL)
+    asked = evolution.ask()
+    evolution.tell([None if number % 2 else far(each) for number, each in enumerate(asked)])
+    assert evolution.discarded == 0
+    assert {each.candidate for each in evolution.population} <= set(asked[::2])
+
+
+def test_patience_stops_a_split_that_no_longer_gains() -> None:
+    patient = SearchSettings(**{**SMALL.to_json(), "patience": 2})
+    evolution = Evolution(SPACE, patient)
+    assert len(play(evolution, lambda _: 1.0)) == 1 + 2
+    assert evolution.iteration == 3
+    assert evolution.stopped == "patience"
+    # Gains below the least one do not count.
+    tiny = iter(range(10_000))
+    assert len(play(Evolution(SPACE, patient), lambda _: 1.0 - 1e-7 * next(tiny))) == 3
+    large = iter(range(10_000))
+    assert len(play(Evolution(SPACE, patient), lambda _: 1000.0 - next(large))) == 13
+
+
+def test_an_exhausted_space_ends_the_search() -> None:
+    tiny = Space(OriginalRope(10_000.0, 8, 100), 200, 3, grid=0.5)  # one factor out of 2, 2.5, 3, 3.5, 4
+    evolution = Evolution(tiny, SMALL)
+    assert evolution.stopped is None
+    rounds = play(evolution, lambda candidate: candidate.right[0])
+    assert evolution.stopped == "exhausted"
+    assert sorted(c.right[0] for asked in rounds for c in asked) == [4, 5, 6, 7, 8]
+
+
+def test_asking_twice_is_a_mistake() -> None:
+    evolution = Evolution(SPACE, SMALL)
+    evolution.ask()
+    with pytest.raises(RuntimeError, match="before tell"):
+        evolution.ask()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parents": 65}, "65 parents out of a population of 64"),
+        ({"rate": 0.0}, "no probability"),
+        ({"initial": 0}, "initial is 0; give 1 or more"),
+        ({"mutations": 0, "crossovers": 0}, "makes no candidates"),
+        ({"patience": 0}, "patience is 0"),
+    ],
+)
+def test_impossible_settings(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        SearchSettings(**changes)
