@@ -1,0 +1,1 @@
+"""A template of a plug-in package for lr2eval. See README.md beside pyproject.toml."""
