@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 VLLM_VENV ?= .venv-vllm
 VBIN := $(VLLM_VENV)/bin
 
-.PHONY: demo demo-smollm2 test vllm-env vllm-test check format wheel-check campaign browser clean help
+.PHONY: demo demo-smollm2 test vllm-env vllm-test gpu-kit gpu-model gpu-rehearsal check format wheel-check campaign browser clean help
 
 help:
 	@echo "make demo    a small model that loses its long context, and the same one extended -> runs/demo/report.html"
@@ -61,6 +61,28 @@ $(VLLM_VENV)/.ready: pyproject.toml constraints-vllm.txt
 # The tests that need a real vLLM, and with them those whose subject is transformers, under that older version.
 vllm-test: vllm-env
 	$(VBIN)/python -m pytest -q $(PYTEST) tests/lr2eval/backends tests/method/rope/test_windowed.py tests/method/rope/test_export.py
+
+# What travels to a machine with a GPU (docs/gpu.md): wheels of what that machine lacks, and model and data.
+gpu-kit: $(READY)
+	$(BIN)/python benchmarks/gpu/pack.py kit
+
+gpu-model: $(READY)
+	$(BIN)/python benchmarks/gpu/pack.py model $(DATA)
+
+# The GPU script on this CPU, with the Python and the packages of the machine it is for (5 GB) and the kit's wheels.
+GPU_VENV ?= .venv-gpu
+gpu-rehearsal: gpu-kit
+	@if command -v $(PYTHON312) >/dev/null; then $(MAKE) --no-print-directory $(GPU_VENV)/.ready && \
+	  $(GPU_VENV)/bin/python benchmarks/gpu/day.py --rehearse --home $(GPU_VENV)/home --out $(GPU_VENV)/out; \
+	else echo "SKIPPED: the rehearsal under Python 3.12, which is not here (give it as PYTHON312=...)"; fi
+
+PYTHON312 ?= python3.12
+$(GPU_VENV)/.ready: benchmarks/gpu/machine.txt
+	$(PYTHON312) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile torch==2.11.0 uv
+	grep -v '^#' benchmarks/gpu/machine.txt > $(GPU_VENV)/requirements.txt
+	$(GPU_VENV)/bin/uv pip install --quiet --python $(GPU_VENV)/bin/python -r $(GPU_VENV)/requirements.txt torch==2.11.0 transformers==5.17.0 pip
+	@touch $(GPU_VENV)/.ready
 
 # The browser of the distribution, for the tests that look at a report as a reader does; without it they skip.
 browser:

@@ -124,7 +124,7 @@ def cache_free(model: Any, prompt: list[int], new: int) -> list[int]:
     """Greedy decoding with one whole forward per token: stock transformers then picks the right window by itself."""
     ids = list(prompt)
     while len(ids) < len(prompt) + new:
-        token = int(model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax())
+        token = int(model(torch.tensor([ids], device=model.device), use_cache=False).logits[0, -1].argmax())
         if token == EOS:
             break
         ids.append(token)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 import psutil
 import torch
 
+from lr2eval.base.machine import give_memory_back, out_of_memory
 from lr2eval.errors import BackendError
 
 CHUNKS = (4096, 1024, 256)
@@ -84,17 +84,21 @@ class Footprint:
         return prefixes * prefix * self.kv + max(first, second + min(positions, rows * step) * self.logits)
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes a batch may take: four fifths of what is free, rounded down to a power of two.
+def free_memory(device: torch.device, taken: int = 0) -> int:
+    """Bytes a batch may take: four fifths of what is free less ``taken``, rounded down.
 
-    The rounding keeps plans equal between runs on one machine although free memory is never quite the same.
+    Free memory is never quite the same, but runs on one machine should make the same batches. Others use a CPU's memory
+    at the same time, so there the result is a power of two. On a GPU that would waste up to half of it: there only the
+    three highest binary digits are kept.
     """
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0]
         free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     else:
         free = min(psutil.virtual_memory().available, _cgroup_free())
-    return 1 << max(int(free * _SHARE), 1).bit_length() - 1
+    share = max(int((free - taken) * _SHARE), 1)
+    step = 1 << max(share.bit_length() - (3 if device.type == "cuda" else 1), 0)
+    return share // step * step
 
 
 def _cgroup_free() -> int:
@@ -135,10 +139,7 @@ def run_split(
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
-    # The traceback held the failed attempt's tensors until here.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    give_memory_back()
     if len(rows) > 1:
         half = len(rows) // 2
         first = run_split(rows[:half], run, chunk=chunk, length=length)
@@ -151,14 +152,6 @@ def run_split(
             "--lengths, --dtype bfloat16, or a machine with more memory"
         )
     return run_split(rows, run, chunk=smaller, length=length)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says so, on any device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "can't allocate memory" in text or "not enough memory" in text or "out of memory" in text
 
 
 MAX_ROWS = 64

@@ -117,6 +117,7 @@ class Decoder:
                 max_new_tokens=max(columns) - width,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=list(self.eos_ids) or None,
+                disable_compile=True,  # a static cache would have every width compiled
                 stopping_criteria=StoppingCriteriaList([stop]),
                 logits_processor=LogitsProcessorList([_FiniteLogits([row.number for row in rows], pads)]),
                 **begun,

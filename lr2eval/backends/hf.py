@@ -104,6 +104,12 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
         self._kept = Kept() if can_share(model) else None
         self._decoder = Decoder(model, self.tokenizer, rotary, eos_ids(model, self.tokenizer), self._kept is not None)
         self.limit = int(self.max_length)
+        self._free: int | None = None
+        if self.device.type == "cuda":
+            # cuDNN makes a plan for every length, so each new token would wait for one; the other kernels do not.
+            torch.backends.cuda.enable_cudnn_sdp(False)
+            # Once: beginnings that are kept must not make later plans smaller than those of a resumed run.
+            self._free = free_memory(self.device)
         self._begin(prompts, truncation)
 
     def plan(self, request_type: str, requests: list[Instance]) -> list[list[int]]:
@@ -269,7 +275,7 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
 
     @property
     def _memory(self) -> int:
-        return self.memory_limit or free_memory(self.device)
+        return self.memory_limit or self._free or free_memory(self.device)
 
     def _chunk(self, length: int, cost: Callable[[int | None], int]) -> int | None:
         return self._prefill_chunk or smallest_chunk_needed(length, self._memory, cost)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lr2eval.backends.batching import Footprint, Limits, out_of_memory, pieces, run_split, smallest_chunk_needed
+from lr2eval.backends.batching import Footprint, Limits, pieces, run_split, smallest_chunk_needed
 from lr2eval.backends.prefix.cache import Kept
 from lr2eval.backends.prefix.families import Family, batches, families
 from lr2eval.backends.scoring import Reading, Score, score
+from lr2eval.base.machine import out_of_memory
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
 
 _PADDING = 0.25

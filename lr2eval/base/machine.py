@@ -1,7 +1,8 @@
-"""What a manifest tells about the machine: time, package versions, hardware."""
+"""What a manifest tells about the machine: time, package versions, hardware. And when its memory runs out."""
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import re
@@ -43,7 +44,27 @@ def hardware() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         facts["accelerator"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+        facts["cuda"] = f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     return facts
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whichever device."""
+    import torch
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    said = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")  # cuBLAS and cuDNN
+    return any(words in str(error) for words in said)
+
+
+def give_memory_back() -> None:
+    """Free what failed work held. Call it outside the ``except`` block: a traceback holds the tensors of its frames."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _processor() -> str:

@@ -48,6 +48,7 @@ def _print_plan(recipe: Recipe, made: TrainingPlan) -> None:
         ("activations", memory.activations, marks[not recipe.gradient_checkpointing]),
         ("activations with checkpointing", memory.activations_checkpointed, marks[recipe.gradient_checkpointing]),
         (f"logits of {recipe.loss_chunk:,} places", memory.logits_chunk, ""),
+        ("mask of a packed row", memory.mask, f"attention {recipe.attention or 'sdpa'}"),
         ("together", memory.total(recipe.gradient_checkpointing), _fits(recipe, plan)),
     ]
     for name, size, mark in lines:

@@ -218,6 +218,6 @@ def _timed(work: Callable[[], Any], device: str) -> float:
         started = time.perf_counter()
         work()
         if not device.startswith("cpu"):
-            torch.accelerator.synchronize()
+            torch.accelerator.synchronize(device)
         times.append(time.perf_counter() - started)
     return statistics.median(times[1:] or times)

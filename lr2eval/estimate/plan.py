@@ -140,9 +140,8 @@ def _batched(run: Prepared, work: Sequence[Asked]) -> tuple[list[list[Batch]], S
     footprint = Footprint.of(config.get_text_config(), _item(run))
     auto = run.config.batch_size == "auto"
     stated = run.config.memory_limit
-    memory = (
-        parse_bytes(stated) if stated else free_memory(torch.device(device)) - run.checkpoint.parameters * _item(run)
-    )
+    weights = run.checkpoint.parameters * _item(run)
+    memory = parse_bytes(stated) if stated else free_memory(torch.device(device), weights)
     limits = Limits(
         rows=MAX_ROWS if auto else int(run.config.batch_size),
         tokens=(TOKENS_CPU if device.startswith("cpu") else TOKENS_GPU) if auto else None,

@@ -55,7 +55,7 @@ def backend_options(config: RunConfig) -> dict[str, Any]:
 
 def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
     """The lm-eval ``LM`` for ``--backend``. Raises :class:`UsageError` for an unknown one."""
-    window = max(checkpoint.window, *(config.lengths or ())) if config.beyond_window else checkpoint.window
+    window = max((checkpoint.window, *(config.lengths or ()))) if config.beyond_window else checkpoint.window
     if config.backend == "hf":
         from lr2eval.backends.hf import WindowedHFLM
 

@@ -8,7 +8,6 @@ Shape suffixes: B rows (1), L tokens, N scored places, V vocabulary, H hidden wi
 
 from __future__ import annotations
 
-import gc
 import inspect
 import math
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from lr2eval.base.machine import give_memory_back, out_of_memory
 from lr2eval.errors import BackendError
 from lr2eval.method.search.needles import Sample
 
@@ -88,7 +88,7 @@ def length_that_fits(model: Any, sample: Sample) -> int:
     """The longest of half, a quarter, ... of a sample that the model can read; 0 if none."""
     length = len(sample.ids) // 2
     while length >= 2:
-        _free()
+        give_memory_back()
         try:
             with torch.inference_mode():
                 _mean_nll(model, Sample(sample.ids[:length], (length - 1,)))
@@ -99,17 +99,3 @@ def length_that_fits(model: Any, sample: Sample) -> int:
             return length
         length //= 2
     return 0
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on whichever device."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return any(said in text for said in ("can't allocate memory", "not enough memory", "out of memory"))

@@ -34,6 +34,11 @@ class Engine:
         try:
             if recipe.attention:
                 model.set_attn_implementation(recipe.attention)
+            if recipe.attention == "flex_attention":
+                if ranks.device == "cpu":
+                    raise ValueError("flex_attention cannot train on a CPU; --set attention=sdpa")
+                # Beyond the limit (8) masks are no longer compiled and take 9 bytes for each pair of tokens.
+                torch._dynamo.config.recompile_limit = 64
             rotary = install_rope(model, scaling)
         except (ValueError, ImportError) as error:
             raise UsageError(f"{type(model).__name__}: {str(error).splitlines()[0]}") from error
@@ -66,8 +71,9 @@ class Engine:
         return self._run(batch, scale)
 
     def _run(self, batch: MicroBatch, scale: float | None = None) -> torch.Tensor:
-        with self._laid_out(batch.to(self.ranks.device)) as part, self._autocast():
-            total = self.loss_model(part.input_ids, part.position_ids, part.targets, part.weights, part.lengths)
+        with self._laid_out(batch.to(self.ranks.device)) as part:
+            with self._autocast():
+                total = self.loss_model(part.input_ids, part.position_ids, part.targets, part.weights, part.lengths)
             if scale is not None:
                 (total * scale).backward()
         return total.detach()
@@ -89,7 +95,9 @@ class Engine:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.ranks.size > 1 or self.dtype == torch.float32:
             return nullcontext()  # sharded weights are gathered in the right precision
-        found: AbstractContextManager[Any] = torch.autocast(self.ranks.device.partition(":")[0], self.dtype)
+        # Without the cache: all pieces of the loss would add their gradients up in one bfloat16 copy of the head.
+        kind = self.ranks.device.partition(":")[0]
+        found: AbstractContextManager[Any] = torch.autocast(kind, self.dtype, cache_enabled=False)
         return found
 
     def step(self, groups: Sequence[Sequence[Segment] | None], weight: float, rate: float) -> tuple[list[float], float]:

@@ -9,6 +9,7 @@ Shape suffixes: B rows, L tokens, C places of one chunk, H hidden width, V vocab
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -34,13 +35,13 @@ def chunked_loss(
         # Nothing counts, but every weight takes part: sharded ones are waited for by the other processes.
         return head(hidden_NH[:1]).float().sum() * 0.0
     total = hidden_NH.new_zeros((), dtype=torch.float32)
-    for begin in range(0, len(targets_N), chunk):
-        part = slice(begin, begin + chunk)
-        at_C = (targets_N[part] != IGNORED).nonzero()[:, 0] + begin
+    weights = repeat(None) if weights_N is None else weights_N.split(chunk)
+    # Split first: the gradient of an index into all of hidden_NH would be as large as that, once for each piece.
+    for hidden_CH, targets_C, weights_C in zip(hidden_NH.split(chunk), targets_N.split(chunk), weights, strict=False):
+        at_C = (targets_C != IGNORED).nonzero()[:, 0]
         if len(at_C) == 0:
             continue
-        weights_C = None if weights_N is None else weights_N[at_C]
-        args = (hidden_NH[at_C], head, targets_N[at_C], weights_C)
+        args = (hidden_CH[at_C], head, targets_C[at_C], None if weights_C is None else weights_C[at_C])
         total = total + (
             checkpoint(_chunk_loss, *args, use_reentrant=False) if torch.is_grad_enabled() else _chunk_loss(*args)
         )

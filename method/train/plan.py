@@ -1,7 +1,8 @@
 """What a training will take, before anything is loaded: tokens, steps, memory and time.
 
-The formulas are those of ``docs/training.md``. Tokens and steps are exact; memory is an estimate of what is held at the
-same time, with an attention that keeps no square matrix; time is operations divided by what the hardware is said to do.
+The formulas are those of ``docs/training.md``. Tokens and steps are exact. Memory estimates what is held at the same
+time, under an attention that does not keep the scores of a whole square. Time is operations divided by what the
+hardware is said to do.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ class Memory:
     """Without gradient checkpointing."""
     activations_checkpointed: int
     logits_chunk: int
+    mask: int
+    """Of a packed row while it is made, under an attention that needs the whole square."""
 
     def total(self, checkpointing: bool) -> int:
         """All that is held at the same time."""
         held = self.activations_checkpointed if checkpointing else self.activations
-        return self.weights + self.gradients + self.optimizer + self.gathered + held + self.logits_chunk
+        return sum((self.weights, self.gradients, self.optimizer, self.gathered, held, self.logits_chunk, self.mask))
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def plan(recipe: Recipe, shape: Shape, rows: tuple[int, int] | None = None) -> T
         tokens=trained * recipe.target_window,
         tokens_per_step=recipe.tokens_per_step,
         steps=steps,
-        memory=_memory(recipe, shape),
+        memory=_memory(recipe, shape, packed=bool(short)),
         operations=matrix + attention,
         operations_attention=attention,
         hours=hours,
@@ -103,14 +106,16 @@ def _operations(recipe: Recipe, shape: Shape, short: float, long: float) -> tupl
     return 6.0 * weights * tokens, 6.0 * pairs * width
 
 
-def _memory(recipe: Recipe, shape: Shape) -> Memory:
+def _memory(recipe: Recipe, shape: Shape, *, packed: bool) -> Memory:
     total, gpus = parameters(shape), recipe.hardware.gpus
     number = 4 if recipe.dtype == "float32" else 2
     held = recipe.micro_batch * recipe.target_window // recipe.context_parallel
     tables = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     gathered = 0 if gpus == 1 else 2 * number * (2 * layer_parameters(shape) + tables)
     layer = held * number * _kept_per_token(shape)
-    border = held * number * shape.hidden
+    # Autocast, which a single process uses, keeps what passes from layer to layer in float32.
+    border = held * (4 if gpus == 1 else number) * shape.hidden
+    square = packed and recipe.attention in (None, "sdpa", "eager")
     return Memory(
         weights=4 * total // gpus,
         gradients=4 * total // gpus,
@@ -119,6 +124,7 @@ def _memory(recipe: Recipe, shape: Shape) -> Memory:
         activations=shape.layers * layer + 2 * border,
         activations_checkpointed=shape.layers * border + layer + 2 * border,
         logits_chunk=min(recipe.loss_chunk, held) * shape.vocabulary * (2 * 4 + number),
+        mask=3 * recipe.micro_batch * (recipe.target_window // recipe.context_parallel) ** 2 if square else 0,
     )
 
 

@@ -126,6 +126,8 @@ class Recipe(BaseModel):
             raise ValueError("long_only without long_tokens trains on nothing")
         if self.context_parallel > 1 and self.micro_batch > 1:
             raise ValueError("context_parallel shares single rows; set micro_batch to 1")
+        if "flash" in (self.attention or "") and self.micro_batch > 1 and not self.long_only:
+            raise ValueError("flash attention keeps the documents of one row apart; set micro_batch to 1")
         return self
 
     @property

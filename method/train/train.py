@@ -23,7 +23,7 @@ import torch
 
 from lr2eval.base.files import cache_dir, write_atomic, write_json
 from lr2eval.base.ids import digest
-from lr2eval.base.machine import now, versions
+from lr2eval.base.machine import now, out_of_memory, versions
 from lr2eval.errors import BackendError, StoreError, UsageError
 from lr2eval.method.data.rows import Segment
 from lr2eval.method.rope.export import export
@@ -31,7 +31,6 @@ from lr2eval.method.rope.files import FactorsFile
 from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.rope.source import ModelRope
 from lr2eval.method.search.needles import Sample
-from lr2eval.method.search.perplexity import out_of_memory
 from lr2eval.method.train import checkpoints
 from lr2eval.method.train.batches import Plan, Rows, data_digest, weights_of
 from lr2eval.method.train.engine import Engine, dtype_of
@@ -200,8 +199,9 @@ class _Run:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            raise BackendError(f"step {step} does not fit into memory; --set gradient_checkpointing=true, a smaller "
-                               "micro_batch or loss_chunk, or more GPUs (--dry-run estimates)") from error  # fmt: skip
+            raise BackendError(f"step {step} does not fit into memory; --set gradient_checkpointing=true, "
+                               "attention=flex_attention on a GPU, a smaller micro_batch or loss_chunk, or more GPUs "
+                               "(--dry-run estimates)") from error  # fmt: skip
         loss = sum(losses) / (short + long)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"

@@ -52,8 +52,23 @@ def test_free_memory_is_a_steady_power_of_two(monkeypatch: pytest.MonkeyPatch, t
     for available in (11_000_000_000, 13_000_000_000):
         _machine_with(monkeypatch, available)
         assert free_memory(CPU) == 1 << 33
+    assert free_memory(CPU, 4_000_000_000) == 1 << 32  # 0.8 * (13 - 4) billion, rounded down
     _machine_with(monkeypatch, 0)
     assert free_memory(CPU) == 1
+    assert free_memory(CPU, 1 << 40) == 1
+
+
+@pytest.mark.parametrize(("free", "found"), [(63, 48), (63.1, 48), (78, 56), (50, 40), (139, 96)])
+def test_free_memory_of_a_gpu_keeps_at_least_seven_tenths_of_its_share(
+    monkeypatch: pytest.MonkeyPatch, free: float, found: int
+) -> None:
+    """63 GiB free were 32 GiB for a batch when rounded to a power of two."""
+    gib = 1 << 30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free * gib) - 2 * gib, 80 * gib))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 5 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 3 * gib)
+    assert free_memory(torch.device("cuda")) == found * gib
+    assert found > 0.7 * 0.8 * free
 
 
 def test_a_container_limit_counts_but_not_its_file_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

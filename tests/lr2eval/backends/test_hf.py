@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from lr2eval.backends import Backend
 from lr2eval.backends.hf import WindowedHFLM
 from lr2eval.errors import BackendError, CheckpointError
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.runs.backend import load_backend
+from lr2eval.runs.config import RunConfig
 from tests.lr2eval.backends.helpers import (
     Load,
     choice,
@@ -19,6 +22,7 @@ from tests.lr2eval.backends.helpers import (
     one_line,
 )
 from tests.tiny_models import (
+    WINDOW,
     cache_free,
     tiny_model,
 )
@@ -90,6 +94,16 @@ def test_unknown_dtype(load: Load) -> None:
     with pytest.raises(CheckpointError, match=r"--dtype float13: unknown; choose auto, float32") as caught:
         load(dtype="float13")
     one_line(caught.value)
+
+
+@pytest.mark.parametrize(("lengths", "window"), [(None, WINDOW), ("64", WINDOW), ("2k,1k", 2048)])
+def test_running_beyond_the_window_reads_the_longest_length(
+    checkpoint_of: Callable[[str], Checkpoint], lengths: str | None, window: int
+) -> None:
+    """Tasks that bring prompts of their own have no lengths: the window then is the model's."""
+    checkpoint = checkpoint_of("llama")
+    config = RunConfig(model="m", tasks="mmlu", lengths=lengths, beyond_window=True, device="cpu")
+    assert load_backend(checkpoint, config).limit == window
 
 
 def test_dtype_and_device(load: Load) -> None:

@@ -153,7 +153,7 @@ def test_a_long_row_is_read_whole_under_the_rescaled_rope(architecture: str) -> 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 def test_flex_attention_keeps_packed_documents_apart() -> None:
-    """Not compiled, which would take half a minute; ``benchmarks/gpu/train_check.py --rehearse`` compiles."""
+    """Not compiled, which would take half a minute; ``benchmarks/gpu/training.py`` compiles."""
     model, loss_model = _model()
     batch = micro_batch([tiny_segments.short_row(0, (32, 20, 9, 25), 10)])
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):

@@ -101,6 +101,31 @@ def test_what_an_estimate_depends_on() -> None:
     assert plan(recipe, recipe.shape, (3, 4)).tokens == 7 * 131072
 
 
+def test_the_square_mask_of_a_packed_row_counts() -> None:
+    """About 49 GiB at 128k, which no recipe of a long window may take without a word."""
+    for name in ("llama3-8b-128k", "phi3-mini-128k", "smollm2-135m-32k"):
+        recipe = read_recipe(name)
+        assert recipe.shape is not None
+        flex, sdpa = plan(recipe, recipe.shape), plan(read_recipe(name, {"attention": "sdpa"}), recipe.shape)
+        assert flex.memory.mask == 0
+        assert sdpa.memory.mask == 3 * recipe.target_window**2
+        assert sdpa.memory.total(True) == flex.memory.total(True) + sdpa.memory.mask
+        alone = read_recipe(name, {"attention": "sdpa", "long_only": True})
+        assert plan(alone, recipe.shape).memory.mask == 0  # long rows are causal and need none
+    assert plan(read_recipe("tiny-retrieval-2k"), recipe.shape).memory.mask == 3 * 2048**2  # sdpa is what nobody names
+
+
+def test_one_process_keeps_the_residual_stream_in_float32() -> None:
+    """Under autocast; sharded weights come in bfloat16 and so does what passes between layers."""
+    changes = {"hardware.gpus": 1, "gradient_checkpointing": True}
+    recipe = read_recipe("smollm2-135m-32k", changes)
+    assert recipe.shape is not None
+    one = plan(recipe, recipe.shape).memory.activations_checkpointed
+    two = plan(read_recipe("smollm2-135m-32k", changes | {"hardware.gpus": 2}), recipe.shape).memory
+    layers = recipe.shape.layers + 2
+    assert one - two.activations_checkpointed == 2 * layers * 32768 * recipe.shape.hidden
+
+
 def test_attention_counts_squares() -> None:
     shape = Shape(layers=1, hidden=8, intermediate=8, heads=2, kv_heads=2, head_dim=4, vocabulary=10)
     numbers = {"name": "r", "original_window": 32, "short_tokens": 0, "global_batch": 1}

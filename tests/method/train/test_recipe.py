@@ -60,6 +60,7 @@ def test_changes_go_over_a_file(tmp_path: Path) -> None:
         ({"target_window": 128}, "target_window 128 is not longer than original_window 128"),
         ({"seed.x": 1}, "--set seed.x"),
         ({"context_parallel": 2, "micro_batch": 2}, "set micro_batch to 1"),
+        ({"attention": "flash_attention_2", "micro_batch": 2}, "flash attention .* set micro_batch to 1"),
         ({"long_only": True, "long_tokens": 0}, "trains on nothing"),
         ({"dtype": "float16"}, "dtype: Input should be"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from lr2eval.method.search.perplexity import mean_nll, perplexity
 from lr2eval.method.train import checkpoints
 from lr2eval.method.train.batches import Plan, micro_batch, weights_of
 from lr2eval.method.train.engine import Engine
+from lr2eval.method.train.loss import chunked_loss
+from lr2eval.method.train.parallel import Ranks
 from lr2eval.method.train.recipe import Recipe
 from lr2eval.method.train.train import TrainingResult, train
 from tests import tiny_models, tiny_segments
@@ -63,6 +66,25 @@ def run(source: Path, out: Path, *, rows: Any = None, scaling: RopeScaling = SCA
     extra = {name: changes.pop(name) for name in ("held_out", "needles", "hook") if name in changes}
     rows = tiny_segments.mixture(12) if rows is None else rows
     return train(recipe(**changes), model, source, rows, scaling, out, **extra)
+
+
+def test_many_pieces_of_the_loss_are_as_exact_as_one_in_bfloat16() -> None:
+    """Autocast's cache of weights once had all pieces add their gradients of the head up in bfloat16."""
+    torch.set_num_threads(1)
+    made = Engine(tiny_models.tiny_model("llama", rope=dict(PLAIN)), SCALING, recipe(dtype="bfloat16"), Ranks())
+    head = made.model.lm_head
+    hidden = torch.randn(256, head.in_features, generator=torch.Generator().manual_seed(0))
+    targets = torch.arange(256) % head.out_features
+
+    def gradient(context: AbstractContextManager[Any], chunk: int) -> torch.Tensor:
+        with context:
+            loss = chunked_loss(hidden, head, targets, None, chunk)
+        return torch.autograd.grad(loss, head.weight)[0]
+
+    exact = gradient(nullcontext(), 256)
+    one, many = (gradient(made._autocast(), chunk) for chunk in (256, 2))
+    assert (one - exact).norm() < 0.01 * exact.norm()
+    assert (many - exact).norm() < 1.2 * (one - exact).norm()  # 4 times with the cache
 
 
 def test_twenty_steps_give_a_checkpoint_that_stock_transformers_loads(source: Path, tmp_path: Path) -> None:
@@ -338,6 +360,7 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before(
         ({"rows": [tiny_segments.long_row(0, 64)]}, "row 0 has 64 tokens where .* target_window is 96"),
         ({"rows": [tiny_segments.short_row(0, (40, 56))]}, "row 0 is called short, its longest document has 56 tokens"),
         ({"attention": "nothing"}, "LlamaForCausalLM: .*nothing"),
+        ({"attention": "flex_attention"}, "flex_attention cannot train on a CPU; --set attention=sdpa"),
         ({"loss": "liger"}, "GPUs only"),
         ({"context_parallel": 2}, "does not divide the 1 processes"),
         ({"held_out": tiny_segments.mixture(3)[2:]}, "held-out data: row 0 is row 2 of the training data"),
