@@ -340,7 +340,7 @@ def kernels(stage: Stage) -> tuple[str, dict[str, Any]]:
 
 
 CHECKS = [
-    *(Check(f"window rule, {name}", functools.partial(window_rule, name=name), 8) for name in SHAPES),
+    *(Check(f"window rule, {name}", functools.partial(window_rule, name=name), 6) for name in SHAPES),
     Check("padding and pieces", chunks_and_padding, 12),
     Check("shared beginnings", shared_beginnings, 5),
     Check("log-likelihoods of lm-eval's hf", against_lm_eval, 6),

@@ -118,7 +118,7 @@ def step(stage: Stage) -> tuple[str, Any]:
 
     stage.shared.clear()
     clear()
-    length, hidden, layers, window, vocabulary = 32768, 4096, 8, 8192, 128256
+    length, hidden, layers, window, vocabulary = 32768, 4096, 6, 8192, 128256
     if stage.rehearse:
         length, hidden, layers, window, vocabulary = 256, 256, 2, 128, 512
     found = engine(Ranks(device=stage.device), hidden, layers, window, length, attention="sdpa",
