@@ -253,7 +253,8 @@ def day(arguments: argparse.Namespace, stages: Sequence[Stage]) -> int:
     result: dict[str, Any] = {"rehearsal": rehearse, "stages": []}
     problem, site, preparing = None, None, None
     try:
-        take_in(PARTS, home)
+        if not (rehearse and installed()):
+            take_in(PARTS, home)
         site = install_kit(home, sys.executable)
         if not rehearse and any(stage.name == "real_model" for stage in stages):
             join_model(home)
