@@ -220,7 +220,7 @@ def _broad(stage: Stage) -> Path:
 
 
 def words(tokenizer: Any, tokens: int, seed: int) -> str:
-    """A text of at most so many tokens, and nearly as many."""
+    """A text of nearly ``tokens`` tokens, never more."""
     chooser = random.Random(seed)
     vocabulary = ("river", "stone", "lamp", "garden", "winter", "copper", "signal", "harbour")
     longest = max(len(tokenizer.encode(" " + word)) for word in vocabulary)
