@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -245,28 +246,74 @@ def test_wrong_arguments(arguments: list[str], said: str) -> None:
     assert said in done.stderr
 
 
+@pytest.fixture
+def run_day(parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], tuple[int, list[str]]]:
+    """``run_day()``: (exit code, stages that ran) of a day on a machine with a GPU; stages only note their names."""
+
+    def run() -> tuple[int, list[str]]:
+        ran = []
+
+        def stage(made: day.Stage, *_: Any) -> dict[str, Any]:
+            ran.append(made.name)
+            check = {"check": "c", "verdict": "pass", "said": "fine", "seconds": 0.0}
+            return {"stage": made.name, "title": made.title, "limit": 1.0, "seconds": 1.0, "checks": [check]}
+
+        monkeypatch.setattr(day, "run_stage", stage)
+        monkeypatch.setattr(day, "facts", lambda env: {"device": "NVIDIA H100"})
+        arguments = argparse.Namespace(
+            out=tmp_path / "out", home=tmp_path / "home", rehearse=False, seconds=600.0, only=[]
+        )
+        return day.day(arguments, day.STAGES), ran
+
+    return run
+
+
+OTHERS = ["backend", "training", "throughput"]
+"""Stages that need no real model."""
+
+
 def test_stages_go_on_after_a_missing_part_and_the_exit_code_tells(
-    parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    parts: Path, tmp_path: Path, run_day: Callable[[], tuple[int, list[str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On a machine with a GPU whose second half of the model never came."""
+    """The second half of the model never came."""
     (parts / "model-2" / day.SUMS).unlink()
-    ran = []
-
-    def stage(made: day.Stage, *_: Any) -> dict[str, Any]:
-        ran.append(made.name)
-        check = {"check": "c", "verdict": "pass", "said": "fine", "seconds": 0.0}
-        return {"stage": made.name, "title": made.title, "limit": 1.0, "seconds": 1.0, "checks": [check]}
-
-    monkeypatch.setattr(day, "run_stage", stage)
-    monkeypatch.setattr(day, "facts", lambda env: {"device": "NVIDIA H100"})
-    arguments = type("Arguments", (), {"out": tmp_path / "out", "home": tmp_path / "home", "rehearse": False,
-                                       "seconds": 600.0, "only": []})  # fmt: skip
-    assert day.day(arguments, day.STAGES) == 1
-    assert ran == ["backend", "training", "throughput"]
+    assert run_day() == (1, OTHERS)
     said = capsys.readouterr()
     assert "error: the model's part smollm2-135m.gguf.2of2 is missing" in said.err
     assert "FAIL      the whole stage: the model's part smollm2-135m.gguf.2of2 is missing" in said.out
     assert json.loads((tmp_path / "out" / "day.json").read_text())["device"] == "NVIDIA H100"
+
+
+def test_a_damaged_model_does_not_cost_the_kit(
+    parts: Path, tmp_path: Path, run_day: Callable[[], tuple[int, list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bare machine has its packages from the kit only, and every stage needs them."""
+    (parts / "data" / "data.tar.xz").write_bytes(b"damaged")
+    (pack.fresh("kit") / "a.whl").write_bytes(b"")
+    pack.seal(parts / "kit")
+    used = []
+
+    def install(home: Path, python: str) -> Path:
+        used.append(home / "parts" / "kit" / "a.whl")
+        return home / "site"
+
+    monkeypatch.setattr(day, "install_kit", install)
+    assert run_day() == (1, OTHERS)
+    assert [path.exists() for path in used] == [True]
+    [stage] = [each for each in json.loads((tmp_path / "out" / "day.json").read_text())["stages"]
+               if each["stage"] == "real_model"]  # fmt: skip
+    assert "data/data.tar.xz: sha256 is" in stage["checks"][0]["said"]
+
+
+def test_a_preparation_that_breaks_is_the_failure_of_its_stage(
+    run_day: Callable[[], tuple[int, list[str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """These halves make no GGUF file."""
+    assert run_day() == (1, OTHERS)
+    assert re.search(
+        r"FAIL      the whole stage: the preparation ended with exit code 1: .*sha256 is \w+\.\.\., expected",
+        capsys.readouterr().out,
+    )
 
 
 # Single checks

@@ -7,8 +7,8 @@
     python benchmarks/gpu/day.py --document docs/gpu.md  # write the table "what ran where" from the committed results
 
 Each stage is a process of its own with a time limit. FOLDER gets one JSON file for each stage, written after each
-check, and ``day.json``, ``day.txt`` and ``day.log``. Exit code 1: a check failed, a stage was ended at its limit, or a
-part is missing or damaged. Exit code 2: there is no GPU, or a wrong argument.
+check, ``day.json``, ``day.txt``, ``day.log`` and ``preparing.log``. Exit code 1: a check failed, a stage was ended at
+its limit, or a part is missing or damaged. Exit code 2: there is no GPU, or a wrong argument.
 
 This file needs nothing but Python: packages, model and data are among the parts.
 """
@@ -40,6 +40,7 @@ PARTS = ROOT / ".gpu"
 RESULTS = ROOT / "benchmarks" / "results" / "gpu"
 SUMS = "SHA256SUMS"
 MODEL = "smollm2-135m.gguf"
+PREPARING = "preparing.log"
 TOTAL = 570.0
 """Seconds for everything: ten minutes with the start of the machine's first Python."""
 GRACE = 5.0
@@ -73,15 +74,22 @@ class PartError(Exception):
 def take_in(source: Path, home: Path) -> list[str]:
     """Copy every part that is complete from ``source`` to ``home``. Returns the names of all parts there.
 
-    Raises :class:`PartError` for a file that is missing or is not what its checksum says.
+    Raises :class:`PartError` for a file that is missing or is not what its checksum says, after all other parts are in.
     """
+    problem = None
     for folder in sorted(path.parent for path in source.glob(f"*/{SUMS}")):
-        check_sums(folder)
+        try:
+            check_sums(folder)
+        except PartError as error:
+            problem = problem or error
+            continue
         target = home / "parts" / folder.name
         if target.exists() and (target / SUMS).read_bytes() == (folder / SUMS).read_bytes():
             continue
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(folder, target)
+    if problem is not None:
+        raise problem
     return sorted(path.parent.name for path in (home / "parts").glob(f"*/{SUMS}"))
 
 
@@ -214,8 +222,7 @@ def run_stage(stage: Stage, seconds: float, out: Path, base: Sequence[str], env:
             end(process)
     checks = json.loads(file.read_text()) if file.exists() else []
     if code not in (0, None) and not any(check["verdict"] == "FAIL" for check in checks):
-        last = (out / "day.log").read_text(errors="replace").strip().splitlines()[-1]
-        reason = f"ended with exit code {code}: {last}; day.log says more"
+        reason = f"ended with exit code {code}: {last_line(out / 'day.log')}; day.log says more"
     if reason:
         checks.append({"check": "the whole stage", "verdict": "FAIL", "said": reason, "seconds": 0.0})
     return {"stage": stage.name, "title": stage.title, "limit": seconds, "checks": checks,
@@ -243,6 +250,35 @@ def facts(env: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
+def arrange(home: Path, *, rehearse: bool, model: bool) -> tuple[Path | None, str | None]:
+    """Take the parts in. Returns (the kit's folder for ``PYTHONPATH``, what is wrong with the parts).
+
+    Whatever is wrong with one part, the others are used: a damaged model must not cost the stages that need none.
+    """
+    site, problems = None, []
+    try:
+        if not (rehearse and installed()):
+            take_in(PARTS, home)
+    except (PartError, OSError) as error:
+        problems.append(str(error))
+    try:
+        site = install_kit(home, sys.executable)
+        if model and not rehearse:
+            join_model(home)
+    except (PartError, OSError) as error:
+        problems.append(str(error))
+    return site, problems[0] if problems else None
+
+
+def unprepared(preparing: subprocess.Popen[bytes], seconds: float, out: Path) -> str | None:
+    """Wait for the preparation of the real model; why it did not succeed."""
+    try:
+        code = preparing.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return f"the preparation did not end within {seconds:.0f} s"
+    return None if code == 0 else f"the preparation ended with exit code {code}: {last_line(out / PREPARING)}"
+
+
 def day(arguments: argparse.Namespace, stages: Sequence[Stage]) -> int:
     """All stages, one after the other. The real model is unpacked beside the stages before its own."""
     out, home, rehearse = arguments.out, arguments.home, arguments.rehearse
@@ -250,42 +286,41 @@ def day(arguments: argparse.Namespace, stages: Sequence[Stage]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     home.mkdir(parents=True, exist_ok=True)
     (out / "day.log").write_text("")
-    result: dict[str, Any] = {"rehearsal": rehearse, "stages": []}
-    problem, site, preparing = None, None, None
-    try:
-        if not (rehearse and installed()):
-            take_in(PARTS, home)
-        site = install_kit(home, sys.executable)
-        if not rehearse and any(stage.name == "real_model" for stage in stages):
-            join_model(home)
-    except (PartError, OSError) as error:
-        problem = str(error)
+    model = any(stage.name == "real_model" for stage in stages)
+    site, problem = arrange(home, rehearse=rehearse, model=model)
+    if problem is not None:
         print(f"error: {problem}", file=sys.stderr)
     env = environment(home, site)
-    result = {**facts(env), **result}
+    result: dict[str, Any] = {**facts(env), "rehearsal": rehearse, "stages": []}
     if not rehearse and "device" not in result:
         print("error: no GPU; `--rehearse` runs everything in tiny sizes on a CPU", file=sys.stderr)
         return 2
+    preparing = None
     with tempfile.TemporaryDirectory(prefix="lr2eval-gpu-") as scratch:
         work = Path(scratch)
-        if problem is None and any(stage.name == "real_model" for stage in stages):
-            with (out / "day.log").open("ab") as log:
+        if model and problem is None:
+            with (out / PREPARING).open("wb") as log:
                 preparing = subprocess.Popen(
                     [*command("real_model", home, work, rehearse), "--prepare"], stdout=log, stderr=subprocess.STDOUT,
                     env=env | ({} if rehearse else {"CUDA_VISIBLE_DEVICES": ""}), start_new_session=True,
                 )  # fmt: skip
         try:
             for stage in stages:
-                left = arguments.seconds - (time.monotonic() - began)
-                limit = min(stage.seconds if not rehearse else arguments.seconds, max(left, 1.0))
-                if stage.name == "real_model" and problem is not None:
-                    found: dict[str, Any] = {"stage": stage.name, "title": stage.title, "limit": limit, "seconds": 0.0}
-                    found["checks"] = [{"check": "the whole stage", "verdict": "FAIL", "said": problem, "seconds": 0.0}]
+                limit = arguments.seconds if rehearse else stage.seconds
+                wrong = problem
+                if stage.name == "real_model" and preparing is not None:
+                    wrong = unprepared(preparing, limit, out)
+                limit = max(1.0, min(limit, arguments.seconds - (time.monotonic() - began)))
+                if stage.name == "real_model" and wrong is not None:
+                    checks = [{"check": "the whole stage", "verdict": "FAIL", "said": wrong, "seconds": 0.0}]
+                    found = {
+                        "stage": stage.name,
+                        "title": stage.title,
+                        "limit": limit,
+                        "seconds": 0.0,
+                        "checks": checks,
+                    }
                 else:
-                    if stage.name == "real_model" and preparing is not None:
-                        with suppress(subprocess.TimeoutExpired):
-                            preparing.wait(limit)
-                        limit = max(1.0, min(limit, arguments.seconds - (time.monotonic() - began)))
                     base = [*command(stage.name, home, work, rehearse), *arguments.only]
                     found = run_stage(stage, limit, out, base, env)
                 result["stages"].append(found)
@@ -297,6 +332,11 @@ def day(arguments: argparse.Namespace, stages: Sequence[Stage]) -> int:
                 end(preparing)
     print(summary(result))
     return int(problem is not None or any(check["verdict"] == "FAIL" for _, check in every(result)))
+
+
+def last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it wrote nothing"
 
 
 def every(result: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
