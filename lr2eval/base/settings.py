@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +51,26 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def refuse_unknown(
+    keys: Iterable[str], known: Collection[str], *, group: str = "", renamed: Mapping[str, str] | None = None
+) -> None:
+    """Raise :class:`UsageError` for the first of ``keys`` that is not ``known``, naming the nearest known key.
+
+    ``group`` is the table of the keys (``ruler``). ``renamed`` maps old keys to new ones; the error names the new one.
+    """
+    import difflib
+
+    for key in keys:
+        if key in known:
+            continue
+        full = f"{group}.{key}" if group else key
+        if renamed and key in renamed:
+            raise UsageError(f"{full} is now called {renamed[key]}")
+        near = difflib.get_close_matches(key, sorted(known), 1)
+        if near:
+            hint = f"did you mean {f'{group}.' if group else ''}{near[0]}?"
+        else:
+            hint = f"the options are {', '.join(sorted(known))}" if known else f"{group} has no options"
+        raise UsageError(f"{full}: unknown option; {hint}")
