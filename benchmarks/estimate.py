@@ -52,7 +52,7 @@ def main() -> None:
 def _once(given: Any) -> dict[str, float]:
     from lr2eval.estimate.plan import Estimator
     from lr2eval.listener import Listener
-    from lr2eval.runs.config import load_config
+    from lr2eval.runs.config import RunConfig
     from lr2eval.runs.prepare import prepare
     from lr2eval.runs.runner import execute
 
@@ -62,7 +62,7 @@ def _once(given: Any) -> dict[str, float]:
         "truncation": given.truncation,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
-        run = prepare(load_config(flags, None, ()), lambda text: None)
+        run = prepare(RunConfig.load(flags, None, ()), lambda text: None)
         estimator = Estimator()
         lines, why = estimator.plan(run)
         if why:

@@ -63,12 +63,12 @@ def big_source(path: Path, size: int, books: Path) -> int:
 
 def prepare(model: Path, sources: list[dict[str, Any]], work: Path, workers: int) -> dict[str, Any]:
     """In this process: prepare into fresh folders, and what it took."""
-    from lr2eval.method.data.config import read_mixture
+    from lr2eval.method.data.config import MixtureConfig
     from lr2eval.method.data.mixing import prepare_mixture
     from lr2eval.model.tokenizer import PromptTokenizer
 
     tokenizer = PromptTokenizer.load(model)
-    config = read_mixture({**WINDOWS, "sources": sources, "token_cache": work / f"cache{workers}"})
+    config = MixtureConfig(**{**WINDOWS, "sources": sources, "token_cache": work / f"cache{workers}"})
     before, began = _peak(resource.RUSAGE_SELF), time.monotonic()
     data = prepare_mixture(config, tokenizer, work / f"out{workers}", workers)
     seconds = time.monotonic() - began

@@ -30,7 +30,7 @@ import machine
 import psutil
 import torch
 
-from lr2eval.method.data.config import read_mixture
+from lr2eval.method.data.config import MixtureConfig
 from lr2eval.method.data.mixing import prepare_mixture
 from lr2eval.method.data.rows import SegmentData
 from lr2eval.method.rope import rules
@@ -77,7 +77,9 @@ def rows(
         ],
         "token_cache": str(work / "tokens"),
     }
-    return prepare_mixture(read_mixture(config), tokenizer, work / name, say=lambda text: print(text, file=sys.stderr))
+    return prepare_mixture(
+        MixtureConfig(**config), tokenizer, work / name, say=lambda text: print(text, file=sys.stderr)
+    )
 
 
 def recipe(steps: int, windows: tuple[int, int]) -> Recipe:

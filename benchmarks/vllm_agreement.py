@@ -86,10 +86,10 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from lr2eval.backends.hf import WindowedHFLM
     from lr2eval.backends.vllm.backend import WindowedVLLM
     from lr2eval.model.checkpoint import Checkpoint
-    from lr2eval.runs.config import load_config
+    from lr2eval.runs.config import RunConfig
     from lr2eval.runs.prepare import prepare
 
-    config = load_config(
+    config = RunConfig.load(
         {
             "model": str(folder),
             "tasks": arguments.tasks,

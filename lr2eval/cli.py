@@ -9,6 +9,7 @@ import sys
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 
 from lr2eval._version import __version__
 from lr2eval.commands import (
@@ -30,8 +31,19 @@ from lr2eval.commands import (
 )
 from lr2eval.errors import Lr2EvalError, UsageError
 
+
+class _Commands(typer.core.TyperGroup):
+    """Builds a command only when it is called: its options come from a configuration model (commands/options.py)."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        build = getattr(getattr(command, "callback", None), "build", None)
+        return name, build() if build else command, rest
+
+
 app = typer.Typer(
     name="lr2eval",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -58,7 +70,7 @@ def _root(
 
 
 def _group(name: str, about: str, **commands: Any) -> None:
-    group = typer.Typer(no_args_is_help=True, help=about)
+    group = typer.Typer(cls=_Commands, no_args_is_help=True, help=about)
     # With a callback a group of one command keeps that command's name.
     group.callback()(lambda: None)
     for command, function in commands.items():
@@ -67,8 +79,8 @@ def _group(name: str, about: str, **commands: Any) -> None:
 
 
 # In the order in which --help lists them.
-app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(run.run)
 for _command in (
+    run.run,
     tasks.tasks,
     report.report,
     score.score,
@@ -83,16 +95,16 @@ for _command in (
     doctor.doctor,
 ):
     app.command()(_command)
-_group("models", "Models that can be fetched by name.", list=models.models_list, fetch=models.models_fetch)
+_group("models", "List and download the models that have a name.", list=models.models_list, fetch=models.models_fetch)
 _group(
     "data",
-    "Benchmark data without a run, and training data.",
+    "Make benchmark data and training data.",
     mix=data.data_mix,
     make=data.data_make,
     prepare=bundle.data_prepare,
     show=bundle.data_show,
 )
-_group("baseline", "A small file of a run's scores, to commit.", save=compare.baseline_save)
+_group("baseline", "Save the scores of a run in a small file.", save=compare.baseline_save)
 
 # Newer typer carries its own click, so the base of its usage errors has no fixed place to be imported from.
 _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")

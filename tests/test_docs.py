@@ -38,7 +38,8 @@ def test_commands_parse(page: str, line: str) -> None:
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         name = words.pop(0)
         assert name in command.commands, f"{page}: no command {name!r}"
-        command = command.commands[name]
+        context = command.make_context("lr2eval", [], resilient_parsing=True)
+        _, command, _ = command.resolve_command(context, [name])
     command.make_context("lr2eval", words, resilient_parsing=False)  # raises on an unknown flag or a missing argument
 
 

@@ -27,7 +27,7 @@ from checks import Check, NotHereError, Stage, main
 import lr2eval
 from lr2eval.backends.loading import load_model
 from lr2eval.base.files import write_json
-from lr2eval.method.data.config import read_mixture
+from lr2eval.method.data.config import MixtureConfig
 from lr2eval.method.data.mixing import prepare_mixture
 from lr2eval.method.rope.files import read_factors
 from lr2eval.method.rope.scaling import default_attention_factor
@@ -102,7 +102,7 @@ def prepare(home: Path, work: Path, rehearse: bool) -> None:
         ]
     tokenizer = PromptTokenizer.load(names.locate(made.model))
     rows = prepare_mixture(
-        read_mixture(table), tokenizer, work / "rows", workers=min(8, os.cpu_count() or 1), say=print
+        MixtureConfig(**table), tokenizer, work / "rows", workers=min(8, os.cpu_count() or 1), say=print
     )
     print(f"prepared: {made.model}, {len(rows)} training rows of {rows.target_window:,} tokens")
 

@@ -71,6 +71,8 @@ def refuse_unknown(
         near = difflib.get_close_matches(key, sorted(known), 1)
         if near:
             hint = f"did you mean {f'{group}.' if group else ''}{near[0]}?"
+        elif len(known) > 12:
+            hint = "--help-all lists all options"
         else:
             hint = f"the options are {', '.join(sorted(known))}" if known else f"{group} has no options"
         raise UsageError(f"{full}: unknown option; {hint}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lr2eval.base.console import print_json, printed_table, table
+from lr2eval.commands.options import AsJson, DataDir, Offline
 from lr2eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,13 +24,12 @@ def _size(count: float) -> str:
 
 
 def data_prepare(
-    tasks: Annotated[str, typer.Option(help="Comma list: ruler,niah,mmlu,longbench,short or ruler:qa_1.")],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle; new, empty or a bundle.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data, before the hub.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
+    tasks: Annotated[str, typer.Option(help="The tasks, separated by commas: ruler,niah,mmlu or ruler:qa_1.")],
+    out: Annotated[Path, typer.Option(help="The folder of the bundle: new, empty or a bundle.")],
+    data_dir: DataDir = None,
+    offline: Offline = False,
 ) -> None:
-    """Gather the data that tasks need in a bundle, for `lr2eval run --offline --data-dir BUNDLE`."""
-
+    """Collect the data that tasks need in one folder, for `lr2eval run --offline --data-dir FOLDER`."""
     from lr2eval.workflows.bundle import prepare_data
 
     def done(name: str, made: DataSet | None) -> None:
@@ -40,10 +40,10 @@ def data_prepare(
 
 
 def data_show(
-    bundle: Annotated[Path, typer.Argument(help="Folder made by `lr2eval data prepare`.")],
-    as_json: Annotated[bool, typer.Option("--json", help="The same for machines.")] = False,
+    bundle: Annotated[Path, typer.Argument(help="The folder from `lr2eval data prepare`.")],
+    as_json: AsJson = False,
 ) -> None:
-    """What a bundle holds: data sets, sizes, licences, where they are from, whether they are whole."""
+    """Show what a bundle holds: data sets, sizes, licences and sources. Check that the files are intact."""
     from lr2eval.workflows.bundle import show_data
 
     found = show_data(bundle)

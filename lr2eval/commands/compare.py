@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lr2eval.base.console import print_wrapped, printed_table, table
+from lr2eval.commands.options import ConfigFile, configured
 
 if TYPE_CHECKING:
     from lr2eval.record.comparison import Comparison, Difference, Gate, Pair
@@ -78,42 +79,45 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
         print(f"note: {' '.join(note.split())}")
 
 
+Common = Annotated[bool, typer.Option("--common", help="Leave out samples that only one run has, instead of refusing.")]
+
+
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="The original (run folder or baseline file), then extended runs.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the results. [default: runs/A-vs-B]")] = None,
-    confidence: Annotated[float, typer.Option(help="Of each end of an interval.")] = 0.95,
-    common: Annotated[
-        bool, typer.Option("--common", help="Leave out what only one run has, instead of refusing.")
-    ] = False,
-    unpaired: Annotated[bool, typer.Option("--unpaired", help="Compare means of different samples.")] = False,
-    noise: Annotated[list[Path] | None, typer.Option(help="A repeat of the original; repeatable. Noise floor.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(help="The original (run folder or baseline file), then the extended runs.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="The folder for the results. [default: runs/A-vs-B]")] = None,
+    confidence: Annotated[float, typer.Option(help="The confidence at each end of an interval.")] = 0.95,
+    common: Common = False,
+    noise: Annotated[
+        list[Path] | None, typer.Option(help="A repeat of the original, to measure noise; may be repeated.")
+    ] = None,
 ) -> None:
-    """Compare finished runs, sample by sample: JSON, CSV, Markdown and one HTML report."""
+    """Compare finished runs sample by sample. Write JSON, CSV, Markdown and one HTML report."""
     from lr2eval.workflows.compare import compare as compare_runs
 
-    done = compare_runs(runs, out=out, confidence=confidence, common=common, unpaired=unpaired, noise=noise or ())
+    done = compare_runs(runs, out=out, confidence=confidence, common=common, noise=noise or ())
     _print_comparison(done.comparison)
     print(f"report: {done.report}")
 
 
+@configured("lr2eval.comparisons.gate_config:GateConfig")
 def gate(
-    runs: Annotated[list[Path], typer.Argument(help="Original (run folder or baseline file) and extended run.")],
-    min_retention: Annotated[float | None, typer.Option(help="Least extended / original. [default: 0.985]")] = None,
-    margin: Annotated[float | None, typer.Option(help="Largest acceptable loss in points.")] = None,
-    confidence: Annotated[float | None, typer.Option(help="Of the verdict (one-sided). [default: 0.95]")] = None,
-    tasks: Annotated[str | None, typer.Option(help="What to check: mmlu,ruler:vt,ruler@8k. [default: all]")] = None,
-    config: Annotated[Path | None, typer.Option(help="gate.toml: limits per task, weights, pinned baseline.")] = None,
-    common: Annotated[
-        bool, typer.Option("--common", help="Leave out what only one run has, instead of refusing.")
-    ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder for verdict and report. [default: runs/gate-A-vs-B]")] = None,
+    given: dict[str, Any],
+    runs: Annotated[
+        list[Path], typer.Argument(help="The original (run folder or baseline file), then the extended run.")
+    ],
+    config: ConfigFile = None,
+    common: Common = False,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for verdict and report. [default: runs/gate-A-vs-B]")
+    ] = None,
 ) -> None:
-    """Verdict for CI: 0 pass, 1 regression, 3 inconclusive, 4 not comparable."""
-    from lr2eval.comparisons.gate_config import load_gate
+    """Give a verdict for CI. Exit code 0 is pass, 1 regression, 3 inconclusive, 4 not comparable."""
+    from lr2eval.comparisons.gate_config import GateConfig
     from lr2eval.workflows.compare import gate as judge_runs
 
-    flags = {"min_retention": min_retention, "margin": margin, "confidence": confidence, "tasks": tasks}
-    done = judge_runs(runs, load_gate(flags, config), out=out, common=common)
+    done = judge_runs(runs, GateConfig.load(given, config), out=out, common=common)
     _tell_github(done.gate)
     _print_gate(done.gate)
     if done.report is not None:
@@ -122,10 +126,10 @@ def gate(
 
 
 def baseline_save(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run of the original model.")],
-    out: Annotated[Path, typer.Option(help="File to write and to commit.")] = Path("baseline.json"),
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run of the original model.")],
+    out: Annotated[Path, typer.Option(help="The file to write and to commit.")] = Path("baseline.json"),
 ) -> None:
-    """Ids, prompt hashes and scores of a run in one small file, so that CI needs no run of the original."""
+    """Save the ids, prompt hashes and scores of a run in one small file. CI then needs no run of the original."""
     from lr2eval.workflows.compare import save_baseline
 
     done = save_baseline(run, out)

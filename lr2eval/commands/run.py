@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from lr2eval.base.console import printed_table, table
 from lr2eval.base.units import format_length, format_seconds
 from lr2eval.commands.compare import print_pair
-from lr2eval.commands.options import spread_flags, typed_command
+from lr2eval.commands.options import ConfigFile, DryRun, Sets, configured, typed_command
 
 if TYPE_CHECKING:
+    from lr2eval.base.config import Option
     from lr2eval.record.results import OverLengths
     from lr2eval.runs.runner import Finished
     from lr2eval.workflows.run import RunOutcome
@@ -59,64 +57,20 @@ def _over_lengths(over: OverLengths) -> str:
     return text
 
 
-# The flags of design.md: twenty, everything else through --config and --set; but where a run is spread over workers is
-# written as it is for a search, and read in `spread_flags`.
-def run(
-    context: typer.Context,
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder, or a name (`lr2eval models list`).")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma list: ruler,mmlu or ruler:vt or any lm-eval task.")] = None,
-    baseline: Annotated[str | None, typer.Option(help="The original model, run on the same samples.")] = None,
-    lengths: Annotated[str | None, typer.Option(help="4k,8k,... [default: doubling from 4k to the window]")] = None,
-    limit: Annotated[str | None, typer.Option(help="First N samples (or share, 0.1) of each task.")] = None,
-    samples_per_task: Annotated[int | None, typer.Option(help="Per synthetic task and length. [default: 100]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic data. [default: 0]")] = None,
-    backend: Annotated[str | None, typer.Option(help="hf, or an lm-eval model type. [default: hf]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16. [default: auto]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps. [default: the best there is]")] = None,
-    batch_size: Annotated[str | None, typer.Option(help="Rows, or auto (planned by memory). [default: auto]")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data, instead of the hub.")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network.")] = None,
-    truncation: Annotated[
-        str | None, typer.Option(help="Over-long prompts: error, skip, middle. [default: error]")
-    ] = None,
-    window_policy: Annotated[str | None, typer.Option(help="exact or budget (design D6). [default: exact]")] = None,
-    chat: Annotated[bool | None, typer.Option("--chat", help="Wrap prompts in the model's chat template.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with any of these and more.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value; repeatable. Also ruler.key=value.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan, stop.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Run folder. [default: runs/MODEL-CONFIG]")] = None,
-) -> None:
-    """Evaluate a model (and its baseline); the same command again resumes.
+def _task_and_backend_keys() -> Mapping[str, list[Option]]:
+    """The options of benchmarks and of the back ends, by group."""
+    return {}
 
-    Over several workers: --workers N --executor processes|ray --gpus-per-worker K.
-    """
+
+@configured("lr2eval.runs.config:RunConfig", keys=_task_and_backend_keys)
+def run(given: dict[str, Any], config: ConfigFile = None, set_: Sets = None, dry_run: DryRun = False) -> None:
+    """Evaluate a model, or an original and an extended model. Run the same command again to resume."""
     from lr2eval.commands.plan import print_plan
     from lr2eval.commands.progress import RunProgress
-    from lr2eval.runs.config import load_config
+    from lr2eval.runs.config import RunConfig
     from lr2eval.workflows.run import prepare_run, run_ready
 
-    flags = spread_flags(context) | {
-        "model": model,
-        "tasks": tasks,
-        "baseline": baseline,
-        "lengths": lengths,
-        "limit": limit,
-        "samples_per_task": samples_per_task,
-        "seed": seed,
-        "backend": backend,
-        "dtype": dtype,
-        "device": device,
-        "batch_size": batch_size,
-        "data_dir": data_dir,
-        "offline": offline,
-        "truncation": truncation,
-        "window_policy": window_policy,
-        "chat": chat,
-        "out": out,
-    }
-    asked = load_config(flags, config, set_ or ())
+    asked = RunConfig.load(given, config, set_ or ())
     with RunProgress() as progress:
         ready = prepare_run(asked, progress)
         print_plan(ready, progress.message)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lr2eval.base.console import print_json, printed_table, table
+from lr2eval.commands.options import AsJson
 
 if TYPE_CHECKING:
     from lr2eval.workflows.score import Scored
@@ -31,14 +32,15 @@ def _print(benchmark: str, scored: Mapping[str, Scored]) -> None:
 
 
 def score(
-    benchmark: Annotated[str, typer.Argument(help="longbench, longbench_e, ruler ..., or one task: longbench:trec.")],
-    folder: Annotated[
-        Path, typer.Argument(help="Predictions, DATASET.jsonl as upstream writes them, or a run of ours.")
+    benchmark: Annotated[
+        str, typer.Argument(help="The benchmark: longbench, longbench_e, ruler, or one task such as longbench:trec.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help='Print {"scores": {dataset: 0..100}}.')] = False,
+    folder: Annotated[
+        Path, typer.Argument(help="A run folder, or a folder of predictions as the benchmark writes them (NAME.jsonl).")
+    ],
+    as_json: AsJson = False,
 ) -> None:
-    """Score predictions that are there already, without a model."""
-
+    """Score answers that exist already. No model is needed."""
     from lr2eval.workflows.score import percent, score_folder
 
     scored = score_folder(benchmark, folder)

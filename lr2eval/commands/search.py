@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from lr2eval.base.console import printed_table, table
 from lr2eval.base.units import format_length
-from lr2eval.commands.options import typed_command
+from lr2eval.commands.options import Sets, configured, typed_command
 
 if TYPE_CHECKING:
     from lr2eval.workflows.search import SearchOutcome
@@ -43,74 +40,13 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
 
 
-def search(
-    model: Annotated[str, typer.Option(help="Checkpoint folder of the original model, or a name.")],
-    target_length: Annotated[str, typer.Option(help="Window to reach: 128k.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the search. [default: runs/search-MODEL-CONFIG]")] = None,
-    haystack: Annotated[
-        str | None, typer.Option(help="essays, python-docs, or a text file or folder of books. [default: essays]")
-    ] = None,
-    repeat: Annotated[bool | None, typer.Option("--repeat", help="Repeat a haystack that is too short.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Local data with the essays, instead of the hub.")] = None,
-    offline: Annotated[bool | None, typer.Option("--offline", help="Never use the network.")] = None,
-    wording: Annotated[Path | None, typer.Option(help="JSON file with the words around a needle.")] = None,
-    samples: Annotated[int | None, typer.Option(help="Each candidate is scored on. [default: 10]")] = None,
-    held_out: Annotated[int | None, typer.Option(help="Unseen samples to compare on. [default: 10]")] = None,
-    depths: Annotated[
-        str | None, typer.Option(help="start (as in the paper) or grid over the length. [default: start]")
-    ] = None,
-    objective: Annotated[
-        str | None, typer.Option(help="needle, or plain perplexity as an ablation. [default: needle]")
-    ] = None,
-    splits: Annotated[str | None, typer.Option(help="Pairs: 27,29,31. [default: d_tcd and 2, 4, 6 below it]")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Of each split. [default: 40]")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of samples and search. [default: 0]")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16, float16. [default: auto]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:0, mps. [default: the best there is]")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that each keep the model. [default: 1]")] = None,
-    executor: Annotated[str | None, typer.Option(help="Workers are processes, or ray. [default: processes]")] = None,
-    gpus_per_worker: Annotated[
-        float | None, typer.Option(help="Reserved for each Ray worker. [default: 1 on cuda]")
-    ] = None,
-    attention_factor: Annotated[float | None, typer.Option(help="Temperature. [default: sqrt(1 + ln s/ln Lt)]")] = None,
-    from_original: Annotated[
-        bool | None, typer.Option("--from-original", help="Start from the window before the model's own rescaling.")
-    ] = None,
-    race: Annotated[bool | None, typer.Option("--race", help="Give unpromising candidates up early.")] = None,
-    random: Annotated[bool | None, typer.Option("--random", help="Random search, for comparison.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="key=value: population, patience, powers ...")] = None,
-) -> None:
-    """Search LongRoPE2 factors by needle perplexity; the same command again resumes."""
+@configured("lr2eval.method.search.config:SearchConfig")
+def search(given: dict[str, Any], set_: Sets = None) -> None:
+    """Search LongRoPE2 factors by needle perplexity. Run the same command again to resume."""
     from lr2eval.commands.progress import SearchProgress
-    from lr2eval.workflows.search import load_search_config
+    from lr2eval.method.search.config import SearchConfig
     from lr2eval.workflows.search import search as run_search
 
-    flags = {
-        "model": model,
-        "target_length": target_length,
-        "out": out,
-        "haystack": haystack,
-        "repeat": repeat,
-        "data_dir": data_dir,
-        "offline": offline,
-        "wording": wording,
-        "samples": samples,
-        "held_out": held_out,
-        "depths": depths,
-        "objective": objective,
-        "splits": splits,
-        "iterations": iterations,
-        "seed": seed,
-        "dtype": dtype,
-        "device": device,
-        "workers": workers,
-        "executor": executor,
-        "gpus_per_worker": gpus_per_worker,
-        "attention_factor": attention_factor,
-        "from_original": from_original,
-        "race": race,
-        "random": random,
-    }
     with SearchProgress() as progress:
-        done = run_search(load_search_config(flags, set_ or ()), listener=progress, command=typed_command())
+        done = run_search(SearchConfig.load(given, sets=set_ or ()), listener=progress, command=typed_command())
     print_search(done)

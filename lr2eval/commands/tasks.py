@@ -9,6 +9,7 @@ import typer
 
 from lr2eval.base.console import print_wrapped, printed_table, table
 from lr2eval.base.files import cache_dir
+from lr2eval.commands.options import DataDir
 from lr2eval.errors import UsageError
 
 MEASURED = 20
@@ -36,10 +37,10 @@ def _exact_minimums(model: str, data_dir: Path | None) -> tuple[dict[str, int], 
 
 
 def tasks(
-    model: Annotated[str | None, typer.Option(help="Print exact minimum lengths for this model's tokenizer.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Local benchmark data: minimums of the tasks over it.")] = None,
+    model: Annotated[str | None, typer.Option(help="Measure the minimum lengths with this model's tokenizer.")] = None,
+    data_dir: DataDir = None,
 ) -> None:
-    """List the tasks with their data needs and minimum lengths."""
+    """List the tasks. Show the data that each needs and its minimum length."""
     from lr2eval.method.rope.rules import rule_failures
     from lr2eval.registry import benchmarks, failures
     from lr2eval.runs.backend import backend_failures

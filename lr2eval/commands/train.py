@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from lr2eval.base.console import printed_table, table
 from lr2eval.base.units import format_length
-from lr2eval.commands.options import Messages, typed_command
-from lr2eval.errors import UsageError
+from lr2eval.commands.options import DryRun, Messages, Sets, configured, typed_command
 
 if TYPE_CHECKING:
+    from lr2eval.base.config import Option
     from lr2eval.method.train.plan import TrainPlan
     from lr2eval.method.train.recipe import Recipe
     from lr2eval.workflows.train import TrainingPlan
@@ -75,38 +72,29 @@ def _fits(recipe: Recipe, plan: TrainPlan) -> str:
     return f"{'fits' if needed < room else 'DOES NOT FIT'} into {room:g}"
 
 
-def train(
-    recipe: Annotated[str, typer.Option(help="TOML file, or llama3-8b-128k, phi3-mini-128k, smollm2-135m-32k ...")],
-    model: Annotated[str | None, typer.Option(help="Checkpoint folder of the original model, or a name.")] = None,
-    factors: Annotated[Path | None, typer.Option(help="factors.json of a search.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of training rows.")] = None,
-    held_out: Annotated[Path | None, typer.Option(help="Folder of rows to measure the loss on.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the training. [default: runs/train-MODEL-RECIPE]")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. [default: the best there is]")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Local data with the essays, instead of the hub.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Never use the network.")] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value of the recipe: optimizer.clip=0.5 ...")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print tokens, steps, memory and time, then stop.")
-    ] = False,
-) -> None:
-    """Train on mixed windows (LongRoPE2) and export the model; the same command again resumes."""
-    from lr2eval.workflows.train import TrainConfig, load_recipe, plan_training
+def _recipe_keys() -> dict[str, list[Option]]:
+    from lr2eval.base.config import options
+    from lr2eval.method.data.config import MixtureConfig
+    from lr2eval.method.train.recipe import Recipe
+
+    data = [option for option in options(MixtureConfig, "data.") if not option.key.endswith("_window")]
+    return {"keys of a recipe": [*options(Recipe), *data]}
+
+
+@configured("lr2eval.workflows.train:TrainConfig", keys=_recipe_keys)
+def train(given: dict[str, Any], set_: Sets = None, dry_run: DryRun = False) -> None:
+    """Train on mixed windows (LongRoPE2) and export the model. Run the same command again to resume."""
+    from lr2eval.base.settings import read_sets
+    from lr2eval.method.train.recipe import read_recipe
+    from lr2eval.workflows.train import TrainConfig, plan_training
     from lr2eval.workflows.train import train as run_training
 
-    asked = load_recipe(recipe, set_ or ())
-    if dry_run:
-        _print_plan(asked, plan_training(asked, model, data, offline=offline))
-        return
-    for name, value in (("model", model), ("factors", factors), ("data", data)):
-        if value is None:
-            raise UsageError(f"--{name} is missing; only --dry-run does without it")
-    assert model is not None
-    assert factors is not None
-    assert data is not None
-    config = TrainConfig(asked, model, factors, data, held_out, out, device, data_dir, offline)
-    done = run_training(config, listener=_FirstRank(), command=typed_command())
+    if "recipe" in given:
+        given["recipe"] = read_recipe(given["recipe"], dict(read_sets(set_ or ())))
+        if dry_run:
+            made = plan_training(given["recipe"], given.get("model"), given.get("data"), "offline" in given)
+            _print_plan(given["recipe"], made)
+            return
+    done = run_training(TrainConfig(**given), listener=_FirstRank(), command=typed_command())
     if _first():
         print(done.model)

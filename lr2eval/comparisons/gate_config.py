@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from lr2eval.base.settings import read_toml
-from lr2eval.errors import UsageError
+from lr2eval.base.config import Config, Names, Rare, Table, merged
 
 DEFAULT_RETENTION = 0.985
 
 
-class Limits(BaseModel):
+class Limits(Table):
     """What may be lost: points of score, a share of the original's score, or (both given) neither more than either."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    min_retention: float | None = Field(None, gt=0, lt=1)
+    """The smallest extended / original score that passes. Default: 0.985, if there is no margin."""
+    margin: float | None = Field(None, gt=0, lt=100)
+    """The largest loss in points that passes."""
 
-    margin: float | None = Field(None, gt=0, lt=100, description="largest acceptable loss, points")
-    min_retention: float | None = Field(None, gt=0, lt=1, description="least acceptable extended / original")
 
-
-class GateConfig(Limits):
+class GateConfig(Limits, Config):
     """A gate, fully described; the field names are the keys of ``gate.toml``."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
-    tasks: tuple[str, ...] | None = None
-    """What is checked: ``mmlu``, ``ruler:vt``, ``ruler@8k``; every benchmark of the original when not given."""
-    baseline: Path | None = None
+    """The confidence of the verdict (one-sided)."""
+    tasks: Names | None = None
+    """What to check, separated by commas: mmlu, ruler:vt, ruler@8k. Default: every benchmark of the original."""
+    baseline: Rare[Path | None] = None
     """The original: a run folder or a baseline file, relative to the file that names it."""
-    baseline_digest: str | None = Field(None, min_length=8)
-    """The digest (or its first 8 digits and more) the original must have."""
+    baseline_digest: Rare[str | None] = Field(None, min_length=8)
+    """The digest that the original must have, or its first 8 or more digits."""
+    # Limits of single checks. A check that ``tasks`` does not name is made too.
     checks: dict[str, Limits] = Field(default_factory=dict)
-    """Limits of single checks; a name that ``tasks`` lacks is checked as well."""
+    # benchmark -> task -> weight in the benchmark's mean; a task that is not named weighs 1.
     weights: dict[str, dict[str, float]] = Field(default_factory=dict)
-    """benchmark -> task -> weight in the benchmark's mean; tasks that are not named weigh 1."""
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _tasks(cls, value: Any) -> Any:
-        parts = value.split(",") if isinstance(value, str) else value
-        return None if parts is None else tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
     @model_validator(mode="after")
     def _weights(self) -> GateConfig:
@@ -60,24 +54,18 @@ class GateConfig(Limits):
             return Limits(margin=None, min_retention=DEFAULT_RETENTION)
         return own
 
+    @classmethod
+    def load(cls, given: Mapping[str, Any], file: Path | None = None, sets: Sequence[str] = ()) -> Self:
+        """``gate.toml`` with flags over it; a path in the file is relative to the file.
 
-def load_gate(flags: Mapping[str, Any], file: Path | None) -> GateConfig:
-    """``gate.toml`` overlaid with the flags that were given; :class:`UsageError` names the key that is wrong."""
-    values = read_toml(file) if file else {}
-    if file and isinstance(values.get("baseline"), str):
-        values["baseline"] = file.parent / values["baseline"]
-    given = {key: value for key, value in flags.items() if value is not None}
-    if {"margin", "min_retention"} & given.keys():
-        # A flag replaces the file's limits as a whole: half of each would be a limit nobody wrote down.
-        values.pop("margin", None)
-        values.pop("min_retention", None)
-    try:
-        return GateConfig.model_validate(values | given)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"]) or "gate"
-        if problem["type"] == "extra_forbidden":
-            raise UsageError(f"unknown key {where!r} in the gate's configuration; docs/ci.md lists the keys") from error
-        message = problem["msg"].removeprefix("Value error, ")
-        shown = "" if isinstance(problem.get("input"), GateConfig | dict) else f" {problem.get('input')!r}"
-        raise UsageError(f"gate: {where}{shown}: {message}") from error
+        A limit that is given as a flag replaces both limits of the file: half of each would be a limit that nobody
+        wrote down.
+        """
+        values = merged({}, file, sets)
+        if file and isinstance(values.get("baseline"), str):
+            values["baseline"] = file.parent / values["baseline"]
+        flags = merged(given)
+        if {"margin", "min_retention"} & flags.keys():
+            values.pop("margin", None)
+            values.pop("min_retention", None)
+        return cls(**values | flags)

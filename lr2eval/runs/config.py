@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field
 
+from lr2eval.base.config import Config, Device, Dtype, Kind, Lengths, ModelName, Names, Rare
 from lr2eval.base.ids import digest
-from lr2eval.base.settings import put, read_sets, read_toml
-from lr2eval.base.units import parse_length
-from lr2eval.errors import UsageError
-from lr2eval.workers.settings import Kind, Workers
+from lr2eval.workers.settings import ExecutorKind, Workers
 
 DEFAULT_SAMPLES = 100
 FIRST_LENGTH = 4096
@@ -27,94 +24,85 @@ _FREE = {
 _SPREAD = ("workers", "executor", "gpus_per_worker")
 
 
-class RunConfig(BaseModel):
+def _limit(value: Any) -> Any:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = -1.0
+    if number > 0 and number.is_integer():
+        return int(number)
+    if 0 < number < 1:
+        return number
+    raise ValueError("must be a whole number of samples or a share between 0 and 1")
+
+
+class RunConfig(Config):
     """A run, fully described. Field names are the keys of ``--config`` files and ``--set``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    tasks: tuple[str, ...]
-    baseline: str | None = None
-    lengths: tuple[int, ...] | None = None
-    """Token counts; ``None`` doubles from 4k to the model's window."""
+    model: ModelName
+    """The model to evaluate: a checkpoint folder, or a name from `lr2eval models list`."""
+    tasks: Names = Field(min_length=1)
+    """The tasks to run, separated by commas: ruler,mmlu, one task such as ruler:vt, or any lm-eval task."""
+    baseline: ModelName | None = None
+    """The original model. It answers the same samples, and the report compares the two."""
+    lengths: Lengths | None = None
+    """The prompt lengths in tokens: 4k,8k. Default: double from 4k to the model's window."""
     samples_per_task: int = Field(DEFAULT_SAMPLES, ge=1)
-    limit: int | float | None = None
+    """The number of samples per synthetic task and length."""
+    limit: Annotated[int | float | None, BeforeValidator(_limit), Kind("number")] = None
+    """Use only the first N samples of each task, or a share of them such as 0.1."""
     seed: int = 0
+    """The seed of the synthetic data."""
     backend: str = "hf"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
-    batch_size: int | Literal["auto"] = "auto"
+    """The engine that runs the model: hf, vllm, or any lm-eval model type."""
+    dtype: Dtype = "auto"
+    """The number type of weights and arithmetic; auto takes the model's own."""
+    device: Device | None = None
+    """Where the model runs: cpu, cuda, cuda:0 or mps. Default: the best available."""
+    batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """The number of rows in a batch; auto plans batches that fit into memory."""
     data_dir: Path | None = None
+    """Read benchmark data from this folder instead of the hub."""
     offline: bool = False
+    """Never use the network."""
     truncation: Literal["error", "skip", "middle"] = "error"
+    """What to do with a prompt that is too long: stop (error), skip it, or cut its middle."""
     window_policy: Literal["exact", "budget"] = "exact"
+    """When to use the long RoPE factors: once the sequence passes the original window (exact), or from the start if
+    prompt and answer budget together pass it (budget)."""
     chat: bool = False
-    out: Path | None = None
-
-    # Without a flag: --config or --set only.
-    prefill_chunk: int | None = Field(None, ge=1)
-    """Prefill long prompts in pieces of so many tokens: less memory, same answers."""
-    memory_limit: str | None = None
-    """Bytes the batches may use, for example ``8GiB``; the free memory when not given."""
-    missing_data: Literal["error", "skip"] = "error"
-    """``skip`` runs what can run and lists the rest as not run."""
-    beyond_window: bool = False
-    """Run lengths above ``max_position_embeddings`` on purpose."""
-    trust_remote_code: bool = False
+    """Wrap each prompt in the model's chat template."""
     workers: int = Field(1, ge=1)
-    """That each keep the model; 1: this process, unless they are Ray's."""
-    executor: Kind = "processes"
+    """The number of workers; each loads its own copy of the model."""
+    executor: ExecutorKind = "processes"
+    """Where workers run: as processes on this machine, or on a Ray cluster."""
     gpus_per_worker: float | None = Field(None, ge=0)
+    """The number of GPUs to reserve for each Ray worker. Default: 1 with --device cuda, else 0."""
+    out: Path | None = None
+    """The run folder. Default: runs/MODEL-CONFIG."""
+    prefill_chunk: Rare[int | None] = Field(None, ge=1)
+    """Read long prompts in pieces of this many tokens. It saves memory and changes no answer."""
+    memory_limit: Rare[str | None] = None
+    """The memory that batches may use, such as 8GiB. Default: the free memory."""
+    missing_data: Rare[Literal["error", "skip"]] = "error"
+    """What to do if a task's data is missing: stop (error), or skip the task and list it as not run."""
+    beyond_window: Rare[bool] = False
+    """Run lengths beyond the model's window on purpose."""
+    trust_remote_code: Rare[bool] = False
+    """Run the Python code in the model's folder. Do this only for a model that you trust."""
+    # Options of single benchmarks and of the back end: ``[ruler]`` in a file, ``--set ruler.key=value``.
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Options of single benchmarks and of the backend: ``[ruler]`` in a file, ``--set ruler.key=value``."""
 
-    @field_validator("model", "baseline", mode="before")
     @classmethod
-    def _name(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value  # outcomes give a checkpoint as a path
-
-    @field_validator("lengths", mode="before")
-    @classmethod
-    def _lengths(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        parts = value.split(",") if isinstance(value, str) else value
-        return tuple(sorted({parse_length(part) for part in parts}))
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _tasks(cls, value: Any) -> Any:
-        parts = value.split(",") if isinstance(value, str) else value
-        names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-        if not names:
-            raise ValueError("name at least one task (`lr2eval tasks` lists them)")
-        return names
-
-    @field_validator("batch_size")
-    @classmethod
-    def _batch_size(cls, value: int | str) -> int | str:
-        if isinstance(value, int) and value < 1:
-            raise ValueError("must be at least 1, or auto")
-        return value
-
-    @field_validator("device")
-    @classmethod
-    def _device(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"(cpu|cuda|mps|xpu|npu|hpu)(:\d+)?", value):
-            raise ValueError("is not a device; write cpu, cuda, cuda:0 or mps")
-        return value
-
-    @field_validator("limit", mode="before")
-    @classmethod
-    def _limit(cls, value: Any) -> Any:
-        if value is None:
-            return None
-        number = float(value)
-        if number > 0 and number.is_integer():
-            return int(number)
-        if 0 < number < 1:
-            return number
-        raise ValueError("must be a whole number of samples or a share between 0 and 1")
+    def arrange(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Tables of benchmarks and of the back end go into ``options``."""
+        given = {key: value for key, value in values.items() if key not in cls.model_fields and isinstance(value, dict)}
+        if not given:
+            return values
+        kept = {key: value for key, value in values.items() if key not in given}
+        return kept | {"options": {**values.get("options", {}), **given}}
 
     @property
     def where(self) -> Workers:
@@ -151,39 +139,3 @@ def default_lengths(window: int) -> tuple[int, ...]:
         lengths.append(length)
         length *= 2
     return tuple(lengths) or (window,)
-
-
-def load_config(flags: Mapping[str, Any], file: Path | None = None, sets: Sequence[str] = ()) -> RunConfig:
-    """Merge (lowest first) the TOML ``file``, ``--set`` and ``flags`` (``None`` = not given) and validate.
-
-    Raises :class:`UsageError` naming the key that is wrong.
-    """
-    values = read_toml(file) if file else {}
-    for key, value in read_sets(sets):
-        put(values, key, value)
-    for key, value in flags.items():
-        if value is not None:
-            values[key] = value
-    known = RunConfig.model_fields
-    options = {key: values.pop(key) for key in list(values) if key not in known and isinstance(values[key], dict)}
-    if options:
-        values["options"] = {**values.get("options", {}), **options}
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(first_problem(error)) from error
-
-
-def first_problem(error: ValidationError) -> str:
-    """One line that names the flag or key and what is wrong with it."""
-    problem = error.errors()[0]
-    where = str(problem["loc"][0]) if problem["loc"] else "configuration"
-    if problem["type"] == "extra_forbidden":
-        import difflib
-
-        near = difflib.get_close_matches(where, RunConfig.model_fields, 1)
-        return f"unknown key {where!r} in the configuration" + (f"; did you mean {near[0]!r}?" if near else "")
-    if problem["type"] == "missing":
-        return f"--{where.replace('_', '-')} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"--{where.replace('_', '-')} {problem.get('input')!r}: {message}"

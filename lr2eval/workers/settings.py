@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Kind = Literal["processes", "ray"]
+ExecutorKind = Literal["processes", "ray"]
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Workers:
     """``--workers``, ``--executor``, ``--gpus-per-worker`` and the group of options ``ray``."""
 
     count: int = 1
-    kind: Kind = "processes"
+    kind: ExecutorKind = "processes"
     gpus: float | None = None
     """Per worker, of a cluster; ``None``: one if the device is ``cuda``, else none."""
     ray: Mapping[str, Any] | None = None

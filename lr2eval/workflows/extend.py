@@ -148,7 +148,7 @@ class _Extension:
         from lr2eval.workflows.train import TrainConfig, train
 
         config = TrainConfig(
-            self._steps.recipe,
+            recipe=self._steps.recipe,
             model=str(self._folder),
             factors=self._factors,
             data=self._steps.home / "data",

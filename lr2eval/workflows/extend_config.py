@@ -9,14 +9,15 @@ from importlib.resources import files as files_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field
 
+from lr2eval.base.config import Config, Device, Length, ModelName, merged
 from lr2eval.base.files import write_parts
 from lr2eval.base.ids import digest
-from lr2eval.base.settings import put, read_sets, read_toml
+from lr2eval.base.settings import read_toml
 from lr2eval.base.units import format_length, parse_length
 from lr2eval.errors import UsageError
-from lr2eval.runs.config import RunConfig, load_config
+from lr2eval.runs.config import RunConfig
 
 if TYPE_CHECKING:
     from lr2eval.method.data.config import MixtureConfig
@@ -32,35 +33,28 @@ DEMO = "demo"
 STEPS = ("search", "data", "training", "evaluation")
 
 
-class ExtendConfig(BaseModel):
-    """Field names are the keys of the file; those of a table are the keys of that step's own command."""
+class ExtendConfig(Config):
+    """Field names are the keys of the file; the keys of a table are those of that step's own command."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    model: str
-    target_length: int
-    """Tokens."""
+    model: ModelName
+    """The original model: a checkpoint folder, or a name from `lr2eval models list`."""
+    target_length: Length
+    """The window to reach, in tokens: 128k."""
     out: Path | None = None
+    """The folder for everything. Default: runs/extend-MODEL-LENGTH."""
     factors: Path | None = None
-    """Given factors; then there is no search."""
+    """The factors.json of a finished search. Without it, the factors are searched."""
     data_dir: Path | None = None
+    """Read benchmark data from this folder instead of the hub."""
     offline: bool = False
-    device: str | None = None
+    """Never use the network."""
+    device: Device | None = None
+    """Where the model runs: cpu, cuda, cuda:0 or mps. Default: the best available."""
+    # A table for each step. ``training.recipe`` names a recipe to begin with.
     search: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     training: dict[str, Any] = Field(default_factory=dict)
-    """Keys of a recipe; ``recipe`` names one to begin with."""
     evaluation: dict[str, Any] = Field(default_factory=dict)
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _name(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value  # outcomes give a checkpoint as a path
-
-    @field_validator("target_length", mode="before")
-    @classmethod
-    def _length(cls, value: Any) -> Any:
-        return parse_length(value) if isinstance(value, str | int) else value
 
 
 @dataclass(frozen=True)
@@ -87,40 +81,26 @@ class Steps:
         }
 
 
-def load_extend_config(flags: Mapping[str, Any], file: Path | None, sets: Sequence[str]) -> ExtendConfig:
-    """The file, ``--set table.key=value`` over it, flags over both (``None`` = not given; tables are merged).
+def load_extend_config(given: Mapping[str, Any], file: Path | None, sets: Sequence[str]) -> ExtendConfig:
+    """The file, ``--set table.key=value`` over it, ``given`` over both (``None`` = not given).
 
     The built-in demo model brings a file of its own. Raises :class:`UsageError` naming what is wrong.
     """
-    values: dict[str, Any] = read_toml(file) if file else {}
-    if file is None and flags.get("model") == DEMO:
-        values = _demo_values(flags.get("out"), flags.get("target_length"))
-    for key, value in read_sets(sets):
-        if "." not in key:
-            raise UsageError(f"--set {key}: write table.key=value, the table one of {', '.join(STEPS)}")
-        put(values, key, value)
-    for key, value in flags.items():
-        if isinstance(value, Mapping):
-            values[key] = {**values.get(key, {}), **value}
-        elif value is not None:
-            values[key] = value
-    try:
-        return ExtendConfig.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        key = ".".join(map(str, problem["loc"]))
-        if problem["type"] == "missing":
-            raise UsageError(f"--{key.replace('_', '-')} is missing") from error
-        known = ", ".join(ExtendConfig.model_fields)
-        said = f"no such key ({known})" if problem["type"] == "extra_forbidden" else problem["msg"]
-        raise UsageError(f"{key}: {said.removeprefix('Value error, ')}") from error
+    for item in sets:
+        if "." not in item.partition("=")[0]:
+            raise UsageError(f"--set {item}: write table.key=value; the tables are {', '.join(STEPS)}")
+    own = _demo_values(given.get("out"), given.get("target_length")) if not file and given.get("model") == DEMO else {}
+    values = merged(given, file, sets)
+    for key, value in own.items():
+        values[key] = {**value, **values.get(key, {})} if isinstance(value, dict) else values.get(key, value)
+    return ExtendConfig(**values)
 
 
 def steps(config: ExtendConfig, original_window: int) -> Steps:
     """Every step's configuration, windows filled in. Raises :class:`UsageError` naming table and key."""
-    from lr2eval.method.data.config import read_mixture
+    from lr2eval.method.data.config import MixtureConfig
+    from lr2eval.method.search.config import SearchConfig
     from lr2eval.method.train.recipe import read_recipe
-    from lr2eval.workflows.search import load_search_config
 
     name = f"{Path(config.model).resolve().name}-{format_length(config.target_length)}"
     home = config.out or Path("runs") / f"extend-{name}"
@@ -129,9 +109,11 @@ def steps(config: ExtendConfig, original_window: int) -> Steps:
     common = {key: getattr(config, key) for key in ("model", "data_dir", "offline", "device")}
     if config.target_length <= original_window:
         asked = format_length(config.target_length)
-        raise UsageError(f"--target-length {asked}: the model has a window of {original_window:,} already; give more")
-    search = load_search_config(
-        {**config.search, **common, "target_length": config.target_length, "out": home / "search"}, ()
+        raise UsageError(
+            f"--target-length {asked}: the model's window is already {original_window:,}; give a longer one"
+        )
+    search = SearchConfig.load(
+        {**config.search, **common, "target_length": config.target_length, "out": home / "search"}
     )
     asked_training = _flat(config.training)
     source = asked_training.pop("recipe", None)
@@ -140,10 +122,10 @@ def steps(config: ExtendConfig, original_window: int) -> Steps:
     recipe = read_recipe(source, {**begin, **asked_training, **windows})
     table = {**recipe.data, **config.data}
     if not table.get("sources"):
-        raise UsageError("--data is missing: name text, JSONL or parquet files to train on, short and long ones")
-    data = read_mixture({**table, **windows})
+        raise UsageError("--data is missing; give text, JSONL or Parquet files with short and long documents")
+    data = MixtureConfig(**{**table, **windows})
     compared = {"tasks": TASKS, **config.evaluation}
-    evaluation = load_config({**compared, **common, "model": str(extended), "baseline": config.model, "out": home})
+    evaluation = RunConfig.load({**compared, **common, "model": str(extended), "baseline": config.model, "out": home})
     return Steps(home, extended, search, config.factors, data, recipe, evaluation)
 
 

@@ -8,19 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from lr2eval.base.files import cache_dir, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, versions
-from lr2eval.base.settings import put, read_sets
 from lr2eval.base.units import format_length
 from lr2eval.errors import MissingDataError, UsageError
 from lr2eval.listener import Listener
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.rope_facts import real_index
 from lr2eval.record.folder import claim, locked
-from lr2eval.runs.config import first_problem
 
 if TYPE_CHECKING:
     from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
@@ -35,23 +31,6 @@ if TYPE_CHECKING:
 
 MANY = 64
 """Scale factors beyond this are further than anybody has published for one step."""
-
-
-def load_search_config(flags: Mapping[str, Any], sets: Sequence[str]) -> SearchConfig:
-    """``--set key=value`` under flags (``None`` = not given). Raises :class:`UsageError` naming what is wrong."""
-    from lr2eval.method.search.config import SearchConfig
-
-    values: dict[str, Any] = {}
-    for key, value in read_sets(sets):
-        put(values, key, value)
-    values |= {key: value for key, value in flags.items() if value is not None}
-    unknown = sorted(values.keys() - SearchConfig.model_fields.keys())
-    if unknown:
-        raise UsageError(f"--set {unknown[0]}: a search has no such setting; docs/searching.md lists them")
-    try:
-        return SearchConfig.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(first_problem(error)) from error
 
 
 @dataclass(frozen=True)

@@ -7,51 +7,48 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from pydantic import BeforeValidator
+
+from lr2eval.base.config import Config, Device, Kind, ModelName
 from lr2eval.base.files import cache_dir
-from lr2eval.base.settings import read_sets
 from lr2eval.errors import CheckpointError, UsageError
 from lr2eval.listener import Listener
+from lr2eval.method.train.recipe import Recipe, read_recipe
 from lr2eval.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from lr2eval.method.search.needles import Sample
     from lr2eval.method.train.plan import TrainPlan
-    from lr2eval.method.train.recipe import Recipe
     from lr2eval.method.train.train import TrainingResult
 
 
-def load_recipe(source: str, sets: Sequence[str]) -> Recipe:
-    """A recipe with ``--set key=value`` over it. Raises :class:`UsageError` naming what is wrong."""
-    from lr2eval.method.train.recipe import read_recipe
-
-    return read_recipe(source, dict(read_sets(sets)))
+def _recipe(value: Any) -> Any:
+    return read_recipe(value) if isinstance(value, str | Path) else value
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Config):
     """What :func:`train` needs. ``data`` are rows that ``lr2eval data mix`` made, ``factors`` the file of a search."""
 
-    recipe: Recipe
-    model: str
-    """Checkpoint folder of the original model, or a name."""
+    recipe: Annotated[Recipe, BeforeValidator(_recipe), Kind("recipe")]
+    """The training recipe: a TOML file, or a name such as llama3-8b-128k, phi3-mini-128k or smollm2-135m-32k."""
+    model: ModelName
+    """The original model: a checkpoint folder, or a name from `lr2eval models list`."""
     factors: Path
+    """The factors.json of a search."""
     data: Path
+    """The folder of training rows from `lr2eval data mix`."""
     held_out: Path | None = None
-    """Rows to measure the loss on."""
+    """A folder of rows to measure the loss on."""
     out: Path | None = None
-    """``None``: ``runs/train-MODEL-RECIPE``."""
-    device: str | None = None
-    """``None``: the best there is."""
+    """The folder of the training. Default: runs/train-MODEL-RECIPE."""
+    device: Device | None = None
+    """Where the model is trained: cpu or cuda. Default: the best available."""
     data_dir: Path | None = None
+    """Read the essays from this folder instead of the hub."""
     offline: bool = False
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "model", str(self.model))
-        for name in ("factors", "data", "held_out", "out", "data_dir"):  # scripts write paths as text
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, Path(value))
+    """Never use the network."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ class TrainingPlan:
 
 
 def plan_training(
-    recipe: Recipe, model: str | None = None, data: Path | None = None, *, offline: bool = False
+    recipe: Recipe, model: str | None = None, data: Path | None = None, offline: bool = False
 ) -> TrainingPlan:
     """Tokens, steps, memory and time of a training, from the sizes of ``model`` or those of the recipe."""
     from lr2eval.method.train.plan import plan

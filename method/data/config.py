@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from lr2eval.base.units import parse_length
-from lr2eval.errors import UsageError
+from lr2eval.base.config import Config, Length
 from lr2eval.method.data.selection import BucketConfig
 from lr2eval.method.data.sources import SourceConfig
 
@@ -18,35 +17,34 @@ SHORT_SHARE = 0.3
 """Of the tokens, as in the paper: 3 of 10 billion from documents of at most Lt tokens."""
 
 
-class MixtureConfig(BaseModel):
+class MixtureConfig(Config):
     """The ``[data]`` table of a training recipe; lengths are tokens and may be written ``8k``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    HAS_FLAGS = False
+    PREFIX = "data"
 
-    original_window: int
-    """Lt: documents up to it are short."""
-    target_window: int
-    """L: tokens of a row."""
+    original_window: Length
+    """The original window Lt: documents of up to Lt tokens are short."""
+    target_window: Length
+    """The target window L: the number of tokens in a row."""
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    """The data sets and files that documents come from."""
     tokens: int | None = Field(None, ge=1)
-    """Budget of the whole mixture; by default the most that keeps the shares and uses no document twice."""
+    """The number of tokens in the mixture. Default: the most that keeps the shares and repeats no document."""
     buckets: tuple[BucketConfig, ...] | None = None
-    """In ascending order, with a border at Lt; by default short documents have 3 and long ones 7 of 10 tokens."""
+    """Ranges of document lengths, in ascending order, with a border at Lt. Default: 0.3 short, 0.7 long."""
     min_tokens: int = Field(64, ge=2)
-    """Shorter documents are left out."""
+    """Leave out documents with fewer tokens."""
     repeat: bool = False
-    """Use documents again where there are too few for the budget."""
+    """Use documents more than once if there are too few tokens."""
     bos: bool | None = None
+    """Put the BOS token before each document. Default: if the tokenizer has one."""
     eos: bool | None = None
-    """Put BOS before and EOS behind each document; by default if the tokenizer has them."""
+    """Put the EOS token after each document. Default: if the tokenizer has one."""
     seed: int = Field(0, ge=0)
+    """The seed of the selection and the order."""
     token_cache: Path | None = None
-    """Where tokenised documents are kept; by default in the user cache."""
-
-    @field_validator("original_window", "target_window", mode="before")
-    @classmethod
-    def _length(cls, value: Any) -> Any:
-        return parse_length(value) if isinstance(value, str) else value
+    """The folder of tokenised documents. Default: in the user cache."""
 
     @model_validator(mode="after")
     def _together(self) -> MixtureConfig:
@@ -86,16 +84,6 @@ class MixtureConfig(BaseModel):
             mode="json", exclude={"token_cache": True, "sources": {"__all__": {"path"}}}
         )
         return found
-
-
-def read_mixture(values: Mapping[str, Any]) -> MixtureConfig:
-    """A checked configuration. Raises :class:`UsageError` naming the first key that is wrong."""
-    try:
-        return MixtureConfig.model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(["data", *(str(step) for step in problem["loc"])])
-        raise UsageError(f"{where}: {problem['msg'].removeprefix('Value error, ')}; correct it") from error
 
 
 def _all_or_none(what: str, given: Sequence[float | None]) -> None:

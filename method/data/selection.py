@@ -13,27 +13,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field
 
-from lr2eval.base.units import parse_length
+from lr2eval.base.config import Length, Table
 from lr2eval.errors import UsageError
 
 BEYOND_BUDGET, CUT_AT_BUDGET = "beyond the token budget or the shares", "cut at the token budget"
 
 
-class BucketConfig(BaseModel):
+class BucketConfig(Table):
     """Documents longer than the bucket before and of at most ``up_to`` tokens; ``None``: of any length."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    up_to: int | None = None
+    up_to: Length | None = None
+    """The largest number of tokens. Default: any."""
     share: float | None = Field(None, ge=0)
-    """Of the mixture's tokens, relative to the other buckets; all buckets have one or none has."""
-
-    @field_validator("up_to", mode="before")
-    @classmethod
-    def _length(cls, value: object) -> object:
-        return parse_length(value) if isinstance(value, str) else value
+    """The share of the mixture's tokens. Give all buckets a share, or none."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from lr2eval.base.config import Table
 from lr2eval.errors import UsageError
 
 GROUP_BYTES = 32 << 20
@@ -29,32 +30,35 @@ _SUFFIXES = {
 COMPRESSED = (".gz", ".zst")
 
 
-class SourceConfig(BaseModel):
+class SourceConfig(Table):
     """Where documents come from: exactly one of ``path`` and ``hub``. One table ``[[data.sources]]`` of a recipe."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     name: str = Field(min_length=1)
+    """The name of the source."""
     path: tuple[Path, ...] = ()
-    """Files, or folders that are searched for text, JSONL and Parquet files; one alone needs no list."""
+    """Text, JSONL or Parquet files, or folders of them; a single path needs no list."""
     hub: str | None = None
-    """Name of a hub data set, streamed through ``datasets``."""
+    """The name of a data set on the hub; it is streamed through `datasets`."""
     subset: str | None = None
+    """The subset of the hub data set. Default: its only one."""
     split: str = "train"
+    """The split of the hub data set."""
     revision: str | None = None
-    """Commit of the hub data set; the newest when not given, which needs the network even if the data is cached."""
+    """The commit of the hub data set. Default: the newest, which always needs the network."""
     format: Literal["auto", "text", "jsonl", "parquet"] = "auto"
+    """The file format; auto goes by the file name."""
     documents: Literal["file", "paragraphs"] = "file"
-    """Of text: one file is one document, or blank lines separate documents."""
+    """What a document is in a text file: the whole file, or each part between blank lines (paragraphs)."""
     column: str = "text"
+    """The column or JSON key with the text."""
     tokenised: bool = False
-    """Rows hold ``input_ids`` and maybe ``weights``, the loss weight of each token as a target; nothing is added."""
+    """Rows hold input_ids, and optionally weights, the loss weight of each token as a target. Nothing is added."""
     first: int | None = Field(None, ge=1)
-    """Use only so many documents from the beginning."""
+    """Use only the first N documents. Default: all."""
     share: float | None = Field(None, gt=0)
-    """Of the mixture's tokens, relative to the other sources; all sources have one or none has."""
+    """The share of the mixture's tokens. Give all sources a share, or none."""
     upsample: float = Field(1.0, ge=1)
-    """How many times more often long documents of this source are drawn than lies in it."""
+    """How many times more often long documents of this source are drawn than others."""
 
     @field_validator("path", mode="before")
     @classmethod

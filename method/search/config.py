@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BeforeValidator, Field
 
-from lr2eval.base.units import parse_length
-from lr2eval.workers.settings import Kind, Workers
+from lr2eval.base.config import Config, Device, Dtype, Kind, Length, ModelName, Rare
+from lr2eval.workers.settings import ExecutorKind, Workers
 
 if TYPE_CHECKING:  # the configuration must load without torch and numpy
     from lr2eval.method.rope.scaling import OriginalRope
@@ -21,82 +21,102 @@ NEAR_THEORY = (6, 4, 2, 0)
 """Default splits, counted down from ``d_tcd``: the neighbourhood in which the method's authors looked."""
 
 
-class SearchConfig(BaseModel):
-    """Field names are the keys of ``--set``; numbers of a search as published unless given."""
+def _splits(value: Any) -> Any:
+    if isinstance(value, int):
+        return (value,)
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise ValueError("write pairs separated by commas: 27,29,31") from None
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
-    target_length: int
-    """Tokens."""
+class SearchConfig(Config):
+    """Field names are the keys of ``--set``; the defaults are the numbers of the paper."""
+
+    model: ModelName
+    """The original model: a checkpoint folder, or a name from `lr2eval models list`."""
+    target_length: Length
+    """The window to reach, in tokens: 128k."""
     out: Path | None = None
+    """The folder of the search. Default: runs/search-MODEL-CONFIG."""
     haystack: str = "essays"
+    """The text around the needles: essays, python-docs, or a text file or folder of books."""
     data_dir: Path | None = None
+    """Read the essays from this folder instead of the hub."""
     offline: bool = False
+    """Never use the network."""
     repeat: bool = False
+    """Repeat the haystack if it is shorter than the target length."""
     wording: Path | None = None
+    """A JSON file with the words around a needle. Default: the built-in words."""
     samples: int = Field(10, ge=1)
+    """The number of samples that score a candidate."""
     held_out: int = Field(10, ge=0)
-    """Samples for the comparison with the rules, unseen by the search."""
+    """The number of unseen samples on which the factors are compared with the rules."""
     depths: Literal["start", "grid"] = "start"
-    needles: int = Field(1, ge=1)
-    distractors: int = Field(0, ge=0)
+    """Where the needles are: at the start, as in the paper, or spread evenly over the length (grid)."""
+    needles: Rare[int] = Field(1, ge=1)
+    """The number of needles that each sample asks for."""
+    distractors: Rare[int] = Field(0, ge=0)
+    """The number of further needles in a sample that it does not ask for."""
     objective: Literal["needle", "plain"] = "needle"
-    splits: tuple[int, ...] | None = None
+    """What the search minimises: the perplexity of needles, or of plain text as an ablation."""
+    splits: Annotated[tuple[int, ...] | None, BeforeValidator(_splits), Kind("pairs")] = None
+    """The RoPE pairs to split the factors at: 27,29,31. Default: d_tcd and 2, 4 and 6 below it."""
     seed: int = 0
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str | None = None
+    """The seed of the samples and of the search."""
+    dtype: Dtype = "auto"
+    """The number type of weights and arithmetic; auto takes the model's own."""
+    device: Device | None = None
+    """Where the model runs: cpu, cuda, cuda:0 or mps. Default: the best available."""
     workers: int = Field(1, ge=1)
-    """Processes that each keep the model; 1: this process."""
-    executor: Kind = "processes"
+    """The number of workers; each loads its own copy of the model."""
+    executor: ExecutorKind = "processes"
+    """Where workers run: as processes on this machine, or on a Ray cluster."""
     gpus_per_worker: float | None = Field(None, ge=0)
-    ray: dict[str, Any] = Field(default_factory=dict)
-    """``address`` of a cluster."""
+    """The number of GPUs to reserve for each Ray worker. Default: 1 with --device cuda, else 0."""
+    ray: Rare[dict[str, Any]] = Field(default_factory=dict)
+    """The options of Ray: ray.address names the cluster."""
     attention_factor: float | None = Field(None, gt=0)
+    """The attention temperature beyond the original window. Default: sqrt(1 + ln s / ln Lt)."""
     from_original: bool = False
+    """Start from the window that the model had before its own rescaling."""
     random: bool = False
+    """Draw candidates at random instead of searching, for comparison."""
     race: bool = False
-    patience: int | None = None
-
-    # Without a flag: --set only.
-    population: int = 64
-    initial: int = 128
+    """Drop a candidate that does badly on its first samples."""
     iterations: int = 40
-    parents: int = 32
-    mutations: int = 16
-    crossovers: int = 16
-    rate: float = 0.3
-    shifts: float = 0.0
-    least_gain: float = 0.001
-    grid: float = Field(0.01, gt=0)
-    reach: float = Field(2.0, gt=1)
-    """Largest factor, as a multiple of s."""
-    powers: tuple[float, float] | None = None
-    """Least and largest exponent of the left side; ``None`` keeps the paper's 1."""
-    race_rungs: tuple[int, ...] = (2, 4)
-    race_keep: float = 1 / 3
-
-    @field_validator("model", mode="before")
-    @classmethod
-    def _name(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, Path) else value  # outcomes give a checkpoint as a path
-
-    @field_validator("target_length", mode="before")
-    @classmethod
-    def _length(cls, value: Any) -> Any:
-        return parse_length(value) if isinstance(value, str | int) else value
-
-    @field_validator("splits", mode="before")
-    @classmethod
-    def _splits(cls, value: Any) -> Any:
-        if isinstance(value, int):
-            return (value,)
-        if not isinstance(value, str):
-            return value
-        try:
-            return tuple(int(part) for part in value.split(","))
-        except ValueError:
-            raise ValueError("write pairs separated by commas: 27,29,31") from None
+    """The number of iterations at each split."""
+    patience: Rare[int | None] = None
+    """End a split after this many iterations without a gain. Default: never."""
+    least_gain: Rare[float] = 0.001
+    """The smallest fall of the best score that counts as a gain, as a share of it."""
+    population: Rare[int] = 64
+    """The number of best candidates that are kept."""
+    initial: Rare[int] = 128
+    """The number of candidates in the first round."""
+    parents: Rare[int] = 32
+    """The number of best candidates that new ones are made from."""
+    mutations: Rare[int] = 16
+    """The number of mutated candidates per iteration."""
+    crossovers: Rare[int] = 16
+    """The number of crossed candidates per iteration."""
+    rate: Rare[float] = 0.3
+    """The probability that a mutation or a crossover changes a factor."""
+    shifts: Rare[float] = 0.0
+    """The share of mutations that move all factors from one pair on together; the paper has none."""
+    grid: Rare[float] = Field(0.01, gt=0)
+    """The step between two values of a factor."""
+    reach: Rare[float] = Field(2.0, gt=1)
+    """The largest factor, as a multiple of s."""
+    powers: Rare[tuple[float, float] | None] = None
+    """The smallest and largest exponent of the factors below the split. Default: 1, as in the paper."""
+    race_rungs: Rare[tuple[int, ...]] = (2, 4)
+    """The numbers of samples after which --race drops candidates."""
+    race_keep: Rare[float] = 1 / 3
+    """The share of candidates that --race keeps each time."""
 
     def needle_settings(self) -> NeedleSettings:
         """What decides the samples. Raises :class:`ValueError` and, for the wording's file, :class:`UsageError`."""

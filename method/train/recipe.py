@@ -7,114 +7,119 @@ import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from lr2eval.base.config import Config, Length, Table
 from lr2eval.base.settings import put
-from lr2eval.base.units import parse_length
 from lr2eval.errors import UsageError
 from lr2eval.model.shape import Shape
 
 
-class Optimizer(BaseModel):
-    """AdamW under a cosine that ends at zero. Where the paper is silent the numbers are those of its public code."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Optimizer(Table):
+    """AdamW with a cosine schedule to zero. Where the paper is silent, the numbers are those of its public code."""
 
     learning_rate: float = Field(2e-5, gt=0)
+    """The highest learning rate."""
     betas: tuple[float, float] = (0.9, 0.95)
+    """The decay rates of the two moments."""
     epsilon: float = Field(1e-8, gt=0)
+    """The term that keeps the denominator above zero."""
     weight_decay: float = Field(0.0, ge=0)
+    """The weight decay."""
     warmup_steps: int = Field(40, ge=0)
+    """The number of steps over which the learning rate rises."""
     clip: float = Field(1.0, gt=0)
-    """Largest norm of the whole gradient."""
+    """The largest norm of the whole gradient."""
 
 
-class Evaluation(BaseModel):
-    """What is measured while training: every so many steps (0: only at the end)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Evaluation(Table):
+    """What is measured while training."""
 
     every: int = Field(0, ge=0)
+    """Measure every N steps; 0 measures only at the end."""
     needles: int = Field(0, ge=0)
-    """Needle samples of the target length."""
+    """The number of needle samples of the target length."""
     haystack: str = "essays"
-    """Of the needle samples: as ``--haystack`` of a search."""
+    """The text around the needles, as for `lr2eval search`."""
     repeat: bool = False
-    """Repeat a haystack that is too short."""
+    """Repeat the haystack if it is shorter than the target length."""
     wording: Path | None = None
-    """JSON file with the words around a needle."""
+    """A JSON file with the words around a needle. Default: the built-in words."""
 
 
-class Saving(BaseModel):
-    """Checkpoints: every so many steps (0: only the last), and how many are kept."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Saving(Table):
+    """Checkpoints."""
 
     every: int = Field(0, ge=0)
+    """Save every N steps; 0 saves only the last."""
     keep: int = Field(2, ge=1)
+    """The number of checkpoints to keep."""
 
 
-class Hardware(BaseModel):
-    """What the time estimate of a dry run stands on; nothing else reads it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Hardware(Table):
+    """What the time estimate of a dry run is based on; nothing else reads it."""
 
     gpus: int = Field(1, ge=1)
+    """The number of GPUs."""
     tflops: float | None = Field(None, gt=0)
-    """Peak of one GPU in the training precision, dense, in 10^12 operations a second."""
+    """The peak of one GPU in the training precision, dense, in 10^12 operations per second."""
     utilisation: float = Field(0.4, gt=0, le=1)
-    """Share of the peak that is reached, counted without recomputation."""
+    """The share of the peak that training reaches, without recomputation."""
     memory_gib: float | None = Field(None, gt=0)
+    """The memory of one GPU in GiB."""
 
 
-class Recipe(BaseModel):
+class Recipe(Config):
     """Field names are the keys of the TOML file and, with dots, of ``--set``. Lengths and budgets are tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    HAS_FLAGS = False
 
     name: str
-    original_window: int = Field(ge=2)
-    target_window: int = Field(ge=3)
+    """The name of the recipe."""
+    original_window: Annotated[Length, Field(ge=2)]
+    """The original window Lt."""
+    target_window: Annotated[Length, Field(ge=3)]
+    """The target window L; each row has this many tokens."""
     short_tokens: int = Field(ge=0)
-    """Budget of packed short documents; the data decides what is really trained on."""
+    """The planned tokens in packed short documents, for estimates; the data decides what is trained on."""
     long_tokens: int = Field(ge=0)
+    """The planned tokens in long documents, for estimates."""
     global_batch: int = Field(ge=1)
-    """Rows of ``target_window`` tokens in one step, over all ranks."""
+    """The number of rows per step, over all processes."""
     micro_batch: int = Field(1, ge=1)
-    """Rows in one forward and backward; all of one kind."""
+    """The number of rows in one forward and backward pass; all are short or all are long."""
     epochs: int = Field(1, ge=1)
+    """The number of passes over the data."""
     steps: int | None = Field(None, ge=1)
-    """Stop after so many steps; the default is every row of the data, ``epochs`` times."""
+    """Stop after this many steps. Default: every row of the data, once per epoch."""
     long_only: bool = False
-    """The paper's ablation: only long rows, and everything under the rescaled RoPE."""
+    """Train on long rows only, all with the long RoPE factors: the paper's ablation."""
     short_rope: Literal["original", "rescaled"] = "original"
+    """The RoPE of short rows."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the arithmetic; weights and optimizer are kept in float32. ``auto``: bfloat16 on a GPU, float32 on a CPU."""
+    """The number type of the arithmetic; weights stay in float32. auto: bfloat16 on a GPU, float32 on a CPU."""
     attention: str | None = None
-    """An attention implementation of transformers; the model's own choice by default."""
+    """The attention implementation of transformers. Default: the model's own."""
     gradient_checkpointing: bool = False
+    """Recompute activations instead of keeping them. It saves memory and takes longer."""
     loss: Literal["chunked", "liger"] = "chunked"
-    """``liger``: its fused kernel, on a GPU, for rows without weights."""
+    """How the loss is computed; liger is a fused GPU kernel for rows without weights."""
     loss_chunk: int = Field(1024, ge=1)
-    """Places whose logits exist at a time."""
+    """The number of positions whose logits are in memory at a time."""
     context_parallel: int = Field(1, ge=1)
-    """Ranks that share one long row."""
+    """The number of processes that share one long row."""
     seed: int = 0
+    """The seed of the order of rows."""
     optimizer: Optimizer = Optimizer()
     evaluation: Evaluation = Evaluation()
     saving: Saving = Saving()
     data: dict[str, Any] = Field(default_factory=dict)
-    """What rows are made of (`lr2eval data mix`, `lr2eval extend`); training itself takes rows as they are."""
+    """What rows are made of, for `lr2eval data mix` and `lr2eval extend`; training takes finished rows."""
     shape: Shape | None = None
-    """Of the model the recipe is for; only estimates read it, and only where no model is given."""
+    """The sizes of the model, for estimates without one."""
     hardware: Hardware = Hardware()
-
-    @field_validator("original_window", "target_window", mode="before")
-    @classmethod
-    def _length(cls, value: Any) -> Any:
-        return parse_length(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -185,9 +190,9 @@ def read_recipe(source: str | Path | None, changes: Mapping[str, Any] | None = N
     for key, value in (changes or {}).items():
         put(values, key, value)
     try:
-        return Recipe.model_validate(values)
-    except ValidationError as error:
-        raise UsageError(f"--recipe {source}: {_problem(error)}" if source else _problem(error)) from error
+        return Recipe(**values)
+    except UsageError as error:
+        raise UsageError(f"--recipe {source}: {error}" if source else str(error)) from error
 
 
 def _values(source: str | Path) -> dict[str, Any]:
@@ -204,13 +209,3 @@ def _values(source: str | Path) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"--recipe {source}: not readable as TOML ({error}); correct it") from error
-
-
-def _problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    if problem["type"] == "extra_forbidden":
-        return f"{key} is no key of a recipe; docs/training.md lists them"
-    if problem["type"] == "missing":
-        return f"{key} is missing"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}"

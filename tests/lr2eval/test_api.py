@@ -65,7 +65,7 @@ found = lr2eval.search(lr2eval.SearchConfig(**json.loads(sys.argv[4]), out=home 
 recipe = lr2eval.read_recipe("tiny-retrieval-2k", {"target_window": 512})
 trained = lr2eval.train(
     lr2eval.TrainConfig(
-        recipe, model=asset, factors=found.factors, data=str(home / "rows"), out=home / "training", device="cpu"
+        recipe=recipe, model=asset, factors=found.factors, data=str(home / "rows"), out=home / "training", device="cpu"
     )
 )
 exported = lr2eval.export(asset, found.factors, str(home / "exported"), attention_factor=1.0)

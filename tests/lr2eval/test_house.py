@@ -208,10 +208,11 @@ def test_links_are_links() -> None:
         assert str(link.readlink()) == f"../{name}"
 
 
-def test_run_has_at_most_twenty_flags() -> None:
-    import typer.main
-
-    from lr2eval.cli import app
-
-    command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
-    assert len([parameter for parameter in command.params if parameter.name != "help"]) <= 20
+def test_class_names_exist_once() -> None:
+    """A reader who sees a name knows which class it is."""
+    homes: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name.lstrip("_"), []).append(module)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}

@@ -17,7 +17,7 @@ from lr2eval.errors import BackendError, UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.record.store import RunStore
 from lr2eval.runs.backend import check_backend, importlib, load_backend
-from lr2eval.runs.config import load_config
+from lr2eval.runs.config import RunConfig
 from tests.tiny_models import save_checkpoint, text_of, tiny_model, tiny_tokenizer
 
 pytest.importorskip("tenacity", reason="lr2eval[api] absent: lm-eval's API models need it")
@@ -109,7 +109,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def backend(checkpoint: Checkpoint, url: str, kind: str = "local-completions", **options: Any) -> served.ServedLM:
     flags = {"model": str(checkpoint.folder), "tasks": "ruler", "backend": kind, "chat": "chat" in kind}
     sets = [f"{kind}.{key}={json.dumps(value)}" for key, value in {"base_url": url, **options}.items()]
-    config = load_config(flags, None, sets)
+    config = RunConfig.load(flags, None, sets)
     check_backend(config)
     lm = load_backend(checkpoint, config)
     assert isinstance(lm, served.ServedLM)
@@ -219,7 +219,7 @@ def test_chat_sends_messages_and_remembers_the_rendered_prompt(checkpoint: Check
 def test_bad_configurations(
     flags: dict[str, Any], sets: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = load_config({"model": "m", "tasks": "ruler", "backend": "local-completions", **flags}, None, sets)
+    config = RunConfig.load({"model": "m", "tasks": "ruler", "backend": "local-completions", **flags}, None, sets)
     if config.backend == "vllm":
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=message):
@@ -228,7 +228,7 @@ def test_bad_configurations(
 
 def test_where_the_server_is_does_not_change_the_run() -> None:
     def config(*sets: str) -> Any:
-        return load_config({"model": "m", "tasks": "ruler", "backend": "local-completions"}, None, sets)
+        return RunConfig.load({"model": "m", "tasks": "ruler", "backend": "local-completions"}, None, sets)
 
     here = config("local-completions.base_url=a", "local-completions.num_concurrent=8").settings()
     assert here == config("local-completions.base_url=b").settings() == config().settings()

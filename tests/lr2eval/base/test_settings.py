@@ -18,6 +18,7 @@ def test_known_keys_pass() -> None:
         ("depth", ["depths", "words"], "niah", "niah.depth: unknown option; did you mean niah.depths?"),
         ("depth", ["depths", "words"], "", "depth: unknown option; did you mean depths?"),
         ("zzz", ["words", "depths"], "niah", "niah.zzz: unknown option; the options are depths, words"),
+        ("zzz", list("abcdefghijklmn"), "", "zzz: unknown option; --help-all lists all options"),
         ("zzz", [], "facts", "facts.zzz: unknown option; facts has no options"),
         ("places", ["depths"], "niah", "niah.places is now called niah.depths"),
     ],

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lr2eval.comparisons.gate_config import load_gate
+from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.errors import UsageError
 
 
@@ -15,7 +15,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_whole_file(tmp_path: Path) -> None:
-    config = load_gate(
+    config = GateConfig.load(
         {},
         write(
             tmp_path,
@@ -40,25 +40,25 @@ def test_a_whole_file(tmp_path: Path) -> None:
 
 
 def test_the_default_limit_is_a_retention() -> None:
-    limits = load_gate({}, None).limits("mmlu")
+    limits = GateConfig.load({}, None).limits("mmlu")
     assert (limits.margin, limits.min_retention) == (None, 0.985)
 
 
 def test_a_flag_replaces_the_limits_of_the_file(tmp_path: Path) -> None:
     file = write(tmp_path, "min_retention = 0.9\ntasks = ['mmlu']")
-    config = load_gate({"margin": 2.0, "tasks": None}, file)
+    config = GateConfig.load({"margin": 2.0, "tasks": None}, file)
     assert (config.margin, config.min_retention, config.tasks) == (2.0, None, ("mmlu",))
-    assert load_gate({"tasks": "ruler, mmlu"}, file).tasks == ("ruler", "mmlu")
+    assert GateConfig.load({"tasks": "ruler, mmlu"}, file).tasks == ("ruler", "mmlu")
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("min_retention = 98.5", "min_retention 98.5"),
-        ("margin = -1", "margin -1"),
-        ("confidence = 0.3", "confidence 0.3"),
-        ("marign = 1", "unknown key 'marign'"),
-        ("[checks.mmlu]\nmargins = 1", "unknown key 'checks.mmlu.margins'"),
+        ("min_retention = 98.5", "--min-retention 98.5"),
+        ("margin = -1", "--margin -1"),
+        ("confidence = 0.3", "--confidence 0.3"),
+        ("marign = 1", "marign: unknown option; did you mean margin?"),
+        ("[checks.mmlu]\nmargins = 1", "checks.mmlu.margins: unknown option; did you mean checks.mmlu.margin?"),
         ("[weights.ruler]\nvt = 0", "every weight must be a positive number"),
         ("[weights.ruler]\nvt = inf", "every weight must be a positive number"),
         ("baseline_digest = 'abc'", "baseline_digest"),
@@ -67,11 +67,11 @@ def test_a_flag_replaces_the_limits_of_the_file(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_is_named_in_one_line(tmp_path: Path, text: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        load_gate({}, write(tmp_path, text))
+        GateConfig.load({}, write(tmp_path, text))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        load_gate({}, tmp_path / "gate.toml")
+        GateConfig.load({}, tmp_path / "gate.toml")

@@ -15,7 +15,7 @@ from lr2eval.estimate import plan
 from lr2eval.estimate.cost import Asked
 from lr2eval.estimate.plan import _batched, asked
 from lr2eval.model.checkpoint import Checkpoint
-from lr2eval.runs.config import load_config
+from lr2eval.runs.config import RunConfig
 from lr2eval.runs.prepare import Prepared, prepare
 from tests.tasks.longbench.test_benchmark import item, write
 
@@ -28,7 +28,7 @@ def prepared(toy_checkpoint: Path, shared_cache: Path, monkeypatch: pytest.Monke
 
     def make(tasks: str, **flags: Any) -> Prepared:
         given = {"model": str(toy_checkpoint), "tasks": tasks, "offline": True, "device": "cpu", "dtype": "float32"}
-        return prepare(load_config(given | flags), lambda text: None)
+        return prepare(RunConfig.load(given | flags), lambda text: None)
 
     return make
 

@@ -8,7 +8,7 @@ import pytest
 
 from lr2eval.errors import CheckpointError
 from lr2eval.runs.card import FILE, Card
-from lr2eval.runs.config import load_config
+from lr2eval.runs.config import RunConfig
 
 CARD = Card(
     made_for={"ruler": ("niah_single_1", "vt")},
@@ -19,7 +19,7 @@ ALL = ["niah_single_1", "niah_single_2", "vt", "cwe"]
 
 
 def test_a_folder_without_one_asks_for_nothing(tmp_path: Path) -> None:
-    config = load_config({"model": "m", "tasks": "ruler"})
+    config = RunConfig.load({"model": "m", "tasks": "ruler"})
     assert Card.read(tmp_path).applied(config, 512) == config
     assert Card.read(tmp_path).chosen(config, "ruler", ALL) == (ALL, [])
 
@@ -46,7 +46,7 @@ def test_a_damaged_one_is_named(tmp_path: Path, content: str) -> None:
     ],
 )
 def test_a_bare_name_stands_for_what_the_model_was_made_for(tasks: str, kept: list[str]) -> None:
-    config = load_config({"model": "m", "tasks": tasks})
+    config = RunConfig.load({"model": "m", "tasks": tasks})
     chosen, left_out = CARD.chosen(config, "ruler", ALL)
     assert chosen == kept
     assert left_out == [task for task in ALL if task not in kept]
@@ -54,11 +54,11 @@ def test_a_bare_name_stands_for_what_the_model_was_made_for(tasks: str, kept: li
 
 def test_fills_in_what_is_not_given_and_no_more() -> None:
     flags: dict[str, Any] = {"model": "m", "tasks": "ruler:vt,facts"}
-    filled = CARD.applied(load_config(flags), 1024)
+    filled = CARD.applied(RunConfig.load(flags), 1024)
     assert filled.lengths == (512, 1024), "up to the window"
     assert filled.options == {"ruler": {"haystack": "demo-filler", "repeat": True}}, "of the asked benchmarks only"
-    given = load_config({**flags, "lengths": "4k"}, sets=["ruler.haystack=essays", "facts.x=1"])
+    given = RunConfig.load({**flags, "lengths": "4k"}, sets=["ruler.haystack=essays", "facts.x=1"])
     kept = CARD.applied(given, 8192)
     assert kept.lengths == (4096,)
     assert kept.options == {"ruler": {"haystack": "essays", "repeat": True}, "facts": {"x": 1}}
-    assert CARD.applied(load_config(flags), 100).lengths is None
+    assert CARD.applied(RunConfig.load(flags), 100).lengths is None

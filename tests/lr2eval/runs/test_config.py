@@ -6,7 +6,7 @@ import pytest
 
 from lr2eval.base.units import format_length, parse_bytes, parse_length
 from lr2eval.errors import UsageError
-from lr2eval.runs.config import RunConfig, default_lengths, load_config
+from lr2eval.runs.config import RunConfig, default_lengths
 
 FLAGS = {"model": "m", "tasks": "ruler,mmlu"}
 
@@ -21,11 +21,11 @@ def test_lengths_are_read(text: str, tokens: int) -> None:
 @pytest.mark.parametrize("text", ["", "four", "-1", "0", "0.3", "4kb"])
 def test_bad_lengths_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="lengths"):
-        load_config({**FLAGS, "lengths": text or "x"})
+        RunConfig.load({**FLAGS, "lengths": text or "x"})
 
 
 def test_lengths_come_sorted_and_once() -> None:
-    assert load_config({**FLAGS, "lengths": "8k,4k,8192"}).lengths == (4096, 8192)
+    assert RunConfig.load({**FLAGS, "lengths": "8k,4k,8192"}).lengths == (4096, 8192)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_bad_bytes_are_refused() -> None:
 def test_flags_beat_set_beats_file(tmp_path: Path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('model = "a"\ntasks = ["vt"]\nseed = 1\nsamples-per-task = 7\n[ruler]\nhaystack = "essays"\n')
-    config = load_config({"model": "b"}, file, ["seed=2", "ruler.samples=3"])
+    config = RunConfig.load({"model": "b"}, file, ["seed=2", "ruler.samples=3"])
     assert (config.model, config.tasks, config.seed, config.samples_per_task) == ("b", ("vt",), 2, 7)
     assert config.options == {"ruler": {"haystack": "essays", "samples": 3}}
 
@@ -73,15 +73,15 @@ def test_flags_beat_set_beats_file(tmp_path: Path) -> None:
         ({**FLAGS, "limit": "1.5"}, [], "limit"),
         ({**FLAGS, "batch_size": "0"}, [], "batch-size"),
         ({**FLAGS, "samples_per_task": 0}, [], "samples-per-task"),
-        ({**FLAGS, "tasks": " , "}, [], "at least one task"),
-        (FLAGS, ["sede=1"], "did you mean 'seed'"),
+        ({**FLAGS, "tasks": " , "}, [], "at least one name"),
+        (FLAGS, ["sede=1"], "did you mean seed?"),
         (FLAGS, ["nonsense"], "key=value"),
         (FLAGS, ["seed=1", "seed.x=2"], "seed"),
     ],
 )
 def test_bad_configuration_is_one_line(flags: dict[str, object], sets: list[str], match: str) -> None:
     with pytest.raises(UsageError, match=match) as caught:
-        load_config(flags, None, sets)
+        RunConfig.load(flags, None, sets)
     assert "\n" not in str(caught.value)
 
 
@@ -91,26 +91,26 @@ def test_bad_config_file_is_one_line(tmp_path: Path, content: str | None) -> Non
     if content is not None:
         file.write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError, match=r"run\.toml"):
-        load_config(FLAGS, file)
+        RunConfig.load(FLAGS, file)
 
 
 def test_run_name_names_the_question() -> None:
-    config = load_config(FLAGS)
+    config = RunConfig.load(FLAGS)
     assert config.run_name("a/b c") == config.run_name("a/b c")
     assert config.run_name("a/b c").startswith("a-b-c-")
-    assert config.run_name("m") != load_config({**FLAGS, "seed": 1}).run_name("m")
-    assert config.run_name("m") == load_config({**FLAGS, "out": Path("x"), "offline": True}).run_name("m")
+    assert config.run_name("m") != RunConfig.load({**FLAGS, "seed": 1}).run_name("m")
+    assert config.run_name("m") == RunConfig.load({**FLAGS, "out": Path("x"), "offline": True}).run_name("m")
     assert config.run_name("../..") == config.run_name("/")
 
 
 def test_configuration_is_frozen() -> None:
-    config = load_config(FLAGS)
+    config = RunConfig.load(FLAGS)
     with pytest.raises(ValueError):
         config.seed = 3  # type: ignore[misc]
     assert RunConfig.model_validate(config.model_dump()) == config
 
 
 def test_workers_do_not_decide_what_a_run_is() -> None:
-    one, two = (load_config(FLAGS, None, [f"ruler.workers={n}", "ruler.haystack=x"]) for n in (1, 2))
+    one, two = (RunConfig.load(FLAGS, None, [f"ruler.workers={n}", "ruler.haystack=x"]) for n in (1, 2))
     assert one.settings() == two.settings()
     assert one.options["ruler"]["workers"] == 1

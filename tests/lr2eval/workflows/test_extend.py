@@ -170,14 +170,14 @@ def test_dry_run_says_the_steps_and_writes_nothing(home: Path, lr2eval: Run, tmp
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--set", "data.sources=[]"), "--data is missing: name text, JSONL or parquet files"),
+        (("--set", "data.sources=[]"), "--data is missing; give text, JSONL or Parquet files"),
         (("--set", "iterations=3"), "write table.key=value"),
-        (("--set", "search.iteration=3"), "a search has no such setting"),
+        (("--set", "search.iteration=3"), "iteration: unknown option; did you mean iterations?"),
         (("--set", "data.minimum=3"), "data.minimum"),
-        (("--set", "training.optimizer.rate=3"), "optimizer.rate is no key of a recipe"),
+        (("--set", "training.optimizer.rate=3"), "optimizer.rate: unknown option"),
         (("--set", "evaluation.tasks=niah:sigle"), "single"),
-        (("--set", "evaluation.length=3"), "did you mean 'lengths'"),
-        (("--target-length", "128"), "--target-length 128: the model has a window of 128 already"),
+        (("--set", "evaluation.length=3"), "did you mean lengths?"),
+        (("--target-length", "128"), "--target-length 128: the model's window is already 128"),
         (("--data", "absent.jsonl"), "absent.jsonl"),
     ],
 )

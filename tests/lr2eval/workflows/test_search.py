@@ -106,7 +106,7 @@ def test_report_refuses_in_one_line(lr2eval: Run, tmp_path: Path) -> None:
     folder = make_search(tmp_path / "s")
     done = lr2eval("report", folder, tmp_path)
     assert done.code == 2
-    assert "a search has a report of its own; give this folder alone" in done.err
+    assert "a search has its own report; give only this folder" in done.err
     (folder / "search.json").write_text('{"version": 9}', encoding="utf-8")
     done = lr2eval("report", folder)
     assert done.code == 5
@@ -205,7 +205,7 @@ def test_a_rescaled_model_needs_from_original(lr2eval: Run, tmp_path: Path) -> N
         (("--splits", "32"), "a split at pair 32 is not between 1 and 31"),
         (("--splits", "12,x"), "write pairs separated by commas"),
         (("--splits", "12,12"), "name one twice"),
-        (("--set", "popultion=3"), "popultion: a search has no such setting"),
+        (("--set", "popultion=3"), "popultion: unknown option; did you mean population?"),
         (("--set", "parents=99"), "99 parents out of a population of 6"),
         (("--depths", "middle"), "--depths 'middle'"),
         (("--haystack", "/no/such/file"), "--haystack /no/such/file: no such file"),

@@ -353,7 +353,7 @@ def test_killed_runs_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_served_model_says_what_the_hf_backend_says(folder: Path, hf: WindowedHFLM, tmp_path: Path) -> None:
     """``vllm serve`` on loopback through ``local-completions``: prompts beyond ``Lt``, as it has one engine."""
     from lr2eval.runs.backend import check_backend, load_backend
-    from lr2eval.runs.config import load_config
+    from lr2eval.runs.config import RunConfig
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -372,7 +372,7 @@ def test_a_served_model_says_what_the_hf_backend_says(folder: Path, hf: Windowed
         sets = [f"local-completions.base_url=http://127.0.0.1:{port}/v1/completions", "local-completions.model=tiny"]
         sets += ["local-completions.num_concurrent=3"]
         flags = {"model": str(folder), "tasks": "ruler", "backend": "local-completions"}
-        config = load_config(flags, None, sets)
+        config = RunConfig.load(flags, None, sets)
         check_backend(config)
         lm = load_backend(Checkpoint.open(folder), config)
         wait_for(port, server, log)
