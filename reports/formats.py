@@ -142,7 +142,7 @@ def task(benchmark: str, name: str) -> str:
     return name.removeprefix(f"{benchmark}_") or name
 
 
-def facts(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def facts(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """A nested mapping as (dotted key, text) pairs, in its own order."""
     for key, item in value.items():
         if isinstance(item, Mapping) and item:

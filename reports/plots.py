@@ -56,6 +56,8 @@ def forest(
         if symlog is not None:
             axes.set_xscale("symlog", linthresh=symlog)
             low, high = (end * 1.4 if abs(end) > symlog else end for end in (low, high))
+        else:
+            axes.locator_params(axis="x", nbins=6)
         axes.set_xlim(low - room, high + room)
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.axvline(unchanged, color=figures.MUTED, linewidth=1.0)

@@ -149,21 +149,24 @@ def _said(row: Difference) -> str:
     else:
         what = f"{name} shows no significant change ({before} → {after}, "
     kept = "" if row.retention is None else f", {formats.percent(row.retention)} retained"
-    return f"{what}{_points(row)}{kept}, n = {formats.count(row.n)} pairs)"
+    points = f"{formats.signed(row.difference)} points, {_interval(row)}"
+    return f"{what}{points}{kept}, n = {formats.count(row.n)} pairs)"
 
 
-def _points(row: Difference) -> str:
+def _interval(row: Difference) -> str:
     low, high = formats.signed(row.interval.low), formats.signed(row.interval.high)
-    return f"{formats.signed(row.difference)} points, {formats.level(row.interval.confidence)} interval {low} to {high}"
+    return f"{formats.level(row.interval.confidence)} interval {low} to {high}"
 
 
 def _gained(row: Gain, key: Key, original: Key) -> str:
     """What a longer window is worth, in two sentences."""
-    verb = "gains" if row.interval.low > 0 else "loses" if row.interval.high < 0 else "does not change significantly"
+    what = f"does not change significantly: {formats.signed(row.difference)}"
+    if row.interval.low > 0 or row.interval.high < 0:
+        what = f"{'gains' if row.interval.low > 0 else 'loses'} {formats.score(abs(row.difference))}"
     return (
         f"With {formats.length(row.length)} instead of {formats.length(row.window)} tokens of the same "
-        f"{formats.title(row.benchmark)} questions, {key.label} {verb} ({formats.score(row.original)} → "
-        f"{formats.score(row.extended)}, {_points(row)}, n = {formats.count(row.n)} questions). "
+        f"{formats.title(row.benchmark)} questions, {key.label} {what} points ({formats.score(row.original)} → "
+        f"{formats.score(row.extended)}, {_interval(row)}, n = {formats.count(row.n)} questions). "
         f"For {original.label}, {formats.count(row.cut)} of these questions were cut."
     )
 

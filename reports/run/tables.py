@@ -137,11 +137,11 @@ def sentence(run: LoadedRun) -> str:
     for benchmark in dict.fromkeys(s.benchmark for s in run.results.summaries):
         if shown := headlines(run, benchmark):
             # Part of a suite must not read like the suite: say over how many tasks the mean goes.
-            tasks, over = shown[0].tasks, "score of one task"
+            tasks, over = shown[0].tasks, "one task"
             if tasks > 1:
                 over = f"mean over {'the samples of ' if shown[0].over == 'samples' else ''}{tasks} tasks"
             ends = shown[:1] + shown[1:][-1:]
-            parts.append(f"{formats.title(benchmark)} {over}: " + " and ".join(_said(s) for s in ends))
+            parts.append(f"{formats.title(benchmark)}, {over}: " + " and ".join(_said(s) for s in ends))
     return "; ".join(parts) + "." if parts else "Nothing has been scored yet."
 
 
@@ -165,21 +165,23 @@ def fact_groups(runs: Sequence[LoadedRun]) -> list[tuple[str, list[tuple[str, li
     return found
 
 
-def _record(run: LoadedRun) -> dict[str, Mapping[str, Any]]:
+def _record(run: LoadedRun) -> dict[str, Mapping[Any, Any]]:
     results, model = run.results, run.results.model.model_dump()
     elsewhere = ("command", "not_run", "settings")  # shown in other places of the report
     manifest = {key: value for key, value in run.manifest.items() if key not in elsewhere}
-    groups = {
+    groups: dict[str, Mapping[Any, Any]] = {
         "Identity": {
             "run folder": run.folder.name,
             "digest": results.digest,
             "complete": results.complete,
             "lr2eval": results.lr2eval_version,
-            **{key: value for key, value in manifest.items() if not isinstance(value, Mapping)},
+            **{key: value for key, value in manifest.items() if not isinstance(value, Mapping | list)},
         },
         "RoPE": model.pop("rope"),
         "Model": model,
         "Settings that decide the samples": results.settings,
     }
-    mappings = {key: value for key, value in manifest.items() if isinstance(value, Mapping)}
-    return groups | {key.replace("_", " ").capitalize(): value for key, value in mappings.items()}
+    for key, value in manifest.items():
+        if isinstance(value, Mapping | list):
+            groups[key.replace("_", " ").capitalize()] = dict(enumerate(value, 1)) if isinstance(value, list) else value
+    return groups

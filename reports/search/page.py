@@ -22,8 +22,6 @@ _STOPS = {
     "patience": "no improvement within the patience",
     "exhausted": "no new candidate left",
 }
-_COLUMNS = 12
-"""Rules that the table of factors sets side by side; the file holds any number."""
 
 
 def is_search(folder: Path) -> bool:
@@ -61,8 +59,8 @@ def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
         verdict=words.verdict(result),
         caveats=words.caveats(result),
         ranked=ranked,
-        columns=[rule for rule in figures.drawn(result) if rule.name != FOUND][:_COLUMNS],
-        left_out=[rule.name for rule in result.rules if rule.name not in (FOUND, SEED)][_COLUMNS:],
+        columns=[rule for rule in figures.drawn(result) if rule.name != FOUND],
+        left_out=[rule.name for rule in result.rules if rule.name not in (FOUND, SEED)][figures.MOST :],
         marks=figures.marks(result),
         stops=_STOPS,
         factors_svg=figures.factors(result),
@@ -78,7 +76,6 @@ def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
 
 def groups(result: SearchResult, manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """What made it, as headed lists of facts."""
-    settings = manifest.get("settings") or {}
     tokens = result.data.get("tokens_read")
     identity = {
         "digest": result.digest,
@@ -86,18 +83,17 @@ def groups(result: SearchResult, manifest: Mapping[str, Any]) -> list[tuple[str,
         "fingerprint": result.fingerprint,
         "theta": result.theta,
         "rotary_dim": result.rotary_dim,
-        "attention factor": result.attention_factor,
+        "attention temperature": result.attention_factor,
         "power left of the split": result.power,
         "samples of the search": result.samples,
         "unseen samples": result.held_out,
         "evaluations": result.evaluations,
         "tokens read": formats.count(tokens) if isinstance(tokens, int) else None,
-        "seed": settings.get("seed"),
         "created": manifest.get("created"),
     }
     found_: list[tuple[str, Mapping[str, Any]]] = [
         ("Identity", identity),
-        ("Settings", settings),
+        ("Settings", manifest.get("settings") or {}),
         ("Haystack and samples", result.data),
         ("Versions", manifest.get("versions") or {}),
     ]
