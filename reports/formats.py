@@ -76,13 +76,13 @@ def score(value: float | None) -> str:
     return NOTHING if value is None else f"{round(value, 1) + 0.0:.1f}"
 
 
-def signed(value: float | None) -> str:
-    """A difference in points, one decimal, its sign always printed; zero has none."""
+def signed(value: float | None, digits: int = 1) -> str:
+    """A difference with its sign; zero has none."""
     if value is None:
         return NOTHING
-    rounded = round(value, 1)
+    rounded = round(value, digits)
     mark = "+" if rounded > 0 else "\u2212" if rounded < 0 else ""
-    return f"{mark}{abs(rounded):.1f}"
+    return f"{mark}{abs(rounded):.{digits}f}"
 
 
 def percent(value: float | None) -> str:
@@ -142,7 +142,7 @@ def task(benchmark: str, name: str) -> str:
     return name.removeprefix(f"{benchmark}_") or name
 
 
-def facts(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def facts(value: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """A nested mapping as (dotted key, text) pairs, in its own order."""
     for key, item in value.items():
         if isinstance(item, Mapping) and item:

@@ -27,7 +27,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Run(Key):
+class LoadedRun(Key):
     """One run folder, read."""
 
     folder: Path
@@ -35,7 +35,7 @@ class Run(Key):
     manifest: Mapping[str, Any]
 
 
-def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[Run]:
+def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[LoadedRun]:
     """Read every folder; runs of models with the same name are told apart by their folders' names.
 
     With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
@@ -52,7 +52,7 @@ def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[
     else:
         keys = _matched(results, folders, comparison)
     runs = [
-        Run(label=key.label, number=key.number, folder=folder, results=result, manifest=read_manifest(folder) or {})
+        LoadedRun(key.label, key.number, folder, result, read_manifest(folder) or {})
         for key, folder, result in zip(keys, folders, results, strict=True)
     ]
     return sorted(runs, key=lambda run: run.number)

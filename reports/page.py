@@ -15,14 +15,20 @@ from markupsafe import Markup
 from lr2eval.base.files import write_atomic
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Gate
-from lr2eval.reports import figures, formats, load
-from lr2eval.reports.comparison import chart, forest
+from lr2eval.reports import formats, load
+from lr2eval.reports.caveats import caveats
 from lr2eval.reports.comparison import tables as compared
-from lr2eval.reports.run import heatmaps, notices, rope, tables
+from lr2eval.reports.comparison.chart import chart
+from lr2eval.reports.comparison.forest import forests
 from lr2eval.reports.run import samples as sampling
+from lr2eval.reports.run import tables
+from lr2eval.reports.run.heatmaps import heat_maps
+from lr2eval.reports.run.rope import ropes
 from lr2eval.stats.scores import RULER_THRESHOLD
 
 TEMPLATES = Path(__file__).with_name("templates")
+DEEPEST = 25.0
+"""Points of difference beyond which the shading of a cell stays the same."""
 
 
 def render(runs: Sequence[Path], out: Path, *, comparison: Comparison | None = None, gate: Gate | None = None) -> Path:
@@ -30,9 +36,9 @@ def render(runs: Sequence[Path], out: Path, *, comparison: Comparison | None = N
 
     Several runs stand side by side, in the order given: the original first. With a ``comparison`` of them the page
     shows what changed; its original may be a baseline file, then ``runs`` are the extended models only. With a
-    ``gate`` its verdict stands on top. Raises :class:`lr2eval.errors.UsageError` for a run that is not among the
-    compared ones and :class:`lr2eval.errors.StoreError` for a folder
-    that is not a run or is damaged; ``out`` is then left as it was.
+    ``gate`` on that comparison its verdict stands on top. Raises :class:`lr2eval.errors.UsageError` for a run that is
+    not among the compared ones and :class:`lr2eval.errors.StoreError` for a folder that is not a run or is damaged;
+    ``out`` is then left as it was.
     """
     if not runs:
         raise UsageError("a report needs at least one run folder")
@@ -40,57 +46,60 @@ def render(runs: Sequence[Path], out: Path, *, comparison: Comparison | None = N
     return out
 
 
-def html(runs: Sequence[load.Run], comparison: Comparison | None = None, gate: Gate | None = None) -> str:
+def html(runs: Sequence[load.LoadedRun], comparison: Comparison | None = None, gate: Gate | None = None) -> str:
     """The whole page as text."""
     samples, categories, places = sampling.collect(runs)
-    scores = tables.score_tables(runs, categories)
-    effective = compared.effective(comparison)
-    charts = [chart.chart(table, runs, f"chart{number}", effective) for number, table in enumerate(scores)]
-    maps = [
-        heatmaps.heat_maps(table.benchmark, runs, f"map{number}", comparison) for number, table in enumerate(scores)
+    values: dict[str, Any] = {"effective": [], "forests": [], "sides": [], "changes": [], "alpha": None}
+    keys: list[load.Key] = [*runs]
+    models = [run.results.model for run in runs]
+    if comparison is not None:
+        keys, sides = load.keys(comparison), load.sides(comparison)
+        models = [side.model for side in sides]
+        values = {
+            "effective": compared.effective(comparison),
+            "forests": forests(comparison, gate),
+            "sides": sides,
+            "changes": compared.changes(comparison, gate),
+            "alpha": compared.alpha(comparison),
+        }
+    benchmarks = [
+        {
+            "table": table,
+            "chart": chart(table, f"chart{number}", values["effective"]),
+            "maps": heat_maps(table.benchmark, runs, comparison),
+            "differences": [] if comparison is None else compared.difference_tables(table, comparison),
+            "gains": [] if comparison is None else compared.gain_tables(table.benchmark, comparison),
+        }
+        for number, table in enumerate(tables.score_tables(runs, categories))
     ]
-    differences = [compared.difference_tables(table, comparison) for table in scores]
-    gains = [compared.gain_tables(table.benchmark, comparison) for table in scores]
-    sides = [] if comparison is None else load.sides(comparison)
-    keys: list[load.Key] = [*runs] if comparison is None else load.keys(comparison)
-    models = [run.results.model for run in runs] if comparison is None else [side.model for side in sides]
     return (
         environment()
         .get_template("report.html.j2")
         .render(
             runs=runs,
-            sentences=[tables.sentence(run) for run in runs],
-            tiles=tables.tiles(runs),
             comparison=comparison,
             gate=gate,
             keys=keys,
-            sides=sides,
-            changes=compared.changes(comparison, gate),
-            effective=effective,
-            forests=forest.forests(comparison, gate),
-            ropes=rope.ropes(list(zip(keys, models, strict=True))),
-            share_rows=tables.share_rows(runs),
-            several=compared.known_original(runs),
+            ropes=ropes(list(zip(keys, models, strict=True))),
+            # Whether the first of several runs is the original, so that answers can be set side by side.
+            several=len(runs) > 1 and runs[0].number == 0,
             baseline=comparison is not None and comparison.original.kind == "baseline",
-            notices=notices.notices(runs, comparison, gate),
-            benchmarks=list(zip(scores, charts, maps, differences, gains, strict=True)),
-            shard_rows=tables.shard_rows(runs),
-            fact_groups=tables.fact_groups(runs),
-            commands=[command(run.manifest.get("command")) for run in runs],
+            caveats=caveats(runs, comparison),
+            benchmarks=benchmarks,
             samples=samples,
             places=places,
             tables=tables,
             rule=sampling,
             compared=compared,
-            deepest=figures.DEEPEST,
+            deepest=DEEPEST,
             threshold=RULER_THRESHOLD,
-            **assets(),
+            **values,
         )
     )
 
 
 def environment() -> Environment:
-    """Escapes everything, stumbles over every misspelt name, and makes visible what acts unseen."""
+    """Escapes everything, refuses misspelt names, makes invisible characters visible, and knows style and script."""
     env = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -99,31 +108,14 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters.update(
-        score=formats.score,
-        number=formats.count,
-        signed=formats.signed,
-        percent=formats.percent,
-        level=formats.level,
-        p_value=formats.p_value,
-        tokens=formats.length,
-        benchmark=formats.title,
-        clip=formats.clip,
-        breakable=formats.breakable,
-    )
-    return env
-
-
-def assets() -> dict[str, Any]:
-    """What the head and the end of every page need: style, script, and the script's hash for the policy."""
-    script = _asset("report.js")
+    names = "score", "signed", "percent", "level", "p_value", "clip", "breakable", "facts"
+    env.filters.update({name: getattr(formats, name) for name in names})
+    env.filters.update(number=formats.count, tokens=formats.length, benchmark=formats.title, command=command)
+    env.tests["differ"] = lambda values: len(set(values)) > 1
+    script, style = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return {"style": _asset("report.css"), "script": script, "script_hash": digest}
-
-
-def _asset(name: str) -> Markup:
-    """A file of ours that goes into the page as it is."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+    env.globals.update(script=script, style=style, script_hash=digest)  # the policy names the hash of the only script
+    return env
 
 
 def command(value: Any) -> str:

@@ -22,7 +22,7 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def printed_table(shown: Table, file: IO[str] | None = None) -> None:
-    """Print it as wide as the terminal, or 110 columns into a file. Names are text: brackets in them are no markup."""
+    """Print it as wide as the terminal, or 110 columns wide into a file. Brackets in names are text, not markup."""
     from rich.console import Console
 
     stream = file or sys.stdout
@@ -31,7 +31,7 @@ def printed_table(shown: Table, file: IO[str] | None = None) -> None:
 
 
 def print_wrapped(text: str, *, first: str = "", rest: str = "") -> None:
-    """Print a paragraph as wide as the terminal, at most 110 columns. ``first`` and ``rest`` begin its lines."""
+    """Print a paragraph as wide as the terminal, at most 110 columns. ``first`` and ``rest`` indent its lines."""
     import shutil
     import textwrap
 
@@ -51,7 +51,7 @@ def print_json(value: Any) -> None:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """``did you mean 'a' or 'b'?``, or where to look when nothing is near."""
+    """``did you mean 'a' or 'b'?``, or where to find all names if no known name is similar."""
     import difflib
 
     near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.6)

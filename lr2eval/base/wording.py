@@ -1,4 +1,4 @@
-"""The words around a needle: another language, or a base model with another habit, needs others than ours."""
+"""The words around a needle. Other languages, and some base models, need other words than the default ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.errors import UsageError
 
 _FIRST = ("amber", "brisk", "calm", "dusty", "early", "faint", "gentle", "hollow", "ivory", "jolly", "keen", "lucky")
@@ -18,7 +19,7 @@ _THIRD = ("kettle", "ladder", "marble", "needle", "orchid", "pencil", "quarry", 
 
 @dataclass(frozen=True)
 class Wording:
-    """The words around a needle; ``{key}`` and ``{value}`` are filled in. ``values`` empty: numbers of seven digits."""
+    """``{key}`` and ``{value}`` are filled in. If ``values`` is empty, every value is a number of seven digits."""
 
     instruction: str = "A locker number is hidden in the text below. Keep it in mind, it is asked for at the end.\n\n"
     needle: str = " Keep in mind that the locker number of {key} is {value}."
@@ -32,7 +33,8 @@ class Wording:
         for name, needed in (("needle", {"key", "value"}), ("answer", {"value"}), ("question", set()), ("stem", set())):
             used = {field for _, field, _, _ in string.Formatter().parse(getattr(self, name)) if field is not None}
             if not needed <= used <= {"key", "value"}:
-                raise ValueError(f"{name} must hold {{key}} and {{value}} where they belong, and no other fields")
+                wanted = " and ".join(f"{{{field}}}" for field in sorted(needed)) or "text"
+                raise ValueError(f"{name} must hold {wanted}, and no fields other than {{key}} and {{value}}")
         if "{value}" in self.question + self.stem:
             raise ValueError("question and stem must not give the value away")
         if not self.keys:
@@ -40,28 +42,25 @@ class Wording:
 
     @classmethod
     def read(cls, path: Path) -> Wording:
-        """A JSON object with any of the fields. Raises :class:`UsageError` naming what is wrong with it."""
+        """A JSON object with any of the fields. Raises :class:`UsageError` that names what is wrong with it."""
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or f"not readable as JSON ({error})"
             raise UsageError(f"{path}: {reason}; give a JSON file with the words around a needle") from error
         try:
-            return cls.from_json(value)
-        except ValueError as error:
-            raise UsageError(f"{path}: {error}; correct it") from error
+            if not isinstance(value, Mapping):
+                raise ValueError("must be a JSON object")
+            refuse_unknown(value, [field.name for field in fields(cls)])
+            return cls(**{name: _checked(name, found) for name, found in value.items()})
+        except (ValueError, UsageError) as error:
+            raise UsageError(f"{path}: {error}") from error
 
-    @classmethod
-    def from_json(cls, value: Any) -> Wording:
-        """The inverse of :func:`dataclasses.asdict`; raises :class:`ValueError` for other fields and types."""
-        known = {field.name: field.type for field in fields(cls)}
-        if not isinstance(value, Mapping) or not value.keys() <= known.keys():
-            raise ValueError(f"must be an object with no other fields than {', '.join(known)}")
-        made: dict[str, Any] = {}
-        for name, found in value.items():
-            many = name in ("keys", "values")
-            texts = found if many else [found]
-            if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
-                raise ValueError(f"{name} must be {'a list of texts' if many else 'a text'}")
-            made[name] = tuple(texts) if many else found
-        return cls(**made)
+
+def _checked(name: str, found: Any) -> Any:
+    """A text, or a tuple of texts for ``keys`` and ``values``. Raises :class:`ValueError` for anything else."""
+    many = name in ("keys", "values")
+    texts = found if many else [found]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} must be {'a list of texts' if many else 'a text'}")
+    return tuple(texts) if many else found

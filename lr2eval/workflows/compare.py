@@ -36,7 +36,7 @@ class PairOutcome:
     comparison: Comparison | None
     gate: Gate | None
     sentences: Sequence[str]
-    """Does long work, what did short cost, the verdict."""
+    """Does the long window work, what did it cost on short inputs, the verdict."""
     problem: str = ""
 
 

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 
 from lr2eval.record.comparison import Comparison, Difference, EffectiveLength, Gain, Gate, Pair, Verdict
 from lr2eval.reports import formats
-from lr2eval.reports.load import Key, Run, keys
-from lr2eval.reports.run.tables import ScoreTable
+from lr2eval.reports.load import Key, keys
+from lr2eval.reports.run.tables import ScoreTable, TableRow, TaskTable
 
 FEW_TASKS = 12
 
-_SIGNS: dict[Verdict, str] = {"pass": "✓", "regression": "✗", "inconclusive": "?", "not comparable": "≠"}
-
-
-def sign(verdict: Verdict) -> str:
-    """The sign that goes with the word, for eyes that do not tell the colours apart."""
-    return _SIGNS[verdict]
+SIGNS: dict[Verdict, str] = {"pass": "✓", "regression": "✗", "inconclusive": "?", "not comparable": "≠"}
+"""The sign that goes with the word, for eyes that do not tell the colours apart."""
 
 
 def significant(row: Difference, alpha: float) -> bool:
@@ -31,104 +27,52 @@ def alpha(comparison: Comparison) -> float:
 
 
 @dataclass(frozen=True)
-class DifferenceRow:
-    """One task; ``cells`` follow the table's columns."""
-
-    name: str
-    category: str
-    cells: tuple[Difference | None, ...]
-
-
-@dataclass(frozen=True)
-class DifferenceTable:
+class DifferenceTable(TaskTable[Difference]):
     """Extended minus original in one benchmark, task by length like the score table beside it."""
 
-    benchmark: str
     original: Key
     extended: Key
-    lengths: tuple[int | None, ...]
     whole: bool
     """Whether a last column holds each task over all its lengths."""
-    rows: tuple[DifferenceRow, ...]
-    means: tuple[Difference | None, ...]
-    alpha: float
-
-    @property
-    def grid(self) -> bool:
-        return self.lengths != (None,)
-
-    @property
-    def categories(self) -> bool:
-        return any(row.category for row in self.rows)
-
-    @property
-    def changed(self) -> int:
-        """Cells marked as significant."""
-        return sum(
-            significant(cell, self.alpha) for row in self.rows for cell in row.cells[: len(self.lengths)] if cell
-        )
-
-    @property
-    def noisy(self) -> bool:
-        """Whether repeats of the original say how much a number moves by itself."""
-        return any(cell.noise is not None for row in self.rows for cell in row.cells if cell)
+    means: Sequence[Difference | None]
+    changed: int
+    """Cells marked as significant."""
 
 
-@dataclass(frozen=True)
-class Effective:
-    """The effective length of one model, and how sure it is, in words."""
-
-    key: Key
-    found: EffectiveLength
-    words: str
-
-
-def difference_tables(scores: ScoreTable, comparison: Comparison | None) -> list[DifferenceTable]:
+def difference_tables(scores: ScoreTable, comparison: Comparison) -> list[DifferenceTable]:
     """One table beside ``scores`` for every extended model that has the benchmark, its tasks in the same order."""
-    if comparison is None:
-        return []
     original, *extended = keys(comparison)
     found = [
-        _table(scores, original, key, [row for row in pair.differences if row.benchmark == scores.benchmark], level)
-        for level in (alpha(comparison),)
+        _table(scores, original, key, pair, alpha(comparison))
         for key, pair in zip(extended, comparison.pairs, strict=True)
     ]
     return [table for table in found if table.rows]
 
 
-def _table(
-    scores: ScoreTable, original: Key, extended: Key, rows: Sequence[Difference], level: float
-) -> DifferenceTable:
-    shards = {(formats.task(row.benchmark, str(row.task)), row.length): row for row in rows if row.level == "shard"}
-    over_lengths = {formats.task(row.benchmark, str(row.task)): row for row in rows if row.level == "task"}
-    lengths = tuple(sorted({length for _, length in shards}, key=lambda length: length or 0))
-    whole = lengths != (None,) and bool(over_lengths)
-    means = {row.length: row for row in rows if row.level == "length"}
-    mean = next((row for row in rows if row.level == "benchmark"), None)
-    names = {name for name, _ in shards}
-    found = [
-        DifferenceRow(
-            name=row.name,
-            category=row.category,
-            cells=tuple(shards.get((row.name, length)) for length in lengths)
-            + ((over_lengths.get(row.name),) if whole else ()),
-        )
-        for row in scores.rows
-        if row.name in names
-    ]
-    if lengths == (None,):
-        found.sort(key=lambda row: row.cells[0].difference if row.cells[0] else 0.0)
-    return DifferenceTable(
-        benchmark=scores.benchmark,
-        original=original,
-        extended=extended,
-        lengths=lengths,
-        whole=whole,
-        rows=tuple(found),
-        means=tuple(means.get(length) for length in lengths if length is not None)
-        + ((mean,) if whole or lengths == (None,) else ()),
-        alpha=level,
-    )
+def _table(scores: ScoreTable, original: Key, extended: Key, pair: Pair, level: float) -> DifferenceTable:
+    of: dict[str, list[Difference]] = {"shard": [], "task": [], "length": [], "benchmark": []}
+    for row in pair.differences:
+        if row.benchmark == scores.benchmark:
+            of[row.level].append(row)
+    shards = {(formats.task(row.benchmark, str(row.task)), row.length): row for row in of["shard"]}
+    over_lengths = {formats.task(row.benchmark, str(row.task)): row for row in of["task"]}
+    lengths = sorted({length for _, length in shards}, key=lambda length: length or 0)
+    single, whole = lengths == [None], lengths != [None] and bool(over_lengths)
+    means: list[Difference | None] = []
+    if not single:
+        by_length = {row.length: row for row in of["length"]}
+        means += [by_length.get(length) for length in lengths]
+    if single or whole:
+        means.append(next(iter(of["benchmark"]), None))
+    rows = []
+    for name, category in ((row.name, row.category) for row in scores.rows):
+        cells = [shards.get((name, length)) for length in lengths]
+        if any(cells):
+            rows.append(TableRow(name, category, cells + [over_lengths.get(name)] * whole))
+    if single:
+        rows.sort(key=lambda row: row.cells[0].difference if row.cells[0] else 0.0)
+    changed = sum(significant(row, level) for row in of["shard"])
+    return DifferenceTable(scores.benchmark, lengths, rows, original, extended, whole, means, changed)
 
 
 @dataclass(frozen=True)
@@ -138,50 +82,38 @@ class GainTable:
     original: Key
     extended: Key
     total: Gain
-    rows: tuple[Gain, ...]
-    alpha: float
+    rows: Sequence[Gain]
 
 
-def gain_tables(benchmark: str, comparison: Comparison | None) -> list[GainTable]:
+def gain_tables(benchmark: str, comparison: Comparison) -> list[GainTable]:
     """One table for every extended model and pair of windows; none where no item was asked at two windows."""
-    if comparison is None:
-        return []
     original, *extended = keys(comparison)
     found = []
     for key, pair in zip(extended, comparison.pairs, strict=True):
-        for total in (row for row in pair.gains if row.level == "benchmark" and row.benchmark == benchmark):
-            same = [row for row in pair.gains if row.level == "task" and row.benchmark == benchmark]
-            rows = tuple(row for row in same if (row.window, row.length) == (total.window, total.length))
-            found.append(GainTable(original, key, total, rows, alpha(comparison)))
+        mine = [row for row in pair.gains if row.benchmark == benchmark]
+        for total in (row for row in mine if row.level == "benchmark"):
+            windows = total.window, total.length
+            rows = [row for row in mine if row.level == "task" and (row.window, row.length) == windows]
+            found.append(GainTable(original, key, total, rows))
     return found
 
 
-def effective(comparison: Comparison | None) -> list[Effective]:
-    """In the order of the sides; a side without RULER at two lengths has none."""
-    if comparison is None:
-        return []
+def effective(comparison: Comparison) -> list[tuple[Key, EffectiveLength]]:
+    """The effective length of every side that has RULER at two lengths or more."""
     by_label = {found.label: found for found in comparison.effective_lengths}
-    return [
-        Effective(key, by_label[key.label], _shares(by_label[key.label]))
-        for key in keys(comparison)
-        if key.label in by_label
-    ]
+    return [(key, by_label[key.label]) for key in keys(comparison) if key.label in by_label]
 
 
-def _shares(found: EffectiveLength) -> str:
-    shares = sorted(found.shares, key=lambda pair: -pair[1])
+def shares(found: EffectiveLength) -> str:
+    """How often each length came out when the samples were resampled, the most frequent first."""
+    counted = sorted((pair for pair in found.shares if pair[1] > 0), key=lambda pair: -pair[1])
     return ", ".join(
-        f"{'none' if length is None else formats.length(length)} "
-        f"({formats.share(share)}{' of resamples' * (not place)})"
-        for place, (length, share) in enumerate(shares)
-        if share > 0
+        f"{'none' if length is None else formats.length(length)} in {formats.share(share)}" for length, share in counted
     )
 
 
-def changes(comparison: Comparison | None, gate: Gate | None) -> list[str]:
+def changes(comparison: Comparison, gate: Gate | None) -> list[str]:
     """A sentence for every side; empty for the original and for the model whose verdict says it all."""
-    if comparison is None:
-        return []
     original, *extended = keys(comparison)
     judged = gated(gate, comparison)
     return [""] + [
@@ -191,19 +123,19 @@ def changes(comparison: Comparison | None, gate: Gate | None) -> list[str]:
 
 
 def sentence(pair: Pair, key: Key, original: Key, level: float) -> str:
-    """What changed, in one plain sentence: each benchmark's own row, then how many shards differ beyond chance."""
+    """What changed: each benchmark's own row, then how many shards differ beyond chance."""
     parts = [_said(row) for row in pair.differences if row.level == "benchmark"]
     if not parts:
         return f"{key.label} and {original.label} have no samples in common."
     shards = [row for row in pair.differences if row.level == "shard" and row.p_holm is not None]
-    down = sum(significant(row, level) and row.difference < 0 for row in shards)
-    up = sum(significant(row, level) and row.difference > 0 for row in shards)
+    changed = [row.difference for row in shards if significant(row, level)]
+    down, up = sum(gap < 0 for gap in changed), sum(gap > 0 for gap in changed)
     text = f"Against {original.label}: " + "; ".join(parts) + "."
     text += "".join(f" {_gained(row, key, original)}" for row in pair.gains if row.level == "benchmark")
     if len(shards) > 1:
         text += (
-            f" Of {len(shards)} shards {down or 'none'} {'is' if down == 1 else 'are'} significantly lower and "
-            f"{up or 'none'} higher after Holm's adjustment."
+            f" Of {len(shards)} shards, {down or 'none'} {'is' if down == 1 else 'are'} significantly lower and "
+            f"{up or 'none'} higher after Holm's correction."
         )
     return text
 
@@ -215,38 +147,34 @@ def _said(row: Difference) -> str:
     elif row.interval.high < 0:
         what = f"{name} fell from {before} to {after} ("
     else:
-        what = f"{name} shows no difference ({before} → {after}, "
-    low, high = formats.signed(row.interval.low), formats.signed(row.interval.high)
+        what = f"{name} shows no significant change ({before} → {after}, "
     kept = "" if row.retention is None else f", {formats.percent(row.retention)} retained"
-    return (
-        f"{what}{formats.signed(row.difference)} points, {formats.level(row.interval.confidence)} interval "
-        f"{low} to {high}{kept}, n = {formats.count(row.n)} pairs)"
-    )
+    points = f"{formats.signed(row.difference)} points, {_interval(row)}"
+    return f"{what}{points}{kept}, n = {formats.count(row.n)} pairs)"
+
+
+def _interval(row: Difference) -> str:
+    low, high = formats.signed(row.interval.low), formats.signed(row.interval.high)
+    return f"{formats.level(row.interval.confidence)} interval {low} to {high}"
 
 
 def _gained(row: Gain, key: Key, original: Key) -> str:
-    """What a longer window is worth, in one sentence."""
-    low, high = formats.signed(row.interval.low), formats.signed(row.interval.high)
-    shown = "gains" if row.interval.low > 0 else "loses" if row.interval.high < 0 else "is not shown to gain:"
+    """What a longer window is worth, in two sentences."""
+    what = f"does not change significantly: {formats.signed(row.difference)}"
+    if row.interval.low > 0 or row.interval.high < 0:
+        what = f"{'gains' if row.interval.low > 0 else 'loses'} {formats.score(abs(row.difference))}"
     return (
-        f"With {formats.length(row.length or 0)} instead of {formats.length(row.window)} tokens of the same "
-        f"{formats.title(row.benchmark)} questions, {key.label} {shown} {formats.signed(row.difference)} points "
-        f"({formats.score(row.original)} → {formats.score(row.extended)}, "
-        f"{formats.level(row.interval.confidence)} interval {low} to {high}, "
-        f"n = {formats.count(row.n)} questions, of which {formats.count(row.cut)} were cut for {original.label})."
+        f"With {formats.length(row.length)} instead of {formats.length(row.window)} tokens of the same "
+        f"{formats.title(row.benchmark)} questions, {key.label} {what} points ({formats.score(row.original)} → "
+        f"{formats.score(row.extended)}, {_interval(row)}, n = {formats.count(row.n)} questions). "
+        f"For {original.label}, {formats.count(row.cut)} of these questions were cut."
     )
 
 
-def gated(gate: Gate | None, comparison: Comparison | None) -> Key | None:
+def gated(gate: Gate | None, comparison: Comparison) -> Key | None:
     """The extended model the gate judged, as a side of the comparison."""
-    if gate is None or gate.extended is None or comparison is None:
+    if gate is None or gate.extended is None:
         return None
-    digest, label = gate.extended.digest, gate.extended.label
+    judged = (gate.extended.digest, gate.extended.label)
     sides = zip(keys(comparison)[1:], comparison.pairs, strict=True)
-    matching = [key for key, pair in sides if pair.extended.digest == digest]
-    return next((key for key in matching if key.label == label), matching[0] if matching else None)
-
-
-def known_original(runs: Sequence[Run]) -> bool:
-    """Whether the first of several runs is the original, so that answers can be set side by side."""
-    return len(runs) > 1 and runs[0].number == 0
+    return next((key for key, pair in sides if (pair.extended.digest, key.label) == judged), None)

@@ -14,7 +14,7 @@ from markupsafe import escape
 from lr2eval.errors import StoreError
 from lr2eval.record.store import RunStore, StoredSample
 from lr2eval.reports import formats
-from lr2eval.reports.load import Run
+from lr2eval.reports.load import LoadedRun
 
 PER_SHARD = 30
 PER_REPORT = 720
@@ -26,11 +26,14 @@ HEAD, TAIL, NEEDLE, AROUND, ANSWER, EXCERPTS, CHOICES = 400, 500, 300, 90, 600, 
 _MARK = {"right": "✓", "partly": "◐", "wrong": "✗", "skipped": "○"}
 
 
+Stores = Sequence[tuple[LoadedRun, RunStore]]
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one run made of a sample."""
 
-    run: Run
+    run: LoadedRun
     sample: StoredSample
 
     @property
@@ -96,13 +99,9 @@ class Entry:
         return self.answers[0].sample
 
     @property
-    def change(self) -> str:
-        return self.outcome.change
-
-    @property
     def kinds(self) -> str:
         """Words the sample filter looks for."""
-        kinds = [self.change] * bool(self.change) + ["wrong"] * self.outcome.wrong
+        kinds = [self.outcome.change] * bool(self.outcome.change) + ["wrong"] * self.outcome.wrong
         kinds += ["empty"] * any(answer.empty for answer in self.answers)
         kinds += ["cut"] * any(answer.sample.detail.truncated_tokens > 0 for answer in self.answers)
         kinds += ["skipped"] * any(answer.verdict == "skipped" for answer in self.answers)
@@ -164,8 +163,8 @@ def pick(outcomes: Sequence[Outcome], limit: int) -> tuple[Outcome, ...]:
     """Lost samples first, then gained ones, then the rest in their order; always the first ones of each kind.
 
     Half of the places are for lost and a quarter for gained ones; of the others two in three are for wrong answers,
-    for those teach most, but a report of mistakes alone would not show what a right answer looks like. Places one
-    kind leaves free go to the other kinds, in this order. Without a comparison there are only wrong and other samples.
+    because mistakes teach most, and the rest shows what a right answer looks like. Places that one kind does not need
+    go to the other kinds, in this order. Without a comparison there are only wrong and other samples.
     """
     kinds: list[list[Outcome]] = [[], [], [], []]
     for outcome in outcomes:
@@ -182,7 +181,7 @@ def pick(outcomes: Sequence[Outcome], limit: int) -> tuple[Outcome, ...]:
     return (*lost, *gained, *sorted(wrong + other, key=lambda outcome: outcome.number))
 
 
-def collect(runs: Sequence[Run]) -> tuple[list[ShardSamples], dict[str, str], int]:
+def collect(runs: Sequence[LoadedRun]) -> tuple[list[ShardSamples], dict[str, str], int]:
     """(shown samples by shard, category by shard where the samples name one, places per shard).
 
     The places are fewer where the samples would take more than ``BUDGET`` bytes of the page.
@@ -231,7 +230,7 @@ def _fewer(entries: Sequence[Entry], limit: int) -> tuple[Entry, ...]:
     return tuple(by_id[o.id, o.prompt_hash] for o in pick([entry.outcome for entry in entries], limit))
 
 
-def _outcomes(stores: Sequence[tuple[Run, RunStore]]) -> dict[str, list[Outcome]]:
+def _outcomes(stores: Stores) -> dict[str, list[Outcome]]:
     """By shard, in the order of the samples; equal id and prompt hash is the same sample (D3)."""
     found: dict[str, dict[tuple[str, str], Outcome]] = {}
     for run, store in stores:
@@ -243,7 +242,7 @@ def _outcomes(stores: Sequence[tuple[Run, RunStore]]) -> dict[str, list[Outcome]
     return {shard: list(together.values()) for shard, together in found.items()}
 
 
-def _entries(stores: Sequence[tuple[Run, RunStore]], shard: str, outcomes: Sequence[Outcome]) -> tuple[Entry, ...]:
+def _entries(stores: Stores, shard: str, outcomes: Sequence[Outcome]) -> tuple[Entry, ...]:
     """The whole samples of the chosen ones."""
     answers: dict[tuple[str, str], list[Answer]] = {(o.id, o.prompt_hash): [] for o in outcomes}
     for run, store in stores:

@@ -19,11 +19,9 @@ from lr2eval.reports.search import figures, words
 
 _STOPS = {
     "iterations": "all iterations done",
-    "patience": "no gain for as long as asked",
-    "exhausted": "no unseen candidate left",
+    "patience": "no improvement within the patience",
+    "exhausted": "no new candidate left",
 }
-_COLUMNS = 12
-"""Rules that the table of factors sets side by side; the file holds any number."""
 
 
 def is_search(folder: Path) -> bool:
@@ -59,36 +57,25 @@ def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
     return env.get_template("search.html.j2").render(
         result=result,
         verdict=words.verdict(result),
-        notices=words.notices(result),
+        caveats=words.caveats(result),
         ranked=ranked,
-        columns=[rule for rule in figures.drawn(result) if rule.name != FOUND][:_COLUMNS],
-        left_out=[rule.name for rule in result.rules if rule.name not in (FOUND, SEED)][_COLUMNS:],
-        marks=marks(result),
+        columns=[rule for rule in figures.drawn(result) if rule.name != FOUND],
+        left_out=[rule.name for rule in result.rules if rule.name not in (FOUND, SEED)][figures.MOST :],
+        marks=figures.marks(result),
         stops=_STOPS,
         factors_svg=figures.factors(result),
         needles_svg=figures.differences(result, ranked),
         progress_svg=figures.progress(result),
         few_drawn=figures.MOST,
         groups=groups(result, manifest),
-        command=page.command(manifest.get("command")),
+        command=manifest.get("command"),
         version=__version__,
         found=FOUND,
-        seed=SEED,
-        **page.assets(),
     )
-
-
-def marks(result: SearchResult) -> list[str]:
-    """For every pair the names that the method has for it, for the table of factors."""
-    named = (
-        ("d10_tcd", result.d10_tcd), ("split", result.split), ("d_rcd", result.d_rcd), ("d_tcd", result.d_tcd)
-    )  # fmt: skip
-    return [", ".join(name for name, at in named if at == index) for index in range(len(result.periods))]
 
 
 def groups(result: SearchResult, manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """What made it, as headed lists of facts."""
-    settings = manifest.get("settings") or {}
     tokens = result.data.get("tokens_read")
     identity = {
         "digest": result.digest,
@@ -96,18 +83,17 @@ def groups(result: SearchResult, manifest: Mapping[str, Any]) -> list[tuple[str,
         "fingerprint": result.fingerprint,
         "theta": result.theta,
         "rotary_dim": result.rotary_dim,
-        "attention factor": result.attention_factor,
-        "power of the left side": result.power,
+        "attention temperature": result.attention_factor,
+        "power left of the split": result.power,
         "samples of the search": result.samples,
         "unseen samples": result.held_out,
         "evaluations": result.evaluations,
         "tokens read": formats.count(tokens) if isinstance(tokens, int) else None,
-        "seed": settings.get("seed"),
         "created": manifest.get("created"),
     }
     found_: list[tuple[str, Mapping[str, Any]]] = [
         ("Identity", identity),
-        ("Settings", settings),
+        ("Settings", manifest.get("settings") or {}),
         ("Haystack and samples", result.data),
         ("Versions", manifest.get("versions") or {}),
     ]

@@ -21,11 +21,13 @@ def test_gains_beyond_the_window_do_not_hide_a_loss_within(tmp_path: Path) -> No
     assert gate is not None
     assert {check.name: check.verdict for check in gate.checks} == {"ruler@4k": "regression", "mmlu": "pass"}
     long, short, verdict = in_short(pair, gate)
-    assert long == "Does long work? At 8k tokens extended scores ruler 98.0 (the original 0.0; n = 500)."
-    assert short.startswith("What did short cost? Inside the original window ruler@4k 100.0 -> 88.0 (-12.0 points, ")
+    assert long == "Does the long window work? At 8k tokens, extended scores ruler 98.0 (original: 0.0; n = 500)."
+    assert short.startswith(
+        "What did it cost on short inputs? Within the original window: ruler@4k 100.0 -> 88.0 (-12.0 "
+    )
     assert "; mmlu 100.0 -> 100.0 (+0.0 points" in short
-    assert verdict.startswith("Verdict: REGRESSION: more is lost in the original's window than allowed (")
-    assert verdict.endswith("(retention of at least 98.5 %, 95 % sure).")
+    assert verdict.startswith("Verdict: REGRESSION: the loss within the original window is larger than allowed (")
+    assert verdict.endswith("(limit: retention of at least 98.5 %; confidence: 95 %).")
 
 
 def test_an_original_that_was_not_run_beyond_its_window(tmp_path: Path) -> None:
@@ -37,7 +39,7 @@ def test_an_original_that_was_not_run_beyond_its_window(tmp_path: Path) -> None:
     )
     long, _, verdict = in_short(pair, judge_inside(pair))
     # (75 + 100) / 2: every task of ruler counts the same
-    assert "At 8k tokens extended scores ruler 87.5 (the original was not run there; n = 32)" in long
+    assert "At 8k tokens, extended scores ruler 87.5 (original: not run; n = 32)" in long
     assert verdict.startswith("Verdict: PASS")
 
 
@@ -45,10 +47,10 @@ def test_says_what_it_cannot_tell(tmp_path: Path) -> None:
     beyond = compared(tmp_path / "beyond", {"ruler/vt@8192": ones(5)}, {"ruler/vt@8192": ones(5)})
     assert judge_inside(beyond) is None
     assert in_short(beyond, None)[1:] == [
-        "What did short cost? Nothing was run inside the original window.",
-        "Verdict: none, because there are no samples inside the original window.",
+        "What did it cost on short inputs? Nothing was run within the original window.",
+        "Verdict: none, nothing was run within the original window.",
     ]
     inside = compared(tmp_path / "inside", {"mmlu/a": ones(5)}, {"mmlu/a": ones(5)})
     long, _, verdict = in_short(inside, judge_inside(inside))
-    assert long == "Does long work? Nothing was run beyond the original window of 4k tokens."
+    assert long == "Does the long window work? Nothing was run beyond the original window of 4k tokens."
     assert verdict.startswith("Verdict: INCONCLUSIVE")

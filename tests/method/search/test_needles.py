@@ -146,8 +146,8 @@ def test_wording_of_ones_own(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("{", "not readable as JSON"),
-        ("[]", "must be an object"),
-        ('{"needles": ""}', "no other fields"),
+        ("[]", "must be a JSON object"),
+        ('{"needles": ""}', "needles: unknown option; did you mean needle"),
         ('{"needle": "{key} only"}', "needle must hold"),
         ('{"stem": "it is {value}"}', "must not give the value away"),
         ('{"needle": "{key} {value} {more}"}', "needle must hold"),

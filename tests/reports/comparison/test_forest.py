@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lr2eval.record.comparison import Comparison, Gate
-from lr2eval.reports import formats, load
+from lr2eval.reports import formats
 from lr2eval.reports.comparison import forest
 
 
@@ -38,7 +38,6 @@ def test_without_gate_there_is_no_limit(comparison: Comparison) -> None:
     (one,) = forest.forests(comparison, None)
     assert not one.limits
     assert "MMLU" in texts(str(one.svg))
-    assert forest.forests(None, None) == []
 
 
 def test_rows_that_have_no_ratio_are_left_to_the_table(comparison: Comparison) -> None:
@@ -60,9 +59,14 @@ def test_names_are_escaped_and_clipped(name: str, comparison: Comparison, gate: 
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, None), (3.0, 4.0), (0.0, 0.0), (1.0, 1.0), (0.9, 900.0)])
-def test_what_does_not_fit_is_cut_with_an_arrow(low: float, high: float | None) -> None:
-    row = forest.Row("x", 9, 1.0, low, high, 0.985, "inconclusive")
-    svg = forest._draw([row], "retention", "f", load.Key("m", 1))
+def test_what_does_not_fit_is_cut(low: float, high: float | None, comparison: Comparison) -> None:
+    pair = comparison.pairs[0]
+    [row] = [row for row in pair.differences if row.level == "benchmark" and row.benchmark == "mmlu"]
+    assert row.retention_interval is not None
+    ratio = row.retention_interval.model_copy(update={"low": low, "high": high})
+    changed = pair.model_copy(update={"differences": [row.model_copy(update={"retention_interval": ratio})]})
+    (one,) = forest.forests(comparison.model_copy(update={"pairs": [changed]}), None)
+    svg = str(one.svg)
     assert "∞" in svg if high is None else formats.score(100 * high) in svg
     assert "nan" not in svg
 

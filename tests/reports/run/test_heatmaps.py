@@ -17,42 +17,43 @@ from tests.reports.page import Page
 VARIANTS = ("single", "multi", "distractor")
 
 
-def texts(svg: str) -> list[str]:
-    return re.findall(r"<text[^>]*>([^<]*)</text>", svg)
+def page_of(*runs: Path, out: Path, comparison: Comparison | None = None) -> Page:
+    return Page(render(runs, out, comparison=comparison).read_text(encoding="utf-8"))
 
 
-def test_every_stored_cell_is_in_picture_and_table(maker: Any, tmp_path: Path) -> None:
+def test_every_stored_cell_is_in_map_and_table(maker: Any, tmp_path: Path) -> None:
     run = maker(tmp_path / "run", subjects=0, samples=3, grid=VARIANTS)
     results = Results.model_validate_json((run / "results.json").read_bytes())
-    html = render([run], tmp_path / "r.html").read_text(encoding="utf-8")
-    maps = heatmaps.heat_maps("niah", load([run]), "map1")
+    page = page_of(run, out=tmp_path / "r.html")
+    maps = heatmaps.heat_maps("niah", load([run]))
     assert [one.name for one in maps] == list(VARIANTS)
-    for one in maps:
+    for number, one in enumerate(maps):
         shards = [shard for shard in results.shards if shard.benchmark == "niah" and shard.task == one.name]
-        (picture,) = one.pictures
-        assert str(picture.svg) in html
-        numbers = texts(str(picture.svg))
-        expected = [f"{cell.score:.0f}" for shard in shards for cell in shard.cells]
-        assert numbers[: len(one.lengths)] == ["4k", "8k", "16k", "32k"]
-        assert [text for text in numbers if text.isdigit()] == expected
-        assert (one.fewest, one.most) == (5, 5)
         stored = {(shard.length, cell.depth): cell for shard in shards for cell in shard.cells}
-        for (label, cells), depth in zip(one.rows, sorted({depth for _, depth in stored}), strict=True):
-            assert label == f"{100 * depth:g}\u00a0%"
-            for length, cell in zip(one.lengths, cells, strict=True):
-                assert cell is not None
-                assert cell.score == stored[length, depth].score
-                assert cell.interval == stored[length, depth].interval
+        depths = sorted({depth for _, depth in stored})
+        (grid,) = one.grids
+        assert (one.samples, list(grid.lengths)) == ("5", [4096, 8192, 16384, 32768])
+        shown, full = page.tables[f"map1-{number}-0-map"], page.tables[f"map1-{number}-0"]
+        assert [text for _, text in shown[0]] == ["Depth", "4k", "8k", "16k", "32k"]
+        for depth, short, long, (label, cells) in zip(depths, shown[1:], full[1:], grid.rows, strict=True):
+            assert short[0][1] == long[0][1] == label == f"{100 * depth:g}\u00a0%"
+            for place, length in enumerate(grid.lengths):
+                cell = stored[length, depth]
+                assert cells[place] == cell
+                assert short[place + 1][1].strip() == f"{cell.score:.0f}"
+                low, high = formats.score(cell.interval.low), formats.score(cell.interval.high)
+                assert long[place + 1][1] == f"{formats.score(cell.score)}{low}–{high}n {cell.n}"
 
 
-def test_colours_deepen_with_the_score_and_follow_the_page(maker: Any, tmp_path: Path) -> None:
+def test_colours_deepen_with_the_score(maker: Any, tmp_path: Path) -> None:
     run = maker(tmp_path / "run", subjects=0, samples=3, grid=("single",))
-    (one,) = heatmaps.heat_maps("niah", load([run]), "map0")
-    svg = str(one.pictures[0].svg)
-    assert not re.search("#0a0[bcd]", svg), "every drawn colour was replaced by one of the page's"
-    shares = {int(share) for share in re.findall(r"color-mix\(in srgb, var\(--cell\) (\d+)%, var\(--page\)\)", svg)}
-    scores = {round(cell.score) for shard in load([run])[0].results.shards for cell in shard.cells}
-    assert shares == {round(8 + 0.82 * score) for score in scores}
+    rows = page_of(run, out=tmp_path / "r.html").tables["map1-0-0-map"][1:]
+    cells = [(attributes, text) for row in rows for attributes, text in row[1:]]
+    assert all(attributes["class"] == "heat" for attributes, _ in cells)
+    assert [float((attributes["style"] or "").removeprefix("--v:")) for attributes, _ in cells] == [
+        float(text) for _, text in cells
+    ]
+    assert "calc(8% + var(--v) * .62%)" in (Path(heatmaps.__file__).parents[1] / "templates/report.css").read_text()
 
 
 def test_cells_that_are_missing_are_marked(maker: Any, tmp_path: Path) -> None:
@@ -63,10 +64,12 @@ def test_cells_that_are_missing_are_marked(maker: Any, tmp_path: Path) -> None:
     del grid[1]["cells"][1]
     grid[1]["cells"][0]["n"] = 2
     path.write_text(json.dumps(stored), encoding="utf-8")
-    (one,) = heatmaps.heat_maps("niah", load([run]), "map0")
-    assert one.rows[1][1][1] is None
-    assert texts(str(one.pictures[0].svg)).count("\u2013") == 1
-    assert "intervals and n (2 to 5 in each cell)" in render([run], tmp_path / "r.html").read_text(encoding="utf-8")
+    (one,) = heatmaps.heat_maps("niah", load([run]))
+    assert one.grids[0].rows[1][1][1] is None
+    page = page_of(run, out=tmp_path / "r.html")
+    texts = [text.strip() for row in page.tables["map1-0-0-map"] for _, text in row]
+    assert texts.count("\u2013") == 1
+    assert "intervals and n (2 to 5 samples in each cell)" in page.text
 
 
 def test_two_runs_stand_side_by_side(maker: Any, tmp_path: Path) -> None:
@@ -75,44 +78,33 @@ def test_two_runs_stand_side_by_side(maker: Any, tmp_path: Path) -> None:
         maker(tmp_path / name, name=name, subjects=0, samples=3, grid=("single",), lift=lift)
         for name, lift in zip(names, (-0.4, 0.0), strict=True)
     ]
-    runs = load(folders)
-    (one,) = heatmaps.heat_maps("niah", runs, "map0")
-    assert [picture.run.label for picture in one.pictures] == list(names)
-    assert len(one.rows[0][1]) == 2 * len(one.lengths)
-    html = render(folders, tmp_path / "r.html").read_text(encoding="utf-8")
-    ids = re.findall(r'\bid="([^"]*)"', html)
+    (one,) = heatmaps.heat_maps("niah", load(folders))
+    assert [grid.key.label for grid in one.grids] == list(names)
+    page = page_of(*folders, out=tmp_path / "r.html")
+    assert {"map1-0-0-map", "map1-0-1-map", "map1-0-0", "map1-0-1"} <= set(page.tables)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
 
 
 def test_benchmarks_without_cells_have_no_map(run_folder: Path) -> None:
     runs = load([run_folder])
-    assert heatmaps.heat_maps("ruler", runs, "map0") == []
-    assert heatmaps.heat_maps("mmlu", runs, "map0") == []
+    assert heatmaps.heat_maps("ruler", runs) == []
+    assert heatmaps.heat_maps("mmlu", runs) == []
 
 
 def test_differences_are_the_stored_ones(
     pair_folders: tuple[Path, Path], comparison: Comparison, tmp_path: Path
 ) -> None:
-    html = render(pair_folders, tmp_path / "r.html", comparison=comparison).read_text(encoding="utf-8")
-    maps = heatmaps.heat_maps("niah", load(pair_folders, comparison), "map1", comparison)
-    tables = Page(html).tables
+    page = page_of(*pair_folders, out=tmp_path / "r.html", comparison=comparison)
+    maps = heatmaps.heat_maps("niah", load(pair_folders, comparison), comparison)
     stored = {(r.task, r.length): r.cells for r in comparison.pairs[0].differences if r.cells}
     assert [one.name for one in maps] == ["single", "multi"]
-    for one in maps:
-        (difference,) = one.differences
-        svg = str(difference.picture.svg)
-        assert svg in html
-        assert not re.search("#0a0[bcdef]", svg)
-        shown = [text for text in texts(svg) if re.fullmatch("[+\u2212]?[0-9.]+", text)]
-        cells = [cell for length in difference.lengths for cell in stored[one.name, length]]
-        assert shown == [heatmaps._signed(cell.difference) for cell in cells]
-        rows = tables[f"{one.identity}-table-d1"][1:]
-        for place, length in enumerate(difference.lengths):
-            for row, cell in zip(rows, stored[one.name, length], strict=True):
+    for number, one in enumerate(maps):
+        assert [grid.difference for grid in one.grids] == [False, False, True]
+        shown, full = page.tables[f"map1-{number}-2-map"][1:], page.tables[f"map1-{number}-2"][1:]
+        for place, length in enumerate(one.grids[2].lengths):
+            for short, long, cell in zip(shown, full, stored[one.name, length], strict=True):
                 low, high = formats.signed(cell.interval.low), formats.signed(cell.interval.high)
-                assert row[1 + place][1] == f"{formats.signed(cell.difference)}{low} to {high}n {cell.n}"
-
-
-def test_differences_print_their_sign() -> None:
-    shown = [heatmaps._signed(x) for x in (20.0, -20.0, 0.0, -0.01, 6.666, -0.5, 0.5)]
-    assert shown == ["+20", "\u221220", "0", "0", "+6.7", "\u22120.5", "+0.5"]
+                assert long[1 + place][1] == f"{formats.signed(cell.difference)}{low} to {high}n {cell.n}"
+                assert short[1 + place][1].strip() == re.sub(r"\.0$", "", formats.signed(cell.difference))
+                assert ("down" in (short[1 + place][0]["class"] or "")) == (cell.difference < 0)

@@ -127,14 +127,14 @@ def test_every_split_and_every_factor_stands_there(shape: str) -> None:
     ("changes", "kind", "said"),
     [
         ({}, "pass", "On 24 samples that the search has not seen, the found factors have needle perplexity"),
-        ({"levels": {"yarn": 0.1}}, "regression", "the best rule, yarn, has"),
-        ({"levels": {"longrope2": 0.4}, "spread": 0.3}, "inconclusive", "do not tell which is better"),
-        ({"held_out": 0}, "inconclusive", "These samples flatter the found factors"),
+        ({"levels": {"yarn": 0.1}}, "regression", "The best rule, yarn, has"),
+        ({"levels": {"longrope2": 0.4}, "spread": 0.3}, "inconclusive", "do not show which is better"),
+        ({"held_out": 0}, "inconclusive", "so they look better here than they are"),
         ({"held_out": 0, "levels": {"pi": 0.0}}, "regression", "even on the search's own samples"),
         ({"held_out": 1}, "inconclusive", "n = 1, so no interval"),
-        ({"objective": "plain", "held_out": 0}, "inconclusive", "no needle perplexity was measured"),
-        ({"nlls": {"searched": [math.inf] * 28}}, "regression", "do not use them"),
-        ({"nlls": {n: [math.nan] * 28 for n in LEVELS if n != FOUND}}, "inconclusive", "no rule has one"),
+        ({"objective": "plain", "held_out": 0}, "inconclusive", "needle perplexity was not measured"),
+        ({"nlls": {"searched": [math.inf] * 28}}, "regression", "Do not use them"),
+        ({"nlls": {n: [math.nan] * 28 for n in LEVELS if n != FOUND}}, "inconclusive", "No rule has a finite one"),
     ],
 )
 def test_verdict(changes: dict[str, Any], kind: str, said: str) -> None:
@@ -164,13 +164,13 @@ def test_the_start_is_told_apart_from_the_search() -> None:
     def said(**changes: Any) -> str:
         return " ".join(words_module.verdict(make_result(**changes)).sentences)
 
-    assert "searching gained something" in said(levels={"seed": 0.8})
-    assert "no gain by searching is shown" in said(levels={"seed": 0.4}, spread=0.4)
-    assert "searching lost something" in said(levels={"seed": 0.1})
+    assert "the search improved it" in said(levels={"seed": 0.8})
+    assert "no improvement by the search is shown" in said(levels={"seed": 0.4}, spread=0.4)
+    assert "the search made it worse on these samples" in said(levels={"seed": 0.1})
     result = make_result()
     same = [r.model_copy(update={"factors": result.factors}) if r.name == "seed" else r for r in result.rules]
     again = words_module.verdict(result.model_copy(update={"rules": same}))
-    assert "nothing better than the best of its own starting vectors" in " ".join(again.sentences)
+    assert "nothing better than its best start" in " ".join(again.sentences)
 
 
 def test_rank_is_by_unseen_samples_and_what_has_no_number_comes_last() -> None:
@@ -184,16 +184,16 @@ def test_rank_is_by_unseen_samples_and_what_has_no_number_comes_last() -> None:
     assert own == sorted(own)
 
 
-def test_notices() -> None:
+def test_caveats() -> None:
     def titles(**changes: Any) -> set[str]:
-        return {notice.title for notice in words_module.notices(make_result(**changes))}
+        return {caveat.title for caveat in words_module.caveats(make_result(**changes))}
 
     calm = {"held_out": 30, "iterations": 0}
     assert titles(**calm) == set()
     assert titles(**calm | {"held_out": 29}) == {"Few unseen samples"}
     assert titles(**calm, best=14) == {"Best split at the edge"}
     assert titles(**calm, splits=(12,)) == set()
-    assert titles(**calm | {"iterations": 3}) == {"Not at rest"}
+    assert titles(**calm | {"iterations": 3}) == {"Still improving"}
     assert titles(**calm | {"iterations": 3}, stopped="patience") == set()
     assert titles(**calm, d_rcd=None) == {"No factor reaches s"}
     assert titles(**calm, data={"repeated": True}) == {"Repeated haystack"}
@@ -220,17 +220,16 @@ def test_figure_of_differences_writes_every_stored_one() -> None:
     svg = figures.differences(result, words_module.rank(result))
     said = words(svg)
     for rule in result.rules:
-        assert figures.perplexity(rule.held_out_perplexity) in said
         if rule.held_out_difference is not None:
             assert figures.interval(rule.held_out_difference) in said
     plain = make_result(objective="plain", held_out=0)
     assert figures.differences(plain, plain.rules) is None
 
 
-def test_figure_of_progress_names_splits_and_rules_in_range() -> None:
+def test_figure_of_progress_names_splits_and_the_best_rule() -> None:
     said = words(figures.progress(make_result()))
-    assert {"split 10", "split 12", "split 14", "longrope2", "yarn"} <= set(said)
-    assert "none" not in said
+    assert {"split 10", "split 12", "split 14", "longrope2"} <= set(said)
+    assert not {"none", "yarn"} & set(said), "only the best rule is drawn"
     many = words(figures.progress(make_result(**SHAPES["more splits than lines"])))
     assert sum(word.startswith("split ") for word in many) == figures.MOST
     assert "split 25" in many
@@ -259,7 +258,7 @@ def test_verdict_and_provenance_are_there(shape: str) -> None:
     result, html = made(shape)
     text = Page(html).text
     verdict = words_module.verdict(result)
-    for wanted in (verdict.words, *verdict.sentences, *(notice.text for notice in words_module.notices(result))):
+    for wanted in (verdict.words, *verdict.sentences, *(caveat.text for caveat in words_module.caveats(result))):
         assert wanted in text
     for wanted in (result.digest, "f" * 64, "123,456", "lr2eval search --model 'my model'", "2.13.0", "haystack.txt"):
         assert wanted in text
