@@ -1,69 +1,68 @@
-"""What a newcomer wants to know of two runs, in three sentences: does long work, what did short cost, the verdict."""
+"""Two runs in three sentences: does the long window work, what did it cost on short inputs, and the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from lr2eval.base.units import format_length
-from lr2eval.comparisons.compare import Compared
+from lr2eval.comparisons.compare import PairedRuns
 from lr2eval.comparisons.gate import default_checks, judge
 from lr2eval.comparisons.gate_config import GateConfig
-from lr2eval.comparisons.sources import ShardScores, Source
+from lr2eval.comparisons.scores import RunScores
 from lr2eval.record.comparison import Check, Gate
 
 _FOUND: Mapping[str, str] = {
-    "pass": "PASS: what the original could do in its window is kept",
-    "regression": "REGRESSION: more is lost in the original's window than allowed",
-    "inconclusive": "INCONCLUSIVE: these samples do not tell whether the original's skill is kept",
-    "not comparable": "NOT COMPARABLE",
+    "pass": "PASS: the extended model keeps the scores inside the original window",
+    "regression": "REGRESSION: the extended model lost more inside the original window than the limit allows",
+    "inconclusive": "INCONCLUSIVE: the samples do not show whether the scores inside the original window are kept",
 }
 
 
-def judge_inside(compared: Compared) -> Gate | None:
-    """The default gate on what fits into the original's window; ``None`` where nothing does.
+def judge_inside_window(runs: PairedRuns) -> Gate | None:
+    """The default gate on everything inside the original's window; ``None`` if nothing was run there.
 
-    Gains beyond the window say nothing about what was lost within, so they must not be averaged with it.
+    Gains beyond the window must not hide a loss inside it, so the two are never averaged.
     """
-    window = compared.original.side.model.window
+    window = runs.original.side.model.window
     names = []
-    for shard in compared.shards:
+    for shard in runs.shards:
         if shard.length is None:
-            names += [name for name in default_checks(compared) if name in (shard.benchmark, shard.task)]
+            names += [name for name in default_checks(runs) if name in (shard.benchmark, shard.task)]
         elif shard.length <= window:
             names.append(f"{shard.benchmark}@{format_length(shard.length)}")
-    return judge(compared, GateConfig(tasks=tuple(dict.fromkeys(names)))) if names else None
+    return judge(runs, GateConfig(tasks=tuple(dict.fromkeys(names)))) if names else None
 
 
-def in_short(compared: Compared, gate: Gate | None) -> list[str]:
-    """Three sentences; each says what it cannot tell where the runs hold nothing about it."""
-    return [_long(compared), _short(gate), _verdict(gate)]
+def three_sentences(runs: PairedRuns, gate: Gate | None) -> list[str]:
+    """Each sentence says so if the runs cannot answer its question."""
+    return [_long(runs.original, runs.extended), _short(gate), _verdict(gate)]
 
 
-def _long(compared: Compared) -> str:
-    original, extended = compared.original, compared.extended
+def _long(original: RunScores, extended: RunScores) -> str:
     window = original.side.model.window
     lengths = [shard.length for shard in extended.shards.values() if shard.length is not None and shard.length > window]
     if not lengths:
-        return f"Does long work? Nothing was run beyond the original window of {format_length(window)} tokens."
+        return (
+            f"Does the long window work? Nothing was run beyond the original window of {format_length(window)} tokens."
+        )
     longest = max(lengths)
     parts = []
     for benchmark in dict.fromkeys(shard.benchmark for shard in extended.shards.values()):
-        after = _at(extended, benchmark, longest)
-        if after is None:
-            continue
-        before = _at(original, benchmark, longest)
-        was = "the original was not run there" if before is None else f"the original {before[0]:.1f}"
-        parts.append(f"{benchmark} {after[0]:.1f} ({was}; n = {after[1]:,})")
-    return f"Does long work? At {format_length(longest)} tokens {extended.side.label} scores {'; '.join(parts)}."
+        if after := _at(extended, benchmark, longest):
+            before = _at(original, benchmark, longest)
+            was = f"the original {before[0]:.1f}" if before else "the original was not run there"
+            parts.append(f"{benchmark} {after[0]:.1f} ({was}; n = {after[1]:,})")
+    at = f"At {format_length(longest)} tokens {extended.side.label} scores {'; '.join(parts)}."
+    return f"Does the long window work? {at}"
 
 
 def _short(gate: Gate | None) -> str:
     if gate is None:
-        return "What did short cost? Nothing was run inside the original window."
-    checks: dict[str, Check] = {check.name: check for check in gate.checks}
-    return f"What did short cost? Inside the original window {'; '.join(map(_kept, checks.values()))}."
+        return "What did it cost on short inputs? Nothing was run inside the original window."
+    checks = {check.name: check for check in gate.checks}
+    return f"What did it cost on short inputs? Inside the original window {'; '.join(map(_kept, checks.values()))}."
 
 
 def _kept(check: Check) -> str:
@@ -78,18 +77,15 @@ def _verdict(gate: Gate | None) -> str:
     if gate is None:
         return "Verdict: none, because there are no samples inside the original window."
     limits = ", ".join(dict.fromkeys(check.criterion for check in gate.checks))
-    return f"Verdict: {_FOUND[gate.verdict]} ({limits}, {100 * gate.confidence:g} % sure)."
+    return f"Verdict: {_FOUND[gate.verdict]} ({limits}; {100 * gate.confidence:g} % confidence)."
 
 
-def _at(source: Source, benchmark: str, length: int) -> tuple[float, int] | None:
-    """(mean, samples) of a benchmark at a length, every task or every sample counting the same as its headline does."""
-    shards: Sequence[ShardScores] = [
-        shard for shard in source.shards.values() if (shard.benchmark, shard.length) == (benchmark, length)
-    ]
-    scores = [shard.scores[~np.isnan(shard.scores)] for shard in shards]
-    scores = [each for each in scores if len(each)]
+def _at(run: RunScores, benchmark: str, length: int) -> tuple[float, int] | None:
+    """(mean, samples) of a benchmark at a length, weighted like its headline number."""
+    shards = [shard for shard in run.shards.values() if (shard.benchmark, shard.length) == (benchmark, length)]
+    scores = [kept for shard in shards if len(kept := shard.scores[~np.isnan(shard.scores)])]
     if not scores:
         return None
-    by_task = source.headline.get(benchmark, "samples") == "tasks"
+    by_task = run.weighting("benchmark", benchmark) == "tasks"
     mean = np.mean([each.mean() for each in scores]) if by_task else np.concatenate(scores).mean()
     return float(mean), sum(map(len, scores))

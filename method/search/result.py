@@ -13,8 +13,7 @@ from lr2eval.method.search.run import SplitDone
 from lr2eval.record.search import (
     FACTORS_FILE,
     FILE,
-    VERSION,
-    Difference,
+    NllDifference,
     RoundFacts,
     RuleFacts,
     SearchResult,
@@ -22,7 +21,7 @@ from lr2eval.record.search import (
 )
 from lr2eval.stats.scores import t_interval
 
-__all__ = ["FACTORS_FILE", "FILE", "VERSION", "RoundFacts", "RuleFacts", "SearchResult", "SplitFacts"]
+__all__ = ["FACTORS_FILE", "FILE", "RoundFacts", "RuleFacts", "SearchResult", "SplitFacts"]
 
 CONFIDENCE = 0.95
 """Coverage of the intervals of differences between factors."""
@@ -66,13 +65,13 @@ def rule_facts(
     )
 
 
-def difference(nlls: Sequence[float], found: Sequence[float]) -> Difference | None:
+def difference(nlls: Sequence[float], found: Sequence[float]) -> NllDifference | None:
     """Mean of ``nlls - found`` over the same samples; ``None`` unless every one is a finite number."""
     values = [one - other for one, other in zip(nlls, found, strict=True)]
     if not values or not all(map(math.isfinite, values)):
         return None
     low, high = t_interval(values, CONFIDENCE) if len(values) > 1 else (None, None)
-    return Difference(mean=math.fsum(values) / len(values), low=low, high=high, confidence=CONFIDENCE, n=len(values))
+    return NllDifference(mean=math.fsum(values) / len(values), low=low, high=high, confidence=CONFIDENCE, n=len(values))
 
 
 def sealed(**facts: Any) -> SearchResult:

@@ -64,31 +64,28 @@ def notices(runs: Sequence[Run], comparison: Comparison | None = None, gate: Gat
 
 def _compared(comparison: Comparison | None, gate: Gate | None) -> list[Notice]:
     """What the comparison leaves out and what else than the model differs, for every extended model."""
-    told: list[tuple[Key, bool, Sequence[LeftOut], Sequence[str]]] = []
+    told: list[tuple[Key, Sequence[LeftOut], Sequence[str]]] = []
     if comparison is not None:
         told = [
-            (key, pair.paired, pair.left_out, pair.mind)
-            for key, pair in zip(keys(comparison)[1:], comparison.pairs, strict=True)
+            (key, pair.left_out, pair.caveats) for key, pair in zip(keys(comparison)[1:], comparison.pairs, strict=True)
         ]
     elif gate is not None:
         label = gate.extended.label if gate.extended is not None else "The gate"
-        told = [(Key(label, 1), True, gate.left_out, gate.mind)]
-    unpaired = tuple(Part(key, "") for key, paired, _, _ in told if not paired)
+        told = [(Key(label, 1), gate.left_out, gate.caveats)]
     left_out = tuple(
         Part(key, "", tuple(f"{item.what}: {formats.count(item.n)} left out, {item.reason}" for item in items))
-        for key, _, items, _ in told
+        for key, items, _ in told
         if items
     )
-    mind = tuple(Part(key, "", tuple(items)) for key, _, _, items in told if items)
+    caveats = tuple(Part(key, "", tuple(items)) for key, _, items in told if items)
     unfinished = () if comparison is None else tuple(
         Part(key, side.source) for key, side in zip(keys(comparison), sides(comparison), strict=True)
         if side.kind == "baseline" and not side.complete
     )  # fmt: skip
     return [
-        Notice("Compared on different samples", "Not paired: asked for, and far less sure.", True, unpaired),
         Notice("Left out of the comparison", "In one run only, so not among the pairs.", True, left_out),
         Notice("Unfinished baseline", "Saved from a run that had not finished.", True, unfinished),
-        Notice("What else differs", "These settings may move scores without any change of the model.", False, mind),
+        Notice("What else differs", "These settings may move scores without any change of the model.", False, caveats),
     ]
 
 

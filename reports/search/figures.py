@@ -14,7 +14,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 
-from lr2eval.record.search import FOUND, SEED, Difference, RuleFacts, SearchResult
+from lr2eval.record.search import FOUND, SEED, NllDifference, RuleFacts, SearchResult
 from lr2eval.reports import figures, formats
 from lr2eval.reports.search.labels import LINE, Label, axes_of, beside, figure_of, height_of, inches, named, stacked
 
@@ -115,7 +115,7 @@ def factors(result: SearchResult, identity: str = "factors") -> Markup:
     return named(svg, [shown_name(rule.name) for rule in rules], _NAME)
 
 
-def compared(result: SearchResult, rule: RuleFacts) -> tuple[Difference | None, Difference | None]:
+def compared(result: SearchResult, rule: RuleFacts) -> tuple[NllDifference | None, NllDifference | None]:
     """To the found factors, on unseen samples and on those of the search where these are needles too."""
     return rule.held_out_difference, rule.search_difference if result.objective == "needle" else None
 
@@ -164,7 +164,7 @@ def differences(result: SearchResult, rules: Sequence[RuleFacts], identity: str 
     return named(svg, [shown_name(rule.name) for rule in rules], _NAME)
 
 
-def _span(axes: Axes, known: Sequence[Difference]) -> tuple[float, float]:
+def _span(axes: Axes, known: Sequence[NllDifference]) -> tuple[float, float]:
     """Limits of the axis with room for every interval; logarithmic far from zero where small and large ones meet."""
     ends = [0.0, *(each.mean for each in known)]
     ends += [end for each in known for end in (each.low, each.high) if end is not None]
@@ -192,7 +192,9 @@ def _tick(value: float, _: object = None) -> str:
     return f"{value:+.4g}".replace("-", "−") if value else "0"
 
 
-def _dot(axes: Axes, place: float, one: Difference, colour: str, limits: tuple[float, float], *, hollow: bool) -> None:
+def _dot(
+    axes: Axes, place: float, one: NllDifference, colour: str, limits: tuple[float, float], *, hollow: bool
+) -> None:
     if one.low is not None and one.high is not None:
         axes.hlines(place, one.low, one.high, color=colour, linewidth=1.0 if hollow else 1.8)
     axes.plot([one.mean], [place], color=colour, marker="o", markersize=4.2 if hollow else 6,
@@ -255,23 +257,23 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{'+' if rounded > 0 else '−' if rounded < 0 else ''}{abs(rounded):.{digits}f}"
 
 
-def _digits(one: Difference) -> int:
+def _digits(one: NllDifference) -> int:
     most = max(abs(value) for value in (one.mean, one.low, one.high) if value is not None)
     return 2 if most >= 1 else 3 if most >= 0.01 or not most else 5
 
 
-def nats(one: Difference) -> str:
+def nats(one: NllDifference) -> str:
     """A difference alone, as exact as its interval."""
     return signed(one.mean, _digits(one))
 
 
-def ends(one: Difference) -> str:
+def ends(one: NllDifference) -> str:
     """The interval of a difference; nothing for a single sample."""
     if one.low is None or one.high is None:
         return ""
     return f"{signed(one.low, _digits(one))} to {signed(one.high, _digits(one))}"
 
 
-def interval(one: Difference) -> str:
+def interval(one: NllDifference) -> str:
     """A difference and its interval."""
     return f"{nats(one)} ({ends(one)})" if ends(one) else nats(one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lr2eval.record.search import FOUND, SEED, Difference, RuleFacts, SearchResult
+from lr2eval.record.search import FOUND, SEED, NllDifference, RuleFacts, SearchResult
 from lr2eval.reports import formats
 from lr2eval.reports.run.notices import FEW
 from lr2eval.reports.search.figures import ends, interval, nats, perplexity
@@ -87,7 +87,7 @@ def verdict(result: SearchResult) -> Verdict:
     return Verdict(kind, sign, words, (first, *advice, *_over_start(result), *tail))
 
 
-def _judge(gap: Difference | None, *, held_out: bool) -> tuple[Kind, str, str, tuple[str, ...]]:
+def _judge(gap: NllDifference | None, *, held_out: bool) -> tuple[Kind, str, str, tuple[str, ...]]:
     flattered = "These samples flatter the found factors: they were chosen by them."
     if gap is not None and gap.high is not None and gap.high < 0:
         words = "A rule is better" if held_out else "A rule is better, even on the search's own samples"
@@ -102,7 +102,7 @@ def _judge(gap: Difference | None, *, held_out: bool) -> tuple[Kind, str, str, t
     return "inconclusive", "?", "No difference to the best rule shown", (advice,)
 
 
-def _gap(gap: Difference | None) -> str:
+def _gap(gap: NllDifference | None) -> str:
     """Who is lower and by how much; a stored difference is the rule's score minus that of the found factors."""
     if gap is None:
         return ""
