@@ -70,7 +70,7 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
         for row in found:
             kept = "-" if row.retention is None else f"{100 * row.retention:.1f} %"
             rows.add_row(
-                exports.name(row),
+                exports.row_name(row),
                 f"{row.n:,}",
                 f"{row.original:.1f}",
                 f"{row.extended:.1f}",

@@ -84,7 +84,7 @@ def headline_rows(pair: Pair) -> list[Difference]:
     return rows
 
 
-def name(row: Difference) -> str:
+def row_name(row: Difference) -> str:
     """``ruler``, ``ruler@4k``, ``ruler:vt``, ``ruler:vt@4k``; of a gain ``longbench:trec@8k-128k``."""
     task = "" if row.task is None else f":{row.task}"
     window = f"{format_length(row.window)}-" if isinstance(row, Gain) else ""
@@ -107,7 +107,7 @@ def _table(rows: Sequence[Difference]) -> list[str]:
     for row in rows:
         kept = "–" if row.retention is None else f"{100 * row.retention:.1f} %"
         lines.append(
-            f"| {text(name(row))} | {row.n:,} | {row.original:.1f} | {row.extended:.1f} | {row.difference:+.2f} "
+            f"| {text(row_name(row))} | {row.n:,} | {row.original:.1f} | {row.extended:.1f} | {row.difference:+.2f} "
             f"| {row.interval.low:+.2f} .. {row.interval.high:+.2f} | {kept} | {row.lost} / {row.gained} |"
         )
     return lines

@@ -17,8 +17,9 @@ from scipy import stats
 
 from lr2eval._version import __version__
 from lr2eval.base.console import suggestion
-from lr2eval.base.units import format_length, parse_length
+from lr2eval.base.units import parse_length
 from lr2eval.comparisons.compare import PairedRuns, means, pool, retention
+from lr2eval.comparisons.exports import row_name
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.comparisons.pairing import PairedShard
 from lr2eval.errors import Lr2EvalError, NotComparableError, TaskError, UsageError
@@ -178,11 +179,7 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
 def _regressed(pair: Pair, confidence: float) -> list[Regressed]:
     """Tasks with a significant loss, whatever the checks ask: Holm-adjusted over all tasks, at the gate's level."""
     return [
-        Regressed(
-            name=f"{row.benchmark}:{row.task}" + ("" if row.length is None else f"@{format_length(row.length)}"),
-            difference=row.difference,
-            p_holm=row.p_holm,
-        )
+        Regressed(name=row_name(row), difference=row.difference, p_holm=row.p_holm)
         for row in pair.differences
         if row.level == "shard" and row.p_holm is not None and row.p_holm < 1 - confidence and row.difference < 0
     ]
@@ -195,16 +192,15 @@ def _message(check: Check, confidence: float) -> str:
     seen = f"{check.name}: {scores} ({check.difference:+.2f} points{kept}, n = {check.n:,})"
     if check.kind == "margin":
         limit = f"{check.limit:g} points"
-        beyond = f"the loss exceeds the limit of {limit}"
+        beyond = f"the loss exceeds the limit of {limit} and is more than chance"
         bound = f"the loss is at most {max(0.0, -check.interval.low):.2f} points"
     else:
         limit = f"{100 * check.limit:g} %"
-        beyond = f"less than the limit of {limit} is retained"
-        bound = (
-            f"at least {100 * (check.retention_interval.low if check.retention_interval else 0.0):.2f} % is retained"
-        )
+        beyond = f"less than the limit of {limit} is retained, and the loss is more than chance"
+        low = 0.0 if check.retention_interval is None else check.retention_interval.low
+        bound = f"at least {100 * low:.2f} % is retained"
     if check.verdict == "regression":
-        return f"{seen}; {beyond}, and the loss is more than chance"
+        return f"{seen}; {beyond}"
     if check.retention is None and check.kind == "retention":
         return f"{seen}; the original scores 0 here, so there is nothing to retain: use --margin or other --tasks"
     loss = "there is a loss, but " if check.verdict == "pass" and check.interval.high < 0 else ""

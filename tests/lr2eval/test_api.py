@@ -217,7 +217,7 @@ def test_every_function_does_its_work(called: Called) -> None:
     assert (report, models, name) == (str(home / "pair" / "report.html"), ["original", "extended"], "demo-longrope2")
     assert verdict == "inconclusive", "two samples decide nothing"
     assert [sentence.partition("?")[0].partition(":")[0] for sentence in sentences] == [
-        "Does long work", "What did short cost", "Verdict",
+        "Does the long window work", "What did it cost on short inputs", "Verdict",
     ]  # fmt: skip
     assert told["compare"] == [str(home / "comparison" / "report.html"), 1]
     assert told["gate"] == [str(home / "verdict" / "report.html"), "inconclusive", 3]

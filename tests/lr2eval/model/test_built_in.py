@@ -83,7 +83,7 @@ def test_the_demo_finds_needles_in_its_window_and_loses_them_beyond(lr2eval: Cal
     assert extended["niah_single_1", 2048] >= 80
     assert extended["niah_multikey_1", 2048] >= 70
     assert extended["facts", None] >= 85
-    for words in ("Does long work?", "What did short cost?", "Verdict: "):
+    for words in ("Does the long window work?", "What did it cost on short inputs?", "Verdict: "):
         assert words in done.out
     report = (tmp_path / "run" / "report.html").read_text()
     assert "demo-filler" in report, "which text the needles were hidden in"
