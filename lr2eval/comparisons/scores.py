@@ -71,7 +71,7 @@ def read_run(folder: Path) -> RunScores:
     """
     if not (folder / RESULTS_FILE).is_file():
         what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
-        raise UsageError(f"{folder}: {what}; give a run folder or a file from `lr2eval baseline save`")
+        raise UsageError(f"{folder}: {what}; give the folder of a run or a file from `lr2eval baseline save`")
     try:
         results = read_results(folder)
         with RunStore.read(folder) as store:

@@ -89,7 +89,7 @@ def test_the_same_command_again_only_reports(
 def test_another_configuration_is_refused_with_the_keys(finished: Path, toy_checkpoint: Path, lr2eval: Run) -> None:
     got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--seed", "5", "--out", finished)
     assert got.code == 2
-    assert "config.seed: 0 there, 5 now" in got.error
+    assert "config.seed: was 0, now 5" in got.error
     got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--set", "ruler.compat=lm-eval", "--out", finished)
     assert got.code == 2
     assert "config.options" in got.error

@@ -120,7 +120,7 @@ def test_a_finished_run_is_read_and_asks_nothing(
 def test_another_configuration_is_refused_with_the_keys(old: Path, lr2eval: Run) -> None:
     done = lr2eval(*command(old / "runs" / "plain"), "--seed", "5")
     assert done.code == 2
-    assert "config.seed: 0 there, 5 now" in done.error
+    assert "config.seed: was 0, now 5" in done.error
 
 
 def test_a_search_resumes_from_its_journal(old: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,5 +172,5 @@ def test_another_store_is_refused_with_both_versions(old: Path) -> None:
     with sqlite3.connect(old / "runs" / "plain" / "samples.sqlite") as db:
         db.execute("UPDATE meta SET value='7' WHERE key='store_version'")
     db.close()
-    with pytest.raises(Exception, match="store version 7, this lr2eval reads 1"):
+    with pytest.raises(Exception, match="store version 7, but this lr2eval reads version 1"):
         len(open_run(old / "runs" / "plain").samples)
