@@ -52,10 +52,7 @@ def to_markdown(comparison: Comparison) -> str:
     parts = [f"## {text(comparison.original.label)} against its extensions", ""]
     for pair in comparison.pairs:
         parts += [f"### {text(pair.extended.label)}", "", *_table(headline_rows(pair)), ""]
-        alpha = 1 - comparison.confidence
-        moved = [r for r in pair.differences if r.level == "shard" and r.p_holm is not None and r.p_holm < alpha]
-        if moved:
-            moved.sort(key=lambda row: row.difference)
+        if moved := sorted(significant_tasks(pair, comparison.confidence), key=lambda row: row.difference):
             parts += [f"Tasks that changed (Holm, {100 * comparison.confidence:g} %):", "", *_table(moved), ""]
         if pair.gains:
             parts += [f"{text(gain_title(comparison, pair))}:", "", *_table(pair.gains), ""]
@@ -72,6 +69,12 @@ def to_markdown(comparison: Comparison) -> str:
 def notes(found: Pair | Gate) -> list[str]:
     """One line for each caveat and for everything that is left out."""
     return [*found.caveats, *(f"left out: {item.what}, {item.n:,} samples: {item.reason}" for item in found.left_out)]
+
+
+def significant_tasks(pair: Pair, confidence: float) -> list[Difference]:
+    """Single tasks at one length in which the models differ, Holm-adjusted over all of them."""
+    alpha = 1 - confidence
+    return [r for r in pair.differences if r.level == "shard" and r.p_holm is not None and r.p_holm < alpha]
 
 
 def headline_rows(pair: Pair) -> list[Difference]:

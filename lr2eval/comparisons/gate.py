@@ -19,11 +19,11 @@ from lr2eval._version import __version__
 from lr2eval.base.console import suggestion
 from lr2eval.base.units import parse_length
 from lr2eval.comparisons.compare import PairedRuns, means, pool, retention
-from lr2eval.comparisons.exports import row_name
+from lr2eval.comparisons.exports import row_name, significant_tasks
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.comparisons.pairing import PairedShard
 from lr2eval.errors import Lr2EvalError, NotComparableError, TaskError, UsageError
-from lr2eval.record.comparison import Check, Gate, Pair, Regressed, Side, Verdict
+from lr2eval.record.comparison import Check, Gate, Regressed, Side, Verdict
 from lr2eval.registry import benchmarks
 from lr2eval.stats.paired import Paired, decide, difference_z, required_n, retention_z
 
@@ -37,7 +37,12 @@ def judge(runs: PairedRuns, config: GateConfig) -> Gate:
     """The verdict on one extended model. Raises :class:`UsageError` for a check that names nothing in the runs."""
     names = dict.fromkeys([*(config.tasks or default_checks(runs)), *config.checks])
     checks = [check for name in names for check in _checks(name, runs, config)]
-    regressed = _regressed(runs.record, config.confidence)
+    # Single tasks with a significant loss are listed, whatever the checks are.
+    regressed = [
+        Regressed(name=row_name(row), difference=row.difference, p_holm=row.p_holm or 0.0)
+        for row in significant_tasks(runs.record, config.confidence)
+        if row.difference < 0
+    ]
     verdicts = [check.verdict for check in checks]
     verdict: Verdict = next((each for each in _WORST_FIRST if each in verdicts), "pass")
     return Gate(
@@ -174,15 +179,6 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
         message="",
     )
     return check.model_copy(update={"message": _message(check, confidence)})
-
-
-def _regressed(pair: Pair, confidence: float) -> list[Regressed]:
-    """Tasks with a significant loss, whatever the checks ask: Holm-adjusted over all tasks, at the gate's level."""
-    return [
-        Regressed(name=row_name(row), difference=row.difference, p_holm=row.p_holm)
-        for row in pair.differences
-        if row.level == "shard" and row.p_holm is not None and row.p_holm < 1 - confidence and row.difference < 0
-    ]
 
 
 def _message(check: Check, confidence: float) -> str:

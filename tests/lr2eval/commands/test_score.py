@@ -106,10 +106,7 @@ def test_run_with_length_buckets(tmp_path: Path, lr2eval: Run) -> None:
 
 def test_run_without_the_benchmark(tmp_path: Path, lr2eval: Run) -> None:
     run = fake_run(tmp_path / "run", {"ruler/vt@4096": [100.0]})
-    assert (
-        "the run has no longbench; it has ruler:vt"
-        in lr2eval("score", "longbench", run).error
-    )
+    assert "the run has no longbench; it has ruler:vt" in lr2eval("score", "longbench", run).error
     failed = lr2eval("score", "ruler", run)
     assert (failed.code, "scored by 'acc', which this lr2eval does not have" in failed.error) == (2, True)
 
