@@ -39,5 +39,5 @@ def one_line(path: Path) -> Iterator[None]:
         elif "locked" in text:
             fix = "another lr2eval is writing to it; wait or choose another --out"
         else:
-            fix = "the database is damaged; restore it from a copy or choose another --out"
+            fix = "the database is damaged; restore it from a copy or use a fresh --out"
         raise StoreError(f"{path}: {text}; {fix}") from error
