@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -31,6 +32,12 @@ Command = tuple[str, ...]
 
 VERSION_KEYS = ("lr2eval_version", "sha256")
 """Left out of ``sha256_without_version``: the version, and the checksum of a baseline file, which covers it."""
+RENAMED_KEYS = {"caveats": "mind"}
+"""Keys of ``comparison.json`` and ``gate.json``, now and in 9c8e5ba. The values are compared under the old key."""
+DROPPED_KEYS = (*VERSION_KEYS, "schema_version", "paired")
+"""Not compared in these two files: the schema version went from 1 to 2; ``paired`` was always true and is gone."""
+SENTENCE_KEYS = ("paragraph", "message", "reason")
+"""Sentences in these two files, and all of ``summary.md``: reworded since, so only their numbers are compared."""
 TIMING_KEYS = ("seconds", "tokens_per_second", "memory_gib")
 """Left out of the hash of a training's log and result."""
 ASSET = "tiny-retrieval"
@@ -205,6 +212,29 @@ def of_json(path: Path) -> dict[str, str]:
     return {"sha256": sha256(path.read_bytes()), "sha256_without_version": canonical(without(read(path), VERSION_KEYS))}
 
 
+def numbers(text: str) -> list[str]:
+    """The numbers in a sentence, sorted: the order of words is free."""
+    return sorted(re.findall(r"\d(?:[\d,.]*\d)?", text))
+
+
+def comparable(value: Any) -> Any:
+    """A comparison or a verdict with the keys of 9c8e5ba and the numbers of its sentences."""
+    if isinstance(value, Mapping):
+        return {
+            RENAMED_KEYS.get(key, key): numbers(item or "") if key in SENTENCE_KEYS else comparable(item)
+            for key, item in value.items()
+            if key not in DROPPED_KEYS
+        }
+    return [comparable(item) for item in value] if isinstance(value, list) else value
+
+
+def of_markdown(path: Path) -> str:
+    """Hash of a table; of ``summary.md``, the hash of the numbers in each line."""
+    if path.stem != "summary":
+        return sha256(path.read_bytes())
+    return canonical([numbers(line) for line in path.read_text(encoding="utf-8").splitlines()])
+
+
 def of_table(path: Path, query: str) -> str:
     """Hash of the rows of a query of a SQLite file."""
     db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=rw", uri=True)
@@ -268,8 +298,8 @@ def facts(out: Path, codes: Mapping[str, int], rope: str) -> dict[str, Any]:
     return {
         "exit_codes": dict(codes),
         "runs": {name: run_facts(out / name) for name in runs},
-        "comparisons": {name: of_json(path) for file in records for name, path in files(out, file)},
-        "tables": {name: sha256(path.read_bytes()) for end in ("csv", "md") for name, path in files(out, f"*.{end}")
+        "comparisons": {name: canonical(comparable(read(path))) for file in records for name, path in files(out, file)},
+        "tables": {name: of_markdown(path) for end in ("csv", "md") for name, path in files(out, f"*.{end}")
                    if path.stem in ("comparison", "summary")},
         "baseline.json": of_json(out / "baseline.json"),
         "data": {name: sha256(path.read_bytes()) for name, path in files(out / "data", "*.jsonl")},
@@ -280,7 +310,8 @@ def facts(out: Path, codes: Mapping[str, int], rope: str) -> dict[str, Any]:
         "rows": {name: {key: read(out / name / "manifest.json")[key] for key in ("digest", "tokens")}
                  for name in ("rows", "held")},
         "train": train_facts(out / "train"),
-        "left_out": {"sha256_without_version": list(VERSION_KEYS), "log.jsonl, training.json": list(TIMING_KEYS)},
+        "left_out": {"sha256_without_version": list(VERSION_KEYS), "log.jsonl, training.json": list(TIMING_KEYS),
+                     "comparisons": list(DROPPED_KEYS)},
     }  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def _of_comparison(comparison: Comparison) -> list[Caveat]:
         for key, side in zip([original, *extended], sides(comparison), strict=True)
         if side.kind == "baseline" and not side.complete
     ]
-    settings = [(key, ("", pair.mind)) for key, pair in pairs if pair.mind]
+    settings = [(key, ("", pair.caveats)) for key, pair in pairs if pair.caveats]
     return [
         Caveat("Left out of the comparison", "Only one of the two runs has these samples.", True, left_out),
         Caveat("Unfinished baseline", "The baseline was saved before its run had finished.", True, unfinished),

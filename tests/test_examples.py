@@ -170,7 +170,7 @@ def test_the_python_of_the_api_page_runs(call: Call, tmp_path: Path) -> None:
     done = call("page.py")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert "Does the long window work? At 2k tokens, demo-longrope2 scores ruler" in done.stdout
+    assert "Does the long window work? At 2k tokens demo-longrope2 scores ruler" in done.stdout
     assert re.search(r"^ +2048 +\d", done.stdout, re.M), "the mean at each length"
     assert "checking model and data" in done.stdout, "a listener hears"
     assert "YaRN" in done.stdout

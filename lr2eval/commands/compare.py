@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def print_pair(pair: PairOutcome) -> None:
-    """What ``lr2eval run --baseline`` says of its two models."""
+    """What ``lr2eval run --baseline`` prints about its two models."""
     if pair.comparison is None:
-        print(f"not compared: {pair.problem}")
+        print(f"the two models cannot be compared: {pair.problem}")
         return
     _print_comparison(pair.comparison)
     print()
@@ -29,20 +29,26 @@ def print_pair(pair: PairOutcome) -> None:
 
 
 def _tell_github(gate: Gate) -> None:
-    """Annotations and the job summary, where the gate runs in a workflow of GitHub."""
-    from lr2eval.comparisons.exports import summary, workflow_commands
+    """Annotations and the job summary, if the gate runs in a GitHub workflow."""
+    from lr2eval.comparisons.exports import gate_markdown, github_annotations
 
     if os.environ.get("GITHUB_ACTIONS") == "true":
-        for line in workflow_commands(gate):
+        for line in github_annotations(gate):
             print(line)
     if target := os.environ.get("GITHUB_STEP_SUMMARY"):
         with open(target, "a", encoding="utf-8") as file:
-            file.write(summary(gate))
+            file.write(gate_markdown(gate))
 
 
 def _print_gate(gate: Gate) -> None:
     print_wrapped(gate.paragraph)
-    for note in (*gate.mind, *(f"left out: {item.what} ({item.n}): {item.reason}" for item in gate.left_out)):
+    _print_notes(gate)
+
+
+def _print_notes(found: Pair | Gate) -> None:
+    from lr2eval.comparisons.exports import notes
+
+    for note in notes(found):
         print(f"note: {' '.join(note.split())}")
 
 
@@ -56,17 +62,16 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
     from lr2eval.record.comparison import Gain
 
     share = f"{100 * (2 * comparison.confidence - 1):g} % interval"
-    how = "" if pair.paired else ", UNPAIRED: different samples"
-    title = f"{pair.extended.label} against {comparison.original.label}{how}"
+    title = f"{pair.extended.label} against {comparison.original.label}"
     tables: list[tuple[str, str, Sequence[Difference]]] = [(title, "retained", exports.headline_rows(pair))]
     if pair.gains:
-        tables.append((exports.gain_words(comparison, pair), "cut for original", pair.gains))
+        tables.append((exports.gain_title(comparison, pair), "cut for original", pair.gains))
     for title, last, found in tables:
         rows = table("", "n", "original", "extended", "difference", share, last, title=title)
         for row in found:
             kept = "-" if row.retention is None else f"{100 * row.retention:.1f} %"
             rows.add_row(
-                exports.name(row),
+                exports.row_name(row),
                 f"{row.n:,}",
                 f"{row.original:.1f}",
                 f"{row.extended:.1f}",
@@ -75,8 +80,7 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
                 f"{row.cut:,}" if isinstance(row, Gain) else kept,
             )
         printed_table(rows)
-    for note in (*pair.mind, *(f"left out: {item.what} ({item.n}): {item.reason}" for item in pair.left_out)):
-        print(f"note: {' '.join(note.split())}")
+    _print_notes(pair)
 
 
 Common = Annotated[bool, typer.Option("--common", help="Leave out samples that only one run has, instead of refusing.")]

@@ -13,10 +13,10 @@ from lr2eval.base.console import print_json, printed_table, table
 from lr2eval.commands.options import AsJson
 
 if TYPE_CHECKING:
-    from lr2eval.workflows.score import Scored
+    from lr2eval.workflows.score import DataSetScores
 
 
-def _print(benchmark: str, scored: Mapping[str, Scored]) -> None:
+def _print(benchmark: str, scored: Mapping[str, DataSetScores]) -> None:
     from lr2eval.workflows.score import percent
 
     ours = any(part.before is not None for part in scored.values())

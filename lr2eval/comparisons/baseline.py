@@ -1,14 +1,13 @@
-"""A baseline one can commit: ids, prompt hashes and scores of a run, without prompts, answers or the model.
+"""Baseline files: ids, prompt hashes and scores of a run, without prompts, answers or the model.
 
-CI compares an extended model against it and need not run the original again. The file is JSON; per shard it holds two
-48-bit prefixes a sample (id, prompt hash) and an index into the distinct scores, each as base64. Equal runs give
-equal bytes. ``sha256`` covers the rest of the file, so a changed score is found.
+Users commit such a file, so that CI compares an extended model without running the original again. The file is JSON.
+For each sample of a shard it has 48 bits of the id, 48 bits of the prompt hash and an index into the distinct scores,
+all as base64. Equal runs give equal bytes. ``sha256`` covers the rest of the file, so a changed score is detected.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,78 +15,76 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import ValidationError
 
 from lr2eval.base.files import write_atomic
 from lr2eval.base.ids import digest
-from lr2eval.comparisons.sources import ID_DIGITS, ShardScores, Source
+from lr2eval.comparisons.scores import ID_DIGITS, RunScores, ShardScores
 from lr2eval.errors import NotComparableError, UsageError
+from lr2eval.record.base import other_version
 from lr2eval.record.comparison import Side
 
 KIND = "lr2eval baseline"
 SCHEMA_VERSION = 1
+GIVE = "give a file from `lr2eval baseline save`"
+RESTORE = "restore it from version control or save it again"
+SAVE_AGAIN = "save it again from the run with `lr2eval baseline save`"
 
 
-def save_baseline(source: Source, out: Path) -> Path:
-    """Write the baseline of a run. Raises :class:`NotComparableError` for an unfinished run."""
-    if not source.side.complete:
+def save_baseline(run: RunScores, out: Path) -> Path:
+    """Write the baseline of a run. Raises :class:`NotComparableError` if the run is not finished."""
+    if not run.side.complete:
         raise NotComparableError(
-            f"{source.side.source}: unfinished, so no baseline; run the same `lr2eval run` command again to finish it"
+            f"{run.side.source}: the run is not finished, so it cannot be a baseline; run the same `lr2eval run` "
+            "command again to finish it"
         )
     value = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
-        "side": source.side.model_copy(update={"kind": "baseline"}).model_dump(mode="json"),
-        "headline": dict(source.headline),
-        "not_run": dict(source.not_run),
-        "shards": {name: _packed(shard) for name, shard in source.shards.items()},
+        "side": run.side.model_copy(update={"kind": "baseline"}).model_dump(mode="json"),
+        "headline": dict(run.headline),
+        "not_run": dict(run.not_run),
+        "shards": {name: _packed(shard) for name, shard in run.shards.items()},
     }
     lines = json.dumps({**value, "sha256": digest(value)}, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(out, lines + "\n")
     return out
 
 
-def load_baseline(path: Path) -> Source:
-    """Read a baseline file. :class:`UsageError` if it is none or of another version, :class:`NotComparableError` if
-    it was changed or cut short."""
+def load_baseline(path: Path) -> RunScores:
+    """Read a baseline file.
+
+    Raises :class:`UsageError` for any other file and for another schema version, :class:`NotComparableError` if the
+    file was changed or is incomplete.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give a file of `lr2eval baseline save`") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: no text; give a file of `lr2eval baseline save`") from error
+        raise UsageError(f"{path}: {error.strerror or error}; {GIVE}") from error
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_refuse)
     except ValueError as error:
-        if KIND in text[:200]:
-            raise NotComparableError(
-                f"{path}: cut short or damaged ({error}); restore it from version control"
-            ) from error
-        raise UsageError(f"{path}: no JSON ({error}); give a file of `lr2eval baseline save`") from error
+        if KIND.encode() in text[:200]:
+            raise NotComparableError(f"{path}: incomplete or damaged ({error}); {RESTORE}") from error
+        raise UsageError(f"{path}: not valid JSON ({error}); {GIVE}") from error
     if not isinstance(value, dict) or value.get("kind") != KIND:
-        raise UsageError(f"{path}: not a baseline of lr2eval; give a file of `lr2eval baseline save`")
-    if value.get("schema_version") != SCHEMA_VERSION:
-        raise UsageError(
-            f"{path}: baseline schema version {value.get('schema_version')!r}, this lr2eval reads {SCHEMA_VERSION}; "
-            "save it again with `lr2eval baseline save` from the run"
-        )
+        raise UsageError(f"{path}: not a baseline file of lr2eval; {GIVE}")
+    if (version := value.get("schema_version")) != SCHEMA_VERSION:
+        raise UsageError(f"{path}: {other_version(version, SCHEMA_VERSION)}; {SAVE_AGAIN}")
     stated = value.pop("sha256", None)
-    if stated != _digest(value):
-        raise NotComparableError(f"{path}: changed since it was saved (its checksum differs); restore or save it again")
     try:
+        if stated != digest(value):
+            raise NotComparableError(f"{path}: changed after it was saved (the checksum differs); {RESTORE}")
         side = Side.model_validate(value["side"]).model_copy(update={"source": path.name})
-        return Source(side, {k: _unpacked(v) for k, v in value["shards"].items()}, value["headline"], value["not_run"])
-    except (ValidationError, KeyError, TypeError, ValueError, AttributeError, binascii.Error) as error:
-        # The checksum fits, so another version wrote it under this version's number.
+        shards = {name: _unpacked(shard) for name, shard in value["shards"].items()}
+        return RunScores(side, shards, value["headline"], value["not_run"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        # The checksum fits, so another version of lr2eval wrote it under this schema version.
         reason = " ".join(str(error).split())[:120]
-        raise UsageError(f"{path}: not in the layout of this lr2eval ({reason}); save it again from the run") from error
+        raise UsageError(f"{path}: not in the layout of this lr2eval ({reason}); {SAVE_AGAIN}") from error
 
 
-def _digest(value: Any) -> str | None:
-    try:
-        return digest(value)
-    except ValueError:  # a NaN somebody wrote
-        return None
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _packed(shard: ShardScores) -> dict[str, Any]:
@@ -116,7 +113,7 @@ def _unpacked(packed: Mapping[str, Any]) -> ShardScores:
     codes = np.frombuffer(base64.b64decode(packed["codes"], validate=True), dtype=width)
     ids, prompts = _base64_to_hex(packed["ids"]), _base64_to_hex(packed["prompts"])
     if not len(codes) == len(ids) == len(prompts) == n:
-        raise ValueError(f"{packed['task']}: {n} samples named, {len(codes)} scores found")
+        raise ValueError(f"{packed['task']}: n is {n}, but there are {len(codes)} scores and {len(ids)} ids")
     return ShardScores(
         benchmark=packed["benchmark"],
         task=packed["task"],

@@ -1,20 +1,20 @@
-"""From paired samples to the rows of a comparison: every level, every number that a report or a gate shows."""
+"""Make a comparison from the scores of runs: the rows of all levels, with every number that is shown later."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
 from lr2eval._version import __version__
-from lr2eval.comparisons import baseline
-from lr2eval.comparisons.pairing import PairedShard, TwoWindows, pair, pair_windows, to_mind
-from lr2eval.comparisons.sources import Headline, Source, labels, read_run
+from lr2eval.comparisons.baseline import load_baseline
+from lr2eval.comparisons.pairing import PairedShard, TwoWindows, caveats, pair, pair_windows
+from lr2eval.comparisons.scores import Headline, RunScores, labels, read_run
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.comparison import (
     CellDifference,
@@ -45,97 +45,72 @@ Key = tuple[Level, str, str | None, int | None]
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The original against one extended model: the pairs, for those who test them, and what is stored of them."""
+class PairedRuns:
+    """The original and one extended model: the pairs of scores, and the record of their comparison."""
 
-    original: Source
-    extended: Source
+    original: RunScores
+    extended: RunScores
     shards: Sequence[PairedShard]
-    pair: Pair
-
-    def headline(self, benchmark: str) -> Headline:
-        """What the benchmark's one number counts the same."""
-        return self.extended.headline.get(benchmark, "samples")
+    record: Pair
 
 
-@dataclass(frozen=True)
-class Compare:
-    """A whole comparison, in memory."""
-
-    comparison: Comparison
-    compared: Sequence[Compared] = field(default_factory=list)
-
-
-def read_all(paths: Sequence[Path]) -> list[Source]:
-    """Run folders, the first perhaps a baseline file, with labels that tell them apart."""
-    first = baseline.load_baseline(paths[0]) if paths[0].is_file() else None
-    rest = paths[1:] if first else paths
-    for path in rest:
+def read_all(paths: Sequence[Path]) -> list[RunScores]:
+    """Read run folders, with distinct labels. The first path may be a baseline file."""
+    for path in paths[1:]:
         if path.is_file():
-            raise UsageError(f"{path}: is a file; only the original may be a baseline file, give run folders otherwise")
-    sources = [*([first] if first else []), *(read_run(path, path.name) for path in rest)]
-    names = labels([s.side.model.name for s in sources], [s.side.source for s in sources])
+            raise UsageError(f"{path}: only the original may be a baseline file; give the folder of a run here")
+    runs = [load_baseline(path) if path.is_file() else read_run(path) for path in paths]
+    names = labels([run.side.model.name for run in runs], [run.side.source for run in runs])
     return [
-        Source(s.side.model_copy(update={"label": name}), s.shards, s.headline, s.not_run)
-        for s, name in zip(sources, names, strict=True)
+        replace(run, side=run.side.model_copy(update={"label": name})) for run, name in zip(runs, names, strict=True)
     ]
 
 
-def compare(
-    original: Source,
-    extended: Sequence[Source],
+def compare_runs(
+    original: RunScores,
+    extended: Sequence[RunScores],
     *,
     confidence: float = CONFIDENCE,
     common: bool = False,
-    noise: Sequence[Source] = (),
-) -> Compare:
+    noise: Sequence[RunScores] = (),
+) -> tuple[Comparison, list[PairedRuns]]:
     """Compare each extended run with the original on the same samples.
 
-    ``confidence`` is that of each end of an interval. ``common`` leaves out what only one run has instead of refusing.
-    ``noise`` are repeats of the original: what differs there without any change of the model.
-    Raises :class:`NotComparableError` with the first reason.
+    ``confidence`` applies to each end of an interval. With ``common``, what only one run has is left out; otherwise it
+    is an error. ``noise`` are repeats of the original; their differences show what changes without any change of the
+    model. Raises :class:`NotComparableError` with the first reason.
     """
     if not 0.5 < confidence < 1:
-        raise UsageError(f"--confidence {confidence}: must lie between 0.5 and 1, for example 0.95")
+        raise UsageError(f"--confidence {confidence}: must be between 0.5 and 1, for example 0.95")
     floor = _noise_floor(original, noise)
-    compared = []
-    for source in extended:
-        shards, left_out = pair(original, source, common=common)
-        differences = _rows(shards, source, confidence, floor)
-        items, alone = pair_windows(original, source)
-        compared.append(
-            Compared(
-                original,
-                source,
-                shards,
-                Pair(
-                    extended=source.side,
-                    paired=True,
-                    differences=differences,
-                    left_out=left_out + alone,
-                    mind=to_mind(original.side, source.side),
-                    gains=_gains(items, source, confidence),
-                ),
-            )
+    pairs = []
+    for run in extended:
+        shards, left_out = pair(original, run, common=common)
+        items, unpaired_items = pair_windows(original, run)
+        record = Pair(
+            extended=run.side,
+            differences=_rows(shards, run, confidence, floor),
+            left_out=left_out + unpaired_items,
+            caveats=caveats(original.side, run.side),
+            gains=_gains(items, run, confidence),
         )
-    return Compare(
-        Comparison(
-            lr2eval_version=__version__,
-            confidence=confidence,
-            original=original.side,
-            pairs=[each.pair for each in compared],
-            effective_lengths=[found for s in (original, *extended) if (found := effective_length_of(s)) is not None],
-            noise_runs=[source.side.source for source in noise],
-        ),
-        compared,
+        pairs.append(PairedRuns(original, run, shards, record))
+    comparison = Comparison(
+        lr2eval_version=__version__,
+        confidence=confidence,
+        original=original.side,
+        pairs=[each.record for each in pairs],
+        effective_lengths=[found for run in (original, *extended) if (found := _effective_length(run)) is not None],
+        noise_runs=[run.side.source for run in noise],
     )
+    return comparison, pairs
 
 
-def together(shards: Sequence[PairedShard], over: Headline, weights: Mapping[str, float] | None = None) -> Paired:
-    """The pairs of several shards as one: every shard (``tasks``) or every sample (``samples``) counts the same.
+def pool(shards: Sequence[PairedShard], over: Headline, weights: Mapping[str, float] | None = None) -> Paired:
+    """The pairs of several shards together. Each shard (``tasks``) or each sample (``samples``) counts the same.
 
-    ``weights`` (task -> relative weight, 1 where absent) multiply either. Samples of one document, at whatever length,
-    are one cluster.
+    ``weights`` (task -> relative weight, 1 if absent) multiply these. The samples of one document, at any length, are
+    one cluster.
     """
     sizes = np.array([len(shard.original) for shard in shards])
     share = np.array([(weights or {}).get(shard.task, 1.0) for shard in shards], float)
@@ -146,7 +121,7 @@ def together(shards: Sequence[PairedShard], over: Headline, weights: Mapping[str
     numbers: dict[object, int] = {}
     clusters = None
     if any(d is not None for _, d in documents):
-        # Samples without a document stand for themselves.
+        # A sample without a document is a cluster by itself.
         keys: Iterable[object] = (d if d[1] is not None else i for i, d in enumerate(documents))
         clusters = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
     return Paired(
@@ -158,30 +133,25 @@ def together(shards: Sequence[PairedShard], over: Headline, weights: Mapping[str
 
 
 def groups(shards: Sequence[PairedShard]) -> dict[Key, list[PairedShard]]:
-    """The shards behind every row, benchmarks first; levels that would repeat another are left out."""
+    """The shards of each row, benchmarks first. A level that would repeat another one is omitted."""
     lengths: dict[tuple[str, str], int] = Counter((s.benchmark, s.task) for s in shards)
     found: dict[Key, list[PairedShard]] = {}
     for shard in shards:
-        found.setdefault(("benchmark", shard.benchmark, None, None), []).append(shard)
-    for shard in shards:
+        keys: list[Key] = [("benchmark", shard.benchmark, None, None)]
         if shard.length is not None:
-            found.setdefault(("length", shard.benchmark, None, shard.length), []).append(shard)
-    for shard in shards:
+            keys.append(("length", shard.benchmark, None, shard.length))
         if lengths[shard.benchmark, shard.task] > 1:
-            found.setdefault(("task", shard.benchmark, shard.task, None), []).append(shard)
-    for shard in shards:
-        found["shard", shard.benchmark, shard.task, shard.length] = [shard]
-    return found
+            keys.append(("task", shard.benchmark, shard.task, None))
+        for key in (*keys, ("shard", shard.benchmark, shard.task, shard.length)):
+            found.setdefault(key, []).append(shard)
+    order = ("benchmark", "length", "task", "shard")
+    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
 
 
 def _rows(
-    shards: Sequence[PairedShard], source: Source, confidence: float, floor: Mapping[Key, float]
+    shards: Sequence[PairedShard], run: RunScores, confidence: float, floor: Mapping[Key, float]
 ) -> list[Difference]:
-    rows = []
-    for key, members in groups(shards).items():
-        level, benchmark, _, _ = key
-        over = source.headline.get(benchmark, "samples") if level in ("benchmark", "length") else "tasks"
-        rows.append(_row(key, members, over, confidence, floor.get(key)))
+    rows = [_row(key, members, run, confidence, floor.get(key)) for key, members in groups(shards).items()]
     adjusted: dict[int, float] = {}
     for level in ("task", "shard"):
         places = [i for i, row in enumerate(rows) if row.level == level]
@@ -189,42 +159,32 @@ def _rows(
     return [row.model_copy(update={"p_holm": adjusted.get(i)}) for i, row in enumerate(rows)]
 
 
-def _gains(tasks: Sequence[TwoWindows], source: Source, confidence: float) -> list[Gain]:
-    """Per benchmark and pair of windows its mean, then its data sets with Holm's adjustment over all of them."""
-    totals: dict[tuple[str, int, int], list[TwoWindows]] = {}
-    for task in tasks:
-        totals.setdefault((task.benchmark, task.window, task.length or 0), []).append(task)
+def _gains(tasks: Sequence[TwoWindows], run: RunScores, confidence: float) -> list[Gain]:
+    """For each benchmark and pair of windows its mean, then its data sets, Holm-adjusted over all of them."""
 
     def gain(level: Level, members: Sequence[TwoWindows]) -> Gain:
         first = members[0]
-        over: Headline = source.headline.get(first.benchmark, "samples") if level == "benchmark" else "tasks"
-        key = level, first.benchmark, None if level == "benchmark" else first.task, first.length
-        row = _row(key, members, over, confidence, None)
+        key = level, first.benchmark, first.task if level == "task" else None, first.length
+        row = _row(key, members, run, confidence)
         return Gain(**row.model_dump(), window=first.window, cut=sum(member.cut for member in members))
 
     rows = [gain("task", [task]) for task in tasks]
     adjusted = holm([row.p_changed for row in rows])
-    rows = [row.model_copy(update={"p_holm": p}) for row, p in zip(rows, adjusted, strict=True)]
-    return [
-        row
-        for (benchmark, window, length), members in totals.items()
-        for row in (
-            gain("benchmark", members),
-            *(r for r in rows if (r.benchmark, r.window, r.length) == (benchmark, window, length)),
-        )
-    ]
+    totals: dict[tuple[str, int, int | None], tuple[list[TwoWindows], list[Gain]]] = {}
+    for task, row, p in zip(tasks, rows, adjusted, strict=True):
+        members, inside = totals.setdefault((task.benchmark, task.window, task.length), ([], []))
+        members.append(task)
+        inside.append(row.model_copy(update={"p_holm": p}))
+    return [row for members, inside in totals.values() for row in (gain("benchmark", members), *inside)]
 
 
 def _row(
-    key: Key, members: Sequence[PairedShard], over: Headline, confidence: float, noise: float | None
+    key: Key, members: Sequence[PairedShard], run: RunScores, confidence: float, noise: float | None = None
 ) -> Difference:
     level, benchmark, task, length = key
-    paired = together(members, over)
-    before, after = paired.means()
+    over = run.weighting(level, benchmark)
+    paired = pool(members, over)
     p, method = changed(paired)
-    cells = _cells(members[0], confidence) if level == "shard" and members[0].depths else []
-    clusters = None if paired.clusters is None else len(set(paired.clusters.tolist()))
-    retention, kept = retained(paired, confidence)
     return Difference(
         level=level,
         benchmark=benchmark,
@@ -232,44 +192,52 @@ def _row(
         length=length,
         over=over,
         shards=len(members),
-        n=paired.n,
-        original=points(before),
-        extended=points(after),
-        difference=points(after - before),
-        interval=interval(paired, confidence),
-        retention=retention,
-        retention_interval=kept,
+        **means(paired, confidence),
+        **retention(paired, confidence),
         binary=paired.binary,
         lost=paired.lost,
         gained=paired.gained,
         p_changed=p,
         p_method=method,
         p_holm=None,
-        clusters=clusters,
+        clusters=None if paired.clusters is None else len(set(paired.clusters.tolist())),
         design_effect=round(paired.design_effect(), 6),
         noise=noise,
-        cells=cells,
-    )  # fmt: skip
+        cells=_cells(members[0], confidence) if level == "shard" and members[0].depths else [],
+    )
 
 
-def interval(paired: Paired, confidence: float) -> Interval:
-    """The two-sided interval of the difference whose ends are one-sided bounds at ``confidence``, in points."""
-    low, high = difference_interval(paired, 2 * confidence - 1)
-    return Interval(low=points(low), high=points(high), confidence=round(2 * confidence - 1, 12), method="score")
+def means(paired: Paired, confidence: float) -> dict[str, Any]:
+    """``n``, the mean scores ``original`` and ``extended``, their ``difference`` and its ``interval``, in points.
+
+    The interval is two-sided; each end is a one-sided bound at ``confidence``.
+    """
+    before, after = paired.means()
+    two_sided = 2 * confidence - 1
+    low, high = difference_interval(paired, two_sided)
+    return {
+        "n": paired.n,
+        "original": points(before),
+        "extended": points(after),
+        "difference": points(after - before),
+        "interval": Interval(low=points(low), high=points(high), confidence=round(two_sided, 12), method="score"),
+    }
 
 
-def retained(paired: Paired, confidence: float) -> tuple[float | None, RatioInterval | None]:
-    """(extended / original, its two-sided interval); nothing where the original scores 0."""
+def retention(paired: Paired, confidence: float) -> dict[str, Any]:
+    """``retention`` (extended / original) and ``retention_interval`` (two-sided); ``None`` if the original scores 0."""
     before, after = paired.means()
     if before == 0:
-        return None, None
-    low, high = retention_interval(paired, 2 * confidence - 1)
-    return round(after / before, 12), RatioInterval(
+        return {"retention": None, "retention_interval": None}
+    two_sided = 2 * confidence - 1
+    low, high = retention_interval(paired, two_sided)
+    found = RatioInterval(
         low=round(low, 12),
         high=None if high is None else round(high, 12),
-        confidence=round(2 * confidence - 1, 12),
+        confidence=round(two_sided, 12),
         method="score",
     )
+    return {"retention": round(after / before, 12), "retention_interval": found}
 
 
 def points(share: float) -> float:
@@ -282,42 +250,29 @@ def _cells(shard: PairedShard, confidence: float) -> list[CellDifference]:
     for depth in sorted({d for d in shard.depths if d is not None}):
         chosen = np.array([d == depth for d in shard.depths])
         paired = Paired(shard.original[chosen], shard.extended[chosen])
-        before, after = paired.means()
-        cells.append(
-            CellDifference(
-                depth=depth,
-                n=paired.n,
-                original=points(before),
-                extended=points(after),
-                difference=points(after - before),
-                interval=interval(paired, confidence),
-            )
-        )
+        cells.append(CellDifference(depth=depth, **means(paired, confidence)))
     return cells
 
 
-def _noise_floor(original: Source, repeats: Sequence[Source]) -> dict[Key, float]:
-    """Largest |difference| in points between the original and its repeats, by row."""
+def _noise_floor(original: RunScores, repeats: Sequence[RunScores]) -> dict[Key, float]:
+    """Row -> largest |difference| in points between the original and its repeats."""
     floor: dict[Key, float] = {}
     for repeat in repeats:
         if repeat.side.model.fingerprint != original.side.model.fingerprint:
             raise NotComparableError(
-                f"{repeat.side.label}: no repeat of {original.side.label}, its model is another; a noise floor needs "
-                "runs of the original model"
+                f"--noise {repeat.side.source}: not a repeat of {original.side.label}: the model is a different "
+                "one; give runs of the original model"
             )
         shards, _ = pair(original, repeat, common=True)
         for key, members in groups(shards).items():
-            over: Literal["tasks", "samples"] = (
-                original.headline.get(key[1], "samples") if key[0] in ("benchmark", "length") else "tasks"
-            )
-            before, after = together(members, over).means()
+            before, after = pool(members, original.weighting(*key[:2])).means()
             floor[key] = max(floor.get(key, 0.0), abs(points(after - before)))
     return floor
 
 
-def effective_length_of(source: Source) -> EffectiveLength | None:
-    """RULER's effective length over the lengths at which all its tasks were scored; ``None`` below two lengths."""
-    ruler = [shard for shard in source.shards.values() if shard.benchmark == "ruler" and shard.length is not None]
+def _effective_length(run: RunScores) -> EffectiveLength | None:
+    """RULER's effective length over the lengths that have scores of all tasks; ``None`` if there are fewer than two."""
+    ruler = [shard for shard in run.shards.values() if shard.benchmark == "ruler" and shard.length is not None]
     tasks = {shard.task for shard in ruler}
     by_length: dict[int, list[Array]] = {}
     for shard in ruler:
@@ -327,13 +282,13 @@ def effective_length_of(source: Source) -> EffectiveLength | None:
     whole = {length: found for length, found in by_length.items() if len(found) == len(tasks)}
     if len(whole) < 2:
         return None
-    means = {n: 100 * math.fsum(float(s.mean()) for s in found) / len(found) for n, found in whole.items()}
+    by_mean = {n: 100 * math.fsum(float(s.mean()) for s in found) / len(found) for n, found in whole.items()}
     shares = effective_length_shares(whole, RULER_THRESHOLD / 100)
     return EffectiveLength(
-        label=source.side.label,
+        label=run.side.label,
         tasks=len(tasks),
         lengths=sorted(whole),
         threshold=RULER_THRESHOLD,
-        effective_length=effective_length(means),
+        effective_length=effective_length(by_mean),
         shares=sorted(shares.items(), key=lambda item: -item[1]),
     )

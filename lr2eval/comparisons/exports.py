@@ -1,4 +1,7 @@
-"""A comparison as CSV and Markdown. Stored numbers, arranged; names are made harmless for the place they land in."""
+"""A comparison as CSV and Markdown; a verdict as Markdown, JUnit XML and GitHub annotations.
+
+All numbers are stored ones. Names are escaped for each format.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,10 @@ COLUMNS = (
 
 
 def to_csv(comparison: Comparison) -> str:
-    """One line per row of the comparison; scores and differences in points, retention as a ratio.
+    """One line for each row of the comparison; scores and differences in points, retention as a ratio.
 
-    ``original_length`` is empty but for gains (levels ``gain of task``, ``gain of benchmark``): the window at which the
-    original answered, ``length`` being that of the extended model.
+    ``original_length`` is for gains only (levels ``gain of task``, ``gain of benchmark``): the window of the original.
+    ``length`` is then the window of the extended model.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -45,36 +48,37 @@ def to_csv(comparison: Comparison) -> str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """What one pastes into a discussion: the means, then the tasks that changed."""
+    """Text for a discussion or a pull request: the means, then the tasks that changed."""
     parts = [f"## {text(comparison.original.label)} against its extensions", ""]
     for pair in comparison.pairs:
         parts += [f"### {text(pair.extended.label)}", "", *_table(headline_rows(pair)), ""]
-        moved = [
-            r for r in pair.differences if r.level == "shard" and r.p_holm is not None and r.p_holm < _alpha(comparison)
-        ]
-        if moved:
-            moved.sort(key=lambda row: row.difference)
+        if moved := sorted(significant_tasks(pair, comparison.confidence), key=lambda row: row.difference):
             parts += [f"Tasks that changed (Holm, {100 * comparison.confidence:g} %):", "", *_table(moved), ""]
         if pair.gains:
-            parts += [f"{text(gain_words(comparison, pair))}:", "", *_table(pair.gains), ""]
-        for note in (
-            *pair.mind,
-            *(f"left out: {item.what}, {item.n} samples: {item.reason}" for item in pair.left_out),
-        ):
-            parts += [f"- {text(note)}"]
-        if pair.mind or pair.left_out:
-            parts.append("")
+            parts += [f"{text(gain_title(comparison, pair))}:", "", *_table(pair.gains), ""]
+        if found := notes(pair):
+            parts += [*(f"- {text(note)}" for note in found), ""]
     share = 100 * (2 * comparison.confidence - 1)
-    pairs_of = "the same samples" if all(pair.paired for pair in comparison.pairs) else "different samples (unpaired)"
     parts.append(
-        f"Difference: extended - original in points on {pairs_of}, with its {share:g} % interval; each end is a "
+        f"Difference: extended - original in points on the same samples, with its {share:g} % interval; each end is a "
         f"one-sided {100 * comparison.confidence:g} % bound."
     )
     return "\n".join(parts) + "\n"
 
 
+def notes(found: Pair | Gate) -> list[str]:
+    """One line for each caveat and for everything that is left out."""
+    return [*found.caveats, *(f"left out: {item.what}, {item.n:,} samples: {item.reason}" for item in found.left_out)]
+
+
+def significant_tasks(pair: Pair, confidence: float) -> list[Difference]:
+    """Single tasks at one length in which the models differ, Holm-adjusted over all of them."""
+    alpha = 1 - confidence
+    return [r for r in pair.differences if r.level == "shard" and r.p_holm is not None and r.p_holm < alpha]
+
+
 def headline_rows(pair: Pair) -> list[Difference]:
-    """The rows people look at first: every benchmark, and where it has several lengths every length."""
+    """The most important rows: each benchmark, and each of its lengths if it has several."""
     rows = []
     for row in (r for r in pair.differences if r.level == "benchmark"):
         rows.append(row)
@@ -83,21 +87,18 @@ def headline_rows(pair: Pair) -> list[Difference]:
     return rows
 
 
-def name(row: Difference) -> str:
+def row_name(row: Difference) -> str:
     """``ruler``, ``ruler@4k``, ``ruler:vt``, ``ruler:vt@4k``; of a gain ``longbench:trec@8k-128k``."""
-    return (
-        row.benchmark
-        + ("" if row.task is None else f":{row.task}")
-        + ("" if row.length is None else f"@{format_length(row.window)}-" if isinstance(row, Gain) else "@")
-        + ("" if row.length is None else format_length(row.length))
-    )
+    task = "" if row.task is None else f":{row.task}"
+    window = f"{format_length(row.window)}-" if isinstance(row, Gain) else ""
+    return row.benchmark + task + ("" if row.length is None else f"@{window}{format_length(row.length)}")
 
 
-def gain_words(comparison: Comparison, pair: Pair) -> str:
-    """What a table of gains shows, in words."""
+def gain_title(comparison: Comparison, pair: Pair) -> str:
+    """The title of a table of gains."""
     return (
         f"Gain from the longer window: {pair.extended.label} at its longest length against {comparison.original.label} "
-        "at its own window, the same questions with more of their text"
+        "at its own window, same questions"
     )
 
 
@@ -109,24 +110,20 @@ def _table(rows: Sequence[Difference]) -> list[str]:
     for row in rows:
         kept = "–" if row.retention is None else f"{100 * row.retention:.1f} %"
         lines.append(
-            f"| {text(name(row))} | {row.n:,} | {row.original:.1f} | {row.extended:.1f} | {row.difference:+.2f} "
+            f"| {text(row_name(row))} | {row.n:,} | {row.original:.1f} | {row.extended:.1f} | {row.difference:+.2f} "
             f"| {row.interval.low:+.2f} .. {row.interval.high:+.2f} | {kept} | {row.lost} / {row.gained} |"
         )
     return lines
 
 
-def _alpha(comparison: Comparison) -> float:
-    return 1 - comparison.confidence
-
-
 def text(value: str) -> str:
-    """A foreign text inside Markdown: no markup, no HTML, one line."""
+    """Text from outside, escaped for Markdown: no markup, no HTML, one line."""
     flat = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", value)
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&@])", r"\\\1", flat)
 
 
 def _harmless(value: object) -> object:
-    """A name that a spreadsheet would take for a formula gets a quote in front."""
+    """Put a quote before a name that a spreadsheet would read as a formula."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
 
 
@@ -136,14 +133,15 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(gate: Gate, timestamp: str) -> str:
-    """JUnit XML: a test case for each check. Regression and inconclusive are failures of those types, so that no CI
-    shows either as passed; what could not be compared is an error. ``timestamp``: ISO 8601, no zone."""
-    verdicts = [check.verdict for check in gate.checks]
-    stopped = gate.verdict == "not comparable" and "not comparable" not in verdicts
-    failures = sum(verdict in ("regression", "inconclusive") for verdict in verdicts)
-    errors = verdicts.count("not comparable") + stopped
-    tests = len(gate.checks) + stopped
-    totals = {"tests": str(tests), "failures": str(failures), "errors": str(errors), "time": "0"}
+    """JUnit XML with a test case for each check. ``timestamp``: ISO 8601 without a zone.
+
+    Both regression and inconclusive are failures, so that no CI shows them as passed. Not comparable is an error.
+    """
+    stopped = gate.verdict == "not comparable"
+    failures = sum(check.verdict != "pass" for check in gate.checks)
+    totals = {
+        "tests": str(len(gate.checks) + stopped), "failures": str(failures), "errors": str(int(stopped)), "time": "0"
+    }  # fmt: skip
     root = ET.Element("testsuites", totals)
     suite = ET.SubElement(
         root,
@@ -158,37 +156,29 @@ def junit(gate: Gate, timestamp: str) -> str:
     for key, fact in facts.items():
         ET.SubElement(properties, "property", {"name": key, "value": _xml(fact)})
     for check in gate.checks:
-        case = ET.SubElement(suite, "testcase", {**_case(f"{check.name}: {check.criterion}"), "time": "0"})
-        if check.verdict != "pass":
-            _problem(case, check.verdict, check.message)
-        else:
-            ET.SubElement(case, "system-out").text = _xml(check.message)
+        _case(suite, f"{check.name}: {check.criterion}", check.verdict, check.message)
     if stopped:
-        case = ET.SubElement(suite, "testcase", {**_case("the runs can be compared"), "time": "0"})
-        _problem(case, "not comparable", gate.reason or gate.paragraph)
+        _case(suite, "the runs can be compared", gate.verdict, gate.reason or gate.paragraph)
     ET.SubElement(suite, "system-out").text = _xml(gate.paragraph)
     ET.SubElement(suite, "system-err").text = ""
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def _case(name: str) -> dict[str, str]:
-    return {"classname": "lr2eval.gate", "name": _xml(name)}
-
-
-def _problem(case: ET.Element, verdict: Verdict, message: str) -> None:
-    kind = "error" if verdict == "not comparable" else "failure"
-    element = ET.SubElement(case, kind, {"message": _xml(message), "type": verdict.replace(" ", "-")})
-    element.text = _xml(message)
+def _case(suite: ET.Element, name: str, verdict: Verdict, message: str) -> None:
+    case = ET.SubElement(suite, "testcase", {"classname": "lr2eval.gate", "name": _xml(name), "time": "0"})
+    tag = {"pass": "system-out", "not comparable": "error"}.get(verdict, "failure")
+    about = {} if verdict == "pass" else {"message": _xml(message), "type": verdict.replace(" ", "-")}
+    ET.SubElement(case, tag, about).text = _xml(message)
 
 
 def _xml(value: str) -> str:
-    """Characters that XML 1.0 cannot hold become the replacement character."""
+    """Replace characters that XML 1.0 does not allow."""
     return _NOT_XML.sub("\ufffd", value)
 
 
-def workflow_commands(gate: Gate) -> list[str]:
-    """GitHub workflow commands: an error for what failed, a warning for what is undecided, a notice for a pass."""
+def github_annotations(gate: Gate) -> list[str]:
+    """GitHub workflow commands: an error for a failure, a warning for an inconclusive check, a notice for a pass."""
     levels = {"pass": "notice", "regression": "error", "inconclusive": "warning", "not comparable": "error"}
     if not gate.checks:
         return [_command(levels[gate.verdict], f"lr2eval gate: {gate.verdict}", gate.reason or gate.paragraph)]
@@ -202,21 +192,20 @@ def _command(level: str, title: str, message: str) -> str:
     return f"::{level} title={escaped(title).replace(':', '%3A').replace(',', '%2C')}::{escaped(message)}"
 
 
-def summary(gate: Gate) -> str:
+def gate_markdown(gate: Gate) -> str:
     """Markdown for a step summary or a pull request."""
     lines = [f"## {SIGNS[gate.verdict]} lr2eval gate: {gate.verdict.upper()}", "", text(gate.paragraph), ""]
     if gate.checks:
         lines += [
-            "| check | asked | n | original | extended | difference | retained | verdict |",
+            "| check | limit | n | original | extended | difference | retained | verdict |",
             "|---|---|---:|---:|---:|---:|---:|---|",
             *(_row(check) for check in gate.checks),
             "",
         ]
     if gate.regressed:
-        lines += ["Single tasks that fell for certain (Holm):", ""]
+        lines += ["Tasks with a significant loss (Holm):", ""]
         lines += [f"- {text(each.name)}: {each.difference:+.1f} points" for each in gate.regressed] + [""]
-    notes = [*gate.mind, *(f"left out: {item.what}, {item.n} samples: {item.reason}" for item in gate.left_out)]
-    lines += [f"- {text(note)}" for note in notes]
+    lines += [f"- {text(note)}" for note in notes(gate)]
     if gate.original is not None and gate.extended is not None:
         lines += ["", f"Runs: original `{gate.original.digest[:16]}`, extended `{gate.extended.digest[:16]}`"]
     return "\n".join(lines).rstrip() + "\n"

@@ -1,8 +1,8 @@
-"""The verdict: is what the original could do still there, is it lost, or do the samples not tell?
+"""The verdict of the gate: does the extended model keep the scores of the original within the limits?
 
-Non-inferiority, not "no significant difference": a check passes when the loss is shown to lie within its limit, and a
-gate passes when every check does (an intersection-union test, so no correction for their number is due). The rule and
-its measured error rates are in ``docs/statistics.md``.
+This is a non-inferiority test, not a test for "no significant difference". A check passes if the loss is shown to be
+within its limit. A gate passes if every check does (an intersection-union test, so it needs no correction for their
+number). ``docs/statistics.md`` has the rule and its measured error rates.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from scipy import stats
 
 from lr2eval._version import __version__
 from lr2eval.base.console import suggestion
-from lr2eval.base.units import format_length, parse_length
-from lr2eval.comparisons.compare import Compared, interval, points, retained, together
+from lr2eval.base.units import parse_length
+from lr2eval.comparisons.compare import PairedRuns, means, pool, retention
+from lr2eval.comparisons.exports import row_name, significant_tasks
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.comparisons.pairing import PairedShard
 from lr2eval.errors import Lr2EvalError, NotComparableError, TaskError, UsageError
@@ -27,35 +28,40 @@ from lr2eval.registry import benchmarks
 from lr2eval.stats.paired import Paired, decide, difference_z, required_n, retention_z
 
 EXIT_CODES: Mapping[Verdict, int] = {"pass": 0, "regression": 1, "inconclusive": 3, "not comparable": 4}
-_FOREIGN = "lm_eval"
-"""Tasks of lm-eval share no headline, so each is a check of its own."""
+_WORST_FIRST: tuple[Verdict, ...] = ("regression", "inconclusive")
+_LM_EVAL = "lm_eval"
+"""Tasks of lm-eval have no common headline number, so each of them is a separate check."""
 
 
-def judge(compared: Compared, config: GateConfig) -> Gate:
+def judge(runs: PairedRuns, config: GateConfig) -> Gate:
     """The verdict on one extended model. Raises :class:`UsageError` for a check that names nothing in the runs."""
-    check_pin(compared.original.side, config)
-    names = config.tasks or default_checks(compared)
-    names = list(dict.fromkeys([*names, *config.checks]))
-    checks = [check for name in names for check in _checks(name, compared, config)]
-    regressed = _regressed(compared, config.confidence)
-    verdict = _overall([check.verdict for check in checks])
+    names = dict.fromkeys([*(config.tasks or default_checks(runs)), *config.checks])
+    checks = [check for name in names for check in _checks(name, runs, config)]
+    # Single tasks with a significant loss are listed, whatever the checks are.
+    regressed = [
+        Regressed(name=row_name(row), difference=row.difference, p_holm=row.p_holm or 0.0)
+        for row in significant_tasks(runs.record, config.confidence)
+        if row.difference < 0
+    ]
+    verdicts = [check.verdict for check in checks]
+    verdict: Verdict = next((each for each in _WORST_FIRST if each in verdicts), "pass")
     return Gate(
         lr2eval_version=__version__,
         verdict=verdict,
         exit_code=EXIT_CODES[verdict],
-        paragraph=_paragraph(verdict, checks, regressed, compared, config.confidence),
+        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence),
         confidence=config.confidence,
-        original=compared.original.side,
-        extended=compared.extended.side,
+        original=runs.original.side,
+        extended=runs.extended.side,
         checks=checks,
         regressed=regressed,
-        left_out=compared.pair.left_out,
-        mind=compared.pair.mind,
+        left_out=runs.record.left_out,
+        caveats=runs.record.caveats,
     )
 
 
 def not_comparable(error: Lr2EvalError, confidence: float) -> Gate:
-    """The verdict when two runs cannot be compared at all."""
+    """The verdict if the two runs cannot be compared."""
     return Gate(
         lr2eval_version=__version__,
         verdict="not comparable",
@@ -67,52 +73,47 @@ def not_comparable(error: Lr2EvalError, confidence: float) -> Gate:
         checks=[],
         regressed=[],
         left_out=[],
-        mind=[],
+        caveats=[],
         reason=str(error),
     )
 
 
 def check_pin(original: Side, config: GateConfig) -> None:
-    """Refuse an original that is not the one ``gate.toml`` pins."""
+    """Refuse an original other than the one that ``gate.toml`` pins."""
     pinned = config.baseline_digest
     if pinned is not None and not original.digest.startswith(pinned):
         raise NotComparableError(
-            f"{original.source} has digest {original.digest[:12]}, the gate pins {pinned[:12]}; restore the pinned "
-            "baseline, or change baseline_digest in a reviewed commit"
+            f"{original.source} has digest {original.digest[:12]}, but the gate pins {pinned[:12]}; restore the pinned "
+            "baseline, or change baseline_digest in the gate's configuration"
         )
 
 
-def default_checks(compared: Compared) -> list[str]:
-    """One check for every benchmark both ran, one for every task of lm-eval."""
-    names = []
-    for shard in compared.shards:
-        names.append(shard.task if shard.benchmark == _FOREIGN else shard.benchmark)
-    return list(dict.fromkeys(names))
+def default_checks(runs: PairedRuns) -> list[str]:
+    """One check for each benchmark that both ran, and one for each task of lm-eval."""
+    return list(dict.fromkeys(s.task if s.benchmark == _LM_EVAL else s.benchmark for s in runs.shards))
 
 
-def _checks(name: str, compared: Compared, config: GateConfig) -> list[Check]:
-    benchmark, shards = _select(name, compared)
+def _checks(name: str, runs: PairedRuns, config: GateConfig) -> list[Check]:
+    benchmark, shards = _select(name, runs)
     whole = name.partition("@")[0] == benchmark
     weights = config.weights.get(benchmark)
     for task in weights or {}:
-        if not any(_named(shard, task) for shard in compared.shards if shard.benchmark == benchmark):
-            raise UsageError(f"weights.{benchmark}: no task {task!r} in the runs")
+        if not any(_named(shard, task) for shard in runs.shards if shard.benchmark == benchmark):
+            raise UsageError(f"weights.{benchmark}: the runs have no task {task!r}")
     by_task = {s.task: w for s in shards for task, w in (weights or {}).items() if _named(s, task)}
-    paired = together(shards, compared.headline(benchmark) if whole else "tasks", by_task)
+    paired = pool(shards, runs.extended.weighting("benchmark" if whole else "task", benchmark), by_task)
     limits = config.limits(name)
-    kinds: list[tuple[Literal["margin", "retention"], float]] = []
-    if limits.min_retention is not None:
-        kinds.append(("retention", limits.min_retention))
-    if limits.margin is not None:
-        kinds.append(("margin", limits.margin))
-    return [_check(name, paired, kind, limit, config.confidence) for kind, limit in kinds]
+    kinds: list[tuple[Literal["margin", "retention"], float | None]] = [
+        ("retention", limits.min_retention), ("margin", limits.margin)
+    ]  # fmt: skip
+    return [_check(name, paired, kind, limit, config.confidence) for kind, limit in kinds if limit is not None]
 
 
-def _select(name: str, compared: Compared) -> tuple[str, list[PairedShard]]:
-    """Benchmark and shards a check names: ``mmlu``, ``ruler:vt``, ``ruler:niah``, ``ruler@8k``, ``hellaswag``."""
+def _select(name: str, runs: PairedRuns) -> tuple[str, list[PairedShard]]:
+    """Benchmark and shards of a check: ``mmlu``, ``ruler:vt``, ``ruler:niah``, ``ruler@8k``, ``hellaswag``."""
     full, at, length = name.partition("@")
     benchmark, colon, selector = full.partition(":")
-    pool = list(compared.shards)
+    pool = list(runs.shards)
     if at:
         try:
             wanted = parse_length(length)
@@ -127,8 +128,8 @@ def _select(name: str, compared: Compared) -> tuple[str, list[PairedShard]]:
         found = [shard for shard in pool if shard.task == full]
         benchmark = found[0].benchmark if found else benchmark
     if not found:
-        known = [*default_checks(compared), *(f"{s.benchmark}:{s.task}" for s in compared.shards)]
-        raise UsageError(f"check {name!r}: nothing of that name in both runs; {suggestion(name, known)}")
+        known = [*default_checks(runs), *(f"{s.benchmark}:{s.task}" for s in runs.shards)]
+        raise UsageError(f"check {name!r}: the two runs have nothing with this name; {suggestion(name, known)}")
     return benchmark, found
 
 
@@ -146,116 +147,94 @@ def _plugin_tasks(benchmark: str, selector: str) -> Sequence[str]:
 
 def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limit: float, confidence: float) -> Check:
     before, after = paired.means()
-    gap, shown = points(after - before), interval(paired, confidence)
-    retention, kept = retained(paired, confidence)
+    found = means(paired, confidence) | retention(paired, confidence)
+    shown, kept = found["interval"], found["retention_interval"]
     verdict: Verdict
     if kind == "margin":
-        verdict = decide(shown.low, shown.high, gap, -limit, 0.0)
+        verdict = decide(shown.low, shown.high, found["difference"], -limit, 0.0)
         z, equal = difference_z(paired, -limit / 100), limit / 100
         seen = after - before + limit / 100
         criterion = f"loss of at most {limit:g} points"
     else:
-        # An original that scores nothing has nothing to retain, however many samples there are.
+        # If the original scores 0 there is nothing to retain, whatever the number of samples.
         verdict = "inconclusive" if kept is None else decide(kept.low, kept.high, after / before, limit, 1.0)
         z, equal = retention_z(paired, limit), (1 - limit) * before
         seen = after - limit * before
         criterion = f"retention of at least {100 * limit:g} %"
     ratio = limit if kind == "retention" else 1.0
     spread = float(np.std(paired.contrast(ratio))) * math.sqrt(paired.design_effect(ratio))
-    needed, needed_if_equal = (required_n(spread, distance, confidence) for distance in (seen, equal))
-    found = Check(
+    needed, needed_if_equal = (
+        required_n(spread, distance, confidence) if verdict == "inconclusive" else None for distance in (seen, equal)
+    )
+    check = Check(
         name=name,
         verdict=verdict,
         criterion=criterion,
         kind=kind,
         limit=limit,
-        n=paired.n,
-        original=points(before),
-        extended=points(after),
-        difference=gap,
-        interval=shown,
-        retention=retention,
-        retention_interval=kept,
+        **found,
         p_noninferior=float(stats.norm.sf(z)),
-        needed_n=needed if verdict == "inconclusive" else None,
-        needed_n_if_equal=needed_if_equal if verdict == "inconclusive" else None,
+        needed_n=needed,
+        needed_n_if_equal=needed_if_equal,
         message="",
     )
-    return found.model_copy(update={"message": _message(found, confidence)})
-
-
-def _regressed(compared: Compared, confidence: float) -> list[Regressed]:
-    """Tasks that lost for certain, whatever the checks ask: Holm over all tasks at the gate's level."""
-    return [
-        Regressed(
-            name=f"{row.benchmark}:{row.task}" + ("" if row.length is None else f"@{format_length(row.length)}"),
-            difference=row.difference,
-            p_holm=row.p_holm,
-        )
-        for row in compared.pair.differences
-        if row.level == "shard" and row.p_holm is not None and row.p_holm < 1 - confidence and row.difference < 0
-    ]
-
-
-def _overall(verdicts: Sequence[Verdict]) -> Verdict:
-    order: tuple[Verdict, ...] = ("regression", "not comparable", "inconclusive")
-    return next((each for each in order if each in verdicts), "pass")
+    return check.model_copy(update={"message": _message(check, confidence)})
 
 
 def _message(check: Check, confidence: float) -> str:
-    """One line about one check: what was asked, what was seen, what it means."""
+    """One line about a check: the scores, the limit, and what they mean."""
     kept = "" if check.retention is None else f", {100 * check.retention:.1f} % retained"
     scores = f"{check.original:.1f} -> {check.extended:.1f}"
     seen = f"{check.name}: {scores} ({check.difference:+.2f} points{kept}, n = {check.n:,})"
-    sure = f"{100 * confidence:g} % confidence"
     if check.kind == "margin":
-        bound = f"the loss is at most {max(0.0, -check.interval.low):.2f} points"
         limit = f"{check.limit:g} points"
+        beyond = f"the loss exceeds the limit of {limit} and is more than chance"
+        bound = f"the loss is at most {max(0.0, -check.interval.low):.2f} points"
     else:
+        limit = f"{100 * check.limit:g} %"
+        beyond = f"less than the limit of {limit} is retained, and the loss is more than chance"
         low = 0.0 if check.retention_interval is None else check.retention_interval.low
         bound = f"at least {100 * low:.2f} % is retained"
-        limit = f"{100 * check.limit:g} %"
-    if check.verdict == "pass":
-        loss = "a loss is shown, but " if check.interval.high < 0 else ""
-        return f"{seen}; {loss}with {sure} {bound}, the limit is {limit}"
     if check.verdict == "regression":
-        return f"{seen}; beyond the limit of {limit}, and more than chance"
+        return f"{seen}; {beyond}"
     if check.retention is None and check.kind == "retention":
-        return f"{seen}; the original scores 0 here, so nothing can be retained: choose --margin or other --tasks"
-    return f"{seen}; {bound} with {sure}, the limit is {limit}: {_would_decide(check)}"
+        return f"{seen}; the original scores 0 here, so there is nothing to retain: use --margin or other --tasks"
+    loss = "there is a loss, but " if check.verdict == "pass" and check.interval.high < 0 else ""
+    bound = f"{seen}; {loss}with {100 * confidence:g} % confidence {bound}; the limit is {limit}"
+    return bound if check.verdict == "pass" else f"{bound}; {_would_decide(check)}"
 
 
 def _would_decide(check: Check) -> str:
-    seen = None if check.needed_n is None else _rounded(max(check.needed_n, check.n + 1))
-    equal = None if check.needed_n_if_equal is None else _rounded(max(check.needed_n_if_equal, check.n + 1))
+    seen, equal = (
+        None if n is None else _rounded(max(n, check.n + 1)) for n in (check.needed_n, check.needed_n_if_equal)
+    )
     if seen is not None and seen == equal:
-        return f"about {seen} samples would decide if this goes on"
-    texts = [] if seen is None else [f"about {seen} samples would decide if the truth is what was seen"]
-    texts += [] if equal is None else [f"about {equal} if nothing was lost"]
-    return ", ".join(texts) or "no number of samples would decide if the truth is what was seen"
+        return f"about {seen} samples would decide if the scores stay the same"
+    texts = [] if seen is None else [f"about {seen} samples would decide if the true scores are as observed"]
+    texts += [] if equal is None else [f"about {equal} samples would decide if nothing was lost"]
+    return ", ".join(texts) or "more samples would not decide if the true scores are as observed"
 
 
 def _rounded(n: int) -> str:
-    """Two significant digits, upwards: a plan, not a measurement."""
+    """Rounded up to two significant digits."""
     step = 10 ** max(0, len(str(n)) - 2)
     return f"{-(-n // step) * step:,}"
 
 
 def _paragraph(
-    verdict: Verdict, checks: Sequence[Check], regressed: Sequence[Regressed], compared: Compared, confidence: float
+    verdict: Verdict, checks: Sequence[Check], regressed: Sequence[Regressed], runs: PairedRuns, confidence: float
 ) -> str:
-    before, after = compared.original.side.label, compared.extended.side.label
+    before, after = runs.original.side.label, runs.extended.side.label
     said = {
-        "pass": f"PASS: {after} keeps what {before} could do, within the limits asked for.",
-        "regression": f"REGRESSION: {after} lost more than allowed against {before}.",
-        "inconclusive": f"INCONCLUSIVE: these samples do not tell whether {after} keeps what {before} could do.",
-        "not comparable": f"NOT COMPARABLE: {after} and {before}.",
+        "pass": f"PASS: {after} keeps the scores of {before} within the limits.",
+        "regression": f"REGRESSION: {after} lost more than the limits allow, compared with {before}.",
+        "inconclusive": f"INCONCLUSIVE: the samples do not show whether {after} keeps the scores of {before}.",
     }[verdict]
-    # What decided comes first.
+    # The checks that led to the verdict come first.
     order = sorted(checks, key=lambda check: check.verdict != verdict)
     told = ". ".join(check.message for check in order[:4])
-    more = f" And {len(order) - 4} more checks." if len(order) > 4 else ""
+    more = f" {len(order) - 4} more checks are not shown here." if len(order) > 4 else ""
     named = ", ".join(f"{each.name} ({each.difference:+.1f})" for each in regressed[:5])
     rest = f" and {len(regressed) - 5} more" if len(regressed) > 5 else ""
-    fell = f" Single tasks that fell for certain (Holm, {100 * confidence:g} %): {named}{rest}." if regressed else ""
+    fell = f" Tasks with a significant loss (Holm, {100 * confidence:g} %): {named}{rest}." if regressed else ""
     return re.sub(r"\s+", " ", f"{said} {told}.{more}{fell}")

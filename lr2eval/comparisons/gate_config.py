@@ -1,4 +1,4 @@
-"""What the gate asks: flags and a committed ``gate.toml`` in one checked value. Loads without numpy."""
+"""The configuration of the gate, from flags and ``gate.toml``. Loads without numpy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lr2eval.base.config import Config, Names, Rare, Table, merged
 DEFAULT_RETENTION = 0.985
 
 
-class Limits(Table):
+class LossLimits(Table):
     """What may be lost: points of score, a share of the original's score, or (both given) neither more than either."""
 
     min_retention: float | None = Field(None, gt=0, lt=1)
@@ -22,7 +22,7 @@ class Limits(Table):
     """The largest loss in points that passes."""
 
 
-class GateConfig(Limits, Config):
+class GateConfig(LossLimits, Config):
     """A gate, fully described; the field names are the keys of ``gate.toml``."""
 
     confidence: float = Field(0.95, gt=0.5, lt=1)
@@ -34,7 +34,7 @@ class GateConfig(Limits, Config):
     baseline_digest: Rare[str | None] = Field(None, min_length=8)
     """The digest that the original must have, or its first 8 or more digits."""
     # Limits of single checks. A check that ``tasks`` does not name is made too.
-    checks: dict[str, Limits] = Field(default_factory=dict)
+    checks: dict[str, LossLimits] = Field(default_factory=dict)
     # benchmark -> task -> weight in the benchmark's mean; a task that is not named weighs 1.
     weights: dict[str, dict[str, float]] = Field(default_factory=dict)
 
@@ -45,14 +45,12 @@ class GateConfig(Limits, Config):
                 raise ValueError(f"weights.{benchmark}: every weight must be a positive number")
         return self
 
-    def limits(self, name: str) -> Limits:
-        """The limits of one check: its own, else the gate's, else a retention of 0.985."""
-        own = self.checks.get(name, self)
-        if own.margin is None and own.min_retention is None:
-            own = self
-        if own.margin is None and own.min_retention is None:
-            return Limits(margin=None, min_retention=DEFAULT_RETENTION)
-        return own
+    def limits(self, name: str) -> LossLimits:
+        """The limits of a check: its own, else those of the gate, else a retention of 0.985."""
+        for each in (self.checks.get(name), self):
+            if each and (each.margin is not None or each.min_retention is not None):
+                return each
+        return LossLimits(margin=None, min_retention=DEFAULT_RETENTION)
 
     @classmethod
     def load(cls, given: Mapping[str, Any], file: Path | None = None, sets: Sequence[str] = ()) -> Self:

@@ -1,7 +1,7 @@
-"""Which samples of two runs are the same question, and the refusal with its reason where they are not (D3).
+"""Which samples of two runs belong together (D3).
 
-Two samples are a pair when their ids and their prompt hashes are equal and the same part of the prompt was kept.
-Everything else is refused, or, with ``common``, left out and counted.
+Two samples are a pair if their ids and prompt hashes are equal and the same part of the prompt was kept. Anything else
+is an error, or with ``common`` it is left out and counted.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from lr2eval.comparisons.sources import Source
+from lr2eval.comparisons.scores import RunScores
 from lr2eval.errors import NotComparableError
 from lr2eval.record.comparison import LeftOut, Side
 from lr2eval.stats.paired import Array
 
 DECIDING = ("seed", "samples_per_task", "limit", "chat", "options", "truncation", "window_policy", "beyond_window")
-"""Settings that decide which question is asked; a difference is the likely reason for samples that do not match."""
-MINDED = ("backend", "dtype", "device", "batch_size", "prefill_chunk")
-"""Settings that may move an answer without changing the question: named beside the result."""
+"""Settings that determine the questions. If samples do not match, a difference here is the likely reason."""
+CAVEAT_KEYS = ("backend", "dtype", "device", "batch_size", "prefill_chunk")
+"""Settings that may change an answer but not the question. Differences are listed beside the result."""
+
+COMMON = "compare only what both runs have with --common"
 
 
 @dataclass(frozen=True)
 class PairedShard:
-    """The pairs of one shard; scores ``(n,)`` on the 0..1 scale, none of them skipped."""
+    """The pairs of one shard; scores ``(n,)`` on the 0..1 scale, without skipped samples."""
 
     name: str
     benchmark: str
@@ -46,58 +48,50 @@ class TwoWindows(PairedShard):
     """Items whose prompt was shortened for ``window``."""
 
 
-def pair(original: Source, extended: Source, *, common: bool) -> tuple[list[PairedShard], list[LeftOut]]:
+def pair(original: RunScores, extended: RunScores, *, common: bool) -> tuple[list[PairedShard], list[LeftOut]]:
     """(pairs by shard in the extended run's order, what is left out and why).
 
-    Raises :class:`NotComparableError` naming the first reason why the two runs do not answer the same questions.
+    Raises :class:`NotComparableError` with the first reason why the two runs do not answer the same questions.
     """
-    refuse_other_questions(original.side, extended.side)
-    left_out: list[LeftOut] = []
-    if not common:
-        for source in (original, extended):
-            if not source.side.complete:
-                raise NotComparableError(
-                    f"{source.side.label}: the run is unfinished; run the same command again to finish it, or compare "
-                    "what both have with --common"
-                )
-    missing = [name for name in original.shards if name not in extended.shards]
-    if missing:
-        reason = f"not in the run of {extended.side.label}"
-        if not common:
-            why = next(
-                (extended.not_run[m] for m in map(_short, missing) if m in extended.not_run), "it was not asked for"
-            )
+    _refuse_different_setups(original.side, extended.side)
+    first, second = original.side.label, extended.side.label
+    for run in (original, extended):
+        if not (common or run.side.complete):
             raise NotComparableError(
-                f"{extended.side.label} lacks {_some(missing)} of the original's shards ({why}); run them, or compare "
-                "what both have with --common"
+                f"{run.side.label}: the run is not finished; run the same command again to finish it, or {COMMON}"
             )
-        left_out += [LeftOut(what=name, n=original.shards[name].n, reason=reason) for name in missing]
-    for name, shard in extended.shards.items():
-        if name not in original.shards:
-            reason = original.not_run.get(_short(name), f"not in the run of {original.side.label}")
-            left_out.append(LeftOut(what=name, n=shard.n, reason=reason))
+    missing = [name for name in original.shards if name not in extended.shards]
+    if missing and not common:
+        asked = (extended.not_run.get(_short(name)) for name in missing)
+        why = next((reason for reason in asked if reason is not None), "not requested")
+        raise NotComparableError(f"{second} has no scores for {_some(missing)} ({why}); run them, or {COMMON}")
+    left_out = [LeftOut(what=name, n=original.shards[name].n, reason=f"not in the run of {second}") for name in missing]
     pairs = []
-    for name in extended.shards:
+    extra = []
+    for name, shard in extended.shards.items():
         if name in original.shards:
             found, lost = _pair_shard(name, original, extended, common=common)
-            left_out += lost
-            if len(found.original):
-                pairs.append(found)
+            extra += lost
+            pairs += [found] if len(found.original) else []
+        else:
+            reason = original.not_run.get(_short(name), f"not in the run of {first}")
+            left_out.append(LeftOut(what=name, n=shard.n, reason=reason))
     if not pairs:
+        reason = _because(original.side, extended.side) or (
+            f": {first} ran {_some(original.shards)}; {second} ran {_some(extended.shards)}"
+        )
         raise NotComparableError(
-            f"{original.side.label} and {extended.side.label} have no sample in common"
-            + (_because(original.side, extended.side) or f"; the one ran {_some(original.shards)}, the other "
-               f"{_some(extended.shards)}: run both on the same tasks and lengths")
-        )  # fmt: skip
-    return pairs, left_out
+            f"{first} and {second} have no sample in common{reason}; run both with the same settings, tasks and lengths"
+        )
+    return pairs, left_out + extra
 
 
-def pair_windows(original: Source, extended: Source) -> tuple[list[TwoWindows], list[LeftOut]]:
-    """(pairs of items by task, what is left out and why) of the original at its window and the extended beyond it.
+def pair_windows(original: RunScores, extended: RunScores) -> tuple[list[TwoWindows], list[LeftOut]]:
+    """(pairs of items by task, what is left out and why): the original at its window, the extended model beyond it.
 
-    A sample's id holds its length, so D3 cannot pair across windows. It pairs both models at the original's window;
-    from there the item leads to the same question at the extended model's longest window, within one run over one data
-    file. Call after :func:`pair`, which refuses runs that do not belong together.
+    A sample's id depends on its length, so ids cannot pair samples across windows. They pair both models at the
+    original's window; the item then leads to the same question at the extended model's longest window, inside one run.
+    Call :func:`pair` first: it refuses runs that do not belong together.
     """
     longest: dict[tuple[str, str], int] = {}
     for shard in extended.shards.values():
@@ -114,15 +108,15 @@ def pair_windows(original: Source, extended: Source) -> tuple[list[TwoWindows], 
         pairs, lost = _across(f"{benchmark}/{task}", window, length, original, extended)
         if lost:
             what = f"gain of {benchmark}/{task}, {window} to {length} tokens"
-            reason = "skipped at one of the windows, or not in both runs at both"
+            reason = "skipped at one of the windows, or missing from one of the runs"
             left_out.append(LeftOut(what=what, n=lost, reason=reason))
         if len(pairs.original):
             found.append(pairs)
     return found, left_out
 
 
-def _across(name: str, window: int, length: int, original: Source, extended: Source) -> tuple[TwoWindows, int]:
-    """(pairs of one task, items that have no partner)."""
+def _across(name: str, window: int, length: int, original: RunScores, extended: RunScores) -> tuple[TwoWindows, int]:
+    """(pairs of one task, number of items without a partner)."""
     before, here = original.shards[f"{name}@{window}"], extended.shards[f"{name}@{window}"]
     there = extended.shards[f"{name}@{length}"]
     asked = {question: i for i, question in enumerate(zip(before.ids, before.prompts, before.truncated, strict=True))}
@@ -147,12 +141,12 @@ def _across(name: str, window: int, length: int, original: Source, extended: Sou
     return pairs, len(rows) - len(both)
 
 
-def refuse_other_questions(original: Side, extended: Side) -> None:
-    """Refuse runs that differ in something no sample hash shows: tokenizer, window policy, truncation policy."""
+def _refuse_different_setups(original: Side, extended: Side) -> None:
+    """Refuse runs with another tokenizer, window policy or truncation policy. Sample hashes do not show these."""
     if original.model.tokenizer_fingerprint != extended.model.tokenizer_fingerprint:
         raise NotComparableError(
-            f"{original.label} and {extended.label} have different tokenizers, so no length is the same for both; "
-            "compare models of one tokenizer"
+            f"{original.label} and {extended.label} have different tokenizers, so a length in tokens means different "
+            "texts; compare models with the same tokenizer"
         )
     for key in ("window_policy", "truncation"):
         before, after = original.settings.get(key), extended.settings.get(key)
@@ -163,11 +157,11 @@ def refuse_other_questions(original: Side, extended: Side) -> None:
             )
 
 
-def to_mind(original: Side, extended: Side) -> list[str]:
-    """Settings and versions that differ and may move scores by themselves."""
+def caveats(original: Side, extended: Side) -> list[str]:
+    """Settings and versions that differ and may change scores by themselves."""
     found = [
         f"{key}: {_shown(before)} for {original.label}, {_shown(after)} for {extended.label}"
-        for key in MINDED
+        for key in CAVEAT_KEYS
         if (before := original.settings.get(key)) != (after := extended.settings.get(key))
     ]
     if original.lr2eval_version != extended.lr2eval_version:
@@ -175,52 +169,44 @@ def to_mind(original: Side, extended: Side) -> list[str]:
     return found
 
 
-def _pair_shard(name: str, original: Source, extended: Source, *, common: bool) -> tuple[PairedShard, list[LeftOut]]:
+def _pair_shard(
+    name: str, original: RunScores, extended: RunScores, *, common: bool
+) -> tuple[PairedShard, list[LeftOut]]:
     before, after = original.shards[name], extended.shards[name]
     sides = original.side, extended.side
     if before.metric != after.metric:
         raise NotComparableError(
-            f"{name}: scored by {before.metric} in {sides[0].label}, by {after.metric} in {sides[1].label}; "
-            "score both the same way"
+            f"{name}: scored by {before.metric} in {sides[0].label}, but by {after.metric} in {sides[1].label}; "
+            "run both with the same metric"
         )
     place = {id_: i for i, id_ in enumerate(before.ids)}
     rows = [(place.get(id_), j) for j, id_ in enumerate(after.ids)]
     both = [(i, j) for i, j in rows if i is not None]
     left_out = []
 
-    def leave(what: str, n: int, mend: str) -> None:
-        if not common:
-            raise NotComparableError(f"{name}: {what}{_because(*sides)}; {mend}")
-        left_out.append(LeftOut(what=name, n=n, reason=what))
+    def leave_out(n: int, what: str, fix: str) -> None:
+        if n and not common:
+            raise NotComparableError(f"{name}: {what}{_because(*sides)}; {fix}, or {COMMON}")
+        if n:
+            left_out.append(LeftOut(what=name, n=n, reason=what))
 
     alone = before.n + after.n - 2 * len(both)
-    if alone:
-        leave(
-            f"{alone} samples are in one run only ({before.n} and {after.n} samples, {len(both)} in common)",
-            alone,
-            "run both with the same settings, or compare what both have with --common",
-        )
+    counts = f"{before.n} and {after.n} samples, {len(both)} in common"
+    leave_out(alone, f"{alone} samples are in one run only ({counts})", "run both with the same settings")
     same = [(i, j) for i, j in both if before.prompts[i] == after.prompts[j]]
-    if len(same) < len(both):
-        leave(
-            f"{len(both) - len(same)} of {len(both)} samples have another prompt (other data, template or tokenizer)",
-            len(both) - len(same),
-            "run both on the same data, or compare the rest with --common",
-        )
+    other = len(both) - len(same)
+    what = f"{other} of {len(both)} samples have different prompts (other data, template or tokenizer)"
+    leave_out(other, what, "run both on the same data")
     whole = [(i, j) for i, j in same if before.truncated[i] == after.truncated[j]]
-    if len(whole) < len(same):
-        leave(
-            f"{len(same) - len(whole)} prompts were cut to another length in one of the runs",
-            len(same) - len(whole),
-            "run both at one window, or compare the rest with --common",
-        )
+    cut = len(same) - len(whole)
+    leave_out(cut, f"{cut} prompts were shortened to different lengths", "run both with the same window")
     left, right = np.array([i for i, _ in whole], int), np.array([j for _, j in whole], int)
     scores_before, scores_after = before.scores[left], after.scores[right]
     scored = ~(np.isnan(scores_before) | np.isnan(scores_after))
     if not scored.all():
-        # The truncation policy `skip` was asked for, and both runs say so: no refusal.
+        # No error: both runs used the truncation policy `skip`.
         n = int((~scored).sum())
-        left_out.append(LeftOut(what=name, n=n, reason="skipped in one of the runs: the prompt did not fit"))
+        left_out.append(LeftOut(what=name, n=n, reason="skipped in at least one run: the prompt was too long"))
     kept = right[scored]
     return (
         PairedShard(
@@ -240,13 +226,13 @@ def _pair_shard(name: str, original: Source, extended: Source, *, common: bool) 
 def _unit(scores: Array, name: str, side: Side) -> Array:
     if len(scores) and not (scores.min() >= 0 and scores.max() <= 100):
         raise NotComparableError(
-            f"{name}: {side.label} has scores outside 0..100, which no paired test of shares can take; leave it out"
+            f"{name}: {side.label} has scores outside 0..100, which the paired tests cannot use; run without this task"
         )
     return np.clip(scores / 100, 0.0, 1.0)
 
 
 def _because(original: Side, extended: Side) -> str:
-    """The settings that differ, in words; empty where none does."""
+    """The settings that differ, in words; empty if they are all the same."""
     differing = [
         f"{key} {_shown(before)} and {_shown(after)}"
         for key in DECIDING

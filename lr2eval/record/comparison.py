@@ -1,33 +1,26 @@
 """``comparison.json`` and ``gate.json``: what two or more runs say about each other. Stored numbers, no timing.
 
-``python -m lr2eval.record.comparison`` generates the JSON schemas under ``lr2eval/schemas`` from these models. A test
-fails when they differ. Differences and scores are points on the 0..100 scale, retention is a ratio.
+Scores and differences are points on the 0..100 scale, retention is a ratio. After a change here, run
+``python -m lr2eval.record.schemas`` to write the published JSON schemas again.
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from lr2eval.record.base import Record
 from lr2eval.record.results import Interval, ModelFacts
-
-SCHEMAS = Path(__file__).parents[1] / "schemas"
 
 Level = Literal["benchmark", "length", "task", "shard"]
 Verdict = Literal["pass", "regression", "inconclusive", "not comparable"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Side(Record):
+    """One of the runs of a comparison."""
 
-
-class Side(_Model):
-    """One of the compared runs."""
-
-    label: str = Field(description="model name; with the folder's name where two models share one")
+    label: str = Field(description="model name; if two models have the same name, with the name of the folder")
     source: str = Field(description="name of the run folder or baseline file")
     kind: Literal["run", "baseline"]
     digest: str = Field(description="run digest, over ids, prompt hashes, answers and scores")
@@ -37,19 +30,19 @@ class Side(_Model):
     settings: dict[str, Any]
 
 
-class RatioInterval(_Model):
+class RatioInterval(Record):
     """A confidence interval of extended / original."""
 
     low: float
-    high: float | None = Field(description="null where nothing bounds it (an original that scores near 0)")
+    high: float | None = Field(description="null if there is no upper bound (the original scores near 0)")
     confidence: float
     method: str
 
 
-class CellDifference(_Model):
-    """The pairs of a shard whose needle stands at one depth."""
+class CellDifference(Record):
+    """The pairs of a shard with the needle at one depth."""
 
-    depth: float = Field(description="asked place in the haystack, 0 start to 1 end")
+    depth: float = Field(description="requested place in the haystack, 0 (start) to 1 (end)")
     n: int
     original: float
     extended: float
@@ -57,101 +50,100 @@ class CellDifference(_Model):
     interval: Interval
 
 
-class Difference(_Model):
+class Difference(Record):
     """Extended minus original on the same samples.
 
     Levels: ``shard`` one task at one length; ``task`` one task over its lengths; ``length`` one benchmark at one
-    length; ``benchmark`` all of it. The last two weigh as the benchmark's headline does (RULER: every task the same,
-    MMLU: every sample the same).
+    length; ``benchmark`` all of it. The last two are weighted like the benchmark's headline number (RULER: each task
+    counts the same, MMLU: each sample counts the same).
     """
 
     level: Level
     benchmark: str
     task: str | None
     length: int | None
-    over: Literal["tasks", "samples"] = Field(description="what the mean counts the same")
+    over: Literal["tasks", "samples"] = Field(description="what has equal weight in the mean")
     shards: int
     n: int = Field(description="pairs")
     original: float
     extended: float
     difference: float = Field(description="extended - original, points")
     interval: Interval = Field(description="two-sided; each end is a one-sided bound at the comparison's confidence")
-    retention: float | None = Field(description="extended / original; null where the original scores 0")
+    retention: float | None = Field(description="extended / original; null if the original scores 0")
     retention_interval: RatioInterval | None
     binary: bool = Field(description="whether every score is 0 or 100")
     lost: int = Field(description="pairs in which the extended model scores lower")
-    gained: int = Field(description="pairs in which it scores higher")
-    p_changed: float = Field(description="two-sided p value that the models differ here")
+    gained: int = Field(description="pairs in which the extended model scores higher")
+    p_changed: float = Field(description="two-sided p value of the hypothesis that the two models are equal here")
     p_method: str
-    p_holm: float | None = Field(description="p_changed adjusted over all rows of this level (Holm); shards and tasks")
-    clusters: int | None = Field(description="groups of samples that share a document; null: samples are independent")
+    p_holm: float | None = Field(description="p_changed, Holm-adjusted over all tasks or all shards; else null")
+    clusters: int | None = Field(description="groups of samples from one document; null if samples are independent")
     design_effect: float = Field(description="variance relative to independent samples, at least 1")
     noise: float | None = Field(default=None, description="largest |difference| between repeats of one model, points")
-    cells: list[CellDifference] = Field(default=[], description="by depth, where the benchmark is a depth grid")
+    cells: list[CellDifference] = Field(default=[], description="by needle depth, for benchmarks with a depth grid")
 
 
 class Gain(Difference):
-    """The extended model at its longest window against the original at its own, on the same items.
+    """The extended model at its longest window against the original at its own window, on the same items.
 
-    For benchmarks that ask the same items at several windows (LongBench): what a longer window is worth, where
-    ``Difference`` at the original's window says what it cost. ``length`` is the extended model's window; levels are
-    ``task`` (one data set) and ``benchmark``. "Same samples" means items here: the prompts differ in what was cut.
+    For benchmarks that ask the same items at several windows (LongBench). A gain says what the longer window is worth;
+    ``Difference`` at the original's window says what it cost. ``length`` is the extended model's window. Levels are
+    ``task`` (one data set) and ``benchmark``. The items are the same, but the original's prompts were cut more.
     """
 
-    window: int = Field(description="the original's window: the longest within its own that both models were run at")
-    cut: int = Field(description="items whose prompt was shortened to fit the original's window; only these can gain")
+    window: int = Field(description="longest length inside the original's window at which both models were run")
+    cut: int = Field(description="items whose prompt was shortened to fit the original's window")
 
 
-class LeftOut(_Model):
-    """Samples or shards that are in one run and not in the comparison."""
+class LeftOut(Record):
+    """Samples or shards that are not part of the comparison."""
 
     what: str
     n: int
     reason: str
 
 
-class EffectiveLength(_Model):
-    """RULER's effective length of one run over the tasks and lengths it has, and how sure it is."""
+class EffectiveLength(Record):
+    """RULER's effective length of one run, over its tasks and lengths, with the result of resampling."""
 
     label: str
     tasks: int
     lengths: list[int]
     threshold: float
     effective_length: int | None
-    shares: list[tuple[int | None, float]] = Field(description="how often each length comes out when resampled")
+    shares: list[tuple[int | None, float]] = Field(description="[length, share of resamples with this result]")
 
 
-class Pair(_Model):
+class Pair(Record):
     """The original against one extended model."""
 
     extended: Side
-    paired: bool = Field(description="false: on different samples, asked for with --unpaired")
     differences: list[Difference]
     left_out: list[LeftOut]
-    mind: list[str] = Field(description="settings that differ and may move scores (dtype, backend, batch size)")
-    gains: list[Gain] = Field(default=[], description="empty where no task asks the same items at two windows")
+    caveats: list[str] = Field(description="settings that differ and may change scores (dtype, backend, batch size)")
+    gains: list[Gain] = Field(default=[], description="empty unless a task asks the same items at two windows")
 
 
-class Comparison(_Model):
+class Comparison(Record):
     """The whole of ``comparison.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     lr2eval_version: str
     confidence: float = Field(description="of each one-sided bound; intervals are two-sided at 2 * confidence - 1")
     original: Side
     pairs: list[Pair]
-    effective_lengths: list[EffectiveLength] = []
-    noise_runs: list[str] = Field(default=[], description="repeats of the original the noise floor comes from")
+    effective_lengths: list[EffectiveLength] = Field(default=[], description="for runs of RULER at two lengths or more")
+    noise_runs: list[str] = Field(default=[], description="repeats of the original that give the noise floor")
 
 
-class Check(_Model):
-    """One thing the gate asks: is this mean retained?"""
+class Check(Record):
+    """One check of the gate: is this mean score retained?"""
 
     name: str = Field(description="benchmark or benchmark:task")
     verdict: Verdict
     criterion: str = Field(description="for example: retention >= 0.985")
     kind: Literal["margin", "retention"]
-    limit: float = Field(description="margin in points (loss of at most this), or least retention as a ratio")
+    limit: float = Field(description="margin: largest loss in points; retention: smallest extended / original")
     n: int
     original: float
     extended: float
@@ -159,24 +151,24 @@ class Check(_Model):
     interval: Interval
     retention: float | None
     retention_interval: RatioInterval | None
-    p_noninferior: float = Field(description="one-sided p value against 'worse than the limit'")
-    needed_n: int | None = Field(description="pairs that would decide if the truth is what was seen; null: none would")
-    needed_n_if_equal: int | None = Field(description="pairs that would pass if nothing was lost")
+    p_noninferior: float = Field(description="one-sided p value of the hypothesis that the loss exceeds the limit")
+    needed_n: int | None = Field(description="pairs that would decide if the true scores are as observed; else null")
+    needed_n_if_equal: int | None = Field(description="pairs that would decide if nothing was lost")
     message: str
 
 
-class Regressed(_Model):
-    """A single task that lost significantly (Holm over all tasks), whatever the checks say."""
+class Regressed(Record):
+    """A single task with a significant loss (Holm-adjusted over all tasks), whatever the checks say."""
 
     name: str
     difference: float
     p_holm: float
 
 
-class Gate(_Model):
+class Gate(Record):
     """The whole of ``gate.json``."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     lr2eval_version: str
     verdict: Verdict
     exit_code: int
@@ -187,23 +179,5 @@ class Gate(_Model):
     checks: list[Check]
     regressed: list[Regressed]
     left_out: list[LeftOut]
-    mind: list[str]
-    reason: str | None = Field(default=None, description="why nothing could be compared")
-
-
-def schema_texts() -> dict[str, str]:
-    """File name -> committed text of each schema."""
-    return {
-        f"{name}.schema.json": json.dumps(
-            {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema()},
-            indent=2,
-            sort_keys=True,
-        )
-        + "\n"
-        for name, model in (("comparison", Comparison), ("gate", Gate))
-    }
-
-
-if __name__ == "__main__":
-    for file, text in schema_texts().items():
-        (SCHEMAS / file).write_text(text, encoding="utf-8")
+    caveats: list[str]
+    reason: str | None = Field(default=None, description="why the runs cannot be compared")

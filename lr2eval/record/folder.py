@@ -1,4 +1,4 @@
-"""A folder that a command fills: one writer, one configuration, and the manifest that says which (D2, D5)."""
+"""A folder that a command writes: one writer at a time, one configuration, and a manifest (D2, D5)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LOCK = "run.lock"
 
 @contextmanager
 def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
-    """Make ``folder`` and be its only writer. Raises :class:`StoreError` if another process is, or if it cannot be."""
+    """Create ``folder`` and lock it. Raises :class:`StoreError` if it is locked already or cannot be written."""
     from filelock import FileLock, Timeout
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = FileLock(folder / lock, timeout=0).acquire()
     except Timeout:
-        raise StoreError(f"{folder}: another lr2eval is writing it; wait for it or choose another --out") from None
+        raise StoreError(f"{folder}: another lr2eval is writing to it; wait or choose another --out") from None
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror or error}; fix this and run the same command again") from error
     with held:
@@ -32,7 +32,7 @@ def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
 
 
 def claim(folder: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write the manifest of a new folder (``settings`` and ``facts``), or check that it belongs to ``settings``.
+    """Write the manifest of a new folder (``settings`` and ``facts``), or check that an old one has these ``settings``.
 
     Raises :class:`UsageError` naming the keys that differ.
     """
@@ -44,31 +44,31 @@ def claim(folder: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a run folder, ``None`` if it has none; :class:`StoreError` if it is damaged."""
+    """The manifest of a folder, or ``None`` if there is none. Raises :class:`StoreError` if it is damaged."""
     path = folder / MANIFEST
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror}; make the run folder readable") from error
+        raise StoreError(f"{path}: {error.strerror or error}; make the file readable") from error
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise StoreError(f"{path}: damaged ({error}); start again with a fresh --out") from error
+        raise StoreError(f"{path}: not valid JSON ({error}); choose another --out") from error
     if not isinstance(value, dict) or "settings" not in value:
         raise StoreError(f"{path}: not a manifest of lr2eval; choose another --out")
     return value
 
 
 def refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
-    """Raise :class:`UsageError` naming every key in which a run folder's settings differ from the asked ones."""
+    """Raise :class:`UsageError` with the keys in which the settings of a folder differ from the new ones."""
     before, after = _flat(old), _flat(new)
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if keys:
-        shown = "; ".join(f"{key}: {_short(before.get(key))} there, {_short(after.get(key))} now" for key in keys[:6])
+        shown = "; ".join(f"{key}: was {_short(before.get(key))}, now {_short(after.get(key))}" for key in keys[:6])
         more = f" and {len(keys) - 6} more" if len(keys) > 6 else ""
-        raise UsageError(f"{folder} holds a run with another configuration ({shown}{more}); choose another --out")
+        raise UsageError(f"{folder}: has another configuration ({shown}{more}); choose another --out")
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""A finished run as a person wants to look at it: facts, results, and pandas frames of shards and samples."""
+"""Open a finished run: its facts, its results, and pandas frames of shards and samples."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _COLUMNS = (
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run on disk, read once. ``manifest`` says what was run, where and how; ``results`` is ``results.json``."""
+    """The folder of a run. ``manifest`` says what was run, where and how; ``results`` is ``results.json``."""
 
     path: Path
     manifest: Mapping[str, Any]
@@ -56,18 +56,18 @@ class RunFolder:
         with RunStore.read(self.path) as store:
             for sample in store.samples():
                 ours = {**vars(sample), **vars(sample.detail)}
-                # A task's column never hides one of ours.
+                # Our columns replace a task's column of the same name.
                 rows.append({**sample.columns, **{name: ours[name] for name in _COLUMNS}})
         own = {name: None for row in rows for name in row if name not in _COLUMNS}  # in the order of appearance
         return pd.DataFrame(rows, columns=[*_COLUMNS, *own]).astype({"length": "Int64", "score": float})
 
 
 def open_run(folder: Path | str) -> RunFolder:
-    """Open the folder of a finished run. Raises :class:`lr2eval.StoreError` if there is none, or if it is damaged."""
+    """Open the folder of a finished run. Raises :class:`lr2eval.StoreError` if it is not a run or is damaged."""
     path = Path(folder)
     if not (path / RESULTS_FILE).exists():
         inside = sorted(part.parent.name for part in path.glob(f"*/{RESULTS_FILE}"))
         if inside:
-            raise StoreError(f"{path}: holds the runs {' and '.join(inside)}; open one of them")
+            raise StoreError(f"{path}: contains the runs {' and '.join(inside)}; open one of them")
     results = read_results(path)
     return RunFolder(path, read_manifest(path) or {}, results)

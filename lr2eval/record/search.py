@@ -1,44 +1,38 @@
 """``search.json``: what a search found, for reports. Stored numbers only and no timing, so equal searches give equal
-files. What makes one stands in ``lr2eval.method.search.result``."""
+files. ``lr2eval.method.search.result`` writes it."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from lr2eval.errors import StoreError
+from lr2eval.record.base import Record, read_record
 
 FILE = "search.json"
 FACTORS_FILE = "factors.json"
-VERSION: Literal[2] = 2
 FOUND = "searched"
 """Name of the found factors among the rules they are compared with."""
 SEED = "seed"
 """Name of the best unsearched starting vector among them."""
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class RoundFacts(_Model):
+class RoundFacts(Record):
     """One round of one split; the first is the initial population."""
 
     split: int
     iteration: int
     asked: int = Field(description="New candidates")
-    given_up: int = Field(description="By racing, before their last sample")
-    discarded: int = Field(description="Perplexity was no finite number")
+    given_up: int = Field(description="Candidates that racing stopped before their last sample")
+    discarded: int = Field(description="Candidates whose perplexity was not a finite number")
     evaluations: int = Field(description="Candidates times samples")
-    best_nll: float = Field(description="Of this split so far; nats per scored token, mean over samples")
-    round_nll: float | None = Field(description="Best of this round; null if none got a finite score")
+    best_nll: float = Field(description="Best of this split so far; nats per scored token, mean over samples")
+    round_nll: float | None = Field(description="Best of this round; null if no candidate has a finite score")
 
 
-class SplitFacts(_Model):
-    """One split, searched. The counts are those of its rounds together."""
+class SplitFacts(Record):
+    """The search at one split. Its counts are sums over its rounds."""
 
     split: int
     best_nll: float
@@ -49,43 +43,44 @@ class SplitFacts(_Model):
     given_up: int
     discarded: int
     stopped: Literal["iterations", "patience", "exhausted"] = Field(
-        description="All iterations done; no gain for as many iterations as patience allows; no unseen candidate left"
+        description="iterations: all done; patience: too many without a gain; exhausted: no new candidate is left"
     )
     rounds: list[RoundFacts] = Field(min_length=1)
 
 
-class Difference(_Model):
-    """Nats per scored token minus those of the found factors on the same samples; above 0 the found ones are better."""
+class NllDifference(Record):
+    """Nats per scored token of a rule minus those of the found factors, on the same samples. Above 0 the found factors
+    are better."""
 
     mean: float
-    low: float | None = Field(description="Of the paired t interval; null for a single sample")
+    low: float | None = Field(description="Ends of the paired t interval; null for a single sample")
     high: float | None
     confidence: float
     n: int = Field(description="Pairs")
 
 
-class RuleFacts(_Model):
-    """Factors of a rule, of the best unsearched seed, or of the search, scored on the same samples."""
+class RuleFacts(Record):
+    """Factors of a rule, of the best unsearched starting vector, or of the search, scored on the same samples."""
 
     name: str
     made_by: str
     factors: list[PositiveFloat]
     attention_factor: float
-    search_nll: list[float | None] = Field(description="Per sample of the search; null where it was no finite number")
-    held_out_nll: list[float | None] = Field(description="Per sample that the search has not seen")
+    search_nll: list[float | None] = Field(description="For each sample of the search; null if not a finite number")
+    held_out_nll: list[float | None] = Field(description="For each sample that the search has not seen")
     search_perplexity: float | None
     held_out_perplexity: float | None
-    search_difference: Difference | None = Field(
-        description="Null for the found factors themselves, and where a score of either was no finite number"
+    search_difference: NllDifference | None = Field(
+        description="Null for the found factors themselves, and if a score of either is not a finite number"
     )
-    held_out_difference: Difference | None
+    held_out_difference: NllDifference | None
 
 
-class SearchResult(_Model):
+class SearchResult(Record):
     """The whole file."""
 
-    version: Literal[2] = VERSION
-    digest: str = Field(description="sha256 over everything below it but the data facts; equal iff the result is")
+    version: Literal[2] = 2
+    digest: str = Field(description="sha256 over all other keys except data; equal results have equal digests")
     model: str
     fingerprint: str
     original_window: int
@@ -101,7 +96,7 @@ class SearchResult(_Model):
     samples: int
     held_out: int
     reach: float = Field(gt=1, description="Largest factor the search may choose, as a multiple of s; the paper's is 2")
-    split: int = Field(description="Of the best factors")
+    split: int = Field(description="Split of the best factors")
     power: float
     factors: list[PositiveFloat]
     attention_factor: float
@@ -126,28 +121,11 @@ class SearchResult(_Model):
 
     @classmethod
     def read(cls, folder: Path) -> SearchResult:
-        """The result of a search folder; raises :class:`StoreError` if it is missing, damaged or of another version."""
-        path = folder / FILE
-        try:
-            text = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}; is {folder} the folder of a finished search?") from error
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            raise StoreError(
-                f"{path}: {_problem(error, text)}; run the same `lr2eval search` command again to rewrite it"
-            ) from error
-
-
-def _problem(error: ValidationError, text: bytes) -> str:
-    """What is wrong with the file, in words: of another version, or damaged and where."""
-    try:
-        version = json.loads(text).get("version", VERSION)
-    except (ValueError, AttributeError):
-        version = VERSION
-    if version != VERSION:
-        return f"has version {version!r}, this lr2eval reads {VERSION}"
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "file"
-    return f"not a search result, or damaged, at {where} ({first['msg']})"
+        """The result of a search folder. Raises :class:`lr2eval.errors.StoreError` if it cannot be read."""
+        return read_record(
+            folder / FILE,
+            cls,
+            missing="give the folder of a finished search",
+            repair="run the same `lr2eval search` command again to rewrite it",
+            version_key="version",
+        )

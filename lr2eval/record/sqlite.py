@@ -1,4 +1,4 @@
-"""Databases that survive a kill: how they are opened, and their errors in one line."""
+"""Databases that survive a killed process, and their errors in one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lr2eval.errors import StoreError
 
 
 def open_durable(path: Path, tables: str) -> sqlite3.Connection:
-    """Open for writing, making file and ``tables`` when absent: what a statement wrote is on disk when it returns.
+    """Open for writing; create the file and ``tables`` if they do not exist. Each statement is on disk when it returns.
 
     Raises :class:`sqlite3.Error`, also for a damaged file; see :func:`one_line`.
     """
@@ -27,17 +27,17 @@ def open_durable(path: Path, tables: str) -> sqlite3.Connection:
 
 @contextmanager
 def one_line(path: Path) -> Iterator[None]:
-    """SQLite's errors as a :class:`StoreError` that names the file and the mend."""
+    """Turn SQLite's errors into a :class:`StoreError` with the file and what to do."""
     try:
         yield
     except sqlite3.Error as error:
         text = " ".join(str(error).split())
         if "full" in text:
-            mend = "free some disk space and run the same command again: what was finished is kept"
+            fix = "free some disk space and run the same command again; finished work is kept"
         elif "readonly" in text or "unable to open" in text:
-            mend = "make the folder writable or choose another --out"
+            fix = "make the folder writable or choose another --out"
         elif "locked" in text:
-            mend = "another lr2eval writes here; wait for it or choose another --out"
+            fix = "another lr2eval is writing to it; wait or choose another --out"
         else:
-            mend = "the database is damaged; restore it from a copy or start again with a fresh --out"
-        raise StoreError(f"{path}: {text}; {mend}") from error
+            fix = "the database is damaged; restore it from a copy or use a fresh --out"
+        raise StoreError(f"{path}: {text}; {fix}") from error

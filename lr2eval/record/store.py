@@ -1,8 +1,8 @@
 """The run store: ``samples.sqlite`` of a run folder (design D2).
 
-Rules that make it survive anything: WAL with ``synchronous=FULL``; the responses of a batch are one transaction,
-committed as the batch ends; the batch plan of a shard is written before its first batch and never changes, so a
-resumed run makes the same batches; the scores of a shard are one transaction. One process writes.
+It survives a kill at any time: WAL with ``synchronous=FULL``; the responses of a batch are one transaction, committed
+when the batch ends; the batch plan of a shard is written before its first batch and never changes, so a resumed run
+makes the same batches; the scores of a shard are one transaction. Only one process writes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CREATE INDEX IF NOT EXISTS samples_by_shard ON samples (shard, number);
 
 @dataclass(frozen=True)
 class StoredSample:
-    """A scored sample as the store keeps it. The whole prompt stays in the data file (``source``)."""
+    """A scored sample. The store keeps the ends of the prompt; the whole prompt is in the data file (``source``)."""
 
     id: str
     shard: str
@@ -69,7 +69,7 @@ class StoredSample:
     prompt_head: str
     prompt_tail: str
     excerpts: tuple[tuple[str, str, str], ...]
-    """(before, needle, after) for each marked string found in the prompt."""
+    """(text before, needle, text after) for each needle in the prompt."""
     source: tuple[str, int] | None
     detail: ResponseDetail
 
@@ -83,7 +83,7 @@ class RunStore:
 
     @classmethod
     def create(cls, folder: Path) -> RunStore:
-        """Open the store of ``folder`` for writing, making it when absent."""
+        """Open the store of ``folder`` for writing; create it if it does not exist."""
         path = folder / FILE
         with one_line(path):
             store = cls(open_durable(path, _TABLES), path)
@@ -96,10 +96,10 @@ class RunStore:
         """Open the store of a run read-only; raises :class:`StoreError` if it is missing or damaged."""
         path = folder / FILE
         if not path.is_file():
-            raise StoreError(f"{path}: no such file; is {folder} a run folder?")
+            raise StoreError(f"{path}: no such file; give the folder of a run")
         with one_line(path):
-            # A writable connection that refuses to write tidies up the write-ahead log when it closes; a folder that
-            # cannot be written (an archive) holds a run at rest, which needs no log.
+            # A writable connection with query_only removes the write-ahead log when it closes. A read-only folder (an
+            # archive) has a finished run without a log.
             how = "mode=rw" if os.access(path, os.W_OK) and os.access(folder, os.W_OK) else "mode=ro&immutable=1"
             db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None, timeout=30)
             db.execute("PRAGMA query_only=ON")
@@ -112,7 +112,8 @@ class RunStore:
         version = self.meta("store_version")
         if version not in (None, str(STORE_VERSION)):
             raise StoreError(
-                f"{self.path}: store version {version}, this lr2eval reads {STORE_VERSION}; use a fresh --out"
+                f"{self.path}: has store version {version}, but this lr2eval reads version {STORE_VERSION}; "
+                "choose another --out"
             )
         return version
 
@@ -135,7 +136,7 @@ class RunStore:
             self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (key, value))
 
     def plan(self, shard: str, request_type: str) -> list[list[int]] | None:
-        """The batches of a shard (lists of request numbers), or ``None`` before it was planned."""
+        """The batches of a shard (lists of request numbers), or ``None`` if it is not planned yet."""
         with one_line(self.path):
             rows = self._db.execute(
                 "SELECT members FROM batches WHERE shard=? AND request_type=? ORDER BY number",
@@ -144,7 +145,7 @@ class RunStore:
         return [json.loads(row[0]) for row in rows] or None
 
     def save_plan(self, shard: str, request_type: str, batches: Sequence[Sequence[int]]) -> None:
-        """Write the plan of a shard, once, before its first batch."""
+        """Write the plan of a shard once, before its first batch."""
         with self._transaction() as db:
             db.executemany(
                 "INSERT INTO batches VALUES (?,?,?,?)",
@@ -152,7 +153,7 @@ class RunStore:
             )
 
     def responses(self, shard: str, request_type: str) -> dict[int, tuple[str, Any, ResponseDetail]]:
-        """Request number -> (key, response, detail) of everything answered so far in a shard."""
+        """Request number -> (key, response, detail) for all answers of a shard so far."""
         with one_line(self.path):
             rows = self._db.execute(
                 "SELECT request, key, response, detail FROM responses WHERE shard=? AND request_type=?",
@@ -199,16 +200,16 @@ class RunStore:
 
     def picked(self, shard: str, ids: Sequence[str]) -> Iterator[StoredSample]:
         """The samples of a shard with these ids, in order."""
-        # The plus keeps SQLite from walking the whole shard through its index.
+        # The plus stops SQLite from using the index of shards, which would read the whole shard.
         query = f"SELECT * FROM samples WHERE id IN ({','.join('?' * len(ids))}) AND +shard=? ORDER BY number"
         with one_line(self.path):
             for row in self._db.execute(query, (*ids, shard)):
                 yield _sample(row)
 
     def outcomes(self) -> dict[str, list[tuple[int, str, str, float | None]]]:
-        """Shard -> (number, id, prompt hash, score or ``None`` if skipped), in order: what it takes to choose samples.
+        """Shard -> (number, id, prompt hash, score or ``None`` if skipped), in order.
 
-        One pass over the table without its texts: 40,000 samples of a store of 370 MB in a tenth of a second.
+        One pass over the table without its texts: 40,000 samples of a 370 MB store take 0.1 seconds.
         """
         found: dict[str, list[tuple[int, str, str, float | None]]] = {}
         with one_line(self.path):
@@ -221,15 +222,15 @@ class RunStore:
     def scores(self, shard: str) -> Iterator[tuple[str, str, float | None, int, Mapping[str, Any]]]:
         """(id, prompt hash, score or ``None`` if skipped, truncated tokens, columns) of a shard, in order.
 
-        What comparisons need, without the texts of :meth:`samples`. Raises :class:`StoreError` for a sample that is
-        neither scored nor skipped (SQLite keeps a NaN as nothing).
+        Faster than :meth:`samples`, which also reads the texts. Raises :class:`StoreError` for a sample that is
+        neither scored nor skipped (SQLite stores NaN as NULL).
         """
         what = "id, prompt_hash, score, skipped, truncated_tokens, columns"
         query = f"SELECT {what} FROM samples WHERE shard=? ORDER BY number"
         with one_line(self.path):
             for id_, prompt_hash, score, skipped, truncated, columns in self._db.execute(query, (shard,)):
                 if score is None and not skipped:
-                    raise StoreError(f"{self.path}: sample {id_[:12]} of {shard} has no score (NaN?); run it again")
+                    raise StoreError(f"{self.path}: sample {id_[:12]} of {shard} has no score (NaN?); run again")
                 yield id_, prompt_hash, score, truncated, json.loads(columns)
 
     def digest(self) -> str:

@@ -406,26 +406,6 @@ def bootstrap_interval(paired: Paired, confidence: float, resamples: int = 4000,
     return float(low), float(high)
 
 
-def independent_interval(original: ArrayLike, extended: ArrayLike, confidence: float) -> tuple[float, float]:
-    """Interval of extended minus original on *different* samples: Newcombe's hybrid of two score intervals (1998)."""
-    z = _quantile(confidence)
-    limits = []
-    for scores in (original, extended):
-        values, counts = np.unique(np.asarray(scores, float), return_counts=True)
-        support, seen = np.concatenate([values, [0.0, 1.0]]), np.concatenate([counts, [0, 0]]).astype(float)
-        mean = float((support * seen).sum() / seen.sum())
-
-        def distance(target: float, support: Array = support, seen: Array = seen) -> float:
-            return float(score_z(support, seen, target))
-
-        limits.append((mean, _crossing(distance, 0.0, mean, z), _crossing(distance, 1.0, mean, -z)))
-    (before, before_low, before_high), (after, after_low, after_high) = limits
-    centre = after - before
-    below = math.hypot(after - after_low, before_high - before)
-    above = math.hypot(after_high - after, before - before_low)
-    return max(-1.0, centre - below), min(1.0, centre + above)
-
-
 def required_n(spread: float, distance: float, confidence: float, power: float = 0.8) -> int | None:
     """Samples at which a one-sided test at ``confidence`` decides with probability ``power``; ``None`` if never.
 

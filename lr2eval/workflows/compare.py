@@ -1,4 +1,4 @@
-"""Compare finished runs sample by sample, judge them, save a baseline. Writes the files that people and CI read."""
+"""Compare finished runs sample by sample, judge them, save a baseline, and write all files about it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lr2eval.base.files import write_atomic, write_json
+from lr2eval.comparisons import baseline
+from lr2eval.comparisons.compare import compare_runs, read_all
+from lr2eval.comparisons.exports import gate_markdown, junit, to_csv, to_markdown
+from lr2eval.comparisons.gate import check_pin, judge, not_comparable
+from lr2eval.comparisons.gate_config import GateConfig
+from lr2eval.comparisons.summary import judge_inside_window, three_sentences
 from lr2eval.errors import NotComparableError, UsageError
-
-if TYPE_CHECKING:
-    from lr2eval.comparisons.gate_config import GateConfig
-    from lr2eval.record.comparison import Comparison, Gate
+from lr2eval.record.comparison import Comparison, Gate
+from lr2eval.reports import render
 
 
 @dataclass(frozen=True)
@@ -28,15 +31,15 @@ class ComparisonOutcome:
 
 @dataclass(frozen=True)
 class PairOutcome:
-    """An original and an extended model of one run, compared, with a verdict on the original's window.
+    """The comparison of the original and the extended model of one run, with a verdict on the original's window.
 
-    All are ``None`` or empty where the two cannot be paired; ``problem`` then says why.
+    If the two cannot be paired, all fields are ``None`` or empty and ``problem`` says why.
     """
 
     comparison: Comparison | None
     gate: Gate | None
     sentences: Sequence[str]
-    """Does the long window work, what did it cost on short inputs, the verdict."""
+    """Does the long window work, what did it cost on short inputs, and the verdict."""
     problem: str = ""
 
 
@@ -44,7 +47,7 @@ class PairOutcome:
 class GateOutcome:
     """A verdict, and the folder with ``gate.json``, ``junit.xml``, ``summary.md``, the comparison and the report.
 
-    ``comparison`` and ``report`` are ``None`` where the runs cannot be compared.
+    ``comparison`` and ``report`` are ``None`` if the runs cannot be compared.
     """
 
     gate: Gate
@@ -55,7 +58,7 @@ class GateOutcome:
 
 @dataclass(frozen=True)
 class BaselineOutcome:
-    """A baseline file, and what it holds."""
+    """A baseline file, and what it contains."""
 
     path: Path
     samples: int
@@ -68,65 +71,39 @@ def compare(
     out: Path | str | None = None,
     confidence: float = 0.95,
     common: bool = False,
-    unpaired: bool = False,
     noise: Sequence[Path | str] = (),
 ) -> ComparisonOutcome:
     """Compare the first run (a folder or a baseline file) with the others, sample by sample.
 
-    ``confidence`` holds for each end of an interval. ``common`` leaves out what only one run has, instead of refusing.
-    ``noise`` names repeats of the original: their differences show what chance alone does. ``unpaired`` compares means
-    of different samples. Raises :class:`lr2eval.NotComparableError` where the runs do not answer the same questions.
+    ``confidence`` applies to each end of an interval. With ``common``, what only one run has is left out; otherwise it
+    is an error. ``noise`` are repeats of the original; they show how much scores change by chance.
+    Raises :class:`lr2eval.NotComparableError` if the runs do not answer the same questions.
     """
-    from lr2eval.comparisons.compare import compare as compare_sources
-    from lr2eval.comparisons.compare import read_all
-    from lr2eval.comparisons.unpaired import compare_unpaired
-    from lr2eval.reports import render
-
     paths = [Path(path) for path in runs]
     if len(paths) < 2:
-        raise UsageError("compare needs two runs or more: the original first, then the extended ones")
-    sources = read_all(paths)
-    if unpaired:
-        if noise or common:
-            raise UsageError(
-                "--unpaired compares means of different samples: --noise and --common mean nothing with it"
-            )
-        comparison = compare_unpaired(sources[0], sources[1:], confidence=confidence)
-    else:
-        repeats = read_all([Path(path) for path in noise]) if noise else []
-        done = compare_sources(sources[0], sources[1:], confidence=confidence, common=common, noise=repeats)
-        comparison = done.comparison
-    sides = [comparison.original, *(pair.extended for pair in comparison.pairs)]
-    folder = _folder(out, "-vs-".join(side.label for side in sides))
-    _write_comparison(comparison, folder)
-    report = render([path for path in paths if path.is_dir()], folder / "report.html", comparison=comparison)
-    return ComparisonOutcome(comparison, folder, report)
+        raise UsageError("compare needs at least two runs: first the original, then the extended ones")
+    original, *extended = read_all(paths)
+    repeats = read_all([Path(path) for path in noise])
+    comparison, _ = compare_runs(original, extended, confidence=confidence, common=common, noise=repeats)
+    folder = _folder(out, "-vs-".join(run.side.label for run in (original, *extended)))
+    return ComparisonOutcome(comparison, folder, _write(folder, paths, comparison))
 
 
 def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
     """Compare the two runs of ``lr2eval run --baseline`` into ``folder``.
 
-    The report has the gate's verdict on what fits into the original's window. Runs that cannot be paired stand side by
-    side in the report.
+    The report has the gate's verdict on the original's window. Runs that cannot be paired are shown side by side.
     """
-    from lr2eval.comparisons.compare import compare as compare_sources
-    from lr2eval.comparisons.compare import read_all
-    from lr2eval.comparisons.summary import in_short, judge_inside
-    from lr2eval.reports import render
-
+    paths = [original, extended]
     try:
-        sources = read_all([original, extended])
-        done = compare_sources(sources[0], sources[1:])
+        before, after = read_all(paths)
+        comparison, (pair,) = compare_runs(before, [after])
     except NotComparableError as error:
-        render([original, extended], folder / "report.html")
+        render(paths, folder / "report.html")
         return PairOutcome(None, None, (), str(error))
-    (compared,) = done.compared
-    verdict = judge_inside(compared)
-    _write_comparison(done.comparison, folder)
-    if verdict is not None:
-        write_json(folder / "gate.json", verdict.model_dump(mode="json"))
-    render([original, extended], folder / "report.html", comparison=done.comparison, gate=verdict)
-    return PairOutcome(done.comparison, verdict, in_short(compared, verdict))
+    verdict = judge_inside_window(pair)
+    _write(folder, paths, comparison, verdict)
+    return PairOutcome(comparison, verdict, three_sentences(pair, verdict))
 
 
 def gate(
@@ -134,56 +111,45 @@ def gate(
 ) -> GateOutcome:
     """The verdict on ``runs`` (original, extended), or on one run against ``config.baseline``.
 
-    ``runs`` are folders; the original may be a baseline file. Runs that cannot be compared are a verdict too
-    (``not comparable``), not an exception.
+    ``runs`` are folders; the original may be a baseline file. If the runs cannot be compared, the verdict is
+    ``not comparable``; this is not an exception.
     """
-    from lr2eval.comparisons.compare import compare as compare_sources
-    from lr2eval.comparisons.compare import read_all
-    from lr2eval.comparisons.gate import check_pin, judge, not_comparable
-    from lr2eval.comparisons.gate_config import GateConfig
-    from lr2eval.reports import render
-
     config = config or GateConfig()
-    both = _both([Path(run) for run in runs], config.baseline)
-    folder = _folder(out, f"gate-{both[0].stem}-vs-{both[1].name}")
+    paths = _both([Path(run) for run in runs], config.baseline)
+    folder = _folder(out, f"gate-{paths[0].stem}-vs-{paths[1].name}")
     comparison = report = None
     try:
-        sources = read_all(both)
-        check_pin(sources[0].side, config)
-        done = compare_sources(sources[0], sources[1:], confidence=config.confidence, common=common)
-        comparison = done.comparison
-        verdict = judge(done.compared[0], config)
+        original, extended = read_all(paths)
+        check_pin(original.side, config)
+        comparison, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
+        verdict = judge(pair, config)
+        report = _write(folder, paths, comparison, verdict)
     except NotComparableError as error:
         verdict = not_comparable(error, config.confidence)
-    _write_gate(verdict, folder)
-    if comparison is not None:
-        _write_comparison(comparison, folder)
-        shown = [path for path in both if path.is_dir()]
-        report = render(shown, folder / "report.html", comparison=comparison, gate=verdict)
+        write_json(folder / "gate.json", verdict.model_dump(mode="json"))
+    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    write_atomic(folder / "junit.xml", junit(verdict, stamp))
+    write_atomic(folder / "summary.md", gate_markdown(verdict))
     return GateOutcome(verdict, comparison, folder, report)
 
 
 def save_baseline(run: Path | str, out: Path | str) -> BaselineOutcome:
     """Write ids, prompt hashes and scores of a finished run into one small file that can be committed."""
-    from lr2eval.comparisons import baseline
-    from lr2eval.comparisons.compare import read_all
-
     run = Path(run)
     if not run.is_dir():
-        raise UsageError(f"{run}: not a run folder; a baseline is saved from a finished run")
-    (source,) = read_all([run])
-    path = baseline.save_baseline(source, Path(out))
-    return BaselineOutcome(path, sum(shard.n for shard in source.shards.values()), source.side.digest)
+        raise UsageError(f"{run}: not a run folder; give the folder of a finished run")
+    (scores,) = read_all([run])
+    path = baseline.save_baseline(scores, Path(out))
+    return BaselineOutcome(path, sum(shard.n for shard in scores.shards.values()), scores.side.digest)
 
 
-def _both(paths: Sequence[Path], baseline: Path | None) -> tuple[Path, Path]:
-    if len(paths) == 2:
-        return paths[0], paths[1]
-    if len(paths) == 1 and baseline is not None:
-        return baseline, paths[0]
-    if len(paths) == 1:
+def _both(paths: Sequence[Path], original: Path | None) -> list[Path]:
+    if len(paths) == 1 and original is None:
         raise UsageError("gate needs the original and the extended run, or one run and a `baseline` in --config")
-    raise UsageError(f"gate compares one extended run with its original; {len(paths)} runs were given")
+    both = [original, *paths] if len(paths) == 1 and original is not None else [*paths]
+    if len(both) != 2:
+        raise UsageError(f"gate compares one extended run with its original, but {len(paths)} runs were given")
+    return both
 
 
 def _folder(out: Path | str | None, name: str) -> Path:
@@ -194,22 +160,16 @@ def _folder(out: Path | str | None, name: str) -> Path:
     except OSError as error:
         raise UsageError(f"--out {folder}: {error.strerror or error}; choose a folder that can be written") from error
     if (folder / "samples.sqlite").exists():
-        raise UsageError(f"--out {folder}: is the folder of a run; choose another, so that its report stays its own")
+        raise UsageError(f"--out {folder}: this is the folder of a run; choose another one")
     return folder
 
 
-def _write_comparison(comparison: Comparison, folder: Path) -> None:
-    from lr2eval.comparisons.exports import to_csv, to_markdown
-
+def _write(folder: Path, paths: Sequence[Path], comparison: Comparison, gate: Gate | None = None) -> Path:
+    """Write the comparison in all formats, the verdict as JSON, and the report, whose path is returned."""
     write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
     write_atomic(folder / "comparison.csv", to_csv(comparison))
     write_atomic(folder / "comparison.md", to_markdown(comparison))
-
-
-def _write_gate(verdict: Gate, folder: Path) -> None:
-    from lr2eval.comparisons.exports import junit, summary
-
-    write_json(folder / "gate.json", verdict.model_dump(mode="json"))
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    write_atomic(folder / "junit.xml", junit(verdict, stamp))
-    write_atomic(folder / "summary.md", summary(verdict))
+    if gate is not None:
+        write_json(folder / "gate.json", gate.model_dump(mode="json"))
+    shown = [path for path in paths if path.is_dir()]
+    return render(shown, folder / "report.html", comparison=comparison, gate=gate)

@@ -1,4 +1,4 @@
-"""Score existing predictions, or the stored answers of a run, without a model."""
+"""Score existing predictions or the stored answers of a run, without a model."""
 
 from __future__ import annotations
 
@@ -19,41 +19,38 @@ if TYPE_CHECKING:
 
 
 ID_FIELDS = ("_id", "id", "index")
-"""Fields by which benchmarks number their predictions; none may repeat within a file."""
+"""Fields with the number of a prediction. A number must not occur twice in a file."""
 
 
 @dataclass(frozen=True)
-class Scored:
-    """The predictions of one data set. Scores are 0..1 here, 0..100 wherever they are shown."""
+class DataSetScores:
+    """The scores of one data set, 0..1. They are shown as 0..100."""
 
     scores: Sequence[float]
     groups: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """The same by length bucket, where the benchmark has such."""
+    """The scores by length bucket, if the benchmark has buckets."""
     before: float | None = None
-    """The score (0..100) in the results of our own run."""
+    """The score (0..100) in ``results.json``, for the folder of a run."""
 
     @property
     def score(self) -> float:
-        """0..100 with two decimals, summed and rounded as LongBench and RULER do it."""
+        """0..100 with two decimals, summed and rounded like LongBench and RULER."""
         return percent(self.scores)
 
 
-def score_folder(benchmark: str, folder: Path) -> dict[str, Scored]:
+def score_folder(benchmark: str, folder: Path) -> dict[str, DataSetScores]:
     """The scores of ``folder`` by data set.
 
-    The folder is one of our runs, whose stored answers are scored by today's metrics, or holds predictions in the
-    benchmark's own layout, ``DATASET.jsonl``. Nothing is written. Raises :class:`UsageError` for anything else.
+    The folder is a run, whose stored answers are scored with today's metrics, or it has predictions in the layout of
+    the benchmark, ``DATASET.jsonl``. Nothing is written. Raises :class:`UsageError` for any other folder.
     """
     name, colon, selector = benchmark.partition(":")
     found = _benchmark(name)
     tasks = found.select(selector if colon else None)
     if not folder.is_dir():
-        raise UsageError(f"{folder}: {'is no folder' if folder.exists() else 'no such folder'}; give a folder")
-    if (folder / RESULTS_FILE).is_file():
-        scored = _run(found, tasks if colon else None, folder)
-    else:
-        scored = _files(found, tasks if colon else None, folder)
-    return scored
+        raise UsageError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; give a folder")
+    score = _run if (folder / RESULTS_FILE).is_file() else _files
+    return score(found, tasks if colon else None, folder)
 
 
 def _benchmark(name: str) -> Benchmark:
@@ -62,30 +59,34 @@ def _benchmark(name: str) -> Benchmark:
 
     known = benchmarks()
     if name not in known:
-        raise TaskError(failures().get(name) or f"{name}: no such benchmark; {suggestion(name, known)}")
+        raise TaskError(failures().get(name) or f"{name}: unknown benchmark; {suggestion(name, known)}")
     return known[name]
 
 
-def _files(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dict[str, Scored]:
-    """Predictions in the benchmark's layout, in the order of its tasks; of ``tasks`` only, unless ``None``."""
+def _files(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dict[str, DataSetScores]:
+    """Score predictions in the layout of the benchmark, in the order of its tasks. ``None``: all tasks."""
     from lr2eval.base.console import suggestion
     from lr2eval.tasks.shared import jsonl
 
     score_row: Callable[[str, Mapping[str, Any]], float] | None = getattr(benchmark, "score_row", None)
     group: Callable[[Mapping[str, Any]], str] | None = getattr(benchmark, "group", None)
     if score_row is None:
-        raise UsageError(f"{folder}: holds no {RESULTS_FILE}; {benchmark.name} is scored from run folders only")
+        raise UsageError(
+            f"{folder}: has no {RESULTS_FILE}; {benchmark.name} is scored from run folders only, so give one"
+        )
     files = jsonl.find(folder)
     if not files:
-        raise UsageError(f"{folder}: holds neither predictions (DATASET.jsonl) nor a run; give the folder that does")
+        raise UsageError(
+            f"{folder}: has neither predictions (DATASET.jsonl) nor a run; give a folder that has one of them"
+        )
     known = [info.name for info in benchmark.tasks()]
     for name, path in files.items():
         if name not in known:
             raise UsageError(f"{path}: {benchmark.name} has no data set {name!r}; {suggestion(name, known)}")
     wanted = [name for name in known if name in files and (tasks is None or name in tasks)]
     if not wanted:
-        raise UsageError(f"{folder}: holds no {tasks[0] if tasks else ''}.jsonl; it has {', '.join(files)}")
-    found: dict[str, Scored] = {}
+        raise UsageError(f"{folder}: has no {tasks[0] if tasks else ''}.jsonl; the files there are {', '.join(files)}")
+    found: dict[str, DataSetScores] = {}
     for name in wanted:
         scores: list[float] = []
         groups: dict[str, list[float]] = {each: [] for each in getattr(benchmark, "groups", ())}
@@ -96,24 +97,25 @@ def _files(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> d
                     groups[group(row)].append(scores[-1])
             except UsageError as error:
                 raise UsageError(f"{place}, {error}") from error
-        found[name] = Scored(scores, groups)
+        found[name] = DataSetScores(scores, groups)
     return found
 
 
-def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dict[str, Scored]:
-    """The answers that a run of ours keeps, by ``task`` or ``task@length``. Skipped samples have none."""
+def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dict[str, DataSetScores]:
+    """Score the stored answers of a run, by ``task`` or ``task@length``. Skipped samples have no answer."""
     rescore: Callable[[ShardResult, Any], float] | None = getattr(benchmark, "rescore", None)
     if rescore is None:
-        raise UsageError(f"{benchmark.name}: its metrics need more than the stored answers; run it again")
+        raise UsageError(f"{benchmark.name}: its metrics need more than the stored answers; run the model again")
     results = read_results(folder)
     ours = [shard for shard in results.shards if shard.benchmark == benchmark.name]
     shards = [shard for shard in ours if tasks is None or shard.task.removeprefix(f"{benchmark.name}_") in tasks]
     if not shards:
-        there = ", ".join(dict.fromkeys(f"{s.benchmark}:{s.task}" for s in results.shards)) or "nothing scored yet"
-        raise UsageError(f"{folder}: a run without {benchmark.name}, or without what was asked of it; it has {there}")
+        there = ", ".join(dict.fromkeys(f"{s.benchmark}:{s.task}" for s in results.shards)) or "no scores yet"
+        wanted = benchmark.name if tasks is None else f"{benchmark.name}:{', '.join(tasks)}"
+        raise UsageError(f"{folder}: the run has no {wanted}; it has {there}")
     if not results.complete:
-        print(f"{folder}: unfinished; only its finished parts are scored", file=sys.stderr)
-    found: dict[str, Scored] = {}
+        print(f"{folder}: the run is not finished; only its finished parts are scored", file=sys.stderr)
+    found: dict[str, DataSetScores] = {}
     with RunStore.read(folder) as store:
         for shard in shards:
             scores: list[float] = []
@@ -126,12 +128,12 @@ def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dic
                     groups[str(sample.columns.get("bucket"))].append(scores[-1])
             if scores:
                 name = shard.id.removeprefix(f"{shard.benchmark}/")
-                found[name] = Scored(scores, groups, shard.score)
+                found[name] = DataSetScores(scores, groups, shard.score)
     return found
 
 
 def percent(scores: Sequence[float]) -> float:
     total = 0.0
-    for each in scores:  # plain additions, one by one: that is how the published numbers were rounded
+    for each in scores:  # plain additions, one by one, like the published numbers
         total += each
     return round(100 * total / len(scores), 2)

@@ -1,4 +1,4 @@
-"""Makes ``search.json``, whose fields :mod:`lr2eval.record.search` describes, from what a search found."""
+"""Makes ``search.json`` from the result of a search. :mod:`lr2eval.record.search` describes its fields."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from lr2eval.method.search.run import SplitDone
 from lr2eval.record.search import (
     FACTORS_FILE,
     FILE,
-    VERSION,
-    Difference,
+    NllDifference,
     RoundFacts,
     RuleFacts,
     SearchResult,
@@ -22,14 +21,14 @@ from lr2eval.record.search import (
 )
 from lr2eval.stats.scores import t_interval
 
-__all__ = ["FACTORS_FILE", "FILE", "VERSION", "RoundFacts", "RuleFacts", "SearchResult", "SplitFacts"]
+__all__ = ["FACTORS_FILE", "FILE", "RoundFacts", "RuleFacts", "SearchResult", "SplitFacts"]
 
 CONFIDENCE = 0.95
-"""Coverage of the intervals of differences between factors."""
+"""Coverage of the intervals of differences."""
 
 
 def split_facts(done: SplitDone) -> SplitFacts:
-    """One split for the file."""
+    """One split, as a record."""
     return SplitFacts(
         split=done.split,
         best_nll=done.best.score,
@@ -51,7 +50,7 @@ def rule_facts(
     held_out: Sequence[float],
     found: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> RuleFacts:
-    """One vector of factors with its scores for the file; ``found`` are those of the found factors to compare with."""
+    """One vector of factors with its scores, as a record. ``found`` are the scores of the found factors."""
     return RuleFacts(
         name=name,
         made_by=scaling.provenance,
@@ -66,13 +65,13 @@ def rule_facts(
     )
 
 
-def difference(nlls: Sequence[float], found: Sequence[float]) -> Difference | None:
-    """Mean of ``nlls - found`` over the same samples; ``None`` unless every one is a finite number."""
+def difference(nlls: Sequence[float], found: Sequence[float]) -> NllDifference | None:
+    """Mean of ``nlls - found`` over the same samples; ``None`` unless all are finite numbers."""
     values = [one - other for one, other in zip(nlls, found, strict=True)]
     if not values or not all(map(math.isfinite, values)):
         return None
     low, high = t_interval(values, CONFIDENCE) if len(values) > 1 else (None, None)
-    return Difference(mean=math.fsum(values) / len(values), low=low, high=high, confidence=CONFIDENCE, n=len(values))
+    return NllDifference(mean=math.fsum(values) / len(values), low=low, high=high, confidence=CONFIDENCE, n=len(values))
 
 
 def sealed(**facts: Any) -> SearchResult:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from lr2eval.record.search import FOUND, SEED, Difference, RuleFacts, SearchResult
+from lr2eval.record.search import FOUND, SEED, NllDifference, RuleFacts, SearchResult
 from lr2eval.reports import figures, formats
 from lr2eval.reports.plots import Estimate, FactorLine, factor_plot, forest
 
@@ -56,7 +56,7 @@ def factors(result: SearchResult) -> Markup:
     )
 
 
-def compared(result: SearchResult, rule: RuleFacts) -> Difference | None:
+def compared(result: SearchResult, rule: RuleFacts) -> NllDifference | None:
     """To the found factors: on unseen samples where there are any, else on those of the search if these are needles."""
     if result.held_out:
         return rule.held_out_difference
@@ -124,23 +124,23 @@ def perplexity(value: float | None) -> str:
     return formats.NOTHING if value is None else f"{value:#.4g}".removesuffix(".")
 
 
-def _digits(one: Difference) -> int:
+def _digits(one: NllDifference) -> int:
     most = max(abs(value) for value in (one.mean, one.low, one.high) if value is not None)
     return 2 if most >= 1 else 3 if most >= 0.01 or not most else 5
 
 
-def nats(one: Difference) -> str:
+def nats(one: NllDifference) -> str:
     """A difference alone, as exact as its interval."""
     return formats.signed(one.mean, _digits(one))
 
 
-def ends(one: Difference) -> str:
+def ends(one: NllDifference) -> str:
     """The interval of a difference; nothing for a single sample."""
     if one.low is None or one.high is None:
         return ""
     return f"{formats.signed(one.low, _digits(one))} to {formats.signed(one.high, _digits(one))}"
 
 
-def interval(one: Difference) -> str:
+def interval(one: NllDifference) -> str:
     """A difference and its interval."""
     return f"{nats(one)} ({ends(one)})" if ends(one) else nats(one)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from lr2eval.record.search import FOUND, SEED, Difference, RuleFacts, SearchResult
+from lr2eval.record.search import FOUND, SEED, NllDifference, RuleFacts, SearchResult
 from lr2eval.reports import formats
 from lr2eval.reports.caveats import FEW, Caveat
 from lr2eval.reports.comparison.tables import SIGNS
@@ -70,7 +70,7 @@ def verdict(result: SearchResult) -> SearchVerdict:
     return SearchVerdict(kind, words, (first, *advice, *_over_start(result), *[again] * (not result.held_out)))
 
 
-def _judge(gap: Difference | None, *, held_out: bool) -> tuple[Kind, str, tuple[str, ...]]:
+def _judge(gap: NllDifference | None, *, held_out: bool) -> tuple[Kind, str, tuple[str, ...]]:
     if gap is not None and gap.high is not None and gap.high < 0:
         words = "A rule is better" if held_out else "A rule is better, even on the search's own samples"
         return "regression", words, ("Use the rule, or search again with more samples, splits or iterations.",)
@@ -85,7 +85,7 @@ def _judge(gap: Difference | None, *, held_out: bool) -> tuple[Kind, str, tuple[
     return "inconclusive", "Not shown to be better than the best rule", (advice,)
 
 
-def _gap(gap: Difference | None) -> str:
+def _gap(gap: NllDifference | None) -> str:
     """Who is lower and by how much; a stored difference is the rule's score minus that of the found factors."""
     if gap is None:
         return ""

@@ -372,7 +372,7 @@ def test_a_run_without_a_finished_shard_has_empty_frames_with_columns(tmp_path: 
 
 def test_the_home_of_a_pair_is_not_a_run(called: Called) -> None:
     line = refused(called.home / "pair")
-    assert line == f"{called.home / 'pair'}: holds the runs extended and original; open one of them"
+    assert line == f"{called.home / 'pair'}: contains the runs extended and original; open one of them"
 
 
 @pytest.fixture
@@ -397,7 +397,7 @@ def test_a_damaged_run_is_one_line(copy: Path, file: str, text: str, said: str) 
 
 
 def test_a_missing_run_is_one_line(tmp_path: Path) -> None:
-    assert f"is {tmp_path / 'none'} a run folder?" in refused(tmp_path / "none")
+    assert "give the folder of a run" in refused(tmp_path / "none")
     (tmp_path / "file").write_text("")
     assert "give the folder of a run" in refused(tmp_path / "file")
 
@@ -444,7 +444,7 @@ def test_wrong_calls_are_errors_of_ours(called: Called, tmp_path: Path) -> None:
         lr2eval.compare([pair / "original"])
     with pytest.raises(lr2eval.UsageError, match="gate needs the original and the extended run"):
         lr2eval.gate([pair / "original"])
-    with pytest.raises(lr2eval.UsageError, match=r"holds no results\.json; give the folder of a run"):
+    with pytest.raises(lr2eval.UsageError, match=r"has no results\.json; give the folder of a run"):
         lr2eval.save_baseline(tmp_path, tmp_path / "baseline.json")
     with pytest.raises(lr2eval.UsageError, match="give a TOML file"):
         lr2eval.read_recipe("none")

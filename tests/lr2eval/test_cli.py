@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from lr2eval.record.results import SCHEMA_FILE
+from lr2eval.record.schemas import SCHEMAS
 from lr2eval.record.store import FILE, RunStore
 
 Run = Callable[..., Any]
@@ -42,7 +42,7 @@ def test_a_run_leaves_a_complete_folder(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"manifest.json", "samples.sqlite", "results.json", "report.html"} <= names
     results = json.loads((finished / "results.json").read_text())
-    Draft202012Validator(json.loads(SCHEMA_FILE.read_text())).validate(results)
+    Draft202012Validator(json.loads((SCHEMAS / "results.schema.json").read_text())).validate(results)
     assert results["complete"]
     assert {(s["task"], s["length"], s["n"]) for s in results["shards"]} == {
         (task, length, 2) for task in ("niah_single_1", "fwe") for length in (768, 1024)
@@ -89,7 +89,7 @@ def test_the_same_command_again_only_reports(
 def test_another_configuration_is_refused_with_the_keys(finished: Path, toy_checkpoint: Path, lr2eval: Run) -> None:
     got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--seed", "5", "--out", finished)
     assert got.code == 2
-    assert "config.seed: 0 there, 5 now" in got.error
+    assert "config.seed: was 0, now 5" in got.error
     got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--set", "ruler.compat=lm-eval", "--out", finished)
     assert got.code == 2
     assert "config.options" in got.error

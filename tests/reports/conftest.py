@@ -14,7 +14,8 @@ import pytest
 
 from lr2eval.base.ids import digest, text_hash
 from lr2eval.benchmark import ResponseDetail
-from lr2eval.comparisons.compare import compare, read_all
+from lr2eval.comparisons.compare import compare_runs as compare_all
+from lr2eval.comparisons.compare import read_all
 from lr2eval.record.comparison import Check, Comparison, Difference, Gate, LeftOut, Regressed, Verdict
 from lr2eval.record.results import CellResult, Interval, ModelFacts, NotRun, Results, ShardResult, Summary
 from lr2eval.record.store import RunStore, StoredSample
@@ -230,12 +231,12 @@ def make_pair(folder: Path, **arguments: Any) -> tuple[Path, Path]:
 
 
 def compare_runs(folders: Sequence[Path], **update: Any) -> Comparison:
-    """The comparison `lr2eval compare` stores, with something left out and something to mind in every pair."""
+    """The comparison `lr2eval compare` stores, with something left out and a caveat in every pair."""
     sources = read_all(folders)
-    comparison = compare(sources[0], sources[1:], common=True).comparison
+    comparison = compare_all(sources[0], sources[1:], common=True)[0]
     noted = {
         "left_out": [LeftOut(what="ruler/qa_1@4096", n=5, reason="only in the original")],
-        "mind": ["backend.batch_size: 8 in the original, 16 in the extended"],
+        "caveats": ["backend.batch_size: 8 in the original, 16 in the extended"],
     }
     pairs = [pair.model_copy(update=noted) for pair in comparison.pairs]
     effective = [
@@ -266,7 +267,7 @@ def make_gate(comparison: Comparison, *, limit: float = 0.985, margin: float | N
             for row in pair.differences
             if row.level == "shard" and (row.p_holm or 1.0) < 0.05 and row.difference < 0
         ],
-        left_out=pair.left_out, mind=pair.mind,
+        left_out=pair.left_out, caveats=pair.caveats,
     )  # fmt: skip
 
 

@@ -302,7 +302,7 @@ def poisoned(folder: Path, strings: tuple[str, ...], maker: Any, comparer: Any, 
     extended: Pair = comparison.pairs[0]
     changed = extended.model_copy(
         update={
-            "mind": list(strings),
+            "caveats": list(strings),
             "left_out": [LeftOut.model_construct(what=text, n=1, reason=text) for text in strings],
         }
     )
@@ -311,7 +311,12 @@ def poisoned(folder: Path, strings: tuple[str, ...], maker: Any, comparer: Any, 
     more = []
     for n in range(0, len(strings), 8):
         label = {"label": " ".join(strings[n : n + 8]), "digest": f"none{n}"}
-        named = {"extended": extended.extended.model_copy(update=label), "differences": few, "mind": [], "left_out": []}
+        named = {
+            "extended": extended.extended.model_copy(update=label),
+            "differences": few,
+            "caveats": [],
+            "left_out": [],
+        }
         more.append(extended.model_copy(update=named))
     comparison = comparison.model_copy(update={"pairs": [changed, *more], "noise_runs": list(strings)})
     gate: Gate = judge(comparison)

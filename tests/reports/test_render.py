@@ -195,7 +195,10 @@ def test_no_manifest_is_no_obstacle(maker: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: (run / "results.json").unlink(), "results.json: no such file; is .* a run folder"),
+        (
+            lambda run: (run / "results.json").unlink(),
+            "results.json: No such file or directory; give the folder of a run",
+        ),
         (lambda run: (run / "results.json").write_text("{"), "results.json: damaged at file"),
         (lambda run: (run / "results.json").write_text("{}"), "results.json: damaged at lr2eval_version"),
         (lambda run: (run / "results.json").write_bytes(b"\xff\xfe"), "results.json: damaged"),
@@ -216,7 +219,7 @@ def test_bad_folders_are_one_line_and_write_nothing(maker: Any, tmp_path: Path, 
 def test_no_folder_no_report(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         render([], tmp_path / "report.html")
-    with pytest.raises(StoreError, match=r"is .* a run folder"):
+    with pytest.raises(StoreError, match=r"give the folder of a run"):
         render([tmp_path / "absent"], tmp_path / "report.html")
 
 

@@ -116,15 +116,14 @@ def test_outside_github_no_annotation(original: Path, tmp_path: Path, lr2eval: R
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["compare", "A"], "two runs or more"),
+        (["compare", "A"], "at least two runs"),
         (["compare", "A", "nowhere"], "no such folder"),
         (["gate", "A"], "the original and the extended run"),
         (["gate", "A", "A", "A"], "3 runs were given"),
         (["gate", "A", "A", "--min-retention", "98.5"], "min_retention 98.5"),
-        (["gate", "A", "A", "--tasks", "hellaswag"], "nothing of that name"),
+        (["gate", "A", "A", "--tasks", "hellaswag"], "nothing with this name"),
         (["gate", "A", "A", "--config", "nowhere.toml"], "nowhere.toml"),
         (["compare", "A", "A", "--out", "A"], "is the folder of a run"),
-        (["compare", "A", "A", "--unpaired", "--common"], "--unpaired"),
         (["baseline", "save", "nowhere"], "not a run folder"),
     ],
 )
@@ -143,13 +142,7 @@ def test_an_unfinished_run_only_when_asked(original: Path, tmp_path: Path, lr2ev
     assert "--common" in got.error
     got = lr2eval("compare", original, other, "--common", "--out", tmp_path / "out")
     assert got.code == 0
-    assert "left out: ruler/vt@4096 (300)" in got.out
-
-
-def test_unpaired_is_said(original: Path, tmp_path: Path, lr2eval: Run) -> None:
-    got = lr2eval("compare", original, extended(tmp_path, seed=1), "--unpaired", "--out", tmp_path / "out")
-    assert got.code == 0
-    assert "UNPAIRED: different samples" in got.out
+    assert "left out: ruler/vt@4096, 300 samples" in got.out
 
 
 def test_brackets_in_names_are_no_markup(original: Path, tmp_path: Path, lr2eval: Run) -> None:

@@ -86,7 +86,7 @@ def test_run_of_ours(tmp_path: Path, lr2eval: Run) -> None:
     (run / "results.json").write_text(json.dumps(results))
     done = lr2eval("score", "ruler", run, "--json")
     assert json.loads(done.out) == {"scores": {"vt@4096": 33.33, "vt@8192": 100.0}}
-    assert "unfinished" in done.err
+    assert "not finished" in done.err
     (row,) = [row.split() for row in lr2eval("score", "ruler:vt", run).out.splitlines() if "vt@4096" in row]
     assert row == ["vt@4096", "3", "33.33", "99.50"]
     assert json.loads(lr2eval("score", "niah", run, "--json").out)["scores"] == {"single@4096": 50.0}
@@ -106,10 +106,7 @@ def test_run_with_length_buckets(tmp_path: Path, lr2eval: Run) -> None:
 
 def test_run_without_the_benchmark(tmp_path: Path, lr2eval: Run) -> None:
     run = fake_run(tmp_path / "run", {"ruler/vt@4096": [100.0]})
-    assert (
-        "a run without longbench, or without what was asked of it; it has ruler:vt"
-        in lr2eval("score", "longbench", run).error
-    )
+    assert "the run has no longbench; it has ruler:vt" in lr2eval("score", "longbench", run).error
     failed = lr2eval("score", "ruler", run)
     assert (failed.code, "scored by 'acc', which this lr2eval does not have" in failed.error) == (2, True)
 
@@ -128,7 +125,7 @@ def test_run_without_the_benchmark(tmp_path: Path, lr2eval: Run) -> None:
         ({"trec": [line()]}, "line 1, field all_classes: is null"),
         ({"hotpotqa": [line(_id="x"), line(_id="x")]}, "line 2, field _id: 'x' is also that of line 1"),
         ({"passage_retrieval_en": [line()]}, "names no 'Paragraph' with a number"),
-        ({}, "holds neither predictions (DATASET.jsonl) nor a run"),
+        ({}, "has neither predictions (DATASET.jsonl) nor a run"),
     ],
 )
 def test_bad_predictions(tmp_path: Path, lr2eval: Run, files: dict[str, Any], says: str) -> None:
@@ -140,11 +137,11 @@ def test_bad_predictions(tmp_path: Path, lr2eval: Run, files: dict[str, Any], sa
 def test_bad_arguments(tmp_path: Path, lr2eval: Run) -> None:
     folder = write(tmp_path / "pred", hotpotqa=[line()])
     for arguments, says in (
-        (("longbnch", folder), "longbnch: no such benchmark; did you mean 'longbench'"),
+        (("longbnch", folder), "longbnch: unknown benchmark; did you mean 'longbench'"),
         (("longbench:trek", folder), "longbench has no such task; did you mean 'trec'"),
-        (("longbench:trec", folder), "holds no trec.jsonl; it has hotpotqa"),
+        (("longbench:trec", folder), "has no trec.jsonl; the files there are hotpotqa"),
         (("longbench", tmp_path / "nowhere"), "nowhere: no such folder"),
-        (("longbench", folder / "hotpotqa.jsonl"), "hotpotqa.jsonl: is no folder"),
+        (("longbench", folder / "hotpotqa.jsonl"), "hotpotqa.jsonl: not a folder"),
         (("mmlu", folder), "mmlu is scored from run folders only"),
         (("longbench_e", write(tmp_path / "e", hotpotqa=[line(length=None)])), "line 1, field length: is null"),
         (("longbench_e", write(tmp_path / "v1", narrativeqa=[line()])), "longbench_e has no data set 'narrativeqa'"),

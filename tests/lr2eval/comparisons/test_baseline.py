@@ -8,8 +8,8 @@ import pytest
 
 from lr2eval.base.ids import digest
 from lr2eval.comparisons.baseline import load_baseline, save_baseline
-from lr2eval.comparisons.compare import compare, read_all
-from lr2eval.comparisons.sources import read_run
+from lr2eval.comparisons.compare import compare_runs, read_all
+from lr2eval.comparisons.scores import read_run
 from lr2eval.errors import NotComparableError, UsageError
 from tests.fake_runs import fake_run, ones
 
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_round_trip(run: Path, tmp_path: Path) -> None:
-    source = read_run(run, "model")
+    source = read_run(run)
     loaded = load_baseline(save_baseline(source, tmp_path / "baseline.json"))
     assert loaded.side.kind == "baseline"
     assert loaded.side.digest == source.side.digest
@@ -41,11 +41,11 @@ def test_round_trip(run: Path, tmp_path: Path) -> None:
 def test_same_comparison_from_baseline_and_from_run(run: Path, tmp_path: Path) -> None:
     shards = SHARDS | {"mmlu/a": ones(40, 9)}
     other = fake_run(tmp_path / "other", shards, model="extended", truncated={"ruler/vt@4096": [0, 0, 9, 0, 0]})
-    baseline = save_baseline(read_run(run, "model"), tmp_path / "baseline.json")
+    baseline = save_baseline(read_run(run), tmp_path / "baseline.json")
     from_file, from_run = ([*read_all([path, other])] for path in (baseline, run))
     assert (
-        compare(from_file[0], from_file[1:]).comparison.pairs[0].differences
-        == compare(from_run[0], from_run[1:]).comparison.pairs[0].differences
+        compare_runs(from_file[0], from_file[1:])[0].pairs[0].differences
+        == compare_runs(from_run[0], from_run[1:])[0].pairs[0].differences
     )
 
 
@@ -53,42 +53,42 @@ def test_equal_runs_give_equal_bytes_and_the_size_is_small(tmp_path: Path) -> No
     paths = []
     for name in "ab":
         folder = fake_run(tmp_path / name / "run", {f"mmlu/{i}": ones(250, i) for i in range(20)})
-        paths.append(save_baseline(read_run(folder, "m"), tmp_path / f"{name}.json"))
+        paths.append(save_baseline(read_run(folder), tmp_path / f"{name}.json"))
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert paths[0].stat().st_size < 20 * 5000  # 20 bytes a sample: MMLU's 14,042 stay below 300 kB
 
 
 def test_an_unfinished_run_is_no_baseline(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "run", {"mmlu/a": ones(3)}, planned=2)
-    with pytest.raises(NotComparableError, match="unfinished"):
-        save_baseline(read_run(folder, "m"), tmp_path / "baseline.json")
+    with pytest.raises(NotComparableError, match="not finished"):
+        save_baseline(read_run(folder), tmp_path / "baseline.json")
     assert not (tmp_path / "baseline.json").exists()
 
 
 def test_a_changed_score_is_found(run: Path, tmp_path: Path) -> None:
-    path = save_baseline(read_run(run, "m"), tmp_path / "baseline.json")
+    path = save_baseline(read_run(run), tmp_path / "baseline.json")
     value = json.loads(path.read_text())
     value["shards"]["mmlu/a"]["values"] = [0.0, 99.0]
     path.write_text(json.dumps(value))
-    with pytest.raises(NotComparableError, match="changed since it was saved"):
+    with pytest.raises(NotComparableError, match="changed after it was saved"):
         load_baseline(path)
 
 
 def test_a_cut_file_is_found(run: Path, tmp_path: Path) -> None:
-    path = save_baseline(read_run(run, "m"), tmp_path / "baseline.json")
+    path = save_baseline(read_run(run), tmp_path / "baseline.json")
     path.write_text(path.read_text()[:-200])
-    with pytest.raises(NotComparableError, match="cut short"):
+    with pytest.raises(NotComparableError, match="incomplete"):
         load_baseline(path)
 
 
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"\xff\xfe", "no text"),
-        (b"hello", "no JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"hello", "not valid JSON"),
         (b"[1, 2]", "not a baseline"),
         (b'{"kind": "something"}', "not a baseline"),
-        (b'{"kind": "lr2eval baseline", "schema_version": 9}', "schema version 9, this lr2eval reads 1"),
+        (b'{"kind": "lr2eval baseline", "schema_version": 9}', "schema version 9, but this lr2eval reads version 1"),
     ],
 )
 def test_what_is_no_baseline(tmp_path: Path, content: bytes, says: str) -> None:
@@ -100,7 +100,7 @@ def test_what_is_no_baseline(tmp_path: Path, content: bytes, says: str) -> None:
 
 @pytest.mark.parametrize("key", ["side", "shards", "headline"])
 def test_a_layout_of_another_lr2eval_is_one_line(run: Path, tmp_path: Path, key: str) -> None:
-    path = save_baseline(read_run(run, "m"), tmp_path / "baseline.json")
+    path = save_baseline(read_run(run), tmp_path / "baseline.json")
     value = json.loads(path.read_text())
     del value[key], value["sha256"]
     path.write_text(json.dumps({**value, "sha256": digest(value)}))
@@ -110,10 +110,10 @@ def test_a_layout_of_another_lr2eval_is_one_line(run: Path, tmp_path: Path, key:
 
 
 def test_shards_that_contradict_themselves(run: Path, tmp_path: Path) -> None:
-    path = save_baseline(read_run(run, "m"), tmp_path / "baseline.json")
+    path = save_baseline(read_run(run), tmp_path / "baseline.json")
     value = json.loads(path.read_text())
     value["shards"]["mmlu/a"]["n"] = 41
     del value["sha256"]
     path.write_text(json.dumps({**value, "sha256": digest(value)}))
-    with pytest.raises(UsageError, match="41 samples named"):
+    with pytest.raises(UsageError, match="n is 41, but there are 40 scores"):
         load_baseline(path)

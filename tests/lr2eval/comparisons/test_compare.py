@@ -5,21 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lr2eval.comparisons.compare import Compare, compare, groups, read_all, together
+from lr2eval.comparisons.compare import compare_runs, groups, pool, read_all
 from lr2eval.comparisons.pairing import PairedShard
 from lr2eval.errors import NotComparableError, UsageError
-from lr2eval.record.comparison import Difference
+from lr2eval.record.comparison import Comparison, Difference
 from tests.fake_runs import fake_run, ones
 
 
-def compared(tmp_path: Path, before: dict[str, list[float | None]], after: dict[str, list[float | None]]) -> Compare:
+def compared(tmp_path: Path, before: dict[str, list[float | None]], after: dict[str, list[float | None]]) -> Comparison:
     paths = [fake_run(tmp_path / "a", before, model="original"), fake_run(tmp_path / "b", after, model="extended")]
     sources = read_all(paths)
-    return compare(sources[0], sources[1:])
+    return compare_runs(sources[0], sources[1:])[0]
 
 
-def row(done: Compare, level: str, task: str | None = None, length: int | None = None) -> Difference:
-    (found,) = [r for r in done.comparison.pairs[0].differences if (r.level, r.task, r.length) == (level, task, length)]
+def row(done: Comparison, level: str, task: str | None = None, length: int | None = None) -> Difference:
+    (found,) = [r for r in done.pairs[0].differences if (r.level, r.task, r.length) == (level, task, length)]
     return found
 
 
@@ -27,7 +27,7 @@ def test_every_level_of_a_benchmark_with_lengths(tmp_path: Path) -> None:
     before = {f"ruler/{task}@{n}": ones(20) for task in ("vt", "cwe") for n in (4096, 8192)}
     after = before | {"ruler/vt@8192": ones(20, 10)}
     done = compared(tmp_path, before, after)
-    assert [(r.level, r.task, r.length) for r in done.comparison.pairs[0].differences] == [
+    assert [(r.level, r.task, r.length) for r in done.pairs[0].differences] == [
         ("benchmark", None, None), ("length", None, 4096), ("length", None, 8192), ("task", "vt", None),
         ("task", "cwe", None), ("shard", "vt", 4096), ("shard", "vt", 8192), ("shard", "cwe", 4096),
         ("shard", "cwe", 8192),
@@ -47,7 +47,7 @@ def test_headlines_weigh_tasks_or_samples(tmp_path: Path) -> None:
     before = {"mmlu/a": ones(30), "mmlu/b": ones(10), "ruler/vt@4096": ones(30), "ruler/cwe@4096": ones(10)}
     after = {"mmlu/a": ones(30), "mmlu/b": ones(10, 10), "ruler/vt@4096": ones(30), "ruler/cwe@4096": ones(10, 10)}
     done = compared(tmp_path, before, after)
-    by_name = {r.benchmark: r for r in done.comparison.pairs[0].differences if r.level == "benchmark"}
+    by_name = {r.benchmark: r for r in done.pairs[0].differences if r.level == "benchmark"}
     assert by_name["mmlu"].difference == -25  # 10 of 40 samples
     assert by_name["ruler"].difference == -50  # one of two tasks
     assert (by_name["mmlu"].over, by_name["ruler"].over) == ("samples", "tasks")
@@ -77,13 +77,13 @@ def test_samples_of_one_document_are_a_cluster(tmp_path: Path) -> None:
         fake_run(tmp_path / "b", {name: ones(40, 10)}, columns=columns),  # the whole of one document is lost
     ]
     sources = read_all(paths)
-    found = compare(sources[0], sources[1:]).comparison.pairs[0].differences[-1]
+    found = compare_runs(sources[0], sources[1:])[0].pairs[0].differences[-1]
     assert found.clusters == 4
     # Totals -10, 0, 0, 0 around a mean of -.25: robust 75 * 4/3, naive 7.5.
     assert found.design_effect == pytest.approx(75 * 4 / 3 / 7.5)
     alone = [fake_run(tmp_path / "c", {name: ones(40)}), fake_run(tmp_path / "d", {name: ones(40, 10)})]
     sources = read_all(alone)
-    independent = compare(sources[0], sources[1:]).comparison.pairs[0].differences[-1]
+    independent = compare_runs(sources[0], sources[1:])[0].pairs[0].differences[-1]
     assert independent.clusters is None
     assert found.interval.low < independent.interval.low
     assert found.interval.high > 0 > independent.interval.high
@@ -94,7 +94,7 @@ def test_documents_cluster_across_lengths() -> None:
         PairedShard(f"ruler/qa_1@{n}", "ruler", "qa_1", n, np.ones(3), np.zeros(3), [], ["x", "y", None])
         for n in (4096, 8192)
     ]
-    clusters = together(shards, "tasks").clusters
+    clusters = pool(shards, "tasks").clusters
     assert clusters is not None
     assert len(set(clusters.tolist())) == 4  # x, y, and two samples of their own
 
@@ -104,9 +104,9 @@ def test_weights_of_tasks() -> None:
         PairedShard(f"ruler/{task}@4096", "ruler", task, 4096, np.ones(n), np.full(n, value), [], [])
         for task, n, value in (("vt", 10, 0.0), ("cwe", 5, 1.0))
     ]
-    assert together(shards, "tasks").means() == pytest.approx((1, 0.5))
-    assert together(shards, "tasks", {"vt": 3.0}).means() == pytest.approx((1, 0.25))
-    assert together(shards, "samples").means() == pytest.approx((1, 1 / 3))
+    assert pool(shards, "tasks").means() == pytest.approx((1, 0.5))
+    assert pool(shards, "tasks", {"vt": 3.0}).means() == pytest.approx((1, 0.25))
+    assert pool(shards, "samples").means() == pytest.approx((1, 1 / 3))
 
 
 def test_groups_repeat_no_row() -> None:
@@ -122,7 +122,7 @@ def test_depth_cells(tmp_path: Path) -> None:
         fake_run(tmp_path / "b", {name: ones(4, 1)}, columns=columns),
     ]
     sources = read_all(paths)
-    cells = compare(sources[0], sources[1:]).comparison.pairs[0].differences[-1].cells
+    cells = compare_runs(sources[0], sources[1:])[0].pairs[0].differences[-1].cells
     assert [(c.depth, c.n, c.original, c.extended, c.difference) for c in cells] == [
         (0.0, 2, 100, 50, -50), (1.0, 2, 100, 100, 0)
     ]  # fmt: skip
@@ -135,9 +135,9 @@ def test_several_extended_models(tmp_path: Path) -> None:
         fake_run(tmp_path / "c", {"mmlu/a": ones(10, 2)}, model="yarn"),
     ]
     sources = read_all(paths)
-    done = compare(sources[0], sources[1:])
-    assert [pair.extended.label for pair in done.comparison.pairs] == ["yarn (b)", "yarn (c)"]
-    assert [pair.differences[0].difference for pair in done.comparison.pairs] == [-10, -20]
+    done = compare_runs(sources[0], sources[1:])[0]
+    assert [pair.extended.label for pair in done.pairs] == ["yarn (b)", "yarn (c)"]
+    assert [pair.differences[0].difference for pair in done.pairs] == [-10, -20]
 
 
 def test_noise_floor_is_the_largest_move_between_repeats(tmp_path: Path) -> None:
@@ -145,17 +145,17 @@ def test_noise_floor_is_the_largest_move_between_repeats(tmp_path: Path) -> None
     repeats = [fake_run(tmp_path / f"r{k}", {"mmlu/a": ones(10, k), "mmlu/b": ones(10)}) for k in (3, 1)]
     extended = fake_run(tmp_path / "b", {"mmlu/a": ones(10, 2), "mmlu/b": ones(10)}, model="extended")
     sources = read_all([original, extended])
-    done = compare(sources[0], sources[1:], noise=read_all(repeats))
-    assert {r.task: r.noise for r in done.comparison.pairs[0].differences} == {None: 15, "a": 30, "b": 0}
-    assert done.comparison.noise_runs == ["r3", "r1"]
-    with pytest.raises(NotComparableError, match="no repeat of"):
-        compare(sources[0], sources[1:], noise=[sources[1]])
+    done = compare_runs(sources[0], sources[1:], noise=read_all(repeats))[0]
+    assert {r.task: r.noise for r in done.pairs[0].differences} == {None: 15, "a": 30, "b": 0}
+    assert done.noise_runs == ["r3", "r1"]
+    with pytest.raises(NotComparableError, match="not a repeat of"):
+        compare_runs(sources[0], sources[1:], noise=[sources[1]])
 
 
 def test_effective_length_with_the_share_of_resamples(tmp_path: Path) -> None:
     shards = {f"ruler/vt@{n}": ones(100, lost) for n, lost in ((4096, 0), (8192, 14), (16384, 60))}
     done = compared(tmp_path, shards, shards)
-    for found in done.comparison.effective_lengths:
+    for found in done.effective_lengths:
         shares = dict(found.shares)
         assert found.effective_length == 8192  # 86 > 85.6
         assert set(shares) == {4096, 8192}
@@ -167,14 +167,14 @@ def test_effective_length_is_over_lengths_that_have_every_task(tmp_path: Path) -
     shards = {f"ruler/{task}@{n}": ones(50) for task in ("vt", "cwe") for n in (4096, 8192)}
     shards["ruler/vt@16384"] = ones(50)
     done = compared(tmp_path, shards, shards)
-    assert [found.lengths for found in done.comparison.effective_lengths] == [[4096, 8192]] * 2
-    assert {found.effective_length for found in done.comparison.effective_lengths} == {8192}
+    assert [found.lengths for found in done.effective_lengths] == [[4096, 8192]] * 2
+    assert {found.effective_length for found in done.effective_lengths} == {8192}
 
 
 def test_confidence_is_checked(tmp_path: Path) -> None:
     sources = read_all([fake_run(tmp_path / "a", {"mmlu/a": ones(3)}), fake_run(tmp_path / "b", {"mmlu/a": ones(3)})])
     with pytest.raises(UsageError, match="--confidence 95"):
-        compare(sources[0], sources[1:], confidence=95)
+        compare_runs(sources[0], sources[1:], confidence=95)
 
 
 def test_only_the_original_may_be_a_file(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lr2eval.comparisons.compare import compare, read_all
+from lr2eval.comparisons.compare import compare_runs, read_all
 from lr2eval.comparisons.exports import COLUMNS, text, to_csv, to_markdown
 from lr2eval.record.comparison import Comparison
 from tests.fake_runs import fake_run, ones
@@ -21,7 +21,7 @@ def comparison(tmp_path: Path) -> Comparison:
             fake_run(tmp_path / "b", before | {"ruler/vt@8192": ones(20, 10)}, model="=cmd|' /C calc'!A0"),
         ]
     )
-    return compare(sources[0], sources[1:]).comparison
+    return compare_runs(sources[0], sources[1:])[0]
 
 
 def test_csv_holds_every_row_and_number(comparison: Comparison) -> None:

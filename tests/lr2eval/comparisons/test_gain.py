@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from lr2eval.comparisons import baseline, exports
-from lr2eval.comparisons.compare import compare, read_all
-from lr2eval.comparisons.sources import Source
+from lr2eval.comparisons.compare import compare_runs, read_all
+from lr2eval.comparisons.scores import RunScores
 from lr2eval.record.comparison import Comparison, Gain
 from lr2eval.reports import render
 from lr2eval.stats.paired import Paired, difference_interval, mcnemar
@@ -29,7 +29,7 @@ def items(n: int, documents: int | None = None) -> list[dict[str, Any]]:
 
 def runs(
     tmp_path: Path, before: dict[str, Scores], after: dict[str, Scores], columns: Any = None, **more: Any
-) -> tuple[Source, Source]:
+) -> tuple[RunScores, RunScores]:
     given = {name: items(len(scores)) for name, scores in {**before, **after}.items()} if columns is None else columns
     a = fake_run(tmp_path / "a", before, model="original", columns=given, **more)
     b = fake_run(tmp_path / "b", after, model="extended", columns=given, **more)
@@ -37,8 +37,8 @@ def runs(
     return first, second
 
 
-def gains(original: Source, extended: Source, **more: Any) -> list[Gain]:
-    return compare(original, [extended], **more).comparison.pairs[0].gains
+def gains(original: RunScores, extended: RunScores, **more: Any) -> list[Gain]:
+    return compare_runs(original, [extended], **more)[0].pairs[0].gains
 
 
 def test_items_are_paired_across_the_windows(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_documents_are_clusters(tmp_path: Path) -> None:
 )
 def test_absent_without_two_windows(tmp_path: Path, before: list[str], after: list[str], columns: Any) -> None:
     pair = runs(tmp_path, dict.fromkeys(before, ones(10)), dict.fromkeys(after, ones(10)), columns)
-    comparison = compare(pair[0], [pair[1]]).comparison
+    comparison = compare_runs(pair[0], [pair[1]])[0]
     assert comparison.pairs[0].gains == []
     assert "Gain" not in exports.to_markdown(comparison)
     page = render([tmp_path / "a", tmp_path / "b"], tmp_path / "report.html", comparison=comparison).read_text()
@@ -133,7 +133,7 @@ def test_what_has_no_partner_is_left_out_and_said(tmp_path: Path) -> None:
     original, extended = runs(
         tmp_path, {near: [None, None, *ones(8)]}, {near: [None, None, *ones(8)], far: [*ones(9), None]}
     )
-    done = compare(original, [extended]).comparison.pairs[0]
+    done = compare_runs(original, [extended])[0].pairs[0]
     assert done.gains[1].n == 7
     (said,) = [item for item in done.left_out if item.what.startswith("gain of longbench/trec")]
     assert (said.n, "skipped" in said.reason, f"{NEAR} to {FAR}" in said.what) == (3, True, True)
@@ -148,7 +148,7 @@ def test_items_of_another_prompt_take_no_part(tmp_path: Path) -> None:
     c = fake_run(tmp_path / "c", {"mmlu/a": ones(3)}, prompts="one", model="extended")
     original, extended, same = read_all([a, b, c])
     mixed = replace(extended, shards={**extended.shards, **same.shards})
-    done = compare(original, [mixed], common=True).comparison.pairs[0]
+    done = compare_runs(original, [mixed], common=True)[0].pairs[0]
     assert done.gains == []
     assert sum(item.n for item in done.left_out if item.what.startswith("gain")) == 10
 
@@ -169,7 +169,7 @@ def comparison(tmp_path: Path) -> Comparison:
     original, extended = runs(
         tmp_path, {near: ones(40, 28)}, {near: ones(40, 30), far: ones(40, 4)}, truncated={near: [9] * 21 + [0] * 19}
     )
-    return compare(original, [extended]).comparison
+    return compare_runs(original, [extended])[0]
 
 
 def test_exports_tell_gains_from_differences(comparison: Comparison) -> None:

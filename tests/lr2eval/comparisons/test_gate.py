@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from lr2eval.comparisons.compare import Compared, compare, read_all
-from lr2eval.comparisons.gate import default_checks, judge, not_comparable
+from lr2eval.comparisons.compare import PairedRuns, compare_runs, read_all
+from lr2eval.comparisons.gate import check_pin, default_checks, judge, not_comparable
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.comparison import Check, Gate
 from tests.fake_runs import Scores, fake_run, ones
 
 
-def compared(tmp_path: Path, before: dict[str, Scores], after: dict[str, Scores]) -> Compared:
+def paired(tmp_path: Path, before: dict[str, Scores], after: dict[str, Scores]) -> PairedRuns:
     sources = read_all(
         [fake_run(tmp_path / "a", before, model="original"), fake_run(tmp_path / "b", after, model="extended")]
     )
-    return compare(sources[0], sources[1:]).compared[0]
+    return compare_runs(sources[0], sources[1:])[1][0]
 
 
 def only(gate: Gate) -> Check:
@@ -43,31 +43,31 @@ def only(gate: Gate) -> Check:
     ],
 )
 def test_the_rule(tmp_path: Path, n: int, lost: int, config: dict[str, float], verdict: str, code: int) -> None:
-    gate = judge(compared(tmp_path, {"mmlu/a": ones(n)}, {"mmlu/a": ones(n, lost)}), GateConfig(**config))
+    gate = judge(paired(tmp_path, {"mmlu/a": ones(n)}, {"mmlu/a": ones(n, lost)}), GateConfig(**config))
     assert (gate.verdict, gate.exit_code, only(gate).verdict) == (verdict, code, verdict)
     assert gate.paragraph.startswith(verdict.upper())
 
 
 def test_a_gain_never_fails(tmp_path: Path) -> None:
-    gate = judge(compared(tmp_path, {"mmlu/a": ones(500, 100)}, {"mmlu/a": ones(500, 50)}), GateConfig())
+    gate = judge(paired(tmp_path, {"mmlu/a": ones(500, 100)}, {"mmlu/a": ones(500, 50)}), GateConfig())
     assert gate.verdict == "pass"
 
 
 def test_a_small_sure_loss_within_the_limit_passes_and_is_said(tmp_path: Path) -> None:
-    gate = judge(compared(tmp_path, {"mmlu/a": ones(4000)}, {"mmlu/a": ones(4000, 12)}), GateConfig(margin=1.0))
+    gate = judge(paired(tmp_path, {"mmlu/a": ones(4000)}, {"mmlu/a": ones(4000, 12)}), GateConfig(margin=1.0))
     assert gate.verdict == "pass"
-    assert "a loss is shown, but" in only(gate).message
+    assert "there is a loss, but" in only(gate).message
 
 
 def test_both_limits_are_two_checks_and_both_must_pass(tmp_path: Path) -> None:
-    pair = compared(tmp_path, {"mmlu/a": ones(300)}, {"mmlu/a": ones(300)})
+    pair = paired(tmp_path, {"mmlu/a": ones(300)}, {"mmlu/a": ones(300)})
     gate = judge(pair, GateConfig(margin=0.5, min_retention=0.98))
     assert {check.kind: check.verdict for check in gate.checks} == {"retention": "pass", "margin": "inconclusive"}
     assert gate.verdict == "inconclusive"
 
 
 def test_a_regression_outweighs_everything(tmp_path: Path) -> None:
-    pair = compared(
+    pair = paired(
         tmp_path, {"mmlu/a": ones(10), "ruler/vt@4096": ones(300)}, {"mmlu/a": ones(10), "ruler/vt@4096": ones(300, 90)}
     )
     gate = judge(pair, GateConfig())
@@ -77,17 +77,17 @@ def test_a_regression_outweighs_everything(tmp_path: Path) -> None:
 
 def test_needed_n_decides(tmp_path: Path) -> None:
     """The n a gate asks for, if nothing was lost, is enough when it comes."""
-    check = only(judge(compared(tmp_path, {"mmlu/a": ones(100)}, {"mmlu/a": ones(100)}), GateConfig(margin=1.0)))
+    check = only(judge(paired(tmp_path, {"mmlu/a": ones(100)}, {"mmlu/a": ones(100)}), GateConfig(margin=1.0)))
     assert check.needed_n == check.needed_n_if_equal == 344
     for n, verdict in ((344, "pass"), (343, "inconclusive")):
-        again = compared(tmp_path / f"{n}", {"mmlu/a": ones(n)}, {"mmlu/a": ones(n)})
+        again = paired(tmp_path / f"{n}", {"mmlu/a": ones(n)}, {"mmlu/a": ones(n)})
         assert judge(again, GateConfig(margin=1.0)).verdict == verdict
 
 
 @pytest.mark.parametrize("n", [1, 10, 100])
 def test_needed_n_of_a_share_with_wrong_answers_among_the_pairs(tmp_path: Path, n: int) -> None:
     scores = ones(10 * n, 4 * n)
-    check = only(judge(compared(tmp_path, {"mmlu/a": scores}, {"mmlu/a": scores}), GateConfig(min_retention=0.999)))
+    check = only(judge(paired(tmp_path, {"mmlu/a": scores}, {"mmlu/a": scores}), GateConfig(min_retention=0.999)))
     # x = 0.001 * 0.6 n: x >= 3.4568 (see above, with 0.999).
     assert check.needed_n == check.needed_n_if_equal == pytest.approx(3.4568 / 0.0006, rel=0.001)
 
@@ -95,13 +95,13 @@ def test_needed_n_of_a_share_with_wrong_answers_among_the_pairs(tmp_path: Path, 
 def test_needed_n_with_discordant_pairs_is_the_formula(tmp_path: Path) -> None:
     # 5 lost and 5 gained of 100: spread sqrt(.1), distance .02, (1.645 + .842)^2 * .1 / .0004.
     before, after = ones(100, 5), ones(100, 5, at=50)
-    check = only(judge(compared(tmp_path, {"mmlu/a": before}, {"mmlu/a": after}), GateConfig(margin=2.0)))
+    check = only(judge(paired(tmp_path, {"mmlu/a": before}, {"mmlu/a": after}), GateConfig(margin=2.0)))
     assert check.verdict == "inconclusive"
     assert check.needed_n == pytest.approx(6.1826 * 0.1 / 0.0004, abs=1)
 
 
 def test_the_original_scores_nothing(tmp_path: Path) -> None:
-    pair = compared(tmp_path, {"mmlu/a": ones(50, 50)}, {"mmlu/a": ones(50, 50)})
+    pair = paired(tmp_path, {"mmlu/a": ones(50, 50)}, {"mmlu/a": ones(50, 50)})
     gate = judge(pair, GateConfig())
     assert gate.verdict == "inconclusive"
     assert "the original scores 0 here" in gate.paragraph
@@ -111,7 +111,7 @@ def test_checks_by_name(tmp_path: Path) -> None:
     shards = {f"ruler/{t}@{n}": ones(200) for t in ("vt", "niah_single_1", "niah_single_2") for n in (4096, 8192)}
     shards["mmlu/mmlu_anatomy"] = ones(200)
     shards["lm_eval/hellaswag"] = ones(200)
-    pair = compared(tmp_path, shards, shards)
+    pair = paired(tmp_path, shards, shards)
     assert default_checks(pair) == ["ruler", "mmlu", "hellaswag"]
     sizes = {
         name: only(judge(pair, GateConfig(tasks=(name,)))).n
@@ -125,14 +125,14 @@ def test_checks_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["mmul", "ruler:nothing", "ruler@16k", "ruler@many"])
 def test_a_check_that_names_nothing_is_a_usage_error(tmp_path: Path, name: str) -> None:
-    pair = compared(tmp_path, {"ruler/vt@4096": ones(5)}, {"ruler/vt@4096": ones(5)})
+    pair = paired(tmp_path, {"ruler/vt@4096": ones(5)}, {"ruler/vt@4096": ones(5)})
     with pytest.raises(UsageError, match=name.partition("@")[0]):
         judge(pair, GateConfig(tasks=(name,)))
 
 
 def test_limits_of_single_checks_and_weights(tmp_path: Path) -> None:
     before: dict[str, Scores] = {"ruler/vt@4096": ones(400), "ruler/cwe@4096": ones(400)}
-    pair = compared(tmp_path, before, before | {"ruler/vt@4096": ones(400, 40)})
+    pair = paired(tmp_path, before, before | {"ruler/vt@4096": ones(400, 40)})
     plain = judge(pair, GateConfig(margin=8.0))
     assert plain.verdict == "pass"
     strict = judge(pair, GateConfig.model_validate({"margin": 8.0, "checks": {"ruler:vt": {"margin": 2.0}}}))
@@ -146,7 +146,7 @@ def test_limits_of_single_checks_and_weights(tmp_path: Path) -> None:
 
 def test_single_tasks_that_fell_are_named_even_when_the_mean_passes(tmp_path: Path) -> None:
     before: dict[str, Scores] = {f"mmlu/s{i}": ones(500) for i in range(10)}
-    pair = compared(tmp_path, before, before | {"mmlu/s3": ones(500, 30)})
+    pair = paired(tmp_path, before, before | {"mmlu/s3": ones(500, 30)})
     gate = judge(pair, GateConfig(margin=1.0))
     assert gate.verdict == "pass"
     assert [(each.name, each.difference) for each in gate.regressed] == [("mmlu:s3", -6)]
@@ -154,22 +154,22 @@ def test_single_tasks_that_fell_are_named_even_when_the_mean_passes(tmp_path: Pa
 
 
 def test_single_tasks_that_rose_are_not_named(tmp_path: Path) -> None:
-    gate = judge(compared(tmp_path, {"mmlu/a": ones(500, 60)}, {"mmlu/a": ones(500)}), GateConfig())
+    gate = judge(paired(tmp_path, {"mmlu/a": ones(500, 60)}, {"mmlu/a": ones(500)}), GateConfig())
     assert gate.regressed == []
 
 
 def test_a_benchmark_is_checked_by_its_headline(tmp_path: Path) -> None:
     before: dict[str, Scores] = {"mmlu/a": ones(300), "mmlu/b": ones(100)}
     after: dict[str, Scores] = {"mmlu/a": ones(300), "mmlu/b": ones(100, 20)}
-    assert only(judge(compared(tmp_path, before, after), GateConfig())).difference == -5  # samples, not tasks
+    assert only(judge(paired(tmp_path, before, after), GateConfig())).difference == -5  # samples, not tasks
 
 
 def test_the_pin(tmp_path: Path) -> None:
-    pair = compared(tmp_path, {"mmlu/a": ones(300)}, {"mmlu/a": ones(300)})
+    pair = paired(tmp_path, {"mmlu/a": ones(300)}, {"mmlu/a": ones(300)})
     digest = pair.original.side.digest
-    assert judge(pair, GateConfig(baseline_digest=digest[:12])).verdict == "pass"
+    check_pin(pair.original.side, GateConfig(baseline_digest=digest[:12]))
     with pytest.raises(NotComparableError, match="the gate pins 000000000000"):
-        judge(pair, GateConfig(baseline_digest="0" * 64))
+        check_pin(pair.original.side, GateConfig(baseline_digest="0" * 64))
 
 
 def test_not_comparable_says_why() -> None:
@@ -178,12 +178,12 @@ def test_not_comparable_says_why() -> None:
 
 
 def test_confidence_moves_the_verdict(tmp_path: Path) -> None:
-    pair = compared(tmp_path, {"mmlu/a": ones(400)}, {"mmlu/a": ones(400)})
+    pair = paired(tmp_path, {"mmlu/a": ones(400)}, {"mmlu/a": ones(400)})
     assert judge(pair, GateConfig(margin=1.0, confidence=0.95)).verdict == "pass"
     assert judge(pair, GateConfig(margin=1.0, confidence=0.99)).verdict == "inconclusive"
 
 
 def test_graded_scores_all_equal(tmp_path: Path) -> None:
     scores: list[float | None] = [75.0] * 30
-    gate = judge(compared(tmp_path, {"ruler/vt@4096": scores}, {"ruler/vt@4096": scores}), GateConfig())
+    gate = judge(paired(tmp_path, {"ruler/vt@4096": scores}, {"ruler/vt@4096": scores}), GateConfig())
     assert gate.verdict == "inconclusive"

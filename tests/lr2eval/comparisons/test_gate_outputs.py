@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import xmlschema
 
-from lr2eval.comparisons.compare import compare, read_all
-from lr2eval.comparisons.exports import junit, summary, workflow_commands
+from lr2eval.comparisons.compare import compare_runs, read_all
+from lr2eval.comparisons.exports import gate_markdown, github_annotations, junit
 from lr2eval.comparisons.gate import judge, not_comparable
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.errors import NotComparableError
@@ -25,7 +25,7 @@ def gate(tmp_path: Path) -> Gate:
     sources = read_all(
         [fake_run(tmp_path / "a", before), fake_run(tmp_path / "b", before | {"ruler/vt@4096": ones(300, 60)})]
     )
-    return judge(compare(sources[0], sources[1:]).compared[0], GateConfig())
+    return judge(compare_runs(sources[0], sources[1:])[1][0], GateConfig())
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def hostile(gate: Gate) -> Gate:
     checks = [check.model_copy(update={"name": HOSTILE, "message": HOSTILE}) for check in gate.checks]
     assert gate.extended is not None
     side = gate.extended.model_copy(update={"label": HOSTILE})
-    return gate.model_copy(update={"checks": checks, "paragraph": HOSTILE, "extended": side, "mind": [HOSTILE]})
+    return gate.model_copy(update={"checks": checks, "paragraph": HOSTILE, "extended": side, "caveats": [HOSTILE]})
 
 
 def suite(text: str) -> ET.Element:
@@ -82,22 +82,22 @@ def test_hostile_text_stays_text_in_junit(hostile: Gate) -> None:
 
 
 def test_annotations_levels(gate: Gate) -> None:
-    lines = workflow_commands(gate)
+    lines = github_annotations(gate)
     assert [line.split(" ")[0] for line in lines] == ["::notice", "::error", "::warning"]
-    assert workflow_commands(not_comparable(NotComparableError("why"), 0.95)) == [
+    assert github_annotations(not_comparable(NotComparableError("why"), 0.95)) == [
         "::error title=lr2eval gate%3A not comparable::why"
     ]
 
 
 def test_annotations_cannot_be_injected(hostile: Gate) -> None:
-    for line in workflow_commands(hostile):
+    for line in github_annotations(hostile):
         assert "\n" not in line
         assert "%250A" in line  # a literal %0A is no line break
         assert "%0A::error" in line  # the line break is escaped, and with it the second command
 
 
 def test_summary_table_survives_hostile_names(hostile: Gate) -> None:
-    rows = [line for line in summary(hostile).splitlines() if line.startswith("| ")]
+    rows = [line for line in gate_markdown(hostile).splitlines() if line.startswith("| ")]
     assert len(rows) == 1 + 3
     assert all("<b>" not in row.replace("\\<b\\>", "") for row in rows)
     bars = {row.replace("\\|", "").count("|") for row in rows}
@@ -105,7 +105,7 @@ def test_summary_table_survives_hostile_names(hostile: Gate) -> None:
 
 
 def test_summary_names_the_verdict_and_the_runs(gate: Gate) -> None:
-    text = summary(gate)
+    text = gate_markdown(gate)
     assert text.startswith("## ✗ lr2eval gate: REGRESSION\n")
     assert gate.original is not None
     assert gate.original.digest[:16] in text

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lr2eval.comparisons.pairing import pair, to_mind
-from lr2eval.comparisons.sources import Source, labels, read_run
+from lr2eval.comparisons.pairing import caveats, pair
+from lr2eval.comparisons.scores import RunScores, labels, read_run
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.results import NotRun
 from tests.fake_runs import fake_run, ones
@@ -17,17 +17,17 @@ MMLU = "mmlu/mmlu_anatomy"
 VT = "ruler/vt@4096"
 
 
-def runs(tmp_path: Path, before: dict[str, object], after: dict[str, object]) -> tuple[Source, Source]:
-    fake_run(tmp_path / "a", **before)  # type: ignore[arg-type]
-    fake_run(tmp_path / "b", **after)  # type: ignore[arg-type]
-    return read_run(tmp_path / "a", "original"), read_run(tmp_path / "b", "extended")
+def runs(tmp_path: Path, before: dict[str, object], after: dict[str, object]) -> tuple[RunScores, RunScores]:
+    fake_run(tmp_path / "a", model="original", **before)  # type: ignore[arg-type]
+    fake_run(tmp_path / "b", model="extended", **after)  # type: ignore[arg-type]
+    return read_run(tmp_path / "a"), read_run(tmp_path / "b")
 
 
 def test_pairs_by_id_whatever_the_order_of_the_rows(tmp_path: Path) -> None:
     scores = [0.0, 100.0, 50.0, 100.0]
     original, extended = runs(tmp_path, {"shards": {MMLU: scores}}, {"shards": {MMLU: scores[::-1]}})
     shard = extended.shards[MMLU]
-    turned = Source(
+    turned = RunScores(
         extended.side,
         {MMLU: type(shard)(**{**shard.__dict__, "ids": shard.ids[::-1], "prompts": shard.prompts[::-1],
                               "scores": shard.scores[::-1], "truncated": shard.truncated[::-1]})},
@@ -62,17 +62,17 @@ def test_depths_stay_with_their_samples_where_some_are_skipped(tmp_path: Path) -
     ("before", "after", "says"),
     [
         ({"seed": 1}, {}, "seed 1 and 0"),
-        ({"prompts": "other"}, {}, "10 of 10 samples have another prompt"),
+        ({"prompts": "other"}, {}, "10 of 10 samples have different prompts"),
         ({"tokenizer": "other"}, {}, "different tokenizers"),
         ({"settings": {"window_policy": "budget"}}, {}, "--window-policy"),
         ({"settings": {"truncation": "middle"}}, {}, "--truncation"),
         ({"metrics": {MMLU: "exact"}}, {}, "scored by exact"),
-        ({"truncated": {MMLU: [0] * 9 + [7]}}, {}, "1 prompts were cut to another length"),
-        ({"planned": 2}, {}, "original: the run is unfinished"),
-        ({}, {"planned": 2}, "extended: the run is unfinished"),
+        ({"truncated": {MMLU: [0] * 9 + [7]}}, {}, "1 prompts were shortened to different lengths"),
+        ({"planned": 2}, {}, "original: the run is not finished"),
+        ({}, {"planned": 2}, "extended: the run is not finished"),
         ({"shards": {MMLU: ones(12)}, "settings": {"limit": 12}}, {"settings": {"limit": 10}}, "limit 12 and 10"),
-        ({"shards": {MMLU: ones(10), VT: ones(5)}}, {}, f"lacks {VT}"),
-        ({"shards": {VT: ones(5)}}, {}, "lacks"),
+        ({"shards": {MMLU: ones(10), VT: ones(5)}}, {}, f"extended has no scores for {VT}"),
+        ({"shards": {VT: ones(5)}}, {}, "has no scores for"),
     ],
 )
 def test_refusals_name_the_reason_in_one_line(
@@ -121,11 +121,11 @@ def test_scores_outside_the_scale_are_refused(tmp_path: Path) -> None:
         pair(original, extended, common=False)
 
 
-def test_settings_to_mind(tmp_path: Path) -> None:
+def test_settings_caveats(tmp_path: Path) -> None:
     original, extended = runs(
         tmp_path, {"shards": {MMLU: ones(2)}, "settings": {"dtype": "bfloat16"}}, {"shards": {MMLU: ones(2)}}
     )
-    assert to_mind(original.side, extended.side) == ["dtype: bfloat16 for original, float32 for extended"]
+    assert caveats(original.side, extended.side) == ["dtype: bfloat16 for original, float32 for extended"]
 
 
 def test_a_changed_score_is_found(tmp_path: Path) -> None:
@@ -133,15 +133,15 @@ def test_a_changed_score_is_found(tmp_path: Path) -> None:
     with sqlite3.connect(folder / "samples.sqlite") as db:
         db.execute("UPDATE samples SET score = 100")
     with pytest.raises(NotComparableError, match="one of the two was changed"):
-        read_run(folder, "a")
+        read_run(folder)
 
 
 def test_lost_rows_are_found(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "a", {MMLU: ones(10)})
     with sqlite3.connect(folder / "samples.sqlite") as db:
         db.execute("DELETE FROM samples WHERE number > 4")
-    with pytest.raises(NotComparableError, match="5 scored samples of mmlu/mmlu_anatomy, of which"):
-        read_run(folder, "a")
+    with pytest.raises(NotComparableError, match="has 5 scored samples of mmlu/mmlu_anatomy, but"):
+        read_run(folder)
 
 
 @pytest.mark.parametrize("cut", ["samples.sqlite", "results.json"])
@@ -150,7 +150,7 @@ def test_a_cut_file_is_one_line(tmp_path: Path, cut: str) -> None:
     path = folder / cut
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(NotComparableError) as caught:
-        read_run(folder, "a")
+        read_run(folder)
     assert cut in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -159,21 +159,21 @@ def test_results_of_another_schema_version_are_named(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "a", {MMLU: ones(3)})
     text = (folder / "results.json").read_text().replace('"schema_version": 1', '"schema_version": 7')
     (folder / "results.json").write_text(text)
-    with pytest.raises(NotComparableError, match="schema version 7, this lr2eval reads 1"):
-        read_run(folder, "a")
+    with pytest.raises(NotComparableError, match="schema version 7, but this lr2eval reads version 1"):
+        read_run(folder)
 
 
 def test_a_score_that_is_no_number_is_refused(tmp_path: Path) -> None:
     folder = fake_run(tmp_path / "a", {MMLU: [100.0, math.nan]})
     with pytest.raises(NotComparableError, match="has no score"):
-        read_run(folder, "a")
+        read_run(folder)
 
 
 def test_no_run_folder_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
-        read_run(tmp_path / "nowhere", "a")
-    with pytest.raises(UsageError, match=r"holds no results\.json"):
-        read_run(tmp_path, "a")
+        read_run(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"has no results\.json"):
+        read_run(tmp_path)
 
 
 def test_labels_tell_runs_apart() -> None:
@@ -183,5 +183,5 @@ def test_labels_tell_runs_apart() -> None:
 
 
 def test_scores_come_out_as_stored(tmp_path: Path) -> None:
-    source = read_run(fake_run(tmp_path / "a", {VT: [100.0, 0.0, 33.3, None]}), "a")
+    source = read_run(fake_run(tmp_path / "a", {VT: [100.0, 0.0, 33.3, None]}))
     np.testing.assert_array_equal(source.shards[VT].scores, [100.0, 0.0, 33.3, np.nan])

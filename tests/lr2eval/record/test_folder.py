@@ -27,7 +27,7 @@ def test_damaged_manifest_is_one_line(tmp_path: Path, text: str) -> None:
 def test_other_settings_are_refused_with_the_keys_named(tmp_path: Path) -> None:
     old = {"config": {"seed": 0, "dtype": "float32"}, "model": "aaa"}
     folder.refuse_other(old, {"config": {"dtype": "float32", "seed": 0}, "model": "aaa"}, tmp_path)
-    with pytest.raises(UsageError, match=r"config\.seed: 0 there, 1 now; model: \"aaa\" there, \"b\" now.*--out"):
+    with pytest.raises(UsageError, match=r"config\.seed: was 0, now 1; model: was \"aaa\", now \"b\".*--out"):
         folder.refuse_other(old, {"config": {"seed": 1, "dtype": "float32"}, "model": "b"}, tmp_path)
 
 

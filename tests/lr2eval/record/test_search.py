@@ -61,8 +61,8 @@ def _next(value: Any) -> None:
         (_lost, "split 31 is not among those searched"),
         (_negative, "at factors.3"),
         (_extra, "at more"),
-        (_old, "has version 1, this lr2eval reads 2"),
-        (_next, "has version 3, this lr2eval reads 2"),
+        (_old, "has schema version 1, but this lr2eval reads version 2"),
+        (_next, "has schema version 3, but this lr2eval reads version 2"),
     ],
 )
 def test_damage_is_named_in_one_line(tmp_path: Path, change: Callable[[Any], None], said: str) -> None:
@@ -79,9 +79,17 @@ def test_damage_is_named_in_one_line(tmp_path: Path, change: Callable[[Any], Non
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"version": 2}', "\x00", '{"scale": NaN}'])
-def test_what_is_no_result_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, "not valid JSON") for text in ("", "{", "\x00")),
+        *((text, "damaged at the top level") for text in ("[]", "null")),
+        *((text, "damaged at digest") for text in ("{}", '{"version": 2}', '{"scale": NaN}')),
+    ],
+)
+def test_what_is_no_result_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / FILE).write_text(text, encoding="utf-8")
-    with pytest.raises(StoreError, match="not a search result") as caught:
+    with pytest.raises(StoreError, match=said) as caught:
         SearchResult.read(tmp_path)
+    assert str(tmp_path / FILE) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -145,7 +145,7 @@ def test_damaged_database_is_one_line(tmp_path: Path, damage: str) -> None:
 
 
 def test_reading_what_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"is .* a run folder"):
+    with pytest.raises(StoreError, match=r"no such file; give the folder of a run"):
         RunStore.read(tmp_path)
 
 

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import confint_proportions_2indep
 
 from lr2eval.stats.paired import (
     Paired,
@@ -24,13 +23,12 @@ from lr2eval.stats.paired import (
     difference_z,
     effective_length_shares,
     holm,
-    independent_interval,
     mcnemar,
     mcnemar_exact,
     paired_t,
     required_n,
 )
-from tests.lr2eval.stats.paired_samples import Z90, binary, confidences, counts, modest
+from tests.lr2eval.stats.paired_samples import Z90, binary, counts, modest
 
 # --- tests of "changed" ------------------------------------------------------------------------------------------
 
@@ -214,22 +212,6 @@ def test_bootstrap_interval_is_scipys() -> None:
     # Whole documents: ten copies of each sample tell no more than one.
     copies = Paired(np.repeat(original, 10), np.repeat(extended, 10), clusters=np.repeat(np.arange(300), 10))
     assert bootstrap_interval(copies, 0.9, resamples=20_000) == pytest.approx((low, high), abs=0.004)
-
-
-@modest
-@given(a=st.integers(0, 80), b=st.integers(0, 80), rest=st.integers(1, 80), confidence=confidences)
-def test_independent_interval_is_newcombes(a: int, b: int, rest: int, confidence: float) -> None:
-    n, m = a + rest, b + 2 * rest
-    original, extended = np.repeat([1.0, 0.0], [a, n - a]), np.repeat([1.0, 0.0], [b, m - b])
-    expected = confint_proportions_2indep(b, m, a, n, method="newcomb", compare="diff", alpha=1 - confidence)
-    assert independent_interval(original, extended, confidence) == pytest.approx(expected, abs=1e-8)
-
-
-def test_pairing_narrows() -> None:
-    paired = binary(300, 10, 8, 182)
-    low, high = difference_interval(paired, 0.9)
-    loose_low, loose_high = independent_interval(paired.original, paired.extended, 0.9)
-    assert high - low < 0.4 * (loose_high - loose_low)
 
 
 # --- effective length --------------------------------------------------------------------------------------------

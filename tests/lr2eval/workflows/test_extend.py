@@ -156,7 +156,7 @@ def test_a_step_that_failed_is_where_it_goes_on(
 def test_another_configuration_is_refused_with_the_keys(finished: Path, home: Path, lr2eval: Run) -> None:
     refused = extend(lr2eval, home, "--set", "training.seed=5")
     assert refused.code == 2
-    assert "training.seed: 0 there, 5 now" in refused.err
+    assert "training.seed: was 0, now 5" in refused.err
 
 
 def test_dry_run_says_the_steps_and_writes_nothing(home: Path, lr2eval: Run, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from lr2eval.record.results import SCHEMA_FILE
+from lr2eval.record.schemas import SCHEMAS
 
 Run = Callable[..., Any]
 GRID = ("--tasks", "niah:single,niah:distractor", "--lengths", "896,1k", "--offline",
@@ -23,7 +23,7 @@ def test_cells_reach_results_and_report(lr2eval: Run, toy_checkpoint: Path, shar
     assert done.code == 0, done.err
     assert "effective length" not in done.out
     results = json.loads((out / "results.json").read_text())
-    Draft202012Validator(json.loads(SCHEMA_FILE.read_text())).validate(results)
+    Draft202012Validator(json.loads((SCHEMAS / "results.schema.json").read_text())).validate(results)
     assert results["over_lengths"] == []
     assert [(shard["task"], shard["length"], shard["n"], shard["metric"]) for shard in results["shards"]] == [
         (task, length, 3, "found") for length in (896, 1024) for task in ("single", "distractor")

@@ -110,14 +110,14 @@ def test_report_refuses_in_one_line(lr2eval: Run, tmp_path: Path) -> None:
     (folder / "search.json").write_text('{"version": 9}', encoding="utf-8")
     done = lr2eval("report", folder)
     assert done.code == 5
-    assert "has version 9, this lr2eval reads 2" in done.err
+    assert "has schema version 9, but this lr2eval reads version 2" in done.err
     (folder / "search.json").unlink()
     again = lr2eval("report", folder)
     assert again.code == 2
     assert "the search has not finished" in again.err
     none = lr2eval("report", tmp_path / "none")
     assert none.code == 5
-    assert "a run folder?" in none.err
+    assert "give the folder of a run" in none.err
     assert all(len(each.err.strip().splitlines()) == 1 for each in (done, again, none))
     assert not (folder / "report.html").exists()
 
@@ -169,8 +169,8 @@ def test_the_same_command_again_computes_nothing(folder: Path, lr2eval: Run, tmp
 def test_another_configuration_is_refused_by_its_keys(folder: Path, lr2eval: Run) -> None:
     done = lr2eval("search", *SMALL, "--seed", 1, "--random", "--out", folder)
     assert done.code == 2
-    assert "random: false there, true now" in done.err
-    assert "seed: 0 there, 1 now" in done.err
+    assert "random: was false, now true" in done.err
+    assert "seed: was 0, now 1" in done.err
     assert "choose another --out" in done.err
 
 

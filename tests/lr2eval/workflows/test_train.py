@@ -72,7 +72,7 @@ def test_a_training_from_end_to_end(made: Path, lr2eval: Run, tmp_path: Path) ->
 
     other = lr2eval(*command(made, out, *NEEDLES, "--set", "optimizer.clip=2"))
     assert other.code == 2
-    assert "recipe.optimizer.clip: 1.0 there, 2.0 now" in other.error
+    assert "recipe.optimizer.clip: was 1.0, now 2.0" in other.error
 
 
 @pytest.mark.parametrize(

@@ -93,5 +93,5 @@ def test_two_processes_resume_to_the_same_bytes(runs: dict[int, Path]) -> None:
 
 
 def test_another_number_of_processes_is_another_training(runs: dict[int, Path]) -> None:
-    with pytest.raises(UsageError, match="processes: 2 there, 1 now"):
+    with pytest.raises(UsageError, match="processes: was 2, now 1"):
         two_ranks.run(runs[2].parents[1] / "source", runs[2])

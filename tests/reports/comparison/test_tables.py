@@ -191,7 +191,7 @@ def row(**update: Any) -> Difference:
 
 
 def sentence(comparison: Comparison, *rows: Difference) -> str:
-    pair = Pair(extended=comparison.pairs[0].extended, paired=True, differences=list(rows), left_out=[], mind=[])
+    pair = Pair(extended=comparison.pairs[0].extended, differences=list(rows), left_out=[], caveats=[])
     return tables_module.sentence(pair, load.Key("ext", 1), load.Key("orig", 0), 0.05)
 
 

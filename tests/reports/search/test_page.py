@@ -243,7 +243,7 @@ def test_only_a_finished_search_is_rendered(tmp_path: Path) -> None:
     assert render_search(folder, out) == out
     before = out.read_text(encoding="utf-8")
     (folder / FILE).write_text("{", encoding="utf-8")
-    with pytest.raises(StoreError, match="not a search result"):
+    with pytest.raises(StoreError, match="not valid JSON"):
         render_search(folder, out)
     (folder / FILE).unlink()
     assert is_search(folder), "by its manifest"

@@ -1,0 +1,141 @@
+"""What a comparison needs from a run: ids, prompt hashes and scores, from a run folder or a baseline file.
+
+A folder that was edited by hand or is incomplete is refused: the digest of its samples must match ``results.json``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lr2eval.errors import NotComparableError, StoreError, UsageError
+from lr2eval.record.comparison import Level, Side
+from lr2eval.record.results import RESULTS_FILE, ShardResult, read_results
+from lr2eval.record.store import RunStore
+from lr2eval.stats.paired import Array
+
+Headline = Literal["tasks", "samples"]
+
+ID_DIGITS = 12
+"""Hex digits of ids and prompt hashes that are compared: 48 bits, enough within a shard. A baseline keeps no more."""
+
+
+@dataclass(frozen=True)
+class ShardScores:
+    """The samples of one shard, in order. ``scores`` ``(n,)`` on the 0..100 scale, NaN where skipped."""
+
+    benchmark: str
+    task: str
+    length: int | None
+    metric: str
+    ids: Sequence[str]
+    prompts: Sequence[str]
+    scores: Array
+    truncated: Sequence[int]
+    depths: Sequence[float | None] = ()
+    documents: Sequence[str | None] = ()
+    """The document of each sample (empty if the task has none). Samples of one document are not independent."""
+    items: Sequence[str | None] = ()
+    """Names of the questions, the same at every window (empty if each length has different questions)."""
+
+    @property
+    def n(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """All scores of one run, read from its folder or from a baseline file."""
+
+    side: Side
+    shards: Mapping[str, ShardScores]
+    headline: Mapping[str, Headline]
+    """Benchmark -> what counts the same in its headline number."""
+    not_run: Mapping[str, str] = field(default_factory=dict)
+    """Shard or task that was requested but not run -> reason."""
+
+    def weighting(self, level: Level, benchmark: str) -> Headline:
+        """What counts the same in a mean at ``level``."""
+        return self.headline.get(benchmark, "samples") if level in ("benchmark", "length") else "tasks"
+
+
+def read_run(folder: Path) -> RunScores:
+    """Read a run folder; its label is the name of the model.
+
+    Raises :class:`UsageError` if it is not a run folder, :class:`NotComparableError` if it is damaged.
+    """
+    if not (folder / RESULTS_FILE).is_file():
+        what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
+        raise UsageError(f"{folder}: {what}; give the folder of a run or a file from `lr2eval baseline save`")
+    try:
+        results = read_results(folder)
+        with RunStore.read(folder) as store:
+            shards = {shard.id: _shard(shard, store) for shard in results.shards}
+            found = store.digest()
+    except StoreError as error:
+        raise NotComparableError(str(error)) from error
+    except (ValueError, TypeError) as error:
+        raise NotComparableError(f"{folder}: damaged ({error}); restore it from a copy or run again") from error
+    if found != results.digest:
+        raise NotComparableError(
+            f"{folder}: the digest of its samples is {found[:12]}, but {RESULTS_FILE} says {results.digest[:12]}, so "
+            "one of the two was changed; restore the folder from a copy or run again"
+        )
+    side = Side(
+        label=results.model.name,
+        source=folder.name,
+        kind="run",
+        digest=results.digest,
+        complete=results.complete,
+        lr2eval_version=results.lr2eval_version,
+        model=results.model,
+        settings=results.settings,
+    )
+    headline = {summary.benchmark: summary.over for summary in results.summaries if summary.headline}
+    not_run = {item.task + ("" if item.length is None else f"@{item.length}"): item.reason for item in results.not_run}
+    return RunScores(side, shards, headline, not_run)
+
+
+def labels(models: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """A label for each run: the name of its model; if two are equal, with the folder's name, or with a number."""
+    named = [m if models.count(m) == 1 else f"{m} ({f})" for m, f in zip(models, folders, strict=True)]
+    return [n if named.count(n) == 1 else f"{n} #{i}" for i, n in enumerate(named, 1)]
+
+
+def _shard(shard: ShardResult, store: RunStore) -> ShardScores:
+    rows = list(store.scores(shard.id))
+    scored = sum(score is not None for _, _, score, _, _ in rows)
+    if scored != shard.n:
+        raise StoreError(
+            f"{store.path}: has {scored} scored samples of {shard.id}, but {RESULTS_FILE} counts {shard.n}; restore "
+            "the run folder from a copy"
+        )
+    columns = [row[4] for row in rows]
+    return ShardScores(
+        benchmark=shard.benchmark,
+        task=shard.task,
+        length=shard.length,
+        metric=shard.metric,
+        ids=[row[0][:ID_DIGITS] for row in rows],
+        prompts=[row[1][:ID_DIGITS] for row in rows],
+        scores=np.array([math.nan if row[2] is None else row[2] for row in rows], float),
+        truncated=[row[3] for row in rows],
+        depths=[_number(each.get("depth")) for each in columns] if shard.cells else [],
+        documents=_texts(columns, "document"),
+        items=_texts(columns, "item"),
+    )
+
+
+def _texts(columns: Sequence[Mapping[str, Any]], key: str) -> list[str | None]:
+    """A column as texts; empty if no sample has it."""
+    found = [None if (value := column.get(key)) is None else str(value) for column in columns]
+    return found if any(value is not None for value in found) else []
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
