@@ -143,7 +143,7 @@ def test_gaps_are_named(maker: Any, tmp_path: Path) -> None:
         assert part in page.text, part
 
 
-def test_a_whole_run_has_nothing_to_mind(maker: Any, tmp_path: Path) -> None:
+def test_a_whole_run_has_no_caveats(maker: Any, tmp_path: Path) -> None:
     run = maker(tmp_path / "run", tasks=("vt",), lengths=(4096,), subjects=0, samples=30, lift=9.0)
     text = render([run], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "None. The run is complete" in text
