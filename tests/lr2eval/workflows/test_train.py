@@ -11,11 +11,10 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from lr2eval.base.files import write_json
-from lr2eval.method.data.rows import write_segments
 from lr2eval.method.rope.rules import RULES
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.train.recipe import names
-from tests.tiny_segments import mixture
+from tests.tiny_segments import mixture, write_segments
 
 Run = Callable[..., Any]
 
