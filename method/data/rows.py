@@ -192,7 +192,7 @@ class SegmentWriter:
         manifest = {
             **facts,
             "version": VERSION,
-            "digest": data_digest(self.folder, self.original_window, self.target_window),
+            "digest": _digest(self.folder, self.original_window, self.target_window),
             "original_window": self.original_window,
             "target_window": self.target_window,
             "token_type": self.token_type.str,
@@ -203,7 +203,7 @@ class SegmentWriter:
         return SegmentData.open(self.folder)
 
 
-def data_digest(folder: Path, original_window: int, target_window: int) -> str:
+def _digest(folder: Path, original_window: int, target_window: int) -> str:
     """sha256 over windows and the bytes of all files: equal for equal rows in equal order."""
     running = hashlib.sha256(f"{VERSION} {original_window} {target_window}".encode())
     for name in FILES:
