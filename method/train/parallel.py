@@ -21,7 +21,7 @@ from lr2eval.method.train.batches import MicroBatch
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process's rank, in group ``data_rank`` of ``data_ranks``. Each group of ``context`` processes shares rows."""
+    """This process's rank, in group ``data_rank`` of ``data_ranks``. A group of ``context`` processes shares rows."""
 
     rank: int = 0
     size: int = 1

@@ -51,7 +51,7 @@ def test_shares_that_cannot_hold_together_are_refused() -> None:
     cells = [cell(0, 0, 100, long=False), cell(1, 1, 100)]
     with pytest.raises(UsageError, match=r"source 'a': its share of 50.0% is not possible .*\(30.0% is\)"):
         shares(cells, {0: 3, 1: 7}, {0: 1, 1: 1}, "ab")
-    with pytest.raises(UsageError, match=r"source 'b': its share of 50.0% .*\(0.0% would\)"):  # nothing usable in it
+    with pytest.raises(UsageError, match=r"source 'b': its share of 50.0% .*\(0.0% is\)"):  # nothing usable in it
         shares(cells[:1], None, {0: 1, 1: 1}, "ab")
 
 

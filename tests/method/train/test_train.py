@@ -340,9 +340,7 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before(
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     monkeypatch.setattr(checkpoints, "save_file", limited)
-    with pytest.raises(
-        StoreError, match=r"step-000004: File too large.*last complete checkpoint is step-000002"
-    ) as error:
+    with pytest.raises(StoreError, match=r"step-000004: File too large.*complete checkpoint is step-000002") as error:
         run(source, tmp_path / "out", saving={"every": 2})
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["step-000002"]
@@ -353,16 +351,19 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"target_window": 128}, "target_window: the recipe has 128 tokens and the factors 96"),
-        ({"original_window": 16}, "original_window: the recipe has 16 tokens and the factors 32"),
-        ({"rows": []}, "holds no row"),
-        ({"rows": [tiny_segments.long_row(0, 64)]}, "row 0 has 64 tokens where .* target_window is 96"),
-        ({"rows": [tiny_segments.short_row(0, (40, 56))]}, "row 0 is called short, its longest document has 56 tokens"),
+        ({"target_window": 128}, "target_window: 128 tokens in the recipe but 96 in the factors"),
+        ({"original_window": 16}, "original_window: 16 tokens in the recipe but 32 in the factors"),
+        ({"rows": []}, "--data: has no rows to train on"),
+        ({"rows": [tiny_segments.long_row(0, 64)]}, "row 0 has 64 tokens but .* target_window is 96"),
+        (
+            {"rows": [tiny_segments.short_row(0, (40, 56))]},
+            "row 0 is marked short, but its longest document has 56 tokens",
+        ),
         ({"attention": "nothing"}, "LlamaForCausalLM: .*nothing"),
-        ({"attention": "flex_attention"}, "flex_attention cannot train on a CPU; --set attention=sdpa"),
+        ({"attention": "flex_attention"}, "flex_attention cannot train on a CPU; use --set attention=sdpa"),
         ({"loss": "liger"}, "GPUs only"),
         ({"context_parallel": 2}, "does not divide the 1 processes"),
-        ({"held_out": tiny_segments.mixture(3)[2:]}, "held-out data: row 0 is row 2 of the training data"),
+        ({"held_out": tiny_segments.mixture(3)[2:]}, "--held-out: row 0 equals row 2 of --data"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
