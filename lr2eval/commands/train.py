@@ -62,7 +62,7 @@ def _print_plan(recipe: Recipe, made: TrainingPlan) -> None:
         return
     told = recipe.hardware
     print(
-        f"{plan.hours:,.3g} hours, {plan.hours * gpus:,.4g} GPU-hours, if {gpus} GPUs of {told.tflops:g} Tflop/s reach "
+        f"{plan.hours:,.3g} hours, {plan.hours * gpus:,.4g} GPU-hours if {gpus} GPUs of {told.tflops:g} Tflop/s reach "
         f"{told.utilisation:.0%} of their peak (from the recipe, not measured)"
     )
 

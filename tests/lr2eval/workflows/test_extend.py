@@ -202,7 +202,7 @@ def test_factors_of_other_windows_are_refused_first(home: Path, lr2eval: Run, tm
     file.write_text(json.dumps(rules.yarn(rope, 1024).to_json()))
     done = extend(lr2eval, home, "--factors", file, out=tmp_path / "out")
     assert done.code == 2
-    assert "target_window is 1,024 tokens there and 512 here" in done.err
+    assert "target_window is 1,024 tokens, but this extension needs 512" in done.err
 
 
 def test_no_long_documents_are_refused_before_the_search(
