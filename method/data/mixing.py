@@ -54,7 +54,7 @@ def prepare_mixture(
                 return there
             cache = config.token_cache or cache_dir() / "tokens"
             chunks = tokenise([(source, read) for source, read, _ in found], encoder, cache, workers, say)
-            documents = Documents.index(chunks, config.sources)
+            documents = DocumentIndex.make(chunks, config.sources)
             drawn = _choose(config, documents, ledger)
             long, joined = _join_long(config, drawn)
             ledger.joined(joined)
@@ -87,7 +87,7 @@ def _write(rows: Iterable[Segment], writer: SegmentWriter, ledger: Ledger, say: 
 
 
 @dataclass(frozen=True)
-class Documents:
+class DocumentIndex:
     """Where the tokens of every document are. The arrays (documents,) list all sources in order."""
 
     chunks: Sequence[Path]
@@ -100,7 +100,7 @@ class Documents:
     source: NDArray[np.int16]
 
     @classmethod
-    def index(cls, chunks: Sequence[Sequence[Path]], sources: Sequence[SourceConfig]) -> Documents:
+    def make(cls, chunks: Sequence[Sequence[Path]], sources: Sequence[SourceConfig]) -> DocumentIndex:
         """``chunks`` of each source. Raises :class:`UsageError` for a source without documents."""
         columns: list[tuple[NDArray[Any], ...]] = []
         for number, (paths, source) in enumerate(zip(chunks, sources, strict=True)):
@@ -119,7 +119,7 @@ class Documents:
         return cls(every, *(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
-def _choose(config: MixtureConfig, documents: Documents, ledger: Ledger) -> list[Drawn]:
+def _choose(config: MixtureConfig, documents: DocumentIndex, ledger: Ledger) -> list[Drawn]:
     """Documents of every cell; the ledger counts what is left out and why."""
     ledger.documents(documents.source, documents.length)
     length = documents.length
@@ -216,7 +216,7 @@ def _join_long(config: MixtureConfig, drawn: Sequence[Drawn]) -> tuple[NDArray[n
 
 def _rows(
     config: MixtureConfig,
-    documents: Documents,
+    documents: DocumentIndex,
     pad: int,
     long: NDArray[np.int64],
     joined: Joined,
