@@ -1,12 +1,13 @@
-"""Rows of random tokens for training tests, as the mixing of documents makes them."""
+"""Rows of random tokens for training tests, as the mixing of documents makes them, in memory and in a folder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
-from lr2eval.method.data.rows import Segment
+from lr2eval.method.data.rows import Segment, SegmentData, SegmentWriter
 
 
 def short_row(
@@ -40,3 +41,13 @@ def mixture(
             documents.append(int(rng.integers(1, window + 1)))
         found.append(short_row(number, documents, length - sum(documents), weighted=weighted, vocabulary=vocabulary))
     return found
+
+
+def write_segments(folder: Path, segments: Sequence[Segment], original_window: int, seed: int = 0) -> SegmentData:
+    """A folder with these rows."""
+    vocabulary = 1 + max(int(row.input_ids.max()) for row in segments)
+    folder.mkdir(parents=True, exist_ok=True)
+    with SegmentWriter(folder, original_window, len(segments[0]), vocabulary) as writer:
+        for row in segments:
+            writer.add(row)
+        return writer.finish({"seed": seed})

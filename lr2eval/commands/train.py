@@ -1,4 +1,4 @@
-"""``lr2eval train``: train on mixed windows, or print what that will take."""
+"""``lr2eval train``: train on mixed windows, or print what that needs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class _FirstRank(Messages):
-    """From the first process of a launcher only."""
+    """Messages from the first process of a launcher only."""
 
     def message(self, text: str) -> None:
         if _first():
@@ -41,12 +41,12 @@ def _print_plan(recipe: Recipe, made: TrainingPlan) -> None:
         ("weights, float32", memory.weights, ""),
         ("gradients, float32", memory.gradients, ""),
         ("optimizer, two moments in float32", memory.optimizer, ""),
-        ("gathered layers, embedding, head", memory.gathered, ""),
+        ("unsharded layers, embedding, head", memory.gathered, ""),
         ("activations", memory.activations, marks[not recipe.gradient_checkpointing]),
         ("activations with checkpointing", memory.activations_checkpointed, marks[recipe.gradient_checkpointing]),
-        (f"logits of {recipe.loss_chunk:,} places", memory.logits_chunk, ""),
+        (f"logits of {recipe.loss_chunk:,} positions", memory.logits_chunk, ""),
         ("mask of a packed row", memory.mask, f"attention {recipe.attention or 'sdpa'}"),
-        ("together", memory.total(recipe.gradient_checkpointing), _fits(recipe, plan)),
+        ("total", memory.total(recipe.gradient_checkpointing), _fits(recipe, plan)),
     ]
     for name, size, mark in lines:
         shown.add_row(name, f"{size / 2**30:,.3g}", mark)
@@ -55,12 +55,12 @@ def _print_plan(recipe: Recipe, made: TrainingPlan) -> None:
     share = plan.operations_attention / plan.operations
     print(f"{plan.operations:.3g} operations, {share:.0%} of them attention")
     if plan.hours is None:
-        print("no time estimate: --set hardware.tflops=... (peak of one GPU), hardware.gpus, hardware.utilisation")
+        print("no time estimate; set hardware.tflops (peak of one GPU), hardware.gpus and hardware.utilisation")
         return
     told = recipe.hardware
     print(
         f"{plan.hours:,.3g} hours, {plan.hours * gpus:,.4g} GPU-hours if {gpus} GPUs of {told.tflops:g} Tflop/s reach "
-        f"{told.utilisation:.0%} of their peak (as stated, not measured)"
+        f"{told.utilisation:.0%} of their peak (from the recipe, not measured)"
     )
 
 
@@ -69,7 +69,7 @@ def _fits(recipe: Recipe, plan: TrainPlan) -> str:
     if room is None:
         return ""
     needed = plan.memory.total(recipe.gradient_checkpointing) / 2**30
-    return f"{'fits' if needed < room else 'DOES NOT FIT'} into {room:g}"
+    return f"{'fits' if needed < room else 'DOES NOT FIT'} in {room:g}"
 
 
 def _recipe_keys() -> dict[str, list[Option]]:

@@ -1,4 +1,4 @@
-"""Search, mix, train, export and compare with the original: every step that is not done yet, in one call."""
+"""Search, mix, train, export and compare with the original in one call; finished steps are skipped."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ExtendOutcome:
 
 
 def plan_extension(config: ExtendConfig) -> tuple[Path, Steps]:
-    """(checkpoint folder of the model, every step's own configuration), all checked. Nothing is written."""
+    """(checkpoint folder of the model, checked configuration of every step). Nothing is written."""
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
     from lr2eval.workflows import extend_config
@@ -59,7 +59,7 @@ def extend(config: ExtendConfig, *, listener: Listener | None = None, command: S
     """Extend ``config.model`` to ``config.target_length`` tokens (LongRoPE2) and compare it with the original.
 
     The same call again resumes where an earlier one stopped. Raises :class:`lr2eval.UsageError` before the first step
-    for anything that is wrong with the configuration, and the errors of the steps.
+    if the configuration is wrong, and the errors of the steps.
     """
     folder, steps = plan_extension(config)
     with locked(steps.home, "extend.lock"):
@@ -86,7 +86,7 @@ class _Extension:
         self._claim()
         if "evaluation" not in self._done:
             self._check_evaluation()
-        # Rows before factors: what is wrong with the data is known in minutes, a search takes hours.
+        # Data first: a problem with the data shows in minutes, a search takes hours.
         self._step("data", self._mix)
         if self._steps.factors is None:
             self._step("search", self._search)
@@ -104,7 +104,7 @@ class _Extension:
             known = json.loads(self._file.read_text(encoding="utf-8"))
             self._done = dict(known["done"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self._file}: damaged ({error}); start again with a fresh --out") from error
+            raise StoreError(f"{self._file}: damaged ({error}); start again with a new --out") from error
         refuse_other(known["settings"], self._settings, self._steps.home)
 
     def _note(self) -> None:
@@ -113,7 +113,7 @@ class _Extension:
 
     def _step(self, name: str, work: Callable[[], None]) -> None:
         if name in self._done:
-            self._listener.message(f"{name}: done before, in {format_seconds(self._done[name])}")
+            self._listener.message(f"{name}: already done (took {format_seconds(self._done[name])})")
             return
         self._listener.message(f"{name}:")
         began = time.monotonic()
@@ -122,7 +122,7 @@ class _Extension:
         self._note()
 
     def _check_evaluation(self) -> None:
-        """Make the samples of the evaluation with the original's tokenizer: what is missing for them shows now."""
+        """Make the samples of the evaluation now, with the original's tokenizer, so that missing data shows early."""
         from lr2eval.runs.prepare import prepare
 
         evaluation = self._steps.evaluation
@@ -158,7 +158,7 @@ class _Extension:
             offline=self._config.offline,
         )
         train(config, listener=self._listener, command=self._command)
-        # Reports call a model by its folder.
+        # Reports name a model by its folder.
         link = self._steps.extended
         if not link.is_symlink():
             link.symlink_to(Path("training", "model"), target_is_directory=True)
@@ -170,15 +170,17 @@ class _Extension:
 
 
 def _check_factors(steps: Steps) -> None:
-    """Given factors must be for these windows; found out before hours of other work."""
+    """Check that given factors are for these windows, before hours of other work."""
     from lr2eval.method.rope.files import read_factors
 
     if steps.factors is None:
         return
     scaling = read_factors(steps.factors).scaling
     if scaling is None:
-        raise UsageError(f"{steps.factors}: holds no windows; give the factors.json of `lr2eval search`")
+        raise UsageError(f"{steps.factors}: has no windows; use the factors.json of `lr2eval search`")
     for name in ("original_window", "target_window"):
         asked, found = getattr(steps.recipe, name), getattr(scaling, name)
         if asked != found:
-            raise UsageError(f"{steps.factors}: {name} is {found:,} tokens there and {asked:,} here; search again")
+            raise UsageError(
+                f"{steps.factors}: its {name} is {found:,} tokens, but this extension needs {asked:,}; search again"
+            )

@@ -1,4 +1,4 @@
-"""Train a model on mixed windows on prepared rows, or tell what that will take."""
+"""Train a model with mixed windows on prepared rows, or estimate what that needs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _recipe(value: Any) -> Any:
 
 
 class TrainConfig(Config):
-    """What :func:`train` needs. ``data`` are rows that ``lr2eval data mix`` made, ``factors`` the file of a search."""
+    """The arguments of :func:`train`. ``data``: rows from ``lr2eval data mix``. ``factors``: the file of a search."""
 
     recipe: Annotated[Recipe, BeforeValidator(_recipe), Kind("recipe")]
     """The training recipe: a TOML file, or a name such as llama3-8b-128k, phi3-mini-128k or smollm2-135m-32k."""
@@ -62,13 +62,13 @@ class TrainOutcome:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What a training will take, and what that was computed from."""
+    """What a training needs, and what the estimate was computed from."""
 
     plan: TrainPlan
     origin: str
-    """Where the model's sizes are from."""
+    """Source of the model's sizes."""
     budget: str
-    """Where the number of rows is from."""
+    """Source of the number of rows."""
 
 
 def plan_training(
@@ -85,7 +85,7 @@ def plan_training(
     elif recipe.shape is not None:
         shape, origin = recipe.shape, "sizes of the recipe"
     else:
-        raise UsageError("--model is missing: the recipe has no [shape] to estimate from")
+        raise UsageError("--model is missing, and the recipe has no [shape] for the estimate; give one of them")
     rows, budget = None, "budgets of the recipe"
     if data is not None:
         from lr2eval.method.data.rows import SegmentData
@@ -119,8 +119,8 @@ def train(config: TrainConfig, *, listener: Listener | None = None, command: Seq
     file = read_factors(config.factors)
     if file.scaling is None:
         raise UsageError(
-            f"{config.factors}: holds no windows and no attention factors; give the factors.json of `lr2eval search`, "
-            "or the rope_factors.json of `lr2eval export`"
+            f"{config.factors}: has no windows and no attention factors; use the factors.json of `lr2eval search` or "
+            "the rope_factors.json of `lr2eval export`"
         )
     segments = SegmentData.open(config.data)
     measured = SegmentData.open(config.held_out) if config.held_out is not None else ()
@@ -128,7 +128,7 @@ def train(config: TrainConfig, *, listener: Listener | None = None, command: Seq
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     samples = _needles(recipe, folder, config.data_dir, config.offline)
     with quiet():
-        # On the host: with several processes each GPU takes its own part only.
+        # With several processes, each loads the model on the host and moves only its part to its GPU.
         where = device if int(os.environ.get("WORLD_SIZE", "1")) == 1 else "cpu"
         loaded = load_model(checkpoint, "float32", where, False)
         result = train_model(recipe, loaded, folder, segments, file.scaling, out, held_out=measured, needles=samples,
@@ -137,7 +137,7 @@ def train(config: TrainConfig, *, listener: Listener | None = None, command: Seq
 
 
 def _needles(recipe: Recipe, folder: Path, data_dir: Path | None, offline: bool) -> list[Sample]:
-    """The samples of the recipe's evaluations: made as those of a search, at depths over the whole length."""
+    """The needle samples of the recipe's evaluations, made as for a search, at depths over the whole length."""
     from lr2eval.method.search.config import SearchConfig
     from lr2eval.model.tokenizer import PromptTokenizer
     from lr2eval.workflows.search import search_samples
@@ -165,6 +165,8 @@ def _config(folder: Path) -> Mapping[str, Any]:
     try:
         value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: not readable ({error}); copy it again") from error
+        raise CheckpointError(
+            f"{folder / 'config.json'}: cannot be read ({error}); copy the checkpoint again"
+        ) from error
     found: Mapping[str, Any] = value.get("text_config") or value
     return found

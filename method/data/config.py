@@ -50,24 +50,24 @@ class MixtureConfig(Config):
     def _together(self) -> MixtureConfig:
         short, long = self.original_window, self.target_window
         if short < 2:
-            raise ValueError(f"original_window {short}: a window has at least 2 tokens")
+            raise ValueError(f"original_window {short} is too short; a window needs at least 2 tokens")
         if long <= short:
-            raise ValueError(f"target_window {long:,} is not beyond original_window {short:,}; give a longer one")
+            raise ValueError(f"target_window {long:,} is not longer than original_window {short:,}; raise it")
         if self.min_tokens > short:
-            raise ValueError(f"min_tokens {self.min_tokens:,} is beyond original_window {short:,}; give fewer")
+            raise ValueError(f"min_tokens {self.min_tokens:,} is more than original_window {short:,}; lower it")
         names = [source.name for source in self.sources]
         if len(set(names)) != len(names):
-            raise ValueError("two sources have the same name; give each its own")
+            raise ValueError("two sources have the same name; rename one")
         _all_or_none("sources", [source.share for source in self.sources])
         edges = [bucket.up_to for bucket in self.all_buckets]
         if None in edges[:-1] or edges != sorted(set(edges), key=lambda edge: edge or math.inf):
-            raise ValueError("buckets: up_to must ascend, and only the last may be without")
+            raise ValueError("buckets: up_to must ascend, and only the last bucket may omit it")
         if short not in edges[:-1]:
-            raise ValueError(f"buckets: one must be up to {short:,} (original_window), with another one beyond")
+            raise ValueError(f"buckets: one needs up_to = {short:,} (original_window), and another must follow it")
         of_buckets = [bucket.share for bucket in self.all_buckets]
         _all_or_none("buckets", of_buckets)
         if of_buckets[-1] is not None and not sum(of_buckets[edges.index(short) + 1 :]):  # type: ignore[arg-type]
-            raise ValueError("buckets: those beyond original_window have no share; long documents are what trains")
+            raise ValueError("buckets: those beyond original_window have no share; training needs long documents")
         return self
 
     @property
@@ -79,7 +79,7 @@ class MixtureConfig(Config):
         )
 
     def settings(self) -> dict[str, Any]:
-        """What decides the rows beside the content of the sources."""
+        """The settings that, with the content of the sources, decide the rows."""
         found: dict[str, Any] = self.model_dump(
             mode="json", exclude={"token_cache": True, "sources": {"__all__": {"path"}}}
         )
@@ -88,4 +88,4 @@ class MixtureConfig(Config):
 
 def _all_or_none(what: str, given: Sequence[float | None]) -> None:
     if any(share is None for share in given) and any(share is not None for share in given):
-        raise ValueError(f"{what}: give all of them a share or none")
+        raise ValueError(f"{what}: set share for all of them or for none")

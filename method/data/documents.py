@@ -1,13 +1,12 @@
 """Training documents from files and data sets, read as a stream: a part at a time, in batches for worker processes.
 
-Reading is split in two. :func:`batches` runs in one process and only finds where documents begin and end, so that the
-batches, and with them everything made later, do not depend on the number of workers. :func:`documents` runs in a worker
-and decodes, parses and checks what a batch holds.
+Reading has two steps. :func:`batches` runs in one process and only finds where documents begin and end. So the batches,
+and everything made from them, do not depend on the number of workers. :func:`documents` runs in a worker: it decodes,
+parses and checks a batch.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,53 +18,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr2eval.errors import UsageError
-from lr2eval.method.data.sources import Kind, Part, SourceConfig, reading
+from lr2eval.method.data.sources import COMPRESSED, Kind, SourceConfig, SourcePart, reading
 
 BATCH_BYTES = 2 << 20
-"""A batch ends with the document that reaches this."""
+"""A batch ends with the document that reaches this size."""
 _MARK = b"\xef\xbb\xbf"
 _OVERHEAD = 64
-"""Bytes counted for a document beside its content, so that empty ones fill a batch too."""
+"""Bytes counted for each document in addition to its content, so that empty documents fill a batch too."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Some documents of a part, not yet looked into: ``items`` are (line, row or 0; raw content or path)."""
+class DocumentBatch:
+    """Unparsed documents of a part: ``items`` are (line, row or 0; raw content or path)."""
 
     number: int
     kind: Kind
     where: str
     items: list[tuple[int, Any]]
     position: int
-    """Bytes of the part that were read so far, as they lie on disk."""
+    """Bytes of the part on disk that were read so far."""
 
     def place(self, line: int) -> str:
-        """Where the document of this line or row stands, for messages."""
+        """File and line (or row) of a document, for messages."""
         return f"{self.where}, {'row' if self.kind in ('parquet', 'hub') else 'line'} {line:,}"
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A document that came tokenised; ``weights`` as ``input_ids`` (T,), or ``None``: all 1."""
+    """A tokenised document; ``weights`` (T,) like ``input_ids``, or ``None``: all 1."""
 
     input_ids: NDArray[np.int64]
     weights: NDArray[np.float32] | None
 
 
-def batches(source: SourceConfig, part: Part) -> Iterator[Batch]:
+def batches(source: SourceConfig, part: SourcePart) -> Iterator[DocumentBatch]:
     """The documents of a part in batches of about 2 MiB, whose borders depend on the part alone."""
     number, items, filled, position = 0, [], 0, 0
     for line, content, size, position in _read(source, part):
         items.append((line, content))
         filled += size + _OVERHEAD
         if filled >= BATCH_BYTES:
-            yield Batch(number, part.kind, _where(source, part), items, position)
+            yield DocumentBatch(number, part.kind, _where(source, part), items, position)
             number, items, filled = number + 1, [], 0
     if items:
-        yield Batch(number, part.kind, _where(source, part), items, position)
+        yield DocumentBatch(number, part.kind, _where(source, part), items, position)
 
 
-def documents(source: SourceConfig, batch: Batch) -> Iterator[str | Tokens]:
+def documents(source: SourceConfig, batch: DocumentBatch) -> Iterator[str | Tokens]:
     """The documents of a batch in order. Raises :class:`UsageError` naming file, line and field of a bad one."""
     for line, content in batch.items:
         if batch.kind == "files":
@@ -83,11 +82,11 @@ def documents(source: SourceConfig, batch: Batch) -> Iterator[str | Tokens]:
             yield _from_row(source, batch.place(line), row)
 
 
-def _where(source: SourceConfig, part: Part) -> str:
+def _where(source: SourceConfig, part: SourcePart) -> str:
     return str(part.paths[0]) if part.paths else str(source.hub)
 
 
-def _read(source: SourceConfig, part: Part) -> Iterator[tuple[int, Any, int, int]]:
+def _read(source: SourceConfig, part: SourcePart) -> Iterator[tuple[int, Any, int, int]]:
     """(line or row, content, its size, position in the part) of every document."""
     if part.kind == "files":
         position = 0
@@ -111,7 +110,7 @@ def _read(source: SourceConfig, part: Part) -> Iterator[tuple[int, Any, int, int
 
 
 def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers; blank ones hold no document."""
+    """Lines with their numbers, without blank ones."""
     for number, line in enumerate(stream, start=1):
         content = line.removeprefix(_MARK) if number == 1 else line
         if content.strip():
@@ -119,7 +118,7 @@ def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _paragraphs(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
-    """What stands between blank lines, with the number of its first line."""
+    """Blocks of lines between blank lines, each with the number of its first line."""
     begin = 0
     held: list[bytes] = []
     for number, line in enumerate(stream, start=1):
@@ -134,14 +133,13 @@ def _paragraphs(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
 
 
 def _stream(path: Path) -> tuple[io.BufferedReader, io.BufferedIOBase]:
-    """The file as it lies on disk, and the same unpacked."""
+    """The file on disk, and the same decompressed."""
     raw = path.open("rb")
-    if path.suffix == ".gz":
-        return raw, gzip.GzipFile(fileobj=raw)
-    if path.suffix == ".zst":
+    if path.suffix in COMPRESSED:
         import pyarrow
 
-        return raw, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), "zstd"), 1 << 20)
+        kind = COMPRESSED[path.suffix]
+        return raw, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), kind), 1 << 20)
     return raw, raw
 
 
@@ -162,26 +160,26 @@ def _json(where: str, line: int, content: bytes) -> Any:
     except ValueError as error:
         raise UsageError(f"{where}, line {line:,}: not valid JSON ({error}); correct or remove the line") from error
     except RecursionError as error:
-        raise UsageError(f"{where}, line {line:,}: JSON nested too deeply; correct or remove the line") from error
+        raise UsageError(f"{where}, line {line:,}: JSON is nested too deeply; correct or remove the line") from error
 
 
 def _from_row(source: SourceConfig, where: str, row: Any) -> str | Tokens:
     if not isinstance(row, Mapping):
-        raise UsageError(f"{where}: {type(row).__name__} instead of an object with fields; correct or remove it")
+        raise UsageError(f"{where}: expected an object with fields, got {type(row).__name__}; correct or remove it")
     field = "input_ids" if source.tokenised else source.column
     if field not in row:
-        there = ", ".join(sorted(map(str, row))) or "none"
-        mend = "set tokenised = true" if "input_ids" in row else "set column to the one that holds the text"
-        raise UsageError(f"{where}: no field {field!r} (there are: {there}); {mend}")
+        found = ", ".join(sorted(map(str, row))) or "none"
+        fix = "set tokenised = true" if "input_ids" in row else "set column to the field that holds the text"
+        raise UsageError(f"{where}: no field {field!r} (its fields: {found}); {fix}")
     if source.tokenised:
         return _tokens(where, row)
     text = row[field]
     if not isinstance(text, str):
-        raise UsageError(f"{where}, field {field!r}: {_name(text)} instead of a text; correct or remove it")
+        raise UsageError(f"{where}, field {field!r}: expected text, got {_name(text)}; correct or remove it")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UsageError(f"{where}, field {field!r}: half a character (a lone surrogate); correct it") from error
+        raise UsageError(f"{where}, field {field!r}: has half a character (a lone surrogate); correct it") from error
     return text
 
 
@@ -194,7 +192,7 @@ def _tokens(where: str, row: Mapping[str, Any]) -> Tokens:
         return Tokens(ids.astype(np.int64), None)
     weights = _numbers(given)
     if weights is None or weights.dtype.kind not in "iuf" or not np.isfinite(weights).all() or (weights < 0).any():
-        raise UsageError(f"{where}, field 'weights': not a list of numbers of at least 0; correct it")
+        raise UsageError(f"{where}, field 'weights': not a list of numbers that are 0 or more; correct it")
     if len(weights) != len(ids):
         raise UsageError(f"{where}: {len(weights):,} weights for {len(ids):,} input_ids; give one for each token")
     return Tokens(ids.astype(np.int64), weights.astype(np.float32))
@@ -222,7 +220,7 @@ def _columns(source: SourceConfig) -> list[str]:
     return ["input_ids", "weights"] if source.tokenised else [source.column]
 
 
-def _parquet(source: SourceConfig, part: Part) -> Iterator[tuple[int, Any, int, int]]:
+def _parquet(source: SourceConfig, part: SourcePart) -> Iterator[tuple[int, Any, int, int]]:
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
@@ -232,7 +230,7 @@ def _parquet(source: SourceConfig, part: Part) -> Iterator[tuple[int, Any, int, 
             there = file.schema_arrow.names
             wanted = _columns(source)
             if wanted[0] not in there:
-                raise UsageError(f"{path}: no column {wanted[0]!r} (there are: {', '.join(there)}); set column")
+                raise UsageError(f"{path}: no column {wanted[0]!r} (its columns: {', '.join(there)}); set column")
             total, row = max(1, file.metadata.num_rows), 0
             for batch in file.iter_batches(batch_size=64, columns=[name for name in wanted if name in there]):
                 for values in batch.to_pylist():
@@ -240,10 +238,10 @@ def _parquet(source: SourceConfig, part: Part) -> Iterator[tuple[int, Any, int, 
                     yield row, values, _size(values), part.size * row // total
     except (OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UsageError(f"{path}: not readable as Parquet ({reason}); fetch it again") from error
+        raise UsageError(f"{path}: not a readable Parquet file ({reason}); download it again") from error
 
 
-def _hub_rows(source: SourceConfig, part: Part) -> Iterator[Mapping[str, Any]]:
+def _hub_rows(source: SourceConfig, part: SourcePart) -> Iterator[Mapping[str, Any]]:
     import datasets
 
     wanted = _columns(source)
@@ -252,11 +250,11 @@ def _hub_rows(source: SourceConfig, part: Part) -> Iterator[Mapping[str, Any]]:
             source.hub, source.subset, split=source.split, revision=part.revision, streaming=True
         )
         for row in found:
-            # Other columns stay here; a row that lacks the wanted one goes on whole, to say what there is.
+            # Only the wanted columns are passed on; a row without them is passed on whole, for the error message.
             yield {name: row[name] for name in wanted if name in row} if wanted[0] in row else row
     except Exception as error:
         reason = " ".join(str(error).split())[:120]
         raise UsageError(
-            f"source {source.name!r}: {source.hub} cannot be read ({type(error).__name__}: {reason}); give a data set "
-            "of the hub with subset and split, or local files with path"
+            f"source {source.name!r}: cannot read {source.hub} ({type(error).__name__}: {reason}); correct hub, "
+            "subset and split, or use local files with path"
         ) from error

@@ -1,4 +1,4 @@
-"""The books of a mixture: every token that came in is in a row or counted under a reason; what the manifest tells."""
+"""The accounts of a mixture, for its manifest: every token read is in a row or counted with the reason it is not."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ class Ledger:
         self.cuts = self.padding = self.short_tokens = self.long_tokens = self.repeated = 0
 
     def documents(self, source: NDArray[np.int16], length: NDArray[np.int64]) -> None:
-        """All documents there are."""
+        """All documents that were read."""
         for number, row in enumerate(self.sources):
             inside = length[source == number]
             row |= {"documents": len(inside), "tokens": int(inside.sum()), "longest": int(inside.max())}
 
     def leave_out(self, reason: str, lengths: NDArray[np.int64], documents: int | None = None) -> None:
-        """Whole documents, or (``documents`` 0) parts of some."""
+        """Count whole documents, or (``documents`` 0) parts of documents."""
         row = self.left_out.setdefault(reason, {"documents": 0, "tokens": 0})
         row["documents"] += len(lengths) if documents is None else documents
         row["tokens"] += int(lengths.sum())
 
     def drawn(self, found: Drawn, lengths: NDArray[np.int64]) -> None:
-        """What a cell gave; its other documents are left out."""
+        """Count the documents drawn from a cell and those left out."""
         self.leave_out(BEYOND_BUDGET, lengths[np.setdiff1d(found.cell.documents, found.documents)])
         if found.cut:
             self.leave_out(CUT_AT_BUDGET, np.array([found.cut]), documents=0)
@@ -72,22 +72,22 @@ class Ledger:
         return self.padding / max(1, self.padding + self.short_tokens)
 
     def notices(self, waste: float) -> Iterator[str]:
-        """What a reader should know."""
+        """Notes for the user."""
         for name, example in self._ignored.items():
-            yield f"note: files of source {name!r} that are no text, JSONL or Parquet were left out ({example} ...)"
+            yield f"note: files of source {name!r} that are not text, JSONL or Parquet were ignored ({example} ...)"
         if self.repeated:
-            yield f"note: {self.repeated:,} tokens are documents used again"
+            yield f"note: {self.repeated:,} tokens are from documents that are used again"
         if self.waste > waste:
             yield (
-                f"note: {self.waste:.1%} of the short rows is padding: there are too few short documents, or their "
-                "lengths do not add up to rows"
+                f"note: {self.waste:.1%} of the tokens in short rows is padding: there are too few short documents, or "
+                "their lengths do not fill rows well"
             )
 
 
 def describe(
     config: MixtureConfig, tokenizer: PromptTokenizer, encoder: Encoder, drawn: Sequence[Drawn], ledger: Ledger
 ) -> dict[str, Any]:
-    """The manifest without what the writer of the rows adds."""
+    """The manifest, except for what :class:`SegmentWriter` adds."""
     total = sum(int(each.lengths.sum()) for each in drawn)
     buckets = []
     lower = config.min_tokens - 1
@@ -139,10 +139,10 @@ def describe(
 
 
 def already_there(folder: Path, settings: Mapping[str, Any]) -> SegmentData | None:
-    """The finished rows of just these settings. Raises :class:`UsageError` if the folder holds anything else."""
+    """The finished rows with these settings. Raises :class:`UsageError` if the folder has other content."""
     foreign = sorted({path.name for path in folder.iterdir()} - {*FILES, MANIFEST, ".lock"})
     if foreign:
-        raise UsageError(f"{folder}: holds {foreign[0]}, which is no training data; choose an empty or new folder")
+        raise UsageError(f"{folder}: has {foreign[0]}, which is not training data; choose an empty or new folder")
     if not (folder / MANIFEST).exists():
         return None
     found = SegmentData.open(folder)
@@ -150,6 +150,7 @@ def already_there(folder: Path, settings: Mapping[str, Any]) -> SegmentData | No
     differ = [key for key in settings if before.get(key) != settings[key]]
     if differ:
         raise UsageError(
-            f"{folder}: holds training data made with another {', '.join(differ)}; choose another folder or delete it"
+            f"{folder}: has training data made with other settings ({', '.join(differ)}); choose another "
+            "folder or delete it"
         )
     return found

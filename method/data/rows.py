@@ -1,4 +1,4 @@
-"""Training rows of exactly ``L`` tokens, in memory and in a folder that is opened memory-mapped.
+"""Training rows of exactly ``L`` tokens, in memory and in a folder of memory-mapped files.
 
 A row is one of two kinds, never both (LongRoPE2, section 4.2). A *long* row is long documents joined: position ids
 ``0..L-1``, full attention, rescaled RoPE. A *short* row is whole documents of at most ``Lt`` tokens packed one after
@@ -11,7 +11,7 @@ import hashlib
 import json
 import operator
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,39 +21,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lr2eval.base.files import write_json
-from lr2eval.errors import StoreError, UsageError
+from lr2eval.errors import UsageError
 
 IGNORED = -100
-"""Label of a token that is no target, as Hugging Face models understand it."""
+"""Label of a token that is not a target, as in Hugging Face models."""
 MANIFEST = "manifest.json"
 VERSION = "segments-1"
 _TOKENS, _WEIGHTS, _LENGTHS, _ROWS = "tokens.bin", "weights.bin", "lengths.bin", "rows.bin"
 FILES = (_TOKENS, _WEIGHTS, _LENGTHS, _ROWS)
 _ROW = np.dtype([("first", "<i8"), ("weights", "<i8"), ("padding", "<i4"), ("long", "u1")])
-"""Of a row: its first entry in the lengths, its row in the weights (-1: none), tokens of padding, kind."""
+"""Of one row: its first entry in the lengths, its row in the weights (-1: none), tokens of padding, whether long."""
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """One training row of ``L`` tokens. Raises :class:`ValueError` for parts that contradict each other."""
+    """One training row of ``L`` tokens. Raises :class:`ValueError` if its fields contradict each other."""
 
     long: bool
     """True: rescaled RoPE, ids 0..L-1, full attention. False: packed short documents, original RoPE."""
     input_ids: NDArray[np.int64]
     """(L,)"""
     document_lengths: tuple[int, ...]
-    """Sums to L. Long: (L,). Short: each at most Lt; padding at the end makes documents of its own, each at most Lt."""
+    """Sums to L. Long: (L,). Short: each at most Lt. Padding at the end counts as further documents of at most Lt."""
     padding: int = 0
-    """Tokens at the end that are no targets; always 0 in a long row."""
+    """Tokens at the end that are not targets; always 0 in a long row."""
     weights: NDArray[np.float32] | None = None
     """(L,) loss weight of each token as a target; ``None``: 1 everywhere."""
 
     def __post_init__(self) -> None:
         length = len(self.input_ids)
         if sum(self.document_lengths) != length or min(self.document_lengths, default=0) < 1:
-            raise ValueError(f"document lengths {self.document_lengths} do not make up the {length} tokens of the row")
+            raise ValueError(
+                f"document lengths {self.document_lengths} do not add up to the {length} tokens of the row"
+            )
         if self.long and (len(self.document_lengths) != 1 or self.padding):
-            raise ValueError("a long row is one document without padding")
+            raise ValueError("a long row must be one document without padding")
         if not 0 <= self.padding < length:
             raise ValueError(f"{self.padding} tokens of padding in a row of {length}")
         if self.weights is not None and len(self.weights) != length:
@@ -69,8 +71,8 @@ class Segment:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(L,) the token itself, not shifted; -100 at the first of each document, which nothing in the row predicts,
-        and on padding."""
+        """(L,) the token itself, not shifted; -100 on padding and on the first token of each document, which nothing
+        in the row predicts."""
         found = self.input_ids.astype(np.int64)
         found[np.cumsum((0, *self.document_lengths[:-1]))] = IGNORED
         if self.padding:
@@ -79,7 +81,7 @@ class Segment:
 
 
 class SegmentData(Sequence[Segment]):
-    """The rows of a prepared folder, read one at a time from disk. Open with :meth:`open`."""
+    """The rows of a folder, read from disk one at a time. Create it with :meth:`open`."""
 
     def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
         self.folder, self.manifest = folder, manifest
@@ -91,36 +93,34 @@ class SegmentData(Sequence[Segment]):
         self._lengths = _mapped(folder / _LENGTHS, np.dtype("<i4"))
         self._tokens = _mapped(folder / _TOKENS, np.dtype(manifest["token_type"])).reshape(shape)
         self._weights = _mapped(folder / _WEIGHTS, np.dtype("<f4")).reshape(-1, self.target_window)
-        # Names of files rather than open maps cross to the workers of a data loader.
         self.long: NDArray[np.bool_] = self._rows["long"].astype(bool)
         """(rows,) which rows are long, without reading their tokens."""
 
     @classmethod
     def open(cls, folder: Path) -> SegmentData:
-        """Raises :class:`UsageError` for a folder that holds none, a half-written or a damaged one."""
+        """Raises :class:`UsageError` if the data is missing, half-written, damaged or of another version."""
         path = folder / MANIFEST
         if not path.is_file():
-            half = folder.is_dir() and any((folder / name).exists() for name in FILES)
-            raise UsageError(
-                f"{folder}: " + ("half-written training data (it was interrupted)" if half else "no training data")
-                + f", {MANIFEST} is missing; prepare it again"
-            )  # fmt: skip
+            half = any((folder / name).exists() for name in FILES)
+            what = "preparing this training data was interrupted" if half else "not a folder of training data"
+            raise UsageError(f"{folder}: {what} ({MANIFEST} is missing); run `lr2eval data mix` again")
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             version, sizes = manifest["version"], manifest["files"]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path}: not a manifest of training data ({error}); prepare the data again") from error
+            raise UsageError(
+                f"{path}: not a manifest of training data ({error}); run `lr2eval data mix` again"
+            ) from error
         if version != VERSION:
-            raise UsageError(f"{path}: version {version}, this lr2eval reads {VERSION}; prepare the data again")
+            raise UsageError(
+                f"{path}: version {version}, but this lr2eval reads {VERSION}; run `lr2eval data mix` again"
+            )
         for name, size in sizes.items():
             actual = (folder / name).stat().st_size if (folder / name).is_file() else None
             if actual != size:
                 found = "is missing" if actual is None else f"has {actual:,} bytes instead of {size:,}"
-                raise UsageError(f"{folder / name}: {found}; prepare the data again")
+                raise UsageError(f"{folder / name}: {found}; run `lr2eval data mix` again")
         return cls(folder, manifest)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return SegmentData, (self.folder, self.manifest)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -146,29 +146,11 @@ class SegmentData(Sequence[Segment]):
             weights=None if row["weights"] < 0 else np.array(self._weights[row["weights"]], dtype=np.float32),
         )
 
-    def order(self, epoch: int = 0, seed: int | None = None) -> NDArray[np.int64]:
-        """(rows,) every row once, shuffled; ``seed`` is that of the preparation unless given.
-
-        Both kinds are spread evenly: any stretch of ``n`` rows holds the whole's share of long ones, to two rows.
-        """
-        random = np.random.default_rng([self.manifest["seed"] if seed is None else seed, epoch])
-        place = np.empty(len(self))
-        for kind in (False, True):
-            rows = np.flatnonzero(self.long == kind)
-            place[random.permutation(rows)] = (np.arange(len(rows)) + random.random(len(rows))) / max(1, len(rows))
-        return np.argsort(place, kind="stable")
-
-    def verify(self) -> None:
-        """Read everything and compare with the digest. Raises :class:`UsageError` for a damaged folder."""
-        found = data_digest(self.folder, self.original_window, self.target_window)
-        if found != self.digest:
-            raise UsageError(f"{self.folder}: damaged, its content is not what the manifest says; prepare it again")
-
 
 class SegmentWriter:
-    """Writes rows in order; the folder counts as training data once :meth:`finish` has written the manifest.
+    """Writes rows in order; :meth:`finish` writes the manifest, without which no folder is opened as training data.
 
-    Use as a context manager: leaving it without ``finish`` leaves no manifest, so that nothing half-written is opened.
+    Use as a context manager.
     """
 
     def __init__(self, folder: Path, original_window: int, target_window: int, vocabulary: int) -> None:
@@ -186,9 +168,9 @@ class SegmentWriter:
             file.close()
 
     def add(self, segment: Segment) -> None:
-        """Write one row. Raises :class:`ValueError` for one of another length."""
+        """Write one row. Raises :class:`ValueError` if its length is not the target window."""
         if len(segment) != self.target_window:
-            raise ValueError(f"a row of {len(segment)} tokens, not {self.target_window}")
+            raise ValueError(f"the row has {len(segment)} tokens, not {self.target_window}")
         weighted = segment.weights is not None
         row = (self._documents, self._weighted if weighted else -1, segment.padding, segment.long)
         self._open[_ROWS].write(np.array([row], dtype=_ROW).tobytes())
@@ -202,7 +184,7 @@ class SegmentWriter:
         self._long += segment.long
 
     def finish(self, facts: Mapping[str, Any]) -> SegmentData:
-        """Sync, write the manifest (``facts`` and what the rows themselves tell) and open the folder."""
+        """Sync the files, write the manifest (``facts`` and counts of the rows) and open the folder."""
         for file in self._open.values():
             file.flush()
             os.fsync(file.fileno())
@@ -210,7 +192,7 @@ class SegmentWriter:
         manifest = {
             **facts,
             "version": VERSION,
-            "digest": data_digest(self.folder, self.original_window, self.target_window),
+            "digest": _digest(self.folder, self.original_window, self.target_window),
             "original_window": self.original_window,
             "target_window": self.target_window,
             "token_type": self.token_type.str,
@@ -221,23 +203,7 @@ class SegmentWriter:
         return SegmentData.open(self.folder)
 
 
-def write_segments(folder: Path, segments: Iterable[Segment], original_window: int, seed: int = 0) -> SegmentData:
-    """A folder with these rows, for data that was made elsewhere. Raises :class:`StoreError`."""
-    rows = list(segments)
-    if not rows:
-        raise ValueError("no segments")
-    vocabulary = 1 + max(int(row.input_ids.max()) for row in rows)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with SegmentWriter(folder, original_window, len(rows[0]), vocabulary) as writer:
-            for row in rows:
-                writer.add(row)
-            return writer.finish({"seed": seed})
-    except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror or error}; free some space or choose another folder") from error
-
-
-def data_digest(folder: Path, original_window: int, target_window: int) -> str:
+def _digest(folder: Path, original_window: int, target_window: int) -> str:
     """sha256 over windows and the bytes of all files: equal for equal rows in equal order."""
     running = hashlib.sha256(f"{VERSION} {original_window} {target_window}".encode())
     for name in FILES:

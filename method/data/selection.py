@@ -1,9 +1,9 @@
 """Which documents go into a mixture: token shares of length buckets and of sources, drawn without replacement.
 
-All documents are one cell of a table, bucket by source. A cell's share of the mixture follows from the tokens that lie
-in it: columns are scaled to the sources' shares, rows to the buckets' shares, in turn until both hold (iterative
-proportional fitting). With sources' shares alone this is the upsampling of long documents by source of Fu et al.
-(2402.10171): the mixture of sources stays while the lengths inside each one move.
+Buckets and sources make a table; every document belongs to one cell. A cell's share of the mixture starts from the
+tokens in it. Then columns are scaled to the shares of sources and rows to the shares of buckets, in turn, until both
+hold (iterative proportional fitting). With shares of sources alone this is the per-source length upsampling of Fu et
+al. (2402.10171): the shares of sources stay and only the lengths inside each source change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class BucketConfig(Table):
 
 
 @dataclass(frozen=True)
-class Cell:
+class MixtureCell:
     """Documents (their numbers) of one bucket and source. ``upsample`` is 1 for short ones."""
 
     bucket: int
@@ -46,7 +46,7 @@ class Cell:
 class Drawn:
     """Drawn from a cell, in random order: documents (repeated if asked), and how many tokens of each are used."""
 
-    cell: Cell
+    cell: MixtureCell
     documents: NDArray[np.int64]
     lengths: NDArray[np.int64]
     cut: int
@@ -58,14 +58,14 @@ class Drawn:
 
 
 def shares(
-    cells: Sequence[Cell],
+    cells: Sequence[MixtureCell],
     of_buckets: Mapping[int, float] | None,
     of_sources: Mapping[int, float] | None,
     names: Sequence[str],
 ) -> NDArray[np.float64]:
-    """Each cell's share of the mixture, summing to 1; ``names`` are those of the sources.
+    """Each cell's share of the mixture, summing to 1. ``names`` are the names of the sources.
 
-    Raises :class:`UsageError` where the shares of buckets and sources cannot hold at once.
+    Raises :class:`UsageError` if the shares of buckets and sources cannot both hold.
     """
     bucket = np.array([cell.bucket for cell in cells])
     source = np.array([cell.source for cell in cells])
@@ -81,8 +81,8 @@ def shares(
         wanted, got = share / sum((of_sources or {}).values()), float(found[source == each].sum())
         if abs(got - wanted) > 0.001:
             raise UsageError(
-                f"source {names[each]!r}: its share of {wanted:.1%} cannot hold with the documents and the shares of "
-                f"the buckets ({got:.1%} would); change its share, or leave out the shares of sources or of buckets"
+                f"source {names[each]!r}: its share of {wanted:.1%} is not possible with these documents and shares of "
+                f"buckets ({got:.1%} is); change its share, or remove the shares of all sources or of all buckets"
             )
     return found
 
@@ -97,16 +97,16 @@ def _scaled(values: NDArray[np.float64], group: NDArray[np.int64], to: Mapping[i
     return found
 
 
-def budget(cells: Sequence[Cell], share: NDArray[np.float64]) -> int:
-    """The most tokens of which every cell has its share, each document used once, upsampled ones as often as that."""
+def budget(cells: Sequence[MixtureCell], share: NDArray[np.float64]) -> int:
+    """The largest mixture that keeps every cell's share; each document is used once, or ``upsample`` times."""
     most = min(cell.tokens * cell.upsample / part for cell, part in zip(cells, share, strict=True) if part > 0)
     return int(most * (1 + 1e-9))
 
 
-def draw(cell: Cell, lengths: NDArray[np.int64], wanted: int, seed: int) -> Drawn:
+def draw(cell: MixtureCell, lengths: NDArray[np.int64], wanted: int, seed: int) -> Drawn:
     """``wanted`` tokens of a cell: all its documents in random order, then again in another order, and so on.
 
-    Short documents are whole, so that a few tokens may be missing; the last long one is cut.
+    Short documents stay whole, so a few tokens may be missing. The last long document is cut.
     """
     taken: list[NDArray[np.int64]] = []
     used: list[NDArray[np.int64]] = []

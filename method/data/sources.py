@@ -1,10 +1,9 @@
-"""Where training documents come from: files, folders and hub data sets, and the parts in which they are read."""
+"""Sources of training documents: files, folders and hub data sets, and the parts in which they are read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from lr2eval.base.config import Table
 from lr2eval.errors import UsageError
 
 GROUP_BYTES = 32 << 20
-"""Text files that are one document each are taken together until they reach this."""
+"""Text files that are one document each are grouped until they reach this size."""
 _SUFFIXES = {
     ".txt": "text",
     ".text": "text",
@@ -27,7 +26,7 @@ _SUFFIXES = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
-COMPRESSED = (".gz", ".zst")
+COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 
 
 class SourceConfig(Table):
@@ -58,7 +57,7 @@ class SourceConfig(Table):
     share: float | None = Field(None, gt=0)
     """The share of the mixture's tokens. Give all sources a share, or none."""
     upsample: float = Field(1.0, ge=1)
-    """How many times more often long documents of this source are drawn than others."""
+    """Draw long documents of this source this many times as often as their share of its tokens."""
 
     @field_validator("path", mode="before")
     @classmethod
@@ -68,9 +67,9 @@ class SourceConfig(Table):
     @model_validator(mode="after")
     def _one_place(self) -> SourceConfig:
         if bool(self.path) == (self.hub is not None):
-            raise ValueError(f"source {self.name!r} needs either path or hub")
+            raise ValueError(f"source {self.name!r}: set either path or hub")
         if self.tokenised and self.format == "text":
-            raise ValueError(f"source {self.name!r}: text is not tokenised; use JSONL or Parquet")
+            raise ValueError(f"source {self.name!r}: tokenised = true needs JSONL or Parquet, not text")
         return self
 
 
@@ -78,8 +77,8 @@ Kind = Literal["files", "paragraphs", "jsonl", "parquet", "hub"]
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is read in one go: a file, some whole text files, or a hub data set. ``sha256`` identifies its content."""
+class SourcePart:
+    """What is read as one unit: a file, a group of text files, or a hub data set. ``sha256`` identifies its content."""
 
     kind: Kind
     paths: tuple[Path, ...]
@@ -89,14 +88,14 @@ class Part:
     """Commit of a hub data set."""
 
 
-def parts(source: SourceConfig) -> tuple[list[Part], list[str]]:
-    """The parts of a source in a fixed order, and names of files in its folders that are none of the known kinds.
+def parts(source: SourceConfig) -> tuple[list[SourcePart], list[str]]:
+    """The parts of a source in a fixed order, and the names of ignored files (of other kinds) in its folders.
 
-    Reads every file once for its hash. Raises :class:`UsageError` for what is missing, empty or unreadable.
+    Reads every file once to hash it. Raises :class:`UsageError` for a file that is missing, empty or unreadable.
     """
     if source.hub is not None:
         return [_hub_part(source)], []
-    found: list[Part] = []
+    found: list[SourcePart] = []
     whole: list[tuple[Path, int, str]] = []
     ignored: list[str] = []
     for path, named in _files(source):
@@ -108,17 +107,17 @@ def parts(source: SourceConfig) -> tuple[list[Part], list[str]]:
             size = path.stat().st_size
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if not size:
-            raise UsageError(f"{path}: is empty; remove it or fetch it again")
+            raise UsageError(f"{path}: the file is empty; remove it or download it again")
         if kind == "files":
             whole.append((path, size, sha256))
         else:
-            found.append(Part(kind, (path,), size, sha256))
+            found.append(SourcePart(kind, (path,), size, sha256))
     found += [_group(group) for group in _grouped(whole)]
     if not found:
-        seen = f" (only others, such as {ignored[0]})" if ignored else ""
+        seen = f" (only other files, such as {ignored[0]})" if ignored else ""
         raise UsageError(
             f"source {source.name!r}: no text, JSONL or Parquet files in {', '.join(map(str, source.path))}{seen}; "
-            "name the files themselves, or give their format"
+            "list the files in path, or set format"
         )
     return found, ignored
 
@@ -127,15 +126,13 @@ def parts(source: SourceConfig) -> tuple[list[Part], list[str]]:
 def reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except UsageError:
-        raise
-    except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path}: cannot be read ({reason}); fetch it again or make it readable") from error
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"{path}: cannot be read ({reason}); download it again or make it readable") from error
 
 
 def _files(source: SourceConfig) -> Iterator[tuple[Path, bool]]:
-    """Every file, and whether the user named it; in folders sorted by name, hidden ones left out."""
+    """Every file, and whether the user named it. Files of folders are sorted by name; hidden files are ignored."""
     for given in source.path:
         path = given.expanduser()
         if path.is_dir():
@@ -145,11 +142,11 @@ def _files(source: SourceConfig) -> Iterator[tuple[Path, bool]]:
         elif path.is_file():
             yield path, True
         else:
-            raise UsageError(f"{path}: no such file or folder (source {source.name!r}); correct its path")
+            raise UsageError(f"{path}: no such file or folder (source {source.name!r}); correct path")
 
 
 def _kind(source: SourceConfig, path: Path, named: bool) -> Kind | None:
-    """How a file is read; ``None``: not at all. A file the user named is what the format says, or else text."""
+    """How to read a file; ``None``: ignore it. Named files of an unknown kind are text unless ``format`` is set."""
     plain = path.with_suffix("") if path.suffix in COMPRESSED else path
     known = _SUFFIXES.get(plain.suffix, "text" if named else None)
     if source.format != "auto":
@@ -170,12 +167,12 @@ def _grouped(files: Iterable[tuple[Path, int, str]]) -> Iterator[list[tuple[Path
         yield group
 
 
-def _group(files: list[tuple[Path, int, str]]) -> Part:
+def _group(files: list[tuple[Path, int, str]]) -> SourcePart:
     paths, sizes, hashes = zip(*files, strict=True)
-    return Part("files", paths, sum(sizes), hashlib.sha256("".join(hashes).encode()).hexdigest())
+    return SourcePart("files", paths, sum(sizes), hashlib.sha256("".join(hashes).encode()).hexdigest())
 
 
-def _hub_part(source: SourceConfig) -> Part:
+def _hub_part(source: SourceConfig) -> SourcePart:
     assert source.hub is not None
     revision = source.revision
     if revision is None:
@@ -185,8 +182,8 @@ def _hub_part(source: SourceConfig) -> Part:
             revision = str(HfApi().dataset_info(source.hub).sha)
         except Exception as error:
             raise UsageError(
-                f"source {source.name!r}: the hub does not tell the newest commit of {source.hub} "
-                f"({type(error).__name__}); give revision, or local files with path"
+                f"source {source.name!r}: cannot get the newest commit of {source.hub} from the hub "
+                f"({type(error).__name__}); set revision, or use local files with path"
             ) from error
     name = json.dumps([source.hub, source.subset, source.split, revision])
-    return Part("hub", (), 0, hashlib.sha256(name.encode()).hexdigest(), revision)
+    return SourcePart("hub", (), 0, hashlib.sha256(name.encode()).hexdigest(), revision)

@@ -1,9 +1,8 @@
-"""Tokenised documents on disk: made once by any number of processes, kept chunk by chunk, found again by content.
+"""Tokenised documents on disk: written once by any number of processes, in chunks, and found again by content.
 
-A chunk holds the documents of one batch of ``documents``. Its place in the cache says what it was made from: the
-tokenizer, what was added at the ends of documents, how the source was read, the hash of its file, its number. Chunks
-appear whole or not at all, so a killed preparation goes on where it was, and its result does not depend on how many
-processes there were.
+A chunk holds the documents of one batch of ``documents``. Its path depends on everything that decides its content: the
+tokenizer, BOS and EOS, how the source is read, the hash of the source file and the number of the batch. A chunk is
+written atomically. So a killed preparation resumes, and its result does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -16,8 +15,9 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -27,8 +27,8 @@ from lr2eval.base.files import write_json, write_parts
 from lr2eval.base.ids import digest
 from lr2eval.base.units import format_seconds
 from lr2eval.errors import StoreError, UsageError
-from lr2eval.method.data.documents import BATCH_BYTES, Batch, Tokens, batches, documents
-from lr2eval.method.data.sources import Part, SourceConfig
+from lr2eval.method.data.documents import BATCH_BYTES, DocumentBatch, Tokens, batches, documents
+from lr2eval.method.data.sources import SourceConfig, SourcePart
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.workers.pool import Processes
 
@@ -39,10 +39,10 @@ _EVERY = 20.0
 
 
 class Encoder:
-    """A tokenizer as worker processes need it, with what stands at the ends of each document.
+    """A tokenizer that worker processes can receive; it also adds BOS and EOS to each document.
 
-    ``bos`` and ``eos``: put there (an error if the tokenizer has none), left out, or by default put there if there is
-    one. Raises :class:`UsageError` if that is asked or if by default nothing would mark where documents end.
+    ``bos`` and ``eos``: ``True`` adds the token, ``False`` does not, ``None`` adds it if the tokenizer has one. Raises
+    :class:`UsageError` for ``True`` without the token, and if nothing would mark the ends of documents by default.
     """
 
     def __init__(self, tokenizer: PromptTokenizer, bos: bool | None = None, eos: bool | None = None) -> None:
@@ -51,14 +51,14 @@ class Encoder:
         self.eos = _end(tokenizer, "eos", eos)
         if self.bos is None and self.eos is None and (bos is None or eos is None):
             raise UsageError(
-                f"{tokenizer.name}: the tokenizer has neither BOS nor EOS, so nothing would mark where documents end; "
-                "set eos_token in its tokenizer_config.json, or bos = false and eos = false"
+                f"{tokenizer.name}: the tokenizer has neither BOS nor EOS, so nothing marks where a document ends; set "
+                "eos_token in its tokenizer_config.json, or set bos = false and eos = false"
             )
         self.vocabulary: int = len(hf)
         self.token_type = np.dtype("<u2" if self.vocabulary <= 1 << 16 else "<u4")
         self.key = digest([VERSION, tokenizer.fingerprint(), self.bos, self.eos, BATCH_BYTES])
-        # Text rather than the object: a worker then imports the small tokenizers package alone. The fingerprint's own
-        # encoding has just undone any truncation and padding that an earlier call left in the tokenizer.
+        # As text, a worker needs only the small tokenizers package to load it. Computing the fingerprint above has also
+        # removed any truncation and padding that an earlier call left in the tokenizer.
         self._fast: str | None = hf.backend_tokenizer.to_str() if getattr(hf, "is_fast", False) else None
         self._slow: Any = None if self._fast else hf
         self._loaded: Any = None
@@ -67,7 +67,7 @@ class Encoder:
         return self.__dict__ | {"_loaded": None}
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
-        """Token ids of each text with the ends that were asked for."""
+        """Token ids of each text, with BOS and EOS as configured."""
         head, tail = ([] if end is None else [end] for end in (self.bos, self.eos))
         return [np.array([*head, *ids, *tail], dtype=np.int64) for ids in self._ids(list(texts))]
 
@@ -85,116 +85,113 @@ def _end(tokenizer: PromptTokenizer, name: str, wanted: bool | None) -> int | No
     found: int | None = getattr(tokenizer.tokenizer, f"{name}_token_id", None)
     if wanted and found is None:
         raise UsageError(
-            f"{tokenizer.name}: {name} = true, but the tokenizer has no {name.upper()}; set {name}_token in its "
-            f"tokenizer_config.json, or {name} = false"
+            f"{tokenizer.name}: {name} = true, but the tokenizer has no {name.upper()} token; set {name}_token in its "
+            f"tokenizer_config.json, or set {name} = false"
         )
     return None if wanted is False else found
 
 
 @dataclass(frozen=True)
-class Job:
-    """Tokenise a batch of a source into this file; ``position``: bytes of the source up to the end of the batch."""
+class ChunkJob:
+    """Tokenise a batch of a source and write it to ``path``."""
 
     path: Path
     source: SourceConfig
-    batch: Batch
-    position: int
+    batch: DocumentBatch
 
 
-@dataclass(frozen=True)
-class Done:
-    """What came of a job."""
-
-    documents: int
-    tokens: int
-    position: int
-
-
-class InProcess:
-    """Does jobs where it is; satisfies ``lr2eval.workers.pool.Executor``."""
+class ChunkMaker:
+    """Does jobs, in this process or in a worker (as an ``lr2eval.workers.pool.Executor``)."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
 
-    def run(self, jobs: Iterable[Job], /) -> Iterator[Done]:
+    def run(self, jobs: Iterable[ChunkJob], /) -> Iterator[tuple[int, int]]:
+        """(documents, tokens) of each job."""
         for job in jobs:
             ids, weights = _tokens(self._encoder, job)
             write_chunk(job.path, ids, weights, self._encoder.token_type)
-            yield Done(len(ids), sum(map(len, ids)), job.position)
+            yield len(ids), sum(map(len, ids))
 
 
-@dataclass(frozen=True)
-class _Build:
-    encoder: Encoder
-
-    def __call__(self, number: int) -> InProcess:
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        return InProcess(self.encoder)
+def _in_worker(encoder: Encoder, number: int) -> ChunkMaker:
+    # Threads of the tokenizer would compete with the other worker processes for the same cores.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return ChunkMaker(encoder)
 
 
 def tokenise(
-    sources: Sequence[tuple[SourceConfig, Sequence[Part]]], encoder: Encoder, cache: Path, workers: int, say: Say
+    sources: Sequence[tuple[SourceConfig, Sequence[SourcePart]]], encoder: Encoder, cache: Path, workers: int, say: Say
 ) -> list[list[Path]]:
-    """The chunks of every source, in the order of its documents; what is not in the cache yet is made.
+    """The chunks of every source, in the order of its documents; only those not in the cache are made.
 
     Raises :class:`UsageError` for bad data, :class:`StoreError` for a cache that cannot be written and
-    :class:`RunFailedError` if processes die; finished chunks stay.
+    :class:`RunFailedError` if processes die. Finished chunks are kept.
     """
     home = cache / encoder.key[:16]
     try:
         home.mkdir(parents=True, exist_ok=True)
+        with locked(home / "lock", say), Processes(partial(_in_worker, encoder), workers) as pool:
+            executor = pool if workers > 1 else ChunkMaker(encoder)
+            return [_tokenise_source(source, parts, home, executor, say) for source, parts in sources]
     except OSError as error:
-        raise StoreError(f"{home}: {error.strerror or error}; choose another token_cache") from error
-    with locked(home / "lock", say), Processes(_Build(encoder), workers) as pool, _one_core_each():
-        here = InProcess(encoder)
-        return [_tokenise_source(source, parts, home, pool if workers > 1 else here, say) for source, parts in sources]
+        raise StoreError(
+            f"{error.filename or home}: {error.strerror or error}; fix this or choose another token_cache"
+        ) from error
 
 
-def _tokenise_source(source: SourceConfig, parts: Sequence[Part], home: Path, pool: Any, say: Say) -> list[Path]:
+def _tokenise_source(
+    source: SourceConfig, parts: Sequence[SourcePart], home: Path, executor: Any, say: Say
+) -> list[Path]:
     chunks: list[Path] = []
-    whole: list[tuple[Path, int]] = []
+    counts: dict[Path, int] = {}
+    """Chunks of each part that was read to its end. Parts of the same content share a folder and its chunks."""
     progress = _Progress(source.name, sum(part.size for part in parts), say)
-    begun: set[Path] = set()  # files of the same content share a folder and its chunks
 
-    def jobs() -> Iterator[Job]:
-        left, before = source.first, 0
+    def jobs() -> Iterator[ChunkJob]:
+        left = source.first
+        begun: set[Path] = set()
+        before = 0
         for part in parts:
             folder = home / _part_key(source, part)
-            known = _complete(folder)
-            if known is not None and left is None:
+            known = _complete(folder) if left is None else None
+            if known is not None:
                 chunks.extend(known)
             else:
-                before_part = len(chunks)
-                again = folder in begun
+                again, count = folder in begun, 0
                 begun.add(folder)
                 if not again:
-                    _make(folder)
+                    folder.mkdir(exist_ok=True)
+                    for left_over in folder.glob(".*.tmp"):  # of a process that was killed; we hold the lock
+                        left_over.unlink()
                 for batch in batches(source, part):
+                    count += 1
                     chunks.append(folder / f"{batch.number:06}.tok")
+                    progress.position = before + batch.position
                     if not again and not intact(chunks[-1]):
-                        yield Job(chunks[-1], source, batch, before + batch.position)
+                        yield ChunkJob(chunks[-1], source, batch)
                     if left is not None:
                         left -= len(batch.items)
                         if left <= 0:
                             return
-                whole.append((folder, len(chunks) - before_part))
+                counts[folder] = count
             before += part.size
 
-    for done in pool.run(jobs()):
-        progress.add(done)
-    for folder, count in whole:
+    for documents_made, tokens in executor.run(jobs()):
+        progress.add(documents_made, tokens)
+    for folder, count in counts.items():
         write_json(folder / "complete.json", {"chunks": count})
     progress.finish()
     return chunks
 
 
-def _part_key(source: SourceConfig, part: Part) -> str:
+def _part_key(source: SourceConfig, part: SourcePart) -> str:
     how: list[Any] = [source.tokenised, None if source.tokenised else source.column]
     return digest([part.kind, part.sha256, how if part.kind in ("jsonl", "parquet", "hub") else None])[:32]
 
 
 def _complete(folder: Path) -> list[Path] | None:
-    """All chunks of a part, if it is finished and nothing was damaged since."""
+    """All chunks of a part; ``None`` if some are missing or damaged."""
     try:
         count = int(json.loads((folder / "complete.json").read_text(encoding="utf-8"))["chunks"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -203,16 +200,7 @@ def _complete(folder: Path) -> list[Path] | None:
     return chunks if all(map(intact, chunks)) else None
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".*.tmp"):  # of a process that was killed while writing; we hold the lock
-            left.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{folder}: {error.strerror or error}; choose another token_cache") from error
-
-
-def _tokens(encoder: Encoder, job: Job) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32] | None]]:
+def _tokens(encoder: Encoder, job: ChunkJob) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32] | None]]:
     found = list(documents(job.source, job.batch))
     encoded = iter(encoder.encode([document for document in found if isinstance(document, str)]))
     ids: list[NDArray[np.int64]] = []
@@ -223,7 +211,7 @@ def _tokens(encoder: Encoder, job: Job) -> tuple[list[NDArray[np.int64]], list[N
                 bad = given[(given < 0) | (given >= encoder.vocabulary)][0]
                 raise UsageError(
                     f"{job.batch.place(line)}, field 'input_ids': token {bad:,} is outside the tokenizer's "
-                    f"vocabulary of {encoder.vocabulary:,}; tokenise with the tokenizer of this model"
+                    f"vocabulary of {encoder.vocabulary:,}; tokenise the data with the tokenizer of this model"
                 )
             ids.append(given)
         else:
@@ -232,21 +220,21 @@ def _tokens(encoder: Encoder, job: Job) -> tuple[list[NDArray[np.int64]], list[N
 
 
 class _Progress:
-    """A line when something is made, at most one every 20 seconds, and one at the end."""
+    """One line every 20 seconds while chunks are made, and one at the end."""
 
     def __init__(self, name: str, size: int, say: Say) -> None:
         self._name, self._size, self._say = name, size, say
-        self._documents = self._tokens = self._position = 0
+        self._documents = self._tokens = self.position = 0
+        """``position``: bytes of the source that were read so far."""
         self._began = self._line = time.monotonic()
 
-    def add(self, done: Done) -> None:
-        self._documents += done.documents
-        self._tokens += done.tokens
-        self._position = max(self._position, done.position)
+    def add(self, documents: int, tokens: int) -> None:
+        self._documents += documents
+        self._tokens += tokens
         now = time.monotonic()
         if now - self._line >= _EVERY:
             self._line = now
-            share = self._position / self._size if self._size else 0
+            share = self.position / self._size if self._size else 0
             left = f", {share:.0%}, about {format_seconds((now - self._began) * (1 / share - 1))} left" if share else ""
             self._say(f"tokenising {self._name}: {self._tokens:,} tokens{left}")
 
@@ -262,27 +250,12 @@ def locked(path: Path, say: Say) -> Iterator[None]:
     try:
         lock.acquire(timeout=0.5)
     except Timeout:
-        say(f"waiting for another lr2eval that works in {path.parent}")
+        say(f"{path.parent}: waiting for another lr2eval that is writing there")
         lock.acquire()  # the system releases the lock of a process that dies
     try:
         yield
     finally:
         lock.release()
-
-
-@contextmanager
-def _one_core_each() -> Iterator[None]:
-    """Processes are the parallelism here: threads of the tokenizer would fight over the same cores."""
-    name = "TOKENIZERS_PARALLELISM"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 _HEADER = struct.Struct("<8sQQBBI")
@@ -296,11 +269,11 @@ def write_chunk(
     weights: Sequence[NDArray[np.float32] | None],
     token_type: np.dtype[Any],
 ) -> None:
-    """Write documents atomically; weights are kept for all of them or, where all are 1, for none."""
+    """Write documents atomically. Weights are kept for all documents or, if all weights are 1, for none."""
     weighted = any(given is not None for given in weights)
     parts = [
         np.array([len(each) for each in ids], dtype="<i4").tobytes(),
-        *(i.astype(token_type).tobytes() for i in ids),
+        *(each.astype(token_type).tobytes() for each in ids),
     ]
     if weighted:
         for each, given in zip(ids, weights, strict=True):
@@ -313,67 +286,38 @@ def write_chunk(
 
 
 def intact(path: Path) -> bool:
-    """Whether a chunk is there and undamaged."""
+    """Whether a chunk exists and is undamaged."""
     try:
-        with path.open("rb") as file:
-            _, _, _, _, _, checksum = _header(file.read(_HEADER.size))
-            found = 0
-            while block := file.read(1 << 20):
-                found = zlib.crc32(block, found)
-    except (OSError, ValueError):
+        content = memoryview(path.read_bytes())
+        magic, *_, checksum = _HEADER.unpack_from(content)
+    except (OSError, struct.error):
         return False
-    return bool(found == checksum)
+    return bool(magic == _MAGIC and zlib.crc32(content[_HEADER.size :]) == checksum)
 
 
-def _header(content: bytes) -> tuple[Any, ...]:
-    if len(content) != _HEADER.size or not content.startswith(_MAGIC):
-        raise ValueError("no header")
-    return _HEADER.unpack(content)
+def read_lengths(path: Path) -> NDArray[np.int32]:
+    """Tokens of each document of a chunk."""
+    with _opened(path) as (file, (_, documents, *_)):
+        return np.fromfile(file, "<i4", documents)
 
 
-class ChunkReader:
-    """Documents out of chunks by (chunk, first token, tokens), without holding or mapping the files."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = list(paths)
-        self._open: dict[int, tuple[int, int, int, np.dtype[Any], bool]] = {}
-
-    def __enter__(self) -> ChunkReader:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for held in self._open.values():
-            os.close(held[0])
-        self._open = {}
-
-    def lengths(self, chunk: int) -> NDArray[np.int32]:
-        """Tokens of each document of a chunk."""
-        file, count, *_ = self._file(chunk)
-        return np.frombuffer(os.pread(file, 4 * count, _HEADER.size), dtype="<i4")
-
-    def tokens(self, chunk: int, first: int, count: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """``count`` tokens from ``first`` on, counted over the documents of the chunk, and their weights."""
-        file, documents, total, kind, weighted = self._file(chunk)
+def read_tokens(path: Path, first: int, count: int) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """``count`` tokens of a chunk from ``first`` on, counted over its documents, and their weights."""
+    with _opened(path) as (file, (_, documents, total, size, weighted, _)):
         begin = _HEADER.size + 4 * documents
-        size = kind.itemsize
-        ids = np.frombuffer(os.pread(file, count * size, begin + first * size), dtype=kind)
+        ids = np.frombuffer(os.pread(file.fileno(), count * size, begin + first * size), f"<u{size}")
         if not weighted:
             return ids, None
-        return ids, np.frombuffer(os.pread(file, count * 4, begin + total * size + first * 4), dtype="<f4")
+        return ids, np.frombuffer(os.pread(file.fileno(), 4 * count, begin + total * size + 4 * first), "<f4")
 
-    def _file(self, chunk: int) -> tuple[int, int, int, np.dtype[Any], bool]:
-        held = self._open.pop(chunk, None)
-        if held is None:
-            if len(self._open) >= 128:  # the one that was used longest ago
-                os.close(self._open.pop(next(iter(self._open)))[0])
-            path = self._paths[chunk]
-            try:
-                file = os.open(path, os.O_RDONLY)
-                _, documents, total, size, weighted, _ = _header(os.pread(file, _HEADER.size, 0))
-            except (OSError, ValueError) as error:
-                raise StoreError(
-                    f"{path}: vanished or damaged meanwhile ({error}); run the same command again"
-                ) from error
-            held = (file, documents, total, np.dtype(f"<u{size}"), bool(weighted))
-        self._open[chunk] = held
-        return held
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, tuple[Any, ...]]]:
+    """A chunk behind its header, and the header."""
+    try:
+        with path.open("rb", buffering=0) as file:
+            yield file, _HEADER.unpack(file.read(_HEADER.size))
+    except (OSError, struct.error) as error:
+        raise StoreError(
+            f"{path}: was removed or damaged while rows were written ({error}); run the same command again"
+        ) from error

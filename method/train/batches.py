@@ -1,8 +1,8 @@
-"""Which rows a step trains on, who computes which, and rows as tensors.
+"""Which rows a step trains on, which process computes them, and rows as tensors.
 
-A step takes ``global_batch`` rows in an order that only seed and epoch decide. They are grouped into micro-batches of
-one kind and dealt out to the data ranks; a rank that would have one less gets one without targets, because all ranks of
-a sharded model must call it equally often. Nothing here depends on who computes what, so neither does the loss.
+A step takes ``global_batch`` rows in an order that depends only on seed and epoch. They are grouped into micro-batches
+of one kind and dealt to the data ranks. A rank that would have one fewer gets one without targets, because all ranks of
+a sharded model must call it equally often. The order of rows, and so the loss, does not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class MicroBatch:
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     targets: torch.Tensor
-    """What each place predicts: the next token, or ``IGNORED``."""
+    """What each position predicts: the next token, or ``IGNORED``."""
     weights: torch.Tensor | None
     """float32 weight of each target."""
     lengths: tuple[int, ...]
@@ -42,8 +42,8 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The whole training as row numbers. Row numbers index the segments that are trained on."""
+class BatchSchedule:
+    """The order of the whole training, as row numbers. They index the rows that are trained on."""
 
     kinds: tuple[bool, ...]
     """Of each row: long?"""
@@ -64,7 +64,7 @@ class Plan:
         return found
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Both kinds shuffled and spread evenly, so that every step has its share of both."""
+        """Both kinds shuffled and spread evenly, so that every step gets its share of both."""
         random = np.random.default_rng((self.seed, epoch))
         long, place = np.array(self.kinds), np.empty(len(self.kinds))
         for kind in (False, True):
@@ -85,25 +85,25 @@ class Plan:
         return groups
 
     def dealt(self, step: int, rank: int, ranks: int) -> list[list[int] | None]:
-        """The micro-batches of one data rank; ``None`` stands for one without targets. Equally many for every rank."""
+        """The micro-batches of one data rank, equally many for every rank; ``None`` is one without targets."""
         return deal(self.micro_batches(step), rank, ranks)
 
     @property
     def order_digest(self) -> str:
-        """Over everything that decides which row is trained on when."""
+        """Hash of everything that decides the order of rows."""
         return digest([list(self.kinds), self.global_batch, self.micro_batch, self.epochs, self.seed, self.steps])
 
 
 def deal(groups: Sequence[list[int]], rank: int, ranks: int) -> list[list[int] | None]:
-    """Every ``ranks``-th group from ``rank`` on, filled up with ``None`` to what the first rank has."""
+    """Every ``ranks``-th group from ``rank`` on, padded with ``None`` to the number of the first rank."""
     mine: list[list[int] | None] = list(groups[rank::ranks])
     return mine + [None] * (-(-len(groups) // ranks) - len(mine))
 
 
 def micro_batch(rows: Sequence[Segment]) -> MicroBatch:
-    """Rows of one kind and length as tensors. Raises :class:`ValueError` for a mixture."""
+    """Rows of one kind and length as tensors. Raises :class:`ValueError` for mixed rows."""
     if len({(row.long, len(row)) for row in rows}) != 1:
-        raise ValueError("a micro-batch holds rows of one kind and one length only")
+        raise ValueError("a micro-batch must hold rows of one kind and one length")
     labels_BL = np.stack([row.labels for row in rows])
     weights_BL = None
     if any(row.weights is not None for row in rows):
@@ -120,7 +120,7 @@ def micro_batch(rows: Sequence[Segment]) -> MicroBatch:
 
 
 def _next(values_BL: np.ndarray, last: float) -> np.ndarray:
-    """Every value moved one place to the left: a place predicts the token behind it."""
+    """Every value moved one position to the left: a position predicts the next token."""
     moved_BL = np.full_like(values_BL, last)
     moved_BL[:, :-1] = values_BL[:, 1:]
     return moved_BL
@@ -133,12 +133,12 @@ def empty() -> MicroBatch:
 
 
 def piece(batch: MicroBatch, part: int, parts: int) -> MicroBatch:
-    """The documents of a packed batch of one row that process ``part`` of ``parts`` computes, cut at their borders.
+    """The documents of a packed row that process ``part`` of ``parts`` computes; the cuts are between documents.
 
-    Documents do not see each other, so this loses nothing; a part may be empty.
+    Documents do not attend to each other, so this loses nothing. A part may be empty.
     """
     if batch.long or len(batch.input_ids) != 1:
-        raise ValueError("only one packed row can be cut at its documents")
+        raise ValueError("only a batch of one packed row can be cut between documents")
     length = batch.input_ids.shape[1]
     starts = torch.nonzero(batch.position_ids[0] == 0)[:, 0]
     cuts = [0, *(_nearest(starts, length * number / parts) for number in range(1, parts)), length]
@@ -155,7 +155,7 @@ def _nearest(starts: torch.Tensor, wished: float) -> int:
 
 
 def weights_of(rows: Iterable[Segment]) -> tuple[float, float]:
-    """Sum of the weights of all targets in the (short, long) ones of these rows."""
+    """Sum of the weights of all targets in the short and in the long rows."""
     found = [0.0, 0.0]
     for row in rows:
         counted_L = row.labels[1:] != IGNORED
@@ -166,13 +166,13 @@ def weights_of(rows: Iterable[Segment]) -> tuple[float, float]:
 
 
 _BEGIN = 64
-"""Tokens by which two rows are first compared."""
+"""Rows are compared by their first tokens, this many, before they are compared in full."""
 
 
-class Rows:
-    """Rows of the data that a recipe trains on, by number. Each is checked as it is read.
+class TrainingRows:
+    """The rows that a recipe trains on, by number. Each row is checked when it is read.
 
-    Raises :class:`UsageError` where data, recipe and factors do not belong together.
+    Raises :class:`UsageError` if data, recipe and factors are for different windows.
     """
 
     def __init__(self, recipe: Recipe, segments: Sequence[Segment], scaling: RopeScaling) -> None:
@@ -180,16 +180,16 @@ class Rows:
         self._agree("the factors", scaling)
         if isinstance(segments, SegmentData):
             self._agree("the data", segments)
-            long = [bool(kind) for kind in segments.long]
+            long = segments.long.tolist()
         else:
             long = [row.long for row in segments]
         self._numbers = [number for number, kind in enumerate(long) if kind or not recipe.long_only]
         self.kinds = tuple(long[number] for number in self._numbers)
         """Of each row: long?"""
         self.left_out = len(long) - len(self._numbers)
-        """Short rows that ``long_only`` does not train on."""
+        """Number of short rows that ``long_only`` leaves out."""
         if not self._numbers:
-            raise UsageError("data: holds no row to train on; prepare some")
+            raise UsageError("--data: has no rows to train on; make some with `lr2eval data mix`")
         if not isinstance(segments, SegmentData):
             for number in range(len(self)):
                 self[number]
@@ -199,8 +199,8 @@ class Rows:
             asked, found = getattr(self._recipe, name), getattr(other, name)
             if asked != found:
                 raise UsageError(
-                    f"{name}: the recipe has {asked:,} tokens and {whose} {found:,}; use what belongs together, or "
-                    f"--set {name}={found}"
+                    f"{name}: {asked:,} tokens in the recipe but {found:,} in {whose}; use a recipe, factors and data "
+                    f"for the same windows, or --set {name}={found}"
                 )
 
     def __len__(self) -> int:
@@ -208,22 +208,22 @@ class Rows:
 
     def __getitem__(self, number: int) -> Segment:
         row = self._segments[self._numbers[number]]
-        said = f"data: row {self._numbers[number]}"
+        said = f"--data: row {self._numbers[number]}"
         longest, window = max(row.document_lengths), self._recipe.original_window
         if len(row) != self._recipe.target_window:
             raise UsageError(
-                f"{said} has {len(row):,} tokens where the recipe's target_window is {self._recipe.target_window:,}; "
+                f"{said} has {len(row):,} tokens but the recipe's target_window is {self._recipe.target_window:,}; "
                 "make the data for this window"
             )
         if row.long != (longest > window):
             raise UsageError(
-                f"{said} is called {'long' if row.long else 'short'}, its longest document has {longest:,} tokens and "
-                f"the original window {window:,}; make the data for this window"
+                f"{said} is marked {'long' if row.long else 'short'}, but its longest document has {longest:,} tokens "
+                f"and original_window is {window:,}; make the data for this window"
             )
         return row
 
     def refuse_seen(self, held_out: Sequence[Segment]) -> None:
-        """Raise :class:`UsageError` if a held-out row is trained on. Reads every row once."""
+        """Raise :class:`UsageError` if a held-out row is also a training row. Reads every row once."""
         if not len(held_out):
             return
         begins: dict[bytes, list[int]] = {}
@@ -234,13 +234,13 @@ class Rows:
             for same in begins.get(row.input_ids[:_BEGIN].tobytes(), ()):
                 if np.array_equal(held_out[same].input_ids, row.input_ids):
                     raise UsageError(
-                        f"held-out data: row {same} is row {self._numbers[number]} of the training data, so a loss on "
-                        "it says nothing; give other rows"
+                        f"--held-out: row {same} equals row {self._numbers[number]} of --data, so its loss would mean "
+                        "nothing; use rows that are not in --data"
                     )
 
 
-def data_digest(segments: Sequence[Segment]) -> str:
-    """Of a folder of rows its own digest, of a list one over tokens, documents and weights."""
+def segments_digest(segments: Sequence[Segment]) -> str:
+    """The digest of a folder of rows; for a list, a hash of tokens, documents and weights."""
     if isinstance(segments, SegmentData):
         return segments.digest
     found = hashlib.sha256()

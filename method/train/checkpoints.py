@@ -1,8 +1,8 @@
-"""Checkpoints of a training: all that the next step depends on, in a folder that is either whole or not there.
+"""Checkpoints of a training: everything that the next step depends on, in a folder that is complete or ignored.
 
 ``checkpoints/step-000020/`` holds ``weights.safetensors``, ``optimizer.safetensors``, ``random.safetensors`` (generator
-states of every process) and ``state.json``. It counts once the marker ``COMPLETE`` is in it, which is written last,
-after everything else is on disk, and lists the other files with their sizes. No pickle is written or read.
+states of every process) and ``state.json``. It is valid only with the marker ``COMPLETE``, which is written last, after
+all other files are synced to disk, and lists their sizes. No pickle is written or read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STATES = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class Saved:
-    """A whole checkpoint. ``facts`` is what ``state.json`` holds."""
+    """A complete checkpoint. ``facts`` is the content of ``state.json``."""
 
     folder: Path
     step: int
@@ -39,14 +39,14 @@ class Saved:
 
 
 def name_of(step: int) -> str:
-    """Folder of a checkpoint after so many steps."""
+    """Folder name of the checkpoint after ``step`` steps."""
     return f"step-{step:06d}"
 
 
 def complete(home: Path) -> list[Saved]:
-    """The whole checkpoints of an output folder, oldest first.
+    """The complete checkpoints of an output folder, oldest first.
 
-    One that lost its marker's files, or has them in other sizes, raises :class:`StoreError`: somebody was at it.
+    Raises :class:`StoreError` if a file that a marker lists is missing or has another size.
     """
     found = []
     for folder in sorted((home / FOLDER).glob("step-*")):
@@ -57,17 +57,23 @@ def complete(home: Path) -> list[Saved]:
         except FileNotFoundError as error:
             if not (folder / MARKER).exists():
                 continue
-            raise StoreError(f"{error.filename}: missing; remove {folder}, the one before it is used then") from error
+            raise StoreError(
+                f"{error.filename}: is missing; remove {folder} to resume from the checkpoint before it"
+            ) from error
         except (OSError, ValueError) as error:
-            raise StoreError(f"{folder}: not readable ({error}); remove it, the one before it is used then") from error
+            raise StoreError(
+                f"{folder}: cannot be read ({error}); remove it to resume from the checkpoint before it"
+            ) from error
         if wrong:
-            raise StoreError(f"{folder / wrong[0]}: has another size than was written; remove {folder}")
+            raise StoreError(
+                f"{folder / wrong[0]}: its size has changed; remove {folder} to resume from the checkpoint before it"
+            )
         found.append(Saved(folder, int(facts["step"]), facts))
     return found
 
 
 def tidy(home: Path, keep: int) -> None:
-    """Remove what is not whole, and all whole ones but the last ``keep``, the marker of each first."""
+    """Remove incomplete checkpoints and all complete ones but the last ``keep``; the marker is removed first."""
     whole = [saved.folder for saved in complete(home)]
     for folder in sorted((home / FOLDER).glob("step-*")):
         if folder not in whole[len(whole) - keep if len(whole) > keep else 0 :]:
@@ -77,10 +83,10 @@ def tidy(home: Path, keep: int) -> None:
 
 def save(
     home: Path, step: int, facts: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks
-) -> Path:
-    """Write the checkpoint after ``step`` steps; every process takes part, the first one writes.
+) -> None:
+    """Write the checkpoint after ``step`` steps. Every process must call it; the first one writes.
 
-    Raises :class:`StoreError` in every process if writing fails; earlier checkpoints are untouched.
+    Raises :class:`StoreError` in every process if writing fails. Earlier checkpoints are kept.
     """
     weights = gather(model.named_parameters(), ranks)
     states = gather(
@@ -96,24 +102,23 @@ def save(
     for rank, generators in enumerate(ranks.gathered(_generators(ranks.device))):
         random |= {f"{kind}|{rank}": state for kind, state in generators.items()}
     folder = home / FOLDER / name_of(step)
-    problem = None
-    if ranks.rank == 0:
+
+    def write() -> None:
         try:
             _write(folder, weights, states, random, {**facts, "step": step})
         except (OSError, SafetensorError, StoreError) as error:
             shutil.rmtree(folder, ignore_errors=True)
-            problem = _one_line(error)
-    problem = ranks.gathered(problem)[0]
-    if problem:
-        raise StoreError(
-            f"{folder}: {problem}; {_last(home)}; free some space (or mend the folder) and run the same command again"
-        )
-    return folder
+            raise StoreError(
+                f"{folder}: {_one_line(error)}; {_last(home)}; free some space or fix the folder, then run the same "
+                "command again"
+            ) from error
+
+    ranks.in_first(write)
 
 
 def _last(home: Path) -> str:
     whole = complete(home)
-    return f"the checkpoint before it, {name_of(whole[-1].step)}, is whole" if whole else "nothing was saved before"
+    return f"the last complete checkpoint is {name_of(whole[-1].step)}" if whole else "no checkpoint was saved before"
 
 
 def _one_line(error: BaseException) -> str:
@@ -145,7 +150,7 @@ def _write(
 
 
 def sync(path: Path) -> None:
-    """Have a file's bytes, or a folder's names, on disk."""
+    """Sync a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -154,15 +159,15 @@ def sync(path: Path) -> None:
 
 
 def load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-    """Put weights, optimizer and this process's generators in the state of a checkpoint; every process reads it.
+    """Load weights, optimizer and this process's generators from a checkpoint; every process reads it.
 
-    Raises :class:`StoreError` for a file that cannot be read or that does not fit the model.
+    Raises :class:`StoreError` for a file that cannot be read or does not fit the model.
     """
     try:
         _load(saved, model, optimizer, ranks)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise StoreError(
-            f"{saved.folder}: cannot be loaded ({_one_line(error)}); remove it, the one before it is used then"
+            f"{saved.folder}: cannot be loaded ({_one_line(error)}); remove it to resume from the checkpoint before it"
         ) from error
 
 
@@ -194,7 +199,7 @@ def _generators(device: str) -> dict[str, torch.Tensor]:
 
 
 def gather(named: Iterable[tuple[str, torch.Tensor]], ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Tensors in one piece in the memory of the host, in the first process; the others, which take part, get none."""
+    """Unsharded tensors in host memory, in the first process only. Every process must call it."""
     found = {}
     for name, value in named:
         whole = value.detach().full_tensor() if hasattr(value, "full_tensor") else value.detach()
@@ -204,7 +209,7 @@ def gather(named: Iterable[tuple[str, torch.Tensor]], ranks: Ranks) -> dict[str,
 
 
 def _part(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's part of a whole tensor, split as a parameter is."""
+    """This process's part of a full tensor, sharded like a parameter."""
     if not hasattr(like, "device_mesh"):
         return value.to(like.device)
     from torch.distributed.tensor import distribute_tensor

@@ -1,8 +1,8 @@
-"""One micro-batch forward and backward, wherever its rows are computed; and what is measured with the same forward."""
+"""One micro-batch forward and backward on one or more processes, and measurements with the same forward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ from lr2eval.method.train.recipe import Recipe
 class Engine:
     """The model made ready to train: windowed rotary module, precision, checkpointing, sharding, optimizer.
 
-    ``model`` is a Hugging Face decoder in float32, which is changed in place. Raises :class:`UsageError` for one that
+    ``model`` is a Hugging Face decoder in float32 and is changed in place. Raises :class:`UsageError` for a model that
     cannot be trained this way.
     """
 
@@ -36,8 +36,8 @@ class Engine:
                 model.set_attn_implementation(recipe.attention)
             if recipe.attention == "flex_attention":
                 if ranks.device == "cpu":
-                    raise ValueError("flex_attention cannot train on a CPU; --set attention=sdpa")
-                # Beyond the limit (8) masks are no longer compiled and take 9 bytes for each pair of tokens.
+                    raise ValueError("flex_attention cannot train on a CPU; use --set attention=sdpa")
+                # After the default limit (8), masks are no longer compiled and take 9 bytes for each pair of tokens.
                 torch._dynamo.config.recompile_limit = 64
             rotary = install_rope(model, scaling)
         except (ValueError, ImportError) as error:
@@ -61,9 +61,10 @@ class Engine:
         )
 
     def loss(self, rows: Sequence[Segment] | None, scale: float | None = None) -> torch.Tensor:
-        """Weighted sum of cross-entropies of this process's part of a micro-batch, ``None`` for one without targets.
+        """Weighted sum of cross-entropies of this process's part of a micro-batch; ``None``: one without targets.
 
-        With ``scale`` the gradients of ``scale`` times it are added up. Every process must call it equally often.
+        With ``scale``, the gradients of ``scale`` times the sum are accumulated. Every process must call it equally
+        often.
         """
         batch = empty() if rows is None else micro_batch(rows)
         if self.ranks.context > 1 and rows is not None and not batch.long:
@@ -80,12 +81,12 @@ class Engine:
 
     @contextmanager
     def _laid_out(self, batch: MicroBatch) -> Iterator[MicroBatch]:
-        """A long row over all processes of the context group, for forward and backward."""
+        """Splits a long row over the processes of the context group, for forward and backward."""
         if self.ranks.context == 1 or not batch.long:
             yield batch
             return
         usual = self.model.config._attn_implementation
-        self.model.set_attn_implementation("sdpa")  # what torch's ring attention stands behind
+        self.model.set_attn_implementation("sdpa")  # torch's ring attention replaces sdpa
         try:
             with shared_row(batch, self.model.base_model, self.ranks) as part:
                 yield part
@@ -94,8 +95,8 @@ class Engine:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.ranks.size > 1 or self.dtype == torch.float32:
-            return nullcontext()  # sharded weights are gathered in the right precision
-        # Without the cache: all pieces of the loss would add their gradients up in one bfloat16 copy of the head.
+            return nullcontext()  # sharded weights are gathered in the chosen precision
+        # With the cache, all pieces of the loss would sum their gradients in one bfloat16 copy of the head.
         kind = self.ranks.device.partition(":")[0]
         found: AbstractContextManager[Any] = torch.autocast(kind, self.dtype, cache_enabled=False)
         return found
@@ -110,7 +111,7 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         for rows in groups:
             kind = bool(rows and rows[0].long)
-            # Gradients of sharded weights are averaged over the processes; the sum is wanted.
+            # FSDP averages gradients over the processes; scaling by their number gives the sum.
             sums[kind] = sums[kind] + self.loss(rows, self.ranks.size / weight)
         norm = torch.nn.utils.clip_grad_norm_(self.loss_model.parameters(), self.recipe.optimizer.clip)
         gradient = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
@@ -123,7 +124,7 @@ class Engine:
 
     @torch.no_grad()  # type: ignore[untyped-decorator]
     def held_out(self, rows: Sequence[Segment]) -> dict[str, float]:
-        """Mean loss per unit of weight over (short, long) held-out rows, where there are any."""
+        """Mean loss per unit of weight over short and over long held-out rows; a kind without rows is left out."""
         self.loss_model.eval()
         sums = [0.0, 0.0]
         for group in deal([[number] for number in range(len(rows))], self.ranks.data_rank, self.ranks.data_ranks):
@@ -144,21 +145,6 @@ class Engine:
         self.loss_model.train()
         return perplexity([self.ranks.sums([total])[0] / len(samples)])
 
-    @torch.no_grad()  # type: ignore[untyped-decorator]
-    def called(self, hook: Callable[[Any], Mapping[str, float]]) -> Mapping[str, float]:
-        """What a hook says of the model, which it may call like any other; generators are put back afterwards."""
-        self.loss_model.eval()
-        devices = [self.ranks.device] if self.ranks.device.startswith("cuda") else []
-        with torch.random.fork_rng(devices):
-            if self.ranks.size > 1:
-                self.loss(None)  # sharding is set up by the first forward of the whole
-                self.loss_model.unshard()
-            found = hook(self.model)
-            if self.ranks.size > 1:
-                self.loss_model.reshard()
-        self.loss_model.train()
-        return found
-
 
 def _needle_batch(sample: Sample) -> MicroBatch:
     ids_BL = torch.tensor([sample.ids])
@@ -170,7 +156,7 @@ def _needle_batch(sample: Sample) -> MicroBatch:
 
 
 def dtype_of(recipe: Recipe, device: str) -> torch.dtype:
-    """The precision of the arithmetic on a device."""
+    """The precision of the computation on a device."""
     if recipe.dtype == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
     return torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32

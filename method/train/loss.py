@@ -1,9 +1,9 @@
 """The loss of a micro-batch without the logits of a whole sequence in memory, and the model that computes it.
 
-Logits of 128k tokens over a vocabulary of 128k are 64 GiB in float32; here those of some places exist at a time, in the
-forward and again in the backward.
+Logits of 128k tokens over a vocabulary of 128k take 64 GiB in float32. Here only the logits of one chunk of positions
+exist at a time, in the forward and again in the backward.
 
-Shape suffixes: B rows, L tokens, C places of one chunk, H hidden width, V vocabulary; N = B * L.
+Shape suffixes: B rows, L tokens, C positions of one chunk, H hidden width, V vocabulary; N = B * L.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _OWN_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 def chunked_loss(
     hidden_NH: torch.Tensor, head: nn.Module, targets_N: torch.Tensor, weights_N: torch.Tensor | None, chunk: int
 ) -> torch.Tensor:
-    """Weighted sum of cross-entropies (nats, float32, no dimensions) of the places whose target is not ``IGNORED``.
+    """Weighted sum of cross-entropies (nats, float32, scalar) of the positions whose target is not ``IGNORED``.
 
     ``head`` maps H to V. Equal in value and gradients to plain cross-entropy over all logits, up to rounding.
     """
     if not bool((targets_N != IGNORED).any()):
-        # Nothing counts, but every weight takes part: sharded ones are waited for by the other processes.
+        # There is no target, but every weight must take part: other processes wait for the sharded ones.
         return head(hidden_NH[:1]).float().sum() * 0.0
     total = hidden_NH.new_zeros((), dtype=torch.float32)
     weights = repeat(None) if weights_N is None else weights_N.split(chunk)
-    # Split first: the gradient of an index into all of hidden_NH would be as large as that, once for each piece.
+    # Split first: the gradient of an index into all of hidden_NH would be as large as hidden_NH, for every chunk.
     for hidden_CH, targets_C, weights_C in zip(hidden_NH.split(chunk), targets_N.split(chunk), weights, strict=False):
         at_C = (targets_C != IGNORED).nonzero()[:, 0]
         if len(at_C) == 0:
@@ -58,22 +58,24 @@ def _chunk_loss(
 
 
 class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
-    """A decoder with its windowed rotary module and its loss as one forward: what is sharded and trained.
+    """A decoder, its windowed rotary module and its loss as one module: what is sharded and trained.
 
-    One module, because a sharded model gathers its weights in front of its own forward only.
-    Raises :class:`UsageError` for a model that does more than multiply by its head.
+    It is one module because a sharded model gathers its weights only before its own forward.
+    Raises :class:`UsageError` for a model that changes its logits after the head.
     """
 
     def __init__(self, model: Any, rotary: WindowedRotaryEmbedding, chunk: int, kernel: Any = None) -> None:
-        """``chunk`` places at a time; ``kernel(weight_VH, hidden_NH, targets_N, bias_V)`` for rows without weights."""
+        """``chunk``: positions at a time; ``kernel(weight_VH, hidden_NH, targets_N, bias_V)``: for unweighted rows."""
         super().__init__()
         config = model.config.get_text_config()
         changed = [name for name in _OWN_LOGITS if getattr(config, name, None) not in (None, 1, 1.0)]
         if changed or model.get_output_embeddings() is None:
             why = f"changes its logits ({changed[0]})" if changed else "has no output head"
-            raise UsageError(f"{type(model).__name__} {why}, so its loss cannot be computed in pieces; choose another")
+            raise UsageError(
+                f"{type(model).__name__} {why}, so its loss cannot be computed in chunks; choose another model"
+            )
         self.model = model
-        self._rotary, self._chunk = [rotary], chunk  # a list: the module is registered in the decoder already
+        self._rotary, self._chunk = [rotary], chunk  # in a list: the module is already registered in the decoder
         self._kernel = kernel
 
     def forward(
@@ -84,11 +86,10 @@ class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
         weights_BL: torch.Tensor | None,
         lengths: Sequence[int],
     ) -> torch.Tensor:
-        """Weighted sum of cross-entropies. ``targets_BL`` are already shifted: what place i predicts.
+        """Weighted sum of cross-entropies. ``targets_BL`` are already shifted: what position i predicts.
 
-        ``lengths`` are the final lengths in tokens, one per row, that decide the window: of the whole row's longest
-        document, also where this process holds only a part of it. There is no mask (ids that start again keep documents
-        apart) and no cache.
+        ``lengths`` decide the window: tokens of each row's longest document, also if this process holds only a part of
+        the row. There is no mask (position ids that restart separate the documents) and no cache.
         """
         with self._rotary[0].window(list(lengths)):
             hidden_BLH = self.model.base_model(
@@ -107,9 +108,9 @@ class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
 
 
 def liger(device: str) -> Any:
-    """Liger's fused head and cross-entropy, which sums. Raises :class:`UsageError` where it cannot run."""
+    """Liger's fused head and cross-entropy, summed. Raises :class:`UsageError` if it cannot run."""
     if not device.startswith("cuda"):
-        raise UsageError("--set loss=liger: the kernel runs on GPUs only; leave loss=chunked")
+        raise UsageError("--set loss=liger: this kernel runs on GPUs only; use loss=chunked")
     try:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
     except ImportError as error:

@@ -1,13 +1,13 @@
-"""Many processes: who is who, sharded weights (FSDP2), and one long row over several of them.
+"""Many processes: their ranks, sharded weights (FSDP2), and one long row split over several of them.
 
-A process group is made from what torchrun or ``accelerate launch`` put into the environment; without it there is one
-process and nothing here does anything.
+The process group is made from the environment variables of torchrun or ``accelerate launch``. Without them there is
+one process, and nothing here has an effect.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ from lr2eval.method.train.batches import MicroBatch
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all. ``data_rank`` of ``data_ranks`` groups, each of ``context`` processes that share rows."""
+    """This process's rank, in group ``data_rank`` of ``data_ranks``. A group of ``context`` processes shares rows."""
 
     rank: int = 0
     size: int = 1
@@ -50,28 +50,40 @@ class Ranks:
         return [float(value) for value in summed.tolist()]
 
     def gathered(self, value: Any) -> list[Any]:
-        """What every process gave, in the order of ranks."""
+        """The values of all processes, in the order of ranks."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
         distributed.all_gather_object(found, value)
         return found
 
+    def in_first(self, work: Callable[[], None]) -> None:
+        """Do ``work`` in the first process only. An error it raises is raised in every process."""
+        problem = None
+        if self.rank == 0:
+            try:
+                work()
+            except Exception as error:
+                problem = error
+        problem = self.gathered(problem)[0]
+        if problem is not None:
+            raise problem
+
 
 @contextmanager
 def ranks(device: str, context: int) -> Iterator[Ranks]:
-    """The process group of the launcher (made here unless it is there).
+    """The process group of the launcher, made here unless it exists.
 
-    Raises :class:`UsageError` for a context size that the processes cannot be divided into.
+    Raises :class:`UsageError` if ``context`` does not divide the number of processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size % context:
-        raise UsageError(f"context_parallel {context}: does not divide the {size} processes; start a multiple of it")
+        raise UsageError(f"context_parallel = {context} does not divide the {size} processes; start a multiple of it")
     if size == 1:
         yield Ranks(device=device)
         return
     if context > 1 and not device.startswith("cuda"):
-        raise UsageError("context_parallel: torch has it for GPUs only; set it to 1")
+        raise UsageError("context_parallel: works on GPUs only; set it to 1")
     if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
@@ -104,20 +116,22 @@ def shard(model: nn.Module, decoder: Any, ranks: Ranks, dtype: torch.dtype) -> N
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
-    # The outermost part, too, is split again after a forward: an evaluation has no backward that would do it.
+    # The outermost module must also be resharded after a forward: an evaluation has no backward to do it.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 
 
 @contextmanager
 def shared_row(batch: MicroBatch, decoder: Any, ranks: Ranks) -> Iterator[MicroBatch]:
-    """Inside, a long batch holds this process's part of every row and attention runs around the ring of processes.
+    """Inside, a long batch holds this process's part of every row, and attention runs around the ring of processes.
 
-    Torch's ring attention knows causal attention and no masks. Transformers would take the jump in a part's position
-    ids for the border of two documents and make a mask of it: the mask is taken away in front of every layer. That is
-    right for one document per row and for nothing else, so a packed batch is refused with :class:`ValueError`.
+    Torch's ring attention is causal and supports no masks. Transformers would read the jump in a part's position ids as
+    a document border and build a mask, so a hook removes the mask before every layer. That is correct only for one
+    document per row; a packed batch raises :class:`ValueError`.
     """
     if not batch.long or not torch.equal(batch.position_ids, _whole(batch.position_ids)):
-        raise ValueError("context parallel is for long rows of one document; packed rows are cut at their documents")
+        raise ValueError(
+            "context parallel needs long rows of one document; packed rows are cut between documents instead"
+        )
     from torch.distributed.tensor.experimental import context_parallel
 
     buffers = [batch.input_ids, batch.position_ids, batch.targets]

@@ -1,14 +1,12 @@
-"""What a training will take, before anything is loaded: tokens, steps, memory and time.
+"""What a training needs, before anything is loaded: tokens, steps, memory and time.
 
-The formulas are those of ``docs/training.md``. Tokens and steps are exact. Memory estimates what is held at the same
-time, under an attention that does not keep the scores of a whole square. Time is operations divided by what the
-hardware is said to do.
+``docs/training.md`` explains the formulas. Tokens and steps are exact. Memory is an estimate of the peak, for an
+attention that does not keep all scores. Time is operations divided by the stated speed of the hardware.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from lr2eval.errors import UsageError
 from lr2eval.method.train.recipe import Recipe
@@ -19,29 +17,29 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU. Only one of the two ``activations`` counts, as the recipe says."""
+    """Bytes on one GPU. The recipe decides which of the two ``activations`` counts."""
 
     weights: int
     gradients: int
     optimizer: int
     gathered: int
-    """Two layers, embedding and head in whole, in the precision of the arithmetic; nothing where nothing is split."""
+    """Two layers, embedding and head, unsharded in the precision of the computation; 0 on one GPU."""
     activations: int
     """Without gradient checkpointing."""
     activations_checkpointed: int
     logits_chunk: int
     mask: int
-    """Of a packed row while it is made, under an attention that needs the whole square."""
+    """Mask of a packed row while it is built, for an attention that needs all pairs of tokens."""
 
     def total(self, checkpointing: bool) -> int:
-        """All that is held at the same time."""
+        """The sum of everything held at the same time."""
         held = self.activations_checkpointed if checkpointing else self.activations
         return sum((self.weights, self.gradients, self.optimizer, self.gathered, held, self.logits_chunk, self.mask))
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Estimates of one recipe. ``hours`` is ``None`` where the recipe states no ``hardware.tflops``."""
+    """Estimates for one recipe. ``hours`` is ``None`` if the recipe does not state ``hardware.tflops``."""
 
     parameters: int
     rows_short: int
@@ -52,27 +50,23 @@ class TrainPlan:
     steps: int
     memory: Memory
     operations: float
-    """Of the model's own arithmetic, recomputation not counted."""
+    """Of the model itself, without recomputation."""
     operations_attention: float
-    """Of these, for scores and values of attention."""
+    """The part of them for scores and values of attention."""
     hours: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def plan(recipe: Recipe, shape: Shape, rows: tuple[int, int] | None = None) -> TrainPlan:
-    """Estimates for ``rows`` (short, long) rows of data, by default those of the recipe's budgets.
+    """Estimates for ``rows`` (short, long); the default is the recipe's budgets.
 
-    Raises :class:`UsageError` where there is nothing to train on.
+    Raises :class:`UsageError` if there is nothing to train on.
     """
     short, long = recipe.planned_rows() if rows is None else rows
     steps = recipe.planned_steps(short + long)
     if steps == 0:
         raise UsageError(
-            f"--recipe {recipe.name}: budgets of {recipe.short_tokens:,} short and {recipe.long_tokens:,} long tokens "
-            f"hold no row of {recipe.target_window:,}; raise short_tokens or long_tokens"
+            f"--recipe {recipe.name}: short_tokens {recipe.short_tokens:,} and long_tokens {recipe.long_tokens:,} are "
+            f"less than one row of {recipe.target_window:,} tokens; raise one of them"
         )
     trained = min(steps * recipe.global_batch, (short + long) * recipe.epochs)
     share = trained / (short + long)
@@ -113,7 +107,7 @@ def _memory(recipe: Recipe, shape: Shape, *, packed: bool) -> Memory:
     tables = shape.vocabulary * shape.hidden * (1 if shape.tied else 2)
     gathered = 0 if gpus == 1 else 2 * number * (2 * layer_parameters(shape) + tables)
     layer = held * number * _kept_per_token(shape)
-    # Autocast, which a single process uses, keeps what passes from layer to layer in float32.
+    # A single process uses autocast, which keeps the hidden states between layers in float32.
     border = held * (4 if gpus == 1 else number) * shape.hidden
     square = packed and recipe.attention in (None, "sdpa", "eager")
     return Memory(

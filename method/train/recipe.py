@@ -125,14 +125,15 @@ class Recipe(Config):
     def _consistent(self) -> Recipe:
         if self.target_window <= self.original_window:
             raise ValueError(
-                f"target_window {self.target_window:,} is not longer than original_window {self.original_window:,}"
+                f"target_window {self.target_window:,} is not longer than original_window {self.original_window:,}; "
+                "raise it"
             )
         if self.long_only and self.long_tokens == 0:
-            raise ValueError("long_only without long_tokens trains on nothing")
+            raise ValueError("long_only with long_tokens = 0 trains on nothing; raise long_tokens")
         if self.context_parallel > 1 and self.micro_batch > 1:
-            raise ValueError("context_parallel shares single rows; set micro_batch to 1")
+            raise ValueError("context_parallel splits single rows; set micro_batch to 1")
         if "flash" in (self.attention or "") and self.micro_batch > 1 and not self.long_only:
-            raise ValueError("flash attention keeps the documents of one row apart; set micro_batch to 1")
+            raise ValueError("flash attention separates documents only within one row; set micro_batch to 1")
         return self
 
     @property
@@ -142,31 +143,31 @@ class Recipe(Config):
 
     @property
     def rescaled_only(self) -> bool:
-        """Whether short rows, too, are read under the rescaled RoPE."""
+        """Whether short rows also use the rescaled RoPE."""
         return self.long_only or self.short_rope == "rescaled"
 
     def planned_rows(self) -> tuple[int, int]:
-        """(short, long) rows that the budgets ask for, whole rows only."""
+        """(short, long): whole rows that fit the budgets."""
         short = 0 if self.long_only else self.short_tokens // self.target_window
         return short, self.long_tokens // self.target_window
 
     def planned_steps(self, rows: int | None = None) -> int:
-        """Steps over ``rows`` rows (by default those of the budgets); the last step may be a smaller one."""
+        """Steps for ``rows`` rows (default: those of the budgets); the last step may have fewer rows."""
         rows = sum(self.planned_rows()) if rows is None else rows
         steps = math.ceil(rows * self.epochs / self.global_batch)
         return steps if self.steps is None else min(steps, self.steps)
 
     def deciding(self) -> dict[str, Any]:
-        """The keys that decide the trained weights; a folder belongs to exactly one such set."""
+        """The keys that decide the trained weights. A folder belongs to one set of their values."""
         dumped: dict[str, Any] = self.model_dump(
             mode="json", exclude={"name", "data", "shape", "hardware", "saving", "short_tokens", "long_tokens"}
         )
         return dumped
 
     def learning_rate(self, step: int, steps: int) -> float:
-        """Of step ``step`` (from 0) of ``steps``: a line up to the full rate, then half a cosine down to zero.
+        """Of step ``step`` (from 0) of ``steps``: linear warm-up to the full rate, then half a cosine down to zero.
 
-        The rate would be zero one step after the last one, so that no step is for nothing.
+        The rate reaches zero one step after the last, so no step is wasted.
         """
         warm = min(self.optimizer.warmup_steps, steps - 1)
         if step < warm:
@@ -176,7 +177,7 @@ class Recipe(Config):
 
 
 def names() -> list[str]:
-    """The recipes that come with the package."""
+    """The recipes in the package."""
     folder = resources.files("lr2eval.method") / "recipes"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
@@ -184,7 +185,7 @@ def names() -> list[str]:
 def read_recipe(source: str | Path | None, changes: Mapping[str, Any] | None = None) -> Recipe:
     """A recipe from a TOML file or by the name of one in the package, with ``changes`` (dotted keys) over it.
 
-    ``None`` begins with nothing but changes. Raises :class:`UsageError` naming what is wrong with it.
+    ``None``: only the changes. Raises :class:`UsageError` naming the key that is wrong.
     """
     values = {} if source is None else _values(source)
     for key, value in (changes or {}).items():
@@ -208,4 +209,4 @@ def _values(source: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"--recipe {source}: not readable as TOML ({error}); correct it") from error
+        raise UsageError(f"--recipe {source}: not valid TOML ({error}); correct it") from error

@@ -23,11 +23,10 @@ from pydantic import ValidationError
 
 import lr2eval
 from lr2eval.base.processes import main_is_not_run_again
-from lr2eval.method.data.rows import write_segments
 from lr2eval.record.store import FILE
 from tests.fake_runs import fake_run
 from tests.lr2eval.test_listener import SEARCH, WORDS, Ear
-from tests.tiny_segments import mixture
+from tests.tiny_segments import mixture, write_segments
 
 ASSET = Path(__file__).parents[1] / "assets" / "tiny-retrieval"
 FUNCTIONS = [name for name in lr2eval.__all__ if isinstance(getattr(lr2eval, name), FunctionType)]

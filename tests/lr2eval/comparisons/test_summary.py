@@ -41,7 +41,7 @@ def test_an_original_that_was_not_run_beyond_its_window(tmp_path: Path) -> None:
     )
     long, _, verdict = three_sentences(pair, judge_inside_window(pair))
     # (75 + 100) / 2: every task of ruler counts the same
-    assert "At 8k tokens, extended scores ruler 87.5 (original: not run; n = 32)" in long
+    assert "At 8k tokens extended scores ruler 87.5 (the original was not run there; n = 32)" in long
     assert verdict.startswith("Verdict: PASS")
 
 

@@ -117,7 +117,7 @@ def test_finished_steps_are_not_repeated(
     monkeypatch.setattr(run, "run", never)
     again = extend(lr2eval, home)
     assert again.code == 0, again.err
-    assert [line.partition(":")[0] for line in again.err.splitlines() if "done before" in line] == [
+    assert [line.partition(":")[0] for line in again.err.splitlines() if "already done" in line] == [
         "data",
         "search",
         "training",
@@ -147,7 +147,7 @@ def test_a_step_that_failed_is_where_it_goes_on(
     assert list(json.loads((out / "extend.json").read_text())["done"]) == ["data"]
     done = extend(lr2eval, home, "--factors", factors, out=out)
     assert done.code == 0, done.err
-    assert "data: done before" in done.err
+    assert "data: already done" in done.err
     assert not (out / "search").exists(), "given factors need no search"
     one, two = ((folder / "training" / "training.json").read_text() for folder in (finished, out))
     assert json.loads(one)["digest"] == json.loads(two)["digest"], "the same factors and rows train the same model"
@@ -202,7 +202,7 @@ def test_factors_of_other_windows_are_refused_first(home: Path, lr2eval: Run, tm
     file.write_text(json.dumps(rules.yarn(rope, 1024).to_json()))
     done = extend(lr2eval, home, "--factors", file, out=tmp_path / "out")
     assert done.code == 2
-    assert "target_window is 1,024 tokens there and 512 here" in done.err
+    assert "target_window is 1,024 tokens, but this extension needs 512" in done.err
 
 
 def test_no_long_documents_are_refused_before_the_search(

@@ -11,11 +11,10 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from lr2eval.base.files import write_json
-from lr2eval.method.data.rows import write_segments
 from lr2eval.method.rope.rules import RULES
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.train.recipe import names
-from tests.tiny_segments import mixture
+from tests.tiny_segments import mixture, write_segments
 
 Run = Callable[..., Any]
 
@@ -78,16 +77,16 @@ def test_a_training_from_end_to_end(made: Path, lr2eval: Run, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("more", "code", "said"),
     [
-        (("--set", "target_window=256"), 2, "target_window: the recipe has 256 tokens and the factors 512"),
-        (("--set", "original_window=64"), 2, "original_window: the recipe has 64 tokens and the factors 128"),
-        (("--data", "nowhere"), 2, "nowhere: no training data"),
-        (("--held-out", "{made}/data"), 2, "held-out data: row 0 is row 0"),
-        (("--factors", "{made}/plain.csv"), 2, "holds no windows"),
+        (("--set", "target_window=256"), 2, "target_window: 256 tokens in the recipe but 512 in the factors"),
+        (("--set", "original_window=64"), 2, "original_window: 64 tokens in the recipe but 128 in the factors"),
+        (("--data", "nowhere"), 2, "nowhere: not a folder of training data"),
+        (("--held-out", "{made}/data"), 2, "--held-out: row 0 equals row 0 of --data"),
+        (("--factors", "{made}/plain.csv"), 2, "has no windows"),
         (("--set", "x"), 2, "--set x: write key=value"),
         (("--set", "clip=1"), 2, "clip: unknown option"),
         (("--recipe", "no-such"), 2, "give a TOML file or one of demo-8k, llama3-8b-128k"),
         (("--set", "loss=liger"), 2, "GPUs only"),
-        (("--set", "optimizer.learning_rate=1e30"), 5, "is no finite number; the last good checkpoint is"),
+        (("--set", "optimizer.learning_rate=1e30"), 5, "is not finite; the last good checkpoint is"),
     ],
 )
 def test_what_is_wrong_is_one_line(
@@ -125,4 +124,4 @@ def test_a_dry_run_counts_the_rows_that_are_there(made: Path, lr2eval: Run, tmp_
     assert "no time estimate" in done.out
     assert not (tmp_path / "out").exists()
     tight = lr2eval("train", "--recipe", "llama3-8b-128k", "--dry-run", "--set", "hardware.memory_gib=40")
-    assert "DOES NOT FIT into 40" in tight.out
+    assert "DOES NOT FIT in 40" in tight.out

@@ -120,14 +120,14 @@ def test_a_hub_data_set_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert other.sha256 != part.sha256
     wrong = SourceConfig(name="s", hub="some/set", revision="abc", column="body")
     whole = next(batches(wrong, part))
-    with pytest.raises(UsageError, match=r"some/set, row 1: no field 'body' \(there are: text, url\); set column"):
+    with pytest.raises(UsageError, match=r"some/set, row 1: no field 'body' \(its fields: text, url\); set column"):
         list(documents(wrong, whole))
 
     def broken(*_: Any, **__: Any) -> Any:
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(datasets, "load_dataset", broken)
-    with pytest.raises(UsageError, match=r"source 's': some/set cannot be read \(ConnectionError: no network\); give"):
+    with pytest.raises(UsageError, match=r"source 's': cannot read some/set \(ConnectionError: no network\); correct"):
         list(batches(source, part))
 
 
@@ -137,22 +137,22 @@ CUT_SHORT = gzip.compress(b'{"text": "x"}\n' * 9000, mtime=0)[:-50]
 @pytest.mark.parametrize(
     ("name", "content", "settings", "error"),
     [
-        ("a.jsonl", b"", {}, r"a\.jsonl: is empty; remove it"),
+        ("a.jsonl", b"", {}, r"a\.jsonl: the file is empty; remove it"),
         ("a.jsonl", b'{"text": "x"}\n{"text": "x"\n', {}, r"a\.jsonl, line 2: not valid JSON \(.*\); correct"),
-        ("a.jsonl", b'{"text": "x"}\n[1]\n', {}, r"a\.jsonl, line 2: list instead of an object"),
-        ("a.jsonl", b'{"body": "x"}\n', {}, r"line 1: no field 'text' \(there are: body\); set column"),
+        ("a.jsonl", b'{"text": "x"}\n[1]\n', {}, r"a\.jsonl, line 2: expected an object with fields, got list"),
+        ("a.jsonl", b'{"body": "x"}\n', {}, r"line 1: no field 'text' \(its fields: body\); set column"),
         ("a.jsonl", b'{"input_ids": [1]}\n', {}, "set tokenised = true"),
-        ("a.jsonl", b'\n{"text": null}\n', {}, r"line 2, field 'text': null instead of a text"),
-        ("a.jsonl", b'{"text": 3}\n', {}, "field 'text': int instead of a text"),
+        ("a.jsonl", b'\n{"text": null}\n', {}, r"line 2, field 'text': expected text, got null"),
+        ("a.jsonl", b'{"text": 3}\n', {}, "field 'text': expected text, got int"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', {}, "half a character"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xe4"}\n', {}, r"a\.jsonl, line 2: not UTF-8 \(byte 0xe4\); convert"),
-        ("a.jsonl", b'{"text":' + b"[" * 100_000, {}, "line 1: JSON nested too deeply"),
+        ("a.jsonl", b'{"text":' + b"[" * 100_000, {}, "line 1: JSON is nested too deeply"),
         ("a.txt", b"a\nb\n\xff\n", {}, r"a\.txt, line 3: not UTF-8 \(byte 0xff\)"),
         ("a.txt", b"a\n\nb\n\xff\n", {"documents": "paragraphs"}, r"a\.txt, line 4: not UTF-8"),
-        ("a.jsonl.gz", CUT_SHORT, {}, r"a\.jsonl\.gz: cannot be read \(.*; fetch"),
+        ("a.jsonl.gz", CUT_SHORT, {}, r"a\.jsonl\.gz: cannot be read \(.*; download"),
         ("a.jsonl.gz", b"no gzip", {}, r"a\.jsonl\.gz: cannot be read"),
         ("a.txt.zst", b"no zstandard", {}, r"a\.txt\.zst: cannot be read"),
-        ("a.parquet", b"no parquet at all", {}, r"a\.parquet: not readable as Parquet"),
+        ("a.parquet", b"no parquet at all", {}, r"a\.parquet: not a readable Parquet"),
         ("a.jsonl", b'{"text": "x"}\n', {"tokenised": True}, "no field 'input_ids'"),
         ("a.jsonl", b'{"input_ids": "x"}\n', {"tokenised": True}, "'input_ids': not a list of whole numbers"),
         ("a.jsonl", b'{"input_ids": [1.5]}\n', {"tokenised": True}, "'input_ids': not a list of whole numbers"),
@@ -161,9 +161,9 @@ CUT_SHORT = gzip.compress(b'{"text": "x"}\n' * 9000, mtime=0)[:-50]
         ("a.jsonl", b'{"input_ids": [1, 2], "weights": [1]}\n', {"tokenised": True}, "1 weights for 2 input_ids"),
         ("a.jsonl", b'{"input_ids": [1], "weights": [-1]}\n', {"tokenised": True}, "'weights': not a list of numbers"),
         ("a.jsonl", b'{"input_ids": [1], "weights": [NaN]}\n', {"tokenised": True}, "'weights': not a list of numbers"),
-        ("a.png", b"x", {"path": "."}, r"source 's': no text, JSONL or Parquet.* \(only others, such as a\.png"),
+        ("a.png", b"x", {"path": "."}, r"source 's': no text, JSONL or Parquet.* \(only other files, such as a\.png"),
         ("a.txt", b"x", {"tokenised": True}, "no text, JSONL or Parquet files"),
-        ("a.txt", b"x", {"path": "missing"}, r"missing: no such file or folder \(source 's'\); correct its path"),
+        ("a.txt", b"x", {"path": "missing"}, r"missing: no such file or folder \(source 's'\); correct path"),
     ],
     ids=lambda value: repr(value)[:40],
 )  # fmt: skip
@@ -177,19 +177,19 @@ def test_bad_data_is_named(tmp_path: Path, name: str, content: bytes, settings: 
 
 def test_an_unreadable_column_of_parquet_is_named(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"body": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(UsageError, match=r"a\.parquet: no column 'text' \(there are: body\)"):
+    with pytest.raises(UsageError, match=r"a\.parquet: no column 'text' \(its columns: body\)"):
         read(tmp_path / "a.parquet")
     pyarrow.parquet.write_table(pyarrow.table({"text": ["x", None]}), tmp_path / "a.parquet")
-    with pytest.raises(UsageError, match=r"a\.parquet, row 2, field 'text': null"):
+    with pytest.raises(UsageError, match=r"a\.parquet, row 2, field 'text': expected text, got null"):
         read(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"name": "a"}, "needs either path or hub"),
-        ({"name": "a", "path": "x", "hub": "y"}, "needs either path or hub"),
-        ({"name": "a", "path": "x", "tokenised": True, "format": "text"}, "text is not tokenised"),
+        ({"name": "a"}, "set either path or hub"),
+        ({"name": "a", "path": "x", "hub": "y"}, "set either path or hub"),
+        ({"name": "a", "path": "x", "tokenised": True, "format": "text"}, "tokenised = true needs JSONL"),
         ({"name": "a", "path": "x", "upsample": 0.5}, "greater than or equal to 1"),
     ],
 )

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr2eval.errors import UsageError
-from lr2eval.method.data.selection import Cell, budget, draw, shares
+from lr2eval.method.data.selection import MixtureCell, budget, draw, shares
 
 
-def cell(bucket: int, source: int, tokens: int, upsample: float = 1.0, long: bool = True) -> Cell:
-    return Cell(bucket, source, np.arange(1), tokens, upsample, long)
+def cell(bucket: int, source: int, tokens: int, upsample: float = 1.0, long: bool = True) -> MixtureCell:
+    return MixtureCell(bucket, source, np.arange(1), tokens, upsample, long)
 
 
 def test_without_shares_the_mixture_is_what_there_is() -> None:
@@ -49,9 +49,9 @@ def test_both_shares_hold_where_every_source_has_every_length(
 
 def test_shares_that_cannot_hold_together_are_refused() -> None:
     cells = [cell(0, 0, 100, long=False), cell(1, 1, 100)]
-    with pytest.raises(UsageError, match=r"source 'a': its share of 50.0% cannot hold .*\(30.0% would\)"):
+    with pytest.raises(UsageError, match=r"source 'a': its share of 50.0% is not possible .*\(30.0% is\)"):
         shares(cells, {0: 3, 1: 7}, {0: 1, 1: 1}, "ab")
-    with pytest.raises(UsageError, match=r"source 'b': its share of 50.0% .*\(0.0% would\)"):  # nothing usable in it
+    with pytest.raises(UsageError, match=r"source 'b': its share of 50.0% .*\(0.0% is\)"):  # nothing usable in it
         shares(cells[:1], None, {0: 1, 1: 1}, "ab")
 
 
@@ -70,8 +70,8 @@ def test_drawn_without_replacement_to_the_token(lengths: list[int], wanted: int,
     length = np.array([0, *lengths])  # document 0 is of another cell
     documents = np.arange(1, len(length))
     total = int(length.sum())
-    found = draw(Cell(0, 0, documents, total, 1.0, long), length, wanted, seed)
-    again = draw(Cell(0, 0, documents, total, 1.0, long), length, wanted, seed)
+    found = draw(MixtureCell(0, 0, documents, total, 1.0, long), length, wanted, seed)
+    again = draw(MixtureCell(0, 0, documents, total, 1.0, long), length, wanted, seed)
     assert found.documents.tolist() == again.documents.tolist()
     times = np.bincount(found.documents, minlength=len(length))[1:]
     assert times.max() - times.min() <= 1  # nothing a second time before all were used once
@@ -88,7 +88,7 @@ def test_drawn_without_replacement_to_the_token(lengths: list[int], wanted: int,
 
 def test_other_seeds_cells_and_turns_draw_in_other_orders() -> None:
     length = np.full(50, 10)
-    cells = [Cell(b, s, np.arange(50), 500, 1.0, True) for b, s in ((0, 0), (1, 0), (0, 1))]
+    cells = [MixtureCell(b, s, np.arange(50), 500, 1.0, True) for b, s in ((0, 0), (1, 0), (0, 1))]
     orders = [draw(each, length, 500, 0).documents.tolist() for each in cells]
     twice = draw(cells[0], length, 1000, 0).documents.tolist()
     orders += [draw(cells[0], length, 500, 1).documents.tolist(), twice[50:]]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -15,9 +14,15 @@ from transformers import PreTrainedTokenizerFast
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.method.data import documents as documents_module
 from lr2eval.method.data import token_cache
-from lr2eval.method.data.documents import Batch
+from lr2eval.method.data.documents import DocumentBatch
 from lr2eval.method.data.sources import SourceConfig, parts
-from lr2eval.method.data.token_cache import ChunkReader, Encoder, intact, tokenise, write_chunk
+from lr2eval.method.data.token_cache import (
+    Encoder,
+    read_lengths,
+    read_tokens,
+    tokenise,
+    write_chunk,
+)
 from lr2eval.model.tokenizer import PromptTokenizer
 from tests.method.data.mixtures import BOS, EOS, TOKENIZER, byte_tokenizer, corpus, text, write_jsonl
 
@@ -28,12 +33,12 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
+def made(monkeypatch: pytest.MonkeyPatch) -> list[DocumentBatch]:
     """The batches that were tokenised in this process."""
-    found: list[Batch] = []
+    found: list[DocumentBatch] = []
     real = token_cache._tokens
 
-    def noted(encoder: Encoder, job: token_cache.Job) -> Any:
+    def noted(encoder: Encoder, job: token_cache.ChunkJob) -> Any:
         found.append(job.batch)
         return real(encoder, job)
 
@@ -49,21 +54,20 @@ def run(source: SourceConfig, cache: Path, workers: int = 1, tokenizer: PromptTo
 def texts(chunks: list[Path]) -> list[str]:
     """Every document as text; it must begin with BOS and end with EOS."""
     found = []
-    with ChunkReader(chunks) as reader:
-        for chunk in range(len(chunks)):
-            first = 0
-            for length in reader.lengths(chunk).tolist():
-                ids, _ = reader.tokens(chunk, first, length)
-                assert (ids[0], ids[-1]) == (BOS, EOS)
-                found.append(TOKENIZER.tokenizer.decode(ids[1:-1]))
-                first += length
+    for chunk in chunks:
+        first = 0
+        for length in read_lengths(chunk).tolist():
+            ids, _ = read_tokens(chunk, first, length)
+            assert (ids[0], ids[-1]) == (BOS, EOS)
+            found.append(TOKENIZER.tokenizer.decode(ids[1:-1]))
+            first += length
     return found
 
 
 LENGTHS = [30, 900, 2, 3000, 64, 500] * 4
 
 
-def test_documents_come_back_in_order_and_are_made_once(tmp_path: Path, made: list[Batch]) -> None:
+def test_documents_come_back_in_order_and_are_made_once(tmp_path: Path, made: list[DocumentBatch]) -> None:
     source = SourceConfig(name="s", path=corpus(tmp_path / "a.jsonl", LENGTHS))
     chunks = run(source, tmp_path / "cache")
     assert texts(chunks) == [text(i, length) for i, length in enumerate(LENGTHS)]
@@ -89,7 +93,7 @@ def test_processes_make_the_same_bytes(tmp_path: Path) -> None:
     assert [path.name for path in one] == [path.name for path in two]
 
 
-def test_only_what_is_missing_or_damaged_is_made_again(tmp_path: Path, made: list[Batch]) -> None:
+def test_only_what_is_missing_or_damaged_is_made_again(tmp_path: Path, made: list[DocumentBatch]) -> None:
     source = SourceConfig(name="s", path=corpus(tmp_path / "a.jsonl", LENGTHS))
     chunks = run(source, tmp_path / "cache")
     before = [path.read_bytes() for path in chunks]
@@ -127,7 +131,7 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_and_started_again_it_goes_on(tmp_path: Path, made: list[Batch]) -> None:
+def test_killed_and_started_again_it_goes_on(tmp_path: Path, made: list[DocumentBatch]) -> None:
     path = corpus(tmp_path / "a.jsonl", LENGTHS)
     process = subprocess.Popen(
         [sys.executable, "-c", KILLED, str(path), str(tmp_path / "cache")],
@@ -144,7 +148,7 @@ def test_killed_and_started_again_it_goes_on(tmp_path: Path, made: list[Batch]) 
     assert made[0].number == 4
 
 
-def test_two_runs_at_once_make_it_once(tmp_path: Path, made: list[Batch]) -> None:
+def test_two_runs_at_once_make_it_once(tmp_path: Path, made: list[DocumentBatch]) -> None:
     source = SourceConfig(name="s", path=corpus(tmp_path / "a.jsonl", LENGTHS))
     found: list[list[Path]] = []
     threads = [threading.Thread(target=lambda: found.append(run(source, tmp_path / "cache"))) for _ in range(2)]
@@ -156,7 +160,7 @@ def test_two_runs_at_once_make_it_once(tmp_path: Path, made: list[Batch]) -> Non
     assert len(made) == len(found[0])
 
 
-def test_the_first_documents_only(tmp_path: Path, made: list[Batch]) -> None:
+def test_the_first_documents_only(tmp_path: Path, made: list[DocumentBatch]) -> None:
     path = corpus(tmp_path / "a.jsonl", LENGTHS)
     few = run(SourceConfig(name="s", path=path, first=3), tmp_path / "cache")
     assert len(few) < 4
@@ -174,7 +178,7 @@ def test_another_column_is_another_text(tmp_path: Path) -> None:
         assert texts(run(source, tmp_path / "cache")) == [expected]
 
 
-def test_files_of_equal_content_are_made_once(tmp_path: Path, made: list[Batch]) -> None:
+def test_files_of_equal_content_are_made_once(tmp_path: Path, made: list[DocumentBatch]) -> None:
     paths = [corpus(tmp_path / name, LENGTHS[:4]) for name in ("a.jsonl", "b.jsonl")]
     chunks = run(SourceConfig(name="s", path=paths), tmp_path / "cache")
     assert len(texts(chunks)) == 8
@@ -184,10 +188,10 @@ def test_files_of_equal_content_are_made_once(tmp_path: Path, made: list[Batch])
 def test_tokenised_documents_keep_their_tokens_and_weights(tmp_path: Path) -> None:
     rows = [{"input_ids": [5, 6, 7], "weights": [0, 1, 2.5]}, {"input_ids": [8]}]
     path = write_jsonl(tmp_path / "a.jsonl", rows)
-    with ChunkReader(run(SourceConfig(name="s", path=path, tokenised=True), tmp_path / "cache")) as reader:
-        assert reader.lengths(0).tolist() == [3, 1]
-        assert [each.tolist() for each in reader.tokens(0, 0, 3)] == [[5, 6, 7], [0, 1, 2.5]]
-        assert [each.tolist() for each in reader.tokens(0, 3, 1)] == [[8], [1]]
+    (chunk,) = run(SourceConfig(name="s", path=path, tokenised=True), tmp_path / "cache")
+    assert read_lengths(chunk).tolist() == [3, 1]
+    assert [None if each is None else each.tolist() for each in read_tokens(chunk, 0, 3)] == [[5, 6, 7], [0, 1, 2.5]]
+    assert [None if each is None else each.tolist() for each in read_tokens(chunk, 3, 1)] == [[8], [1]]
     bad = write_jsonl(tmp_path / "b.jsonl", [*rows, {"input_ids": [3, 258, 2]}])
     with pytest.raises(UsageError, match=r"b\.jsonl, line 3, field 'input_ids': token 258 is outside .* of 258;"):
         run(SourceConfig(name="s", path=bad, tokenised=True), tmp_path / "cache")
@@ -202,9 +206,9 @@ def test_ends_of_documents() -> None:
     assert len(Encoder(TOKENIZER, bos=False).encode(["ab"])[0]) == 3
     only_eos = Encoder(byte_tokenizer(bos=False))
     assert (only_eos.bos, only_eos.eos) == (None, EOS)
-    with pytest.raises(UsageError, match=r"bytes: bos = true, but the tokenizer has no BOS; set bos_token in"):
+    with pytest.raises(UsageError, match=r"bytes: bos = true, but the tokenizer has no BOS token; set bos_token in"):
         Encoder(byte_tokenizer(bos=False), bos=True)
-    with pytest.raises(UsageError, match="neither BOS nor EOS, so nothing would mark"):
+    with pytest.raises(UsageError, match="neither BOS nor EOS, so nothing marks"):
         Encoder(byte_tokenizer(bos=False, eos=False))
     assert len(Encoder(byte_tokenizer(bos=False, eos=False), bos=False, eos=False).encode(["ab"])[0]) == 2
 
@@ -252,22 +256,9 @@ def test_texts_are_encoded_as_the_tokenizer_does() -> None:
 def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     source = SourceConfig(name="s", path=corpus(tmp_path / "a.jsonl", [50]))
-    with pytest.raises(StoreError, match=r"cache/.*: .*; choose another token_cache"):
+    with pytest.raises(StoreError, match=r"cache.*: .*; fix this or choose another token_cache"):
         run(source, tmp_path / "cache")
     with pytest.raises(StoreError, match=r"1\.tok: No such file.*; free some space"):
         write_chunk(tmp_path / "missing" / "1.tok", [np.arange(3)], [None], np.dtype("<u2"))
-    with ChunkReader([tmp_path / "gone.tok"]) as reader, pytest.raises(StoreError, match="vanished or damaged"):
-        reader.lengths(0)
-
-
-def test_a_reader_keeps_few_files_open(tmp_path: Path) -> None:
-    paths = [tmp_path / f"{i}.tok" for i in range(200)]
-    for i, path in enumerate(paths):
-        write_chunk(path, [np.array([i, i])], [None], np.dtype("<u2"))
-        assert intact(path)
-    with ChunkReader(paths) as reader:
-        before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-        for turn in range(2):
-            assert [int(reader.tokens(i, 1, 1)[0][0]) for i in range(200)] == list(range(200)), turn
-        if before:
-            assert len(os.listdir("/proc/self/fd")) - before <= 128
+    with pytest.raises(StoreError, match=r"gone\.tok: was removed or damaged"):
+        read_lengths(tmp_path / "gone.tok")

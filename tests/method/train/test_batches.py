@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr2eval.method.data.rows import IGNORED
-from lr2eval.method.train.batches import Plan, empty, micro_batch, piece, weights_of
+from lr2eval.method.train.batches import BatchSchedule, empty, micro_batch, piece, weights_of
 from tests import tiny_segments
 
 
 def plans() -> Any:
     return st.builds(
-        Plan,
+        BatchSchedule,
         kinds=st.lists(st.booleans(), min_size=1, max_size=30).map(tuple),
         global_batch=st.integers(1, 9),
         micro_batch=st.integers(1, 4),
@@ -30,7 +30,7 @@ def plans() -> Any:
 
 
 @given(plan=plans())
-def test_an_epoch_takes_every_row_once(plan: Plan) -> None:
+def test_an_epoch_takes_every_row_once(plan: BatchSchedule) -> None:
     total = len(plan.kinds) * plan.epochs
     steps = [plan.rows(step) for step in range(-(-total // plan.global_batch))]
     assert all(len(rows) == plan.global_batch for rows in steps[:-1])
@@ -41,7 +41,7 @@ def test_an_epoch_takes_every_row_once(plan: Plan) -> None:
 
 
 @given(plan=plans(), width=st.integers(1, 20))
-def test_any_stretch_of_an_epoch_has_its_share_of_both_kinds(plan: Plan, width: int) -> None:
+def test_any_stretch_of_an_epoch_has_its_share_of_both_kinds(plan: BatchSchedule, width: int) -> None:
     rows = [plan.kinds[row] for row in replace(plan, global_batch=len(plan.kinds)).rows(0)]
     share = sum(rows) / len(rows)
     for begin in range(len(rows) - width + 1):
@@ -49,7 +49,7 @@ def test_any_stretch_of_an_epoch_has_its_share_of_both_kinds(plan: Plan, width: 
 
 
 @given(plan=plans(), ranks=st.integers(1, 5), step=st.integers(0, 3))
-def test_ranks_share_a_step_and_take_equally_often(plan: Plan, ranks: int, step: int) -> None:
+def test_ranks_share_a_step_and_take_equally_often(plan: BatchSchedule, ranks: int, step: int) -> None:
     dealt = [plan.dealt(step, rank, ranks) for rank in range(ranks)]
     assert len({len(mine) for mine in dealt}) == 1
     taken = [row for mine in dealt for group in mine if group for row in group]
@@ -60,10 +60,10 @@ def test_ranks_share_a_step_and_take_equally_often(plan: Plan, ranks: int, step:
 
 
 def test_the_order_is_shuffled_by_seed_and_epoch() -> None:
-    plan = Plan((True, False) * 20, 40, 1, 2, 0, 2)
+    plan = BatchSchedule((True, False) * 20, 40, 1, 2, 0, 2)
     assert plan.rows(0) != plan.rows(1) != list(range(40))
-    assert Plan((True, False) * 20, 40, 1, 2, 1, 2).rows(0) != plan.rows(0)
-    assert Plan((True, False) * 20, 40, 1, 2, 1, 2).order_digest != plan.order_digest
+    assert BatchSchedule((True, False) * 20, 40, 1, 2, 1, 2).rows(0) != plan.rows(0)
+    assert BatchSchedule((True, False) * 20, 40, 1, 2, 1, 2).order_digest != plan.order_digest
 
 
 def test_a_row_as_tensors() -> None:

@@ -30,7 +30,8 @@ def _pair(seed: int, steps: int = 2) -> tuple[nn.Module, torch.optim.Optimizer]:
 
 
 def _save(home: Path, step: int, seed: int = 0) -> Path:
-    return checkpoints.save(home, step, {"tokens": step * 10}, *_pair(seed, step), RANKS)
+    checkpoints.save(home, step, {"tokens": step * 10}, *_pair(seed, step), RANKS)
+    return home / checkpoints.FOLDER / checkpoints.name_of(step)
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: Any) -> 
         raise StoreError(f"{path}: No space left on device; free some space")
 
     monkeypatch.setattr(checkpoints, "write_json", full)
-    with pytest.raises(StoreError, match=r"No space left on device.*step-000001, is whole"):
+    with pytest.raises(StoreError, match=r"No space left on device.*last complete checkpoint is step-000001"):
         _save(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
     assert json.loads((tmp_path / "checkpoints" / "step-000001" / "COMPLETE").read_text())

@@ -140,7 +140,7 @@ def test_attention_counts_squares() -> None:
 def test_nothing_to_train_on_and_no_sizes() -> None:
     recipe = read_recipe("tiny-retrieval-2k", {"short_tokens": 5, "long_tokens": 5})
     assert recipe.shape is not None
-    with pytest.raises(UsageError, match="hold no row of 2,048"):
+    with pytest.raises(UsageError, match="less than one row of 2,048"):
         plan(recipe, recipe.shape)
     with pytest.raises(UsageError, match="num_attention_heads"):
         shape_of({"hidden_size": 4})

@@ -23,7 +23,7 @@ from lr2eval.method.rope.windowed import install_rope
 from lr2eval.method.search.needles import Sample
 from lr2eval.method.search.perplexity import mean_nll, perplexity
 from lr2eval.method.train import checkpoints
-from lr2eval.method.train.batches import Plan, micro_batch, weights_of
+from lr2eval.method.train.batches import BatchSchedule, micro_batch, weights_of
 from lr2eval.method.train.engine import Engine
 from lr2eval.method.train.loss import chunked_loss
 from lr2eval.method.train.parallel import Ranks
@@ -63,7 +63,7 @@ def run(source: Path, out: Path, *, rows: Any = None, scaling: RopeScaling = SCA
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.float32, attention_dropout=changes.pop("dropout", 0.0)
     )
-    extra = {name: changes.pop(name) for name in ("held_out", "needles", "hook") if name in changes}
+    extra = {name: changes.pop(name) for name in ("held_out", "needles") if name in changes}
     rows = tiny_segments.mixture(12) if rows is None else rows
     return train(recipe(**changes), model, source, rows, scaling, out, **extra)
 
@@ -118,19 +118,10 @@ def _weights(out: Path, step: int) -> bytes:
 def test_the_log_has_a_line_a_step_and_curves_of_both_kinds(source: Path, tmp_path: Path) -> None:
     rows, held_out = tiny_segments.mixture(12), tiny_segments.mixture(16)[12:]
     needle = Sample(tuple(range(2, 2 + TARGET)), (TARGET - 2, TARGET - 1))
-    calls: list[int] = []
-
-    def accuracy(model: Any, step: int) -> dict[str, float]:
-        calls.append(step)
-        assert not model.training
-        torch.rand(3)  # a hook that draws numbers changes nothing
-        return {"accuracy": 0.5, "odd": math.inf}
-
-    result = run(source, tmp_path / "a", rows=rows, dropout=0.1, held_out=held_out, needles=[needle], hook=accuracy,
+    result = run(source, tmp_path / "a", rows=rows, dropout=0.1, held_out=held_out, needles=[needle],
                  evaluation={"every": 2, "needles": 1})  # fmt: skip
     lines = _logged(tmp_path / "a")
     assert [line["step"] for line in lines] == list(range(7))
-    assert calls == [0, 2, 4, 6]
     for line in lines[1:]:
         assert {"loss", "learning_rate", "gradient_norm", "tokens", "tokens_per_second", "memory_gib"} <= line.keys()
         weights = weights_of([rows[number] for number in _rows_of(line["step"])])
@@ -141,17 +132,23 @@ def test_the_log_has_a_line_a_step_and_curves_of_both_kinds(source: Path, tmp_pa
         )
         assert line["loss"] == pytest.approx(total / sum(weights))
     assert lines[-1]["tokens"] == result.tokens
-    wanted = {"held_out_short", "held_out_long", "needle_perplexity", "accuracy", "odd"}
-    assert [line["step"] for line in lines if "evaluation" in line] == calls
+    wanted = {"held_out_short", "held_out_long", "needle_perplexity"}
+    assert [line["step"] for line in lines if "evaluation" in line] == [0, 2, 4, 6]
     assert all(line["evaluation"].keys() == wanted for line in lines if "evaluation" in line)
-    assert lines[-1]["evaluation"]["odd"] is None
     assert result.evaluations["6"] == lines[-1]["evaluation"]
     run(source, tmp_path / "b", rows=rows, dropout=0.1)
     assert _weights(tmp_path / "a", 6) == _weights(tmp_path / "b", 6)  # measuring changes nothing
 
 
+def test_a_perplexity_that_overflows_is_null(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Engine, "needle_perplexity", lambda *_: math.inf)
+    needle = Sample(tuple(range(2, 2 + TARGET)), (TARGET - 1,))
+    result = run(source, tmp_path / "out", needles=[needle])
+    assert result.evaluations["6"] == _logged(tmp_path / "out")[-1]["evaluation"] == {"needle_perplexity": None}
+
+
 def _rows_of(step: int) -> list[int]:
-    return Plan(tuple(row.long for row in tiny_segments.mixture(12)), 4, 1, 10, 0, 6).rows(step - 1)
+    return BatchSchedule(tuple(row.long for row in tiny_segments.mixture(12)), 4, 1, 10, 0, 6).rows(step - 1)
 
 
 def test_what_is_measured_is_what_the_exported_model_does(source: Path, tmp_path: Path) -> None:
@@ -189,7 +186,7 @@ def test_a_step_is_one_step_whatever_its_micro_batches(source: Path, tmp_path: P
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     rotary = install_rope(model, SCALING)
     total, weight = torch.zeros(()), 0.0
-    for number in Plan(tuple(row.long for row in rows), 6, 1, 10, 0, 3).rows(0):
+    for number in BatchSchedule(tuple(row.long for row in rows), 6, 1, 10, 0, 3).rows(0):
         batch = micro_batch([rows[number]])
         with rotary.window(list(batch.lengths)):  # type: ignore[union-attr]
             logits = model(input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False).logits
@@ -302,7 +299,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
         return found * math.nan
 
     monkeypatch.setattr(Engine, "loss", spoil)
-    with pytest.raises(BackendError, match=f"step 5: the {broken} is no finite number.*step-000004") as error:
+    with pytest.raises(BackendError, match=f"step 5: the {broken} is not finite.*step-000004") as error:
         run(source, tmp_path / "out", saving={"every": 2})
     assert error.value.exit_code == 5
     assert "\n" not in str(error.value)
@@ -318,7 +315,7 @@ def test_a_step_that_does_not_fit_into_memory_says_what_helps(source: Path, tmp_
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr(Engine, "step", full)
-    with pytest.raises(BackendError, match=r"step 1 does not fit into memory.*gradient_checkpointing"):
+    with pytest.raises(BackendError, match=r"step 1: out of memory.*gradient_checkpointing"):
         run(source, tmp_path / "out")
 
 
@@ -343,7 +340,7 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before(
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     monkeypatch.setattr(checkpoints, "save_file", limited)
-    with pytest.raises(StoreError, match=r"step-000004: File too large.*step-000002, is whole") as error:
+    with pytest.raises(StoreError, match=r"step-000004: File too large.*complete checkpoint is step-000002") as error:
         run(source, tmp_path / "out", saving={"every": 2})
     assert "\n" not in str(error.value)
     assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["step-000002"]
@@ -354,16 +351,19 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"target_window": 128}, "target_window: the recipe has 128 tokens and the factors 96"),
-        ({"original_window": 16}, "original_window: the recipe has 16 tokens and the factors 32"),
-        ({"rows": []}, "holds no row"),
-        ({"rows": [tiny_segments.long_row(0, 64)]}, "row 0 has 64 tokens where .* target_window is 96"),
-        ({"rows": [tiny_segments.short_row(0, (40, 56))]}, "row 0 is called short, its longest document has 56 tokens"),
+        ({"target_window": 128}, "target_window: 128 tokens in the recipe but 96 in the factors"),
+        ({"original_window": 16}, "original_window: 16 tokens in the recipe but 32 in the factors"),
+        ({"rows": []}, "--data: has no rows to train on"),
+        ({"rows": [tiny_segments.long_row(0, 64)]}, "row 0 has 64 tokens but .* target_window is 96"),
+        (
+            {"rows": [tiny_segments.short_row(0, (40, 56))]},
+            "row 0 is marked short, but its longest document has 56 tokens",
+        ),
         ({"attention": "nothing"}, "LlamaForCausalLM: .*nothing"),
-        ({"attention": "flex_attention"}, "flex_attention cannot train on a CPU; --set attention=sdpa"),
+        ({"attention": "flex_attention"}, "flex_attention cannot train on a CPU; use --set attention=sdpa"),
         ({"loss": "liger"}, "GPUs only"),
         ({"context_parallel": 2}, "does not divide the 1 processes"),
-        ({"held_out": tiny_segments.mixture(3)[2:]}, "held-out data: row 0 is row 2 of the training data"),
+        ({"held_out": tiny_segments.mixture(3)[2:]}, "--held-out: row 0 equals row 2 of --data"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(

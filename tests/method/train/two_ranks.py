@@ -6,7 +6,6 @@ import faulthandler
 import json
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +39,6 @@ def run(source: Path, out: Path, stop: int = 0) -> None:
     kinds: set[bool] = set()
     usual = Engine.step
 
-    def hook(model: Any, step: int) -> Mapping[str, float]:
-        logits = model(torch.arange(2, 42)[None], use_cache=False).logits
-        return {"mean_logit": float(logits.float().mean())}
-
     def watched(self: Engine, *args: Any) -> Any:
         kinds.update(isinstance(parameter, DTensor) for parameter in self.loss_model.parameters())
         micro_batches.append(len(args[0]))
@@ -57,7 +52,7 @@ def run(source: Path, out: Path, stop: int = 0) -> None:
     held_out = tiny_segments.mixture(18)[15:]
     Engine.step = watched  # type: ignore[method-assign]
     try:
-        train(recipe, model, source, rows, scaling, out, held_out=held_out, needles=needles, hook=hook)
+        train(recipe, model, source, rows, scaling, out, held_out=held_out, needles=needles)
     except KeyboardInterrupt:
         return
     finally:
