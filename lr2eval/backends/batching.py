@@ -170,6 +170,13 @@ class Limits:
     memory: int
     """Bytes beside the weights."""
 
+    @classmethod
+    def of(cls, device: str, batch_size: int | str, memory: int) -> Limits:
+        """For a type of device (``cpu``, ``cuda``) and a number of rows or ``auto``."""
+        if batch_size != "auto":
+            return cls(int(batch_size), None, memory)
+        return cls(MAX_ROWS, TOKENS_CPU if device == "cpu" else TOKENS_GPU, memory)
+
     def allow(self, rows: int, tokens: int, memory: int) -> bool:
         """Whether ``rows`` rows of ``tokens`` tokens in all that take ``memory`` bytes are one batch."""
         fits = self.tokens is None or tokens <= self.tokens
@@ -196,6 +203,34 @@ def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[lis
             batch.append(number)
         batches.append(batch)
     return batches
+
+
+def plan_generation(
+    lengths: Sequence[int],
+    new_tokens: Sequence[int],
+    groups: Sequence[Hashable],
+    footprint: Footprint,
+    limits: Limits,
+    *,
+    chunk: int | None,
+    beams: Sequence[int] = (),
+    shares: bool = True,
+) -> list[list[int]]:
+    """Batches of prompt numbers, for prompts of ``lengths`` tokens that each grow by ``new_tokens``.
+
+    Only prompts of one group share a batch, and a group has one number of new tokens and ``beams`` (1 by default).
+    ``shares``: rows that begin alike are read on from one row, which takes memory too.
+    """
+
+    def fits(batch: list[int]) -> bool:
+        longest = batch[0]
+        count, prompt, new = len(batch) * (beams[longest] if beams else 1), lengths[longest], new_tokens[longest]
+        memory = footprint.generating(count, prompt, new, padded=lengths[batch[-1]] < prompt, chunk=chunk)
+        if count > 1 and shares:
+            memory += prompt * footprint.kv
+        return limits.allow(len(batch), len(batch) * (prompt + new), memory)
+
+    return pack(lengths, groups, fits)
 
 
 def pieces(widths: Sequence[int], overhead: int) -> list[list[int]]:

@@ -14,12 +14,11 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lr2eval.backends.batching import (
     MAX_ROWS,
-    TOKENS_CPU,
-    TOKENS_GPU,
     Footprint,
     Limits,
     free_memory,
     pack,
+    plan_generation,
     run_split,
     smallest_chunk_needed,
 )
@@ -182,22 +181,20 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
         return final > self._rotary.scaling.original_window
 
     def _plan_rows(self, rows: Sequence[Row], decodings: Sequence[Decoding]) -> list[list[int]]:
-        limits = self._limits
-
-        def fits(batch: list[int]) -> bool:
-            decoding, lengths = decodings[batch[0]], [len(rows[i]) for i in batch]
-            count, prompt, new = len(batch) * decoding.beams, max(lengths), decoding.new_tokens
-            padded = min(lengths) < prompt
-            memory = self._footprint.generating(count, prompt, new, padded=padded, chunk=self._prefill_chunk)
-            if count > 1 and self._kept is not None:
-                memory += prompt * self._footprint.kv  # the row that the others are read on from
-            return limits.allow(len(batch), len(batch) * (prompt + new), memory)
-
         groups = [
             json.dumps([d.stops, d.new_tokens, dict(d.extra), self._starts_long(row, d)], sort_keys=True, default=str)
             for row, d in zip(rows, decodings, strict=True)
         ]
-        return pack([len(row) for row in rows], groups, fits)
+        return plan_generation(
+            [len(row) for row in rows],
+            [decoding.new_tokens for decoding in decodings],
+            groups,
+            self._footprint,
+            self._limits,
+            chunk=self._prefill_chunk,
+            beams=[decoding.beams for decoding in decodings],
+            shares=self._kept is not None,
+        )
 
     # Log-likelihood
 
@@ -269,9 +266,7 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
 
     @property
     def _limits(self) -> Limits:
-        cpu = self.device.type == "cpu"
-        tokens = (TOKENS_CPU if cpu else TOKENS_GPU) if self._auto else None
-        return Limits(rows=self.batch_size, tokens=tokens, memory=self._memory)
+        return Limits.of(self.device.type, "auto" if self._auto else self.batch_size, self._memory)
 
     @property
     def _memory(self) -> int:

@@ -45,7 +45,7 @@ def extend(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the steps, then stop.")] = False,
 ) -> None:
     """Search, train, export and compare with the original in one go; the same command again resumes."""
-    from lr2eval.commands.progress import ExtendProgress
+    from lr2eval.commands.progress import ProgressDisplay
     from lr2eval.commands.run import print_outcome
     from lr2eval.commands.search import print_search
     from lr2eval.workflows.extend import extend as run_extension
@@ -66,7 +66,7 @@ def extend(
         "evaluation": {key: value for key, value in (("tasks", tasks), ("lengths", lengths)) if value},
     }
     asked = load_extend_config(flags, config, set_ or ())
-    with ExtendProgress() as progress:
+    with ProgressDisplay() as progress:
         _, steps = plan_extension(asked)
         for line in _plan(steps):
             progress.message(line)

@@ -93,7 +93,7 @@ def run(
     Over several workers: --workers N --executor processes|ray --gpus-per-worker K.
     """
     from lr2eval.commands.plan import print_plan
-    from lr2eval.commands.progress import RunProgress
+    from lr2eval.commands.progress import ProgressDisplay
     from lr2eval.runs.config import load_config
     from lr2eval.workflows.run import prepare_run, run_ready
 
@@ -117,7 +117,7 @@ def run(
         "out": out,
     }
     asked = load_config(flags, config, set_ or ())
-    with RunProgress() as progress:
+    with ProgressDisplay() as progress:
         ready = prepare_run(asked, progress)
         print_plan(ready, progress.message)
         if asked.workers > 1:

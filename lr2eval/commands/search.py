@@ -81,7 +81,7 @@ def search(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key=value: population, patience, powers ...")] = None,
 ) -> None:
     """Search LongRoPE2 factors by needle perplexity; the same command again resumes."""
-    from lr2eval.commands.progress import SearchProgress
+    from lr2eval.commands.progress import ProgressDisplay
     from lr2eval.workflows.search import load_search_config
     from lr2eval.workflows.search import search as run_search
 
@@ -111,6 +111,6 @@ def search(
         "race": race,
         "random": random,
     }
-    with SearchProgress() as progress:
+    with ProgressDisplay() as progress:
         done = run_search(load_search_config(flags, set_ or ()), listener=progress, command=typed_command())
     print_search(done)

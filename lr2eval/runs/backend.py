@@ -53,9 +53,14 @@ def backend_options(config: RunConfig) -> dict[str, Any]:
     return dict(config.options.get(config.backend.replace("-", "_"), {}))
 
 
+def window_limit(checkpoint: Checkpoint, config: RunConfig) -> int:
+    """Tokens that a prompt and its answer may take."""
+    return max((checkpoint.window, *(config.lengths or ()))) if config.beyond_window else checkpoint.window
+
+
 def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
     """The lm-eval ``LM`` for ``--backend``. Raises :class:`UsageError` for an unknown one."""
-    window = max((checkpoint.window, *(config.lengths or ()))) if config.beyond_window else checkpoint.window
+    window = window_limit(checkpoint, config)
     if config.backend == "hf":
         from lr2eval.backends.hf import WindowedHFLM
 
