@@ -161,7 +161,7 @@ TOKENS_GPU = 131_072
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchLimits:
     """What a batch may hold at most; a single item always makes a batch."""
 
     rows: int
@@ -169,13 +169,15 @@ class Limits:
     """To be read, padding included, and to be generated; ``None`` when the user fixed the number of rows."""
     memory: int
     """Bytes beside the weights."""
+    chunk: int | None = None
+    """Tokens of a prefill chunk, if the user fixed them."""
 
     @classmethod
-    def of(cls, device: str, batch_size: int | str, memory: int) -> Limits:
-        """For a type of device (``cpu``, ``cuda``) and a number of rows or ``auto``."""
-        if batch_size != "auto":
-            return cls(int(batch_size), None, memory)
-        return cls(MAX_ROWS, TOKENS_CPU if device == "cpu" else TOKENS_GPU, memory)
+    def of(cls, batch_size: int | str, device: str, memory: int, chunk: int | None = None) -> BatchLimits:
+        """The limits for ``--batch-size`` on a device of the given type."""
+        if batch_size == "auto":
+            return cls(MAX_ROWS, TOKENS_CPU if device == "cpu" else TOKENS_GPU, memory, chunk)
+        return cls(int(batch_size), None, memory, chunk)
 
     def allow(self, rows: int, tokens: int, memory: int) -> bool:
         """Whether ``rows`` rows of ``tokens`` tokens in all that take ``memory`` bytes are one batch."""
@@ -206,31 +208,28 @@ def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[lis
 
 
 def plan_generation(
-    lengths: Sequence[int],
-    new_tokens: Sequence[int],
+    prompts: Sequence[tuple[int, int, int]],
     groups: Sequence[Hashable],
     footprint: Footprint,
-    limits: Limits,
+    limits: BatchLimits,
     *,
-    chunk: int | None,
-    beams: Sequence[int] = (),
     shares: bool = True,
 ) -> list[list[int]]:
-    """Batches of prompt numbers, for prompts of ``lengths`` tokens that each grow by ``new_tokens``.
+    """Batches of prompt numbers; ``prompts``: (tokens, new tokens, beams) of each. Only one group shares a batch.
 
-    Only prompts of one group share a batch, and a group has one number of new tokens and ``beams`` (1 by default).
-    ``shares``: rows that begin alike are read on from one row, which takes memory too.
+    New tokens and beams are the same within a group. ``shares``: rows that begin alike are read on from one row, which
+    takes memory too.
     """
 
     def fits(batch: list[int]) -> bool:
-        longest = batch[0]
-        count, prompt, new = len(batch) * (beams[longest] if beams else 1), lengths[longest], new_tokens[longest]
-        memory = footprint.generating(count, prompt, new, padded=lengths[batch[-1]] < prompt, chunk=chunk)
-        if count > 1 and shares:
-            memory += prompt * footprint.kv
-        return limits.allow(len(batch), len(batch) * (prompt + new), memory)
+        tokens, new, beams = prompts[batch[0]]  # longest first
+        rows = len(batch) * beams
+        memory = footprint.generating(rows, tokens, new, padded=prompts[batch[-1]][0] < tokens, chunk=limits.chunk)
+        if rows > 1 and shares:
+            memory += tokens * footprint.kv
+        return limits.allow(len(batch), len(batch) * (tokens + new), memory)
 
-    return pack(lengths, groups, fits)
+    return pack([tokens for tokens, _, _ in prompts], groups, fits)
 
 
 def pieces(widths: Sequence[int], overhead: int) -> list[list[int]]:

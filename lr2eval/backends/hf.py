@@ -14,8 +14,8 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lr2eval.backends.batching import (
     MAX_ROWS,
+    BatchLimits,
     Footprint,
-    Limits,
     free_memory,
     pack,
     plan_generation,
@@ -185,16 +185,8 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
             json.dumps([d.stops, d.new_tokens, dict(d.extra), self._starts_long(row, d)], sort_keys=True, default=str)
             for row, d in zip(rows, decodings, strict=True)
         ]
-        return plan_generation(
-            [len(row) for row in rows],
-            [decoding.new_tokens for decoding in decodings],
-            groups,
-            self._footprint,
-            self._limits,
-            chunk=self._prefill_chunk,
-            beams=[decoding.beams for decoding in decodings],
-            shares=self._kept is not None,
-        )
+        prompts = [(len(row), d.new_tokens, d.beams) for row, d in zip(rows, decodings, strict=True)]
+        return plan_generation(prompts, groups, self._footprint, self._limits, shares=self._kept is not None)
 
     # Log-likelihood
 
@@ -265,8 +257,9 @@ class WindowedHFLM(RequestSide, HFLM):  # type: ignore[misc]  # lm-eval is untyp
     # Shared
 
     @property
-    def _limits(self) -> Limits:
-        return Limits.of(self.device.type, "auto" if self._auto else self.batch_size, self._memory)
+    def _limits(self) -> BatchLimits:
+        batch_size = "auto" if self._auto else self.batch_size
+        return BatchLimits.of(batch_size, self.device.type, self._memory, self._prefill_chunk)
 
     @property
     def _memory(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lr2eval.backends.batching import Footprint, Limits, pieces, run_split, smallest_chunk_needed
+from lr2eval.backends.batching import BatchLimits, Footprint, pieces, run_split, smallest_chunk_needed
 from lr2eval.backends.prefix.cache import Kept
 from lr2eval.backends.prefix.families import Family, batches, families
 from lr2eval.backends.scoring import Reading, Score, score
@@ -33,7 +33,7 @@ class Scorer:
     model: Any
     rotary: WindowedRotaryEmbedding | None
     footprint: Footprint
-    limits: Limits
+    limits: BatchLimits
     chunk: int | None
     """The user's prefill chunk, if any."""
     kept: Kept | None

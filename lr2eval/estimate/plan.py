@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
-from lr2eval.backends.batching import Footprint, Limits, free_memory, plan_generation
+from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, plan_generation
 from lr2eval.backends.prefix.cache import Kept
 from lr2eval.backends.scorer import Scorer
 from lr2eval.backends.scoring import readings
@@ -90,13 +90,12 @@ class _Model:
         self.shape: Shape = config_shape(config)
         self.item: int = getattr(torch, settings["dtype"]).itemsize
         self.rates = rates
-        self.chunk = run.config.prefill_chunk
         self.original = checkpoint.original_window if checkpoint.rope_type == "longrope" else None
         self.budget = run.config.window_policy == "budget"
         self.footprint = Footprint.of(config.get_text_config(), self.item)
         device, stated = torch.device(settings["device"]), run.config.memory_limit
         memory = parse_bytes(stated) if stated else free_memory(device, checkpoint.parameters * self.item)
-        self.limits = Limits.of(device.type, run.config.batch_size, memory)
+        self.limits = BatchLimits.of(run.config.batch_size, device.type, memory, run.config.prefill_chunk)
 
     def side(self, tokens: int) -> str:
         return "long" if self.original is not None and tokens > self.original else "short"
@@ -104,8 +103,7 @@ class _Model:
     def generating(self, lengths: Sequence[int], new: int) -> dict[str, Any]:
         """Batches, memory and time of prompts of these lengths."""
         sides = [self.side(length + new * self.budget) for length in lengths]
-        every = [new] * len(lengths)
-        plan = plan_generation(lengths, every, sides, self.footprint, self.limits, chunk=self.chunk)
+        plan = plan_generation([(length, new, 1) for length in lengths], sides, self.footprint, self.limits)
         batches = [(len(batch), lengths[batch[0]]) for batch in plan if batch]
         return {
             "batches": len(batches),
@@ -125,7 +123,7 @@ class _Model:
         The backend reads a beginning that rows share once. What several documents share does not grow with ``scale``.
         """
         found = readings([(context, continuation) for _, context, continuation in requests])
-        plan = Scorer(None, None, self.footprint, self.limits, self.chunk, Kept(), self.side).plan(found)
+        plan = Scorer(None, None, self.footprint, self.limits, self.limits.chunk, Kept(), self.side).plan(found)
         beginnings: dict[tuple[int, ...], set[int]] = {}
         tokens = squares = 0.0
         for family in (family for batch in plan for family in batch):

@@ -67,8 +67,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     config.where.check()
     if not config.where.here and config.backend in ("vllm", *SERVERS):
         raise UsageError(
-            f"--workers: --backend {config.backend} spreads its own work; use --set vllm.tensor_parallel_size=N for vllm, "
-            f"--set {config.backend}.num_concurrent=N for a server"
+            f"--workers: --backend {config.backend} spreads its own work; use --set "
+            f"vllm.tensor_parallel_size=N for vllm, --set {config.backend}.num_concurrent=N for a server"
         )
     checkpoint = open_checkpoint(config.model, config)
     tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
@@ -125,8 +125,8 @@ def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunCo
     beyond = [length for length in lengths if length > checkpoint.window]
     if beyond and not config.beyond_window:
         raise UsageError(
-            f"{checkpoint.name}: the window (max_position_embeddings) is {checkpoint.window} tokens, but --lengths asks "
-            f"for {format_length(beyond[0])}; choose --lengths up to {format_length(checkpoint.window)}, or add "
+            f"{checkpoint.name}: the window (max_position_embeddings) is {checkpoint.window} tokens, but --lengths "
+            f"asks for {format_length(beyond[0])}; choose --lengths up to {format_length(checkpoint.window)}, or add "
             "--set beyond_window=true to run beyond the window on purpose"
         )
 
