@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lr2eval.base.units import format_length, parse_count, parse_lengths
 from lr2eval.errors import CheckpointError, UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, operations
@@ -125,7 +123,7 @@ def evaluation(shape: Shape, asked: Request) -> list[Cost]:
     room = 0.9e9 * asked.memory * group - held
     rates = Rates(group * asked.tflops * 1e12 * asked.utilisation, group * asked.bandwidth * 1e9 * asked.read_share)
     window = asked.original_window if asked.target_length > asked.original_window else None
-    sums: dict[str, Any] = {}
+    sums: dict[str, list[float]] = {}
     for name, samples, prompt, new in _sizes(asked):
         rows = max(1, min(64, int(room / (kv_bytes(shape, 2) * (prompt + new))))) if new else 1
         whole, rest = divmod(samples, rows)
@@ -133,12 +131,13 @@ def evaluation(shape: Shape, asked: Request) -> list[Cost]:
         took += batch_seconds(shape, 2, rates, rest, prompt, new, window) if rest else 0
         tokens = samples * (prompt + new)
         total = sum(operations(shape, tokens, tokens * (prompt + new), samples * (1 + new)))
-        sums[name] = sums.get(name, 0) + np.array([tokens, total, took * group / 3600])
+        before = sums.get(name, [0.0, 0.0, 0.0])
+        sums[name] = [a + b for a, b in zip(before, (tokens, total, took * group / 3600), strict=True)]
     if len(sums) > 1:
-        sums["all"] = sum(sums.values())
+        sums["all"] = [sum(column) for column in zip(*sums.values(), strict=True)]
     return [
         Cost(f"evaluation: {name}", tokens, total, hours, hours / asked.gpus)
-        for name, (tokens, total, hours) in ((name, found.tolist()) for name, found in sums.items())
+        for name, (tokens, total, hours) in sums.items()
     ]
 
 
