@@ -37,24 +37,20 @@ def print_plan(ready: Ready, say: Callable[[str], None]) -> None:
         say(f"no time estimate: {plan.reason}")
         return
     total = sum(line.seconds or 0.0 for lines in plan.lines.values() for line in lines)
-    say(
-        f"about {format_seconds(total)} of model time, if every answer uses all its tokens. This is a rough figure: it "
-        f"assumes the speed of a short matrix product on this device ({plan.rates.operations / 1e9:,.0f} Gflop/s, "
-        f"{plan.rates.bandwidth / 1e9:,.1f} GB/s). Loading the model and scoring take extra time."
-    )
+    say(f"about {format_seconds(total)} of model time, if every answer uses all its tokens")
+    speeds = f"{plan.rates.operations / 1e9:,.0f} Gflop/s, {plan.rates.bandwidth / 1e9:,.1f} GB/s"
+    say(f"This is a rough figure, from one short matrix product ({speeds}).")
+    say("Loading the model and scoring take extra time.")
 
 
 def _print(title: str, lines: Sequence[PlannedShard]) -> None:
-    shown = table(
-        "task", "length", "samples", "prompt tokens", "answer tokens", "batches", "KV cache", "time", title=title
-    )
-    for column in shown.columns[2:]:
+    shown = table("task", "samples", "prompt tokens", "answer tokens", "batches", "KV cache", "time", title=title)
+    for column in shown.columns[1:]:
         column.justify = "right"
     grouped = _grouped(lines)
     for line in [*grouped, *([_sum("all", None, lines)] if len(grouped) > 1 else [])]:
         shown.add_row(
-            line.name,
-            "-" if line.length is None else format_length(line.length),
+            line.name if line.length is None else f"{line.name} {format_length(line.length)}",
             f"{line.samples:,}",
             f"{'' if line.exact else '~'}{line.tokens:,}",
             f"{line.new:,}",

@@ -23,7 +23,7 @@ from lr2eval.runs.backend import SERVERS, check_backend
 from lr2eval.runs.card import Card
 from lr2eval.runs.config import RunConfig, default_lengths
 
-NOT_LISTED = "the model's lr2eval.json does not list this task; name it in --tasks to run it"
+NOT_LISTED = "not listed in the model's lr2eval.json; name the task to run it"
 
 
 @dataclass(frozen=True)

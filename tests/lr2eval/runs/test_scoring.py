@@ -95,7 +95,7 @@ def test_a_metric_that_is_no_score_is_refused(bad: Any) -> None:
 
 
 def test_missing_metric_is_refused() -> None:
-    with pytest.raises(RunFailedError, match="no metric 'm'"):
+    with pytest.raises(RunFailedError, match="does not report the metric 'm', only acc"):
         scored_samples(shard(), [record(0, metrics=["acc"], acc=1)], DETAILS, "generate_until", 0)
 
 
