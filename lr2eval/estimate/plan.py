@@ -126,7 +126,7 @@ def _batched(run: Prepared, work: Sequence[Asked]) -> tuple[list[list[Batch]], S
     import torch
     from transformers import AutoConfig
 
-    from lr2eval.backends.batching import MAX_ROWS, TOKENS_CPU, TOKENS_GPU, Footprint, Limits, free_memory, pack
+    from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, pack
     from lr2eval.model.shape import config_shape
 
     device = _device(run.settings["config"]["device"])
@@ -138,15 +138,10 @@ def _batched(run: Prepared, work: Sequence[Asked]) -> tuple[list[list[Batch]], S
     except (UsageError, OSError, ValueError):  # loading will say what is wrong with it, if anything is
         return [[] for _ in work], None, None
     footprint = Footprint.of(config.get_text_config(), _item(run))
-    auto = run.config.batch_size == "auto"
     stated = run.config.memory_limit
     weights = run.checkpoint.parameters * _item(run)
     memory = parse_bytes(stated) if stated else free_memory(torch.device(device), weights)
-    limits = Limits(
-        rows=MAX_ROWS if auto else int(run.config.batch_size),
-        tokens=(TOKENS_CPU if device.startswith("cpu") else TOKENS_GPU) if auto else None,
-        memory=memory,
-    )
+    limits = BatchLimits.of(run.config.batch_size, torch.device(device).type, memory)
     original = run.checkpoint.original_window if run.checkpoint.rope_type == "longrope" else None
 
     def split(one: Asked) -> list[Batch]:

@@ -174,7 +174,7 @@ def _spread_shards(
     from lr2eval.runs.spread import Loading, PooledLM, Wanted, Work
 
     where = run.config.where
-    lm = PooledLM(run.tokenizer.tokenizer, store, _identity(run), run.config.truncation)
+    lm = PooledLM(run.tokenizer, store, _identity(run), run.config.truncation)
     keep = _Results(run, store, folder)
 
     def finish(shard: Shard) -> None:
