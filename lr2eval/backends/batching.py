@@ -1,4 +1,4 @@
-"""How much a batch takes, how much there is, and what to do when it was not enough."""
+"""How much memory a batch takes, how much is free, and what to do when a batch does not fit."""
 
 from __future__ import annotations
 
@@ -115,14 +115,6 @@ def _cgroup_free() -> int:
         return 1 << 62
 
 
-def smallest_chunk_needed(length: int, memory: int, cost: Callable[[int | None], int]) -> int | None:
-    """``None`` if a row fits whole, else the largest chunk that makes it fit (the smallest one if none does)."""
-    if cost(None) <= memory:
-        return None
-    below = [chunk for chunk in CHUNKS if chunk < length]
-    return next((chunk for chunk in below if cost(chunk) <= memory), below[-1] if below else None)
-
-
 def run_split(
     rows: Sequence[_Row],
     run: Callable[[Sequence[_Row], int | None], list[_Result]],
@@ -148,7 +140,7 @@ def run_split(
     smaller = next((size for size in CHUNKS if size < min(chunk or tokens, tokens)), None)
     if smaller is None:
         raise BackendError(
-            f"a sequence of {tokens:,} tokens does not fit into memory even alone and read in pieces; choose shorter "
+            f"a sequence of {tokens:,} tokens does not fit into memory, even alone and read in pieces; choose shorter "
             "--lengths, --dtype bfloat16, or a machine with more memory"
         )
     return run_split(rows, run, chunk=smaller, length=length)
@@ -183,6 +175,16 @@ class BatchLimits:
         """Whether ``rows`` rows of ``tokens`` tokens in all that take ``memory`` bytes are one batch."""
         fits = self.tokens is None or tokens <= self.tokens
         return rows <= self.rows and fits and memory <= self.memory
+
+    def chunk_for(self, length: int, cost: Callable[[int | None], int]) -> int | None:
+        """The prefill chunk for a row of ``length`` tokens that takes ``cost(chunk)`` bytes.
+
+        ``None`` if it fits whole, else the largest chunk that makes it fit (the smallest one if none does).
+        """
+        if self.chunk or cost(None) <= self.memory:
+            return self.chunk
+        below = [chunk for chunk in CHUNKS if chunk < length]
+        return next((chunk for chunk in below if cost(chunk) <= self.memory), below[-1] if below else None)
 
 
 def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[list[int]], bool]) -> list[list[int]]:

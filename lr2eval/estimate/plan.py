@@ -123,7 +123,7 @@ class _Model:
         The backend reads a beginning that rows share once. What several documents share does not grow with ``scale``.
         """
         found = readings([(context, continuation) for _, context, continuation in requests])
-        plan = Scorer(None, None, self.footprint, self.limits, self.limits.chunk, Kept(), self.side).plan(found)
+        plan = Scorer(None, None, self.footprint, self.limits, Kept(None, None), self.side).plan(found)
         beginnings: dict[tuple[int, ...], set[int]] = {}
         tokens = squares = 0.0
         for family in (family for batch in plan for family in batch):
@@ -232,7 +232,6 @@ def _from_prompts(shard: Shard, run: Prepared, model: _Model | None, most: int) 
 
 def _requests(shard: Shard, task: Any, documents: Sequence[int], run: Prepared) -> list[_Request]:
     """What the task asks about these documents."""
-    from lr2eval.runs.spread import _Chat
     from lr2eval.tasks.shared.lm_eval import quiet_lm_eval
 
     tokenizer, chat = run.tokenizer, run.config.chat and shard.chat
@@ -242,7 +241,7 @@ def _requests(shard: Shard, task: Any, documents: Sequence[int], run: Prepared) 
                 samples=list(documents),
                 apply_chat_template=chat,
                 fewshot_as_multiturn=chat,
-                chat_template=_Chat(tokenizer.tokenizer).apply_chat_template if chat else None,
+                chat_template=tokenizer.apply_chat_template if chat else None,
             )
     except AssertionError as error:  # lm-eval's way to say that there are too few examples
         raise TaskError(f"{task.config.task}: its prompts cannot be built ({error}); fix its data") from error

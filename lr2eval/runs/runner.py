@@ -144,7 +144,7 @@ class _Session:
         from lr2eval.runs.spread import Loading, PooledLM, Wanted, Work
 
         run, listener, where = self._run, self._listener, self._run.config.where
-        lm = PooledLM(run.tokenizer.tokenizer, self._store, _identity(run), run.config.truncation)
+        lm = PooledLM(run.tokenizer, self._store, _identity(run), run.config.truncation)
 
         def finish(shard: Shard) -> None:
             try:

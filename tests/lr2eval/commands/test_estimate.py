@@ -141,7 +141,7 @@ def test_bad_models(llama3: Path, lr2eval: Run, tmp_path: Path) -> None:
     (llama3 / "config.json").write_text("{")
     assert "not a model configuration" in lr2eval("estimate", "--model", llama3).error
     (llama3 / "config.json").write_text(json.dumps({"hidden_size": 8}))
-    assert "config.json: states no" in lr2eval("estimate", "--model", llama3).error
+    assert "config.json: the estimate needs" in lr2eval("estimate", "--model", llama3).error
     (llama3 / "config.json").write_text(json.dumps(LLAMA3 | {"max_position_embeddings": None}))
     assert "max_position_embeddings" in lr2eval("estimate", "--model", llama3).error
 
