@@ -75,7 +75,7 @@ def make_plan(runs: Mapping[str, Prepared]) -> RunPlan:
     return RunPlan(lines, rates, "the model's configuration does not state its sizes" if unknown else "")
 
 
-class _Model:
+class _ModelLimits:
     """What the plan knows of the model, and the limits that its backend will keep."""
 
     def __init__(self, run: Prepared, rates: Rates) -> None:
@@ -159,7 +159,7 @@ def plan_run(run: Prepared, rates: Rates | None) -> list[PlannedShard]:
     model = None
     if rates:
         try:
-            model = _Model(run, rates)
+            model = _ModelLimits(run, rates)
         except (UsageError, OSError, ValueError):  # loading the model will say what is wrong, if anything is
             model = None
     built = Counter(shard.benchmark for shard in run.shards if not _has_file(shard))
@@ -185,7 +185,7 @@ def _line(shard: Shard, tokens: int, answers: int, over: int, exact: bool, rest:
 _COUNT, _CUT = re.compile(rb'"token_count": (\d+)'), re.compile(rb'"truncated_tokens": (\d+)')
 
 
-def _from_file(shard: Shard, run: Prepared, model: _Model | None) -> PlannedShard:
+def _from_file(shard: Shard, run: Prepared, model: _ModelLimits | None) -> PlannedShard:
     """Every prompt of a data file. Some files count the answer's tokens too: ``fill``, which always does, tells."""
     length, new = shard.length or 0, shard.max_new_tokens or 0
     with (cache_dir() / str(shard.data["file"])).open("rb") as file:
@@ -204,7 +204,7 @@ def _last(pattern: re.Pattern[bytes], line: bytes) -> int:
     return int((pattern.findall(line) or [b"0"])[-1])
 
 
-def _from_prompts(shard: Shard, run: Prepared, model: _Model | None, most: int) -> PlannedShard:
+def _from_prompts(shard: Shard, run: Prepared, model: _ModelLimits | None, most: int) -> PlannedShard:
     """Prompts of some documents, evenly from the shortest to the longest, and how many of all exceed the window."""
     random.seed(run.config.seed)  # as the runner does, for few-shot samplers that draw
     task = shard.load()

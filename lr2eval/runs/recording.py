@@ -124,7 +124,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
     def _check(self, done: Mapping[int, Any], keys: Sequence[str]) -> None:
         if any(number >= len(keys) or keys[number] != key for number, (key, _, _) in done.items()):
             raise StoreError(
-                f"{self.store.path}: the stored responses of {self._shard} belong to other prompts than this run has; "
+                f"{self.store.path}: the stored responses of {self._shard} are from another prompt, model or setting; "
                 "choose a new --out"
             )
 

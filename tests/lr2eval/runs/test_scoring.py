@@ -90,7 +90,7 @@ def test_broken_text_becomes_storable() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), "text", None, (1, 2)])
 def test_a_metric_that_is_no_score_is_refused(bad: Any) -> None:
-    with pytest.raises(RunFailedError, match="no score"):
+    with pytest.raises(RunFailedError, match="is not the score of one sample"):
         scored_samples(shard(), [record(0, m=bad)], DETAILS, "generate_until", 0)
 
 
