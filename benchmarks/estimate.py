@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _once(given: Any) -> dict[str, float]:
-    from lr2eval.estimate.plan import Estimator
+    from lr2eval.estimate.plan import make_plan
     from lr2eval.listener import Listener
     from lr2eval.runs.config import RunConfig
     from lr2eval.runs.prepare import prepare
@@ -63,17 +63,18 @@ def _once(given: Any) -> dict[str, float]:
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as work:
         run = prepare(RunConfig.load(flags, None, ()), lambda text: None)
-        estimator = Estimator()
-        lines, why = estimator.plan(run)
-        if why:
-            raise SystemExit(why)
+        started = time.perf_counter()
+        plan = make_plan({"": run})
+        planned, lines = time.perf_counter() - started, plan.lines[""]
+        if plan.reason:
+            raise SystemExit(plan.reason)
         done = execute(run, Path(work) / "run", ["benchmarks/estimate.py"], Listener())
         written = sum(shard.new_tokens for shard in done.results.shards)
     return {
         "estimate": round(sum(line.seconds or 0.0 for line in lines), 2),
         "taken": round(done.model_seconds, 2),
         "run_wall": round(done.wall_seconds, 2),
-        "calibration": round(estimator.spent, 2),
+        "planning": round(planned, 2),
         "planned_new_tokens": sum(line.new for line in lines),
         "new_tokens": written,
     }

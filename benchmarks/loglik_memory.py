@@ -68,14 +68,16 @@ def measure(variant: str, folder: Path, tokens: int, dtype: str) -> dict[str, An
         lm = HFLM(pretrained=str(folder), device="cpu", dtype=dtype, batch_size=1, max_length=tokens)
     else:
         lm = WindowedHFLM(Checkpoint.open(folder), device="cpu", dtype=dtype)
-    request = (None, ids[:-CONTINUATION], ids[-CONTINUATION:])
+    pair = ids[:-CONTINUATION], ids[-CONTINUATION:]
     before = peak()
     if variant == "backbone":
         with torch.no_grad():
             lm.model.model(torch.tensor([ids[:-1]]), use_cache=False)
         answer = None
+    elif variant == "lm-eval":
+        ((answer, _),) = lm._loglikelihood_tokens([(None, *pair)], disable_tqdm=True)
     else:
-        ((answer, _),) = lm._loglikelihood_tokens([request], disable_tqdm=True)
+        ((answer, _),) = lm._score_pairs([pair])
     return {"variant": variant, "loaded_mib": before, "peak_mib": peak(), "log_probability": answer}
 
 

@@ -200,8 +200,8 @@ def pairs(
             for key, values in said.items():
                 if key[: len(prompt) + 1] == (*prompt, -1) and row["window"] != "short->long":
                     answer = list(key[len(prompt) + 1 :])
-                    rest = [(None, [*prompt, *answer[:place]], [token]) for place, token in enumerate(answer)]
-                    theirs = [value for value, _ in hf._loglikelihood_tokens(rest)]
+                    rest = [([*prompt, *answer[:place]], [token]) for place, token in enumerate(answer)]
+                    theirs = [value for value, _ in hf._score_pairs(rest)]
                     row["tokens"] = [abs(x - y) for x, y in zip(values, theirs, strict=True)]
                     row["answer"] = abs(sum(values) - sum(theirs))
         found.append(row)
@@ -217,7 +217,7 @@ def choice_cost(run: Any, vllm: Any, questions: int) -> dict[str, Any]:
     """Prompt tokens computed for MMLU questions: ours, and lm-eval's path on the same engine."""
     from lm_eval.evaluator import evaluate
 
-    from lr2eval.backends.vllm.backend import VLLM
+    from tests.vllm_models import lm_evals_model
 
     shard = next(shard for shard in run.shards if shard.benchmark == "mmlu")
     task = shard.load()
@@ -232,7 +232,7 @@ def choice_cost(run: Any, vllm: Any, questions: int) -> dict[str, Any]:
     whole("loglikelihood", requests)
     after = vllm.engines[-1]
     spent = {key: after[key] - before[key] for key in ("requests", "prompt_tokens", "cached_tokens")}
-    stock = object.__new__(VLLM)
+    stock = object.__new__(lm_evals_model())
     stock.model, stock.batch_size, stock.data_parallel_size, stock.lora_request = vllm._engines._llm, 8, 1, None
     stock._max_length = after["max_model_len"]
     outputs: list[Any] = []

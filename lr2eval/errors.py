@@ -15,6 +15,11 @@ class Lr2EvalError(Exception):
     exit_code = 5
 
 
+def first_line(error: BaseException, limit: int = 160) -> str:
+    """The first line of an error's text, or its type if it has none; at most ``limit`` characters."""
+    return " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())[:limit]
+
+
 class UsageError(Lr2EvalError):
     """The question itself is wrong: a flag, a configuration, a folder. Nothing was started."""
 

@@ -1,4 +1,4 @@
-"""How a workflow tells its progress: pass it a :class:`Listener`, and override the methods you want to hear."""
+"""Follow the progress of a workflow: pass it a :class:`Listener` and override the methods that you need."""
 
 from __future__ import annotations
 
@@ -10,42 +10,55 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Hears how a workflow goes on. Every method does nothing here, so override only what you need.
+    """Is told how a workflow progresses. Every method does nothing here, so override only what you need.
 
-    The command line draws its bars with a listener; a notebook may pass none. An exception that a method raises ends
-    the workflow like an interruption: finished work is kept, and the same call resumes.
+    The command line draws its bars with a listener. If a method raises an exception, the workflow stops as if it was
+    interrupted: finished work is kept, and the same call resumes.
     """
 
     def message(self, text: str) -> None:
         """One line for a person: ``loading demo``, ``resuming after step 40 of 120``."""
 
     def run_started(self, shards: Sequence[Shard], *, together: bool = False) -> None:
-        """A run of one model begins. ``together``: several workers answer different shards at a time."""
+        """The run of one model begins. ``together``: workers run several shards at the same time."""
 
     def shard_kept(self, shard: Shard) -> None:
-        """An earlier session has finished this shard."""
+        """An earlier session finished this shard, so it does not run again."""
 
     def shard_started(self, shard: Shard) -> None:
-        """The samples of this shard are asked next."""
+        """The model gets the samples of this shard next."""
 
     def batch_done(self, samples: float, tokens: int, seconds: float) -> None:
-        """A batch has answered ``samples`` samples; it read and wrote ``tokens`` tokens in ``seconds``."""
+        """A batch has ended. It answered ``samples`` samples, and read and wrote ``tokens`` tokens in ``seconds``.
+
+        ``samples`` may be a fraction: a sample with four choices is four requests, and a batch may end between them.
+        """
 
     def shard_postponed(self) -> None:
-        """The started shard goes on later, and then begins again with what it has."""
+        """The shard that started last stops here. It starts again later and keeps its answers."""
 
     def shard_done(self, shard: Shard, score: float | None, n: int) -> None:
-        """The started shard is scored: 0 to 100 over ``n`` samples, ``None`` if none was scored."""
+        """The shard is scored: 0 to 100 over ``n`` samples, or ``None`` if no sample was scored."""
 
     def search_started(self, total: int, after: int, iterations: int, workers: int = 1) -> None:
-        """A search begins. ``total`` counts evaluations (a vector of factors on a sample), ``after`` those that follow
-        the last round."""
+        """A search begins.
+
+        Args:
+            total: most evaluations of the whole search. One evaluation runs one set of factors on one sample.
+            after: those evaluations that follow the last round, to compare the best factors with the other rules.
+            iterations: rounds of each split.
+            workers: evaluations that run at the same time.
+        """
 
     def evaluated(self, seconds: float, *, known: bool) -> None:
-        """One evaluation has ended in ``seconds``, or was ``known`` from the journal."""
+        """One evaluation ended after ``seconds``. ``known``: its result came from the journal."""
 
     def round_done(self, split: int, iteration: int, best_nll: float, left: int) -> None:
-        """A round has ended. ``best_nll``: the best so far in nats per token. At most ``left`` evaluations are left."""
+        """A round of a split ended.
+
+        ``best_nll`` is the lowest loss so far, in nats per token. The rounds that follow need at most ``left``
+        evaluations.
+        """
 
     def ended(self) -> None:
-        """The run or the search that began last has ended, or was cut short by an error."""
+        """The run or search that began last ended, normally or with an error."""

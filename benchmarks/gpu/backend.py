@@ -6,6 +6,7 @@ one forward over the whole sequence for each token.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import random
 import sys
@@ -159,7 +160,7 @@ def shared_beginnings(stage: Stage) -> str:
     kept, results = lm._kept, []
     for shares in (True, False):
         lm._kept = kept if shares else None
-        lm._decoder = functools.partial(type(lm._decoder), lm.model, lm.tokenizer, lm._rotary, (EOS,))(shares)
+        lm._decoder = dataclasses.replace(lm._decoder, shares=shares)
         read.clear()
         answers = answers_of(lm, texts, 8)
         generating = sum(read)

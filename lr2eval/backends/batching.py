@@ -1,4 +1,4 @@
-"""How much a batch takes, how much there is, and what to do when it was not enough."""
+"""How much memory a batch takes, how much is free, and what to do when a batch does not fit."""
 
 from __future__ import annotations
 
@@ -115,14 +115,6 @@ def _cgroup_free() -> int:
         return 1 << 62
 
 
-def smallest_chunk_needed(length: int, memory: int, cost: Callable[[int | None], int]) -> int | None:
-    """``None`` if a row fits whole, else the largest chunk that makes it fit (the smallest one if none does)."""
-    if cost(None) <= memory:
-        return None
-    below = [chunk for chunk in CHUNKS if chunk < length]
-    return next((chunk for chunk in below if cost(chunk) <= memory), below[-1] if below else None)
-
-
 def run_split(
     rows: Sequence[_Row],
     run: Callable[[Sequence[_Row], int | None], list[_Result]],
@@ -148,7 +140,7 @@ def run_split(
     smaller = next((size for size in CHUNKS if size < min(chunk or tokens, tokens)), None)
     if smaller is None:
         raise BackendError(
-            f"a sequence of {tokens:,} tokens does not fit into memory even alone and read in pieces; choose shorter "
+            f"a sequence of {tokens:,} tokens does not fit into memory, even alone and read in pieces; choose shorter "
             "--lengths, --dtype bfloat16, or a machine with more memory"
         )
     return run_split(rows, run, chunk=smaller, length=length)
@@ -161,7 +153,7 @@ TOKENS_GPU = 131_072
 
 
 @dataclass(frozen=True)
-class Limits:
+class BatchLimits:
     """What a batch may hold at most; a single item always makes a batch."""
 
     rows: int
@@ -169,11 +161,30 @@ class Limits:
     """To be read, padding included, and to be generated; ``None`` when the user fixed the number of rows."""
     memory: int
     """Bytes beside the weights."""
+    chunk: int | None = None
+    """Tokens of a prefill chunk, if the user fixed them."""
+
+    @classmethod
+    def of(cls, batch_size: int | str, device: str, memory: int, chunk: int | None = None) -> BatchLimits:
+        """The limits for ``--batch-size`` on a device of the given type."""
+        if batch_size == "auto":
+            return cls(MAX_ROWS, TOKENS_CPU if device == "cpu" else TOKENS_GPU, memory, chunk)
+        return cls(int(batch_size), None, memory, chunk)
 
     def allow(self, rows: int, tokens: int, memory: int) -> bool:
         """Whether ``rows`` rows of ``tokens`` tokens in all that take ``memory`` bytes are one batch."""
         fits = self.tokens is None or tokens <= self.tokens
         return rows <= self.rows and fits and memory <= self.memory
+
+    def chunk_for(self, length: int, cost: Callable[[int | None], int]) -> int | None:
+        """The prefill chunk for a row of ``length`` tokens that takes ``cost(chunk)`` bytes.
+
+        ``None`` if it fits whole, else the largest chunk that makes it fit (the smallest one if none does).
+        """
+        if self.chunk or cost(None) <= self.memory:
+            return self.chunk
+        below = [chunk for chunk in CHUNKS if chunk < length]
+        return next((chunk for chunk in below if cost(chunk) <= self.memory), below[-1] if below else None)
 
 
 def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[list[int]], bool]) -> list[list[int]]:
@@ -196,6 +207,31 @@ def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[lis
             batch.append(number)
         batches.append(batch)
     return batches
+
+
+def plan_generation(
+    prompts: Sequence[tuple[int, int, int]],
+    groups: Sequence[Hashable],
+    footprint: Footprint,
+    limits: BatchLimits,
+    *,
+    shares: bool = True,
+) -> list[list[int]]:
+    """Batches of prompt numbers; ``prompts``: (tokens, new tokens, beams) of each. Only one group shares a batch.
+
+    New tokens and beams are the same within a group. ``shares``: rows that begin alike are read on from one row, which
+    takes memory too.
+    """
+
+    def fits(batch: list[int]) -> bool:
+        tokens, new, beams = prompts[batch[0]]  # longest first
+        rows = len(batch) * beams
+        memory = footprint.generating(rows, tokens, new, padded=prompts[batch[-1]][0] < tokens, chunk=limits.chunk)
+        if rows > 1 and shares:
+            memory += tokens * footprint.kv
+        return limits.allow(len(batch), len(batch) * (tokens + new), memory)
+
+    return pack([tokens for tokens, _, _ in prompts], groups, fits)
 
 
 def pieces(widths: Sequence[int], overhead: int) -> list[list[int]]:

@@ -7,9 +7,15 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache
 
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
+
+
+def padded(rows: Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
+    """ids_BL of rows padded with 0 on the right."""
+    return pad_sequence([torch.tensor(ids) for ids in rows], batch_first=True).to(device)
 
 
 def extend(

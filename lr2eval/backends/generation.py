@@ -5,13 +5,14 @@ Shape suffixes: B rows, L columns (left padding, prompt, new tokens), V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lr2eval.backends.loading import quiet
@@ -20,14 +21,14 @@ from lr2eval.errors import BackendError
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
 
 DEFAULT_NEW_TOKENS = 256
-"""lm-eval's default for tasks that do not say."""
+"""lm-eval's default for tasks that do not set it."""
 _PLAIN = {"do_sample", "temperature", "top_p", "top_k"}
-"""Settings that leave cache and rows to us; with any other (beams, another cache) prompts are prefilled as a batch."""
+"""Settings under which we fill the cache; with any other (beams, another cache) prompts are prefilled as a batch."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """The generation settings of a request: stop strings, new tokens, and what goes to ``generate`` unchanged."""
+    """The generation settings of a request; ``extra`` goes to ``generate`` unchanged."""
 
     stops: tuple[str, ...]
     new_tokens: int
@@ -60,22 +61,40 @@ Side = Literal["only", "short", "long", "short->long"]
 
 
 @dataclass
-class Row:
-    """One request on its way: ``tokens`` are the new ones so far, without EOS."""
+class DecodingRow:
+    """A prompt and its answer so far. ``tokens`` are the new tokens, without EOS."""
 
     number: int
     prompt: list[int]
+    decoding: Decoding
+    truncated: int = 0
+    """Tokens that were cut out of the middle of the prompt."""
     tokens: list[int] = field(default_factory=list)
     finished: bool = False
-    """EOS or a stop string was said."""
+    """The model said EOS or a stop string."""
+    side: Side = "only"
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.tokens)
 
+    @property
+    def end(self) -> int:
+        """Tokens of prompt and longest answer together."""
+        return len(self.prompt) + self.decoding.new_tokens
+
+    @property
+    def ended(self) -> bool:
+        return self.finished or len(self) >= self.end
+
+    def advance(self, tokens: Sequence[int], finished: bool, side: Side) -> None:
+        """Append what the model said on one side of the window."""
+        self.side = "short->long" if side == "long" and self.tokens else side
+        self.tokens = [*self.tokens, *tokens]
+        self.finished = finished
+
 
 Extension = tuple[list[int], bool]
-"""A row's next tokens, and whether it finished by EOS or a stop string."""
-Extend = Callable[[Sequence[Row], Sequence[int], int], list[Extension]]
+"""A row's next tokens, and whether EOS or a stop string ended it."""
 
 
 @dataclass(frozen=True)
@@ -90,24 +109,22 @@ class Decoder:
     """Whether rows that begin alike may be prefilled from each other (:func:`can_share`)."""
 
     def extend(
-        self, rows: Sequence[Row], decoding: Decoding, ends: Sequence[int], *, window: int, chunk: int | None
+        self, rows: Sequence[DecodingRow], ends: Sequence[int], *, window: int, chunk: int | None
     ) -> list[Extension]:
-        """Continue each row up to ``ends[i]`` tokens (prompt included), all under the factors for ``window`` tokens.
+        """The next tokens of each row, up to ``ends[i]`` tokens in all, under the factors for ``window`` tokens.
 
-        ``rows`` are not changed, so that a call that ran out of memory can be repeated. Stop strings are looked for in
-        all new tokens of a row, those of earlier calls included. Rows that begin alike are read on from each other.
+        All rows have the same decoding settings. ``rows`` do not change, so a call that runs out of memory can be
+        repeated. Stop strings are searched in all new tokens of a row, including those of earlier calls.
         """
+        decoding = rows[0].decoding
         texts = [row.prompt + row.tokens for row in rows]
         begun: dict[str, Any] = {"prefill_chunk_size": chunk if chunk and chunk < max(map(len, texts)) else None}
         if self.shares and decoding.extra.keys() <= _PLAIN and worthwhile(texts, self.model.device):
             begun = {"past_key_values": prefill(self.model, self.rotary, texts, window, chunk)}
-        width = max(len(row) for row in rows)
-        ids_BL = torch.full((len(rows), width), self.tokenizer.pad_token_id, dtype=torch.int64)
-        mask_BL = torch.zeros((len(rows), width), dtype=torch.int64)
-        pads = [width - len(row) for row in rows]
-        for i in range(len(rows)):
-            ids_BL[i, pads[i] :] = torch.tensor(texts[i])
-            mask_BL[i, pads[i] :] = 1
+        width = max(map(len, texts))
+        pads = [width - len(text) for text in texts]
+        ids_BL = pad_sequence([torch.tensor(text) for text in texts], True, self.tokenizer.pad_token_id, "left")
+        mask_BL = (torch.arange(width) >= torch.tensor(pads)[:, None]).long()
         columns = [pad + end for pad, end in zip(pads, ends, strict=True)]
         stop = _RowEnds(self.tokenizer, decoding.stops, [width - len(row.tokens) for row in rows], columns)
         with torch.no_grad(), quiet(), self.rotary.window(window) if self.rotary else nullcontext():
@@ -132,50 +149,50 @@ class Decoder:
         return results
 
 
+@dataclass(eq=False)
 class _RowEnds(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
     """Ends each row by itself: at its last column, or when its new text holds a stop string.
 
-    A stop string is searched among the last tokens of a row, as many as the string has bytes, so that no way of
-    tokenising it escapes. ``stopped`` tells at which width a row's stop string was complete (not for beams, whose rows
-    trade places).
+    A stop string is searched in the last tokens of a row, one token for each byte of the string: every tokenisation of
+    it is found. ``stopped`` tells at which width a row's stop string was complete (not for beams: their rows trade
+    places).
     """
 
-    def __init__(self, tokenizer: Any, stops: Sequence[str], starts: Sequence[int], columns: Sequence[int]) -> None:
-        self._tokenizer = tokenizer
-        self._stops = stops
-        self._starts = starts
-        self._columns = columns
-        self._back = max((len(stop.encode()) for stop in stops), default=0) + 2
-        self.stopped: dict[int, int] = {}
+    tokenizer: Any
+    stops: Sequence[str]
+    starts: Sequence[int]
+    columns: Sequence[int]
+    stopped: dict[int, int] = field(default_factory=dict)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         width = input_ids.shape[1]
-        beams = len(input_ids) // len(self._starts)
+        back = max((len(stop.encode()) for stop in self.stops), default=0) + 2
+        beams = len(input_ids) // len(self.starts)
         done = []
-        for i, recent in enumerate(input_ids[:, -self._back :].tolist()):
+        for i, recent in enumerate(input_ids[:, -back:].tolist()):
             row = i // beams
             hit = False
-            if self._stops and i not in self.stopped and width <= self._columns[row]:
-                text = self._tokenizer.decode(recent[-(width - self._starts[row]) :])
-                hit = any(stop in text for stop in self._stops)
+            if self.stops and i not in self.stopped and width <= self.columns[row]:
+                text = self.tokenizer.decode(recent[-(width - self.starts[row]) :])
+                hit = any(stop in text for stop in self.stops)
             if hit and beams == 1:
                 self.stopped[i] = width
-            done.append(hit or i in self.stopped or width >= self._columns[row])
+            done.append(hit or i in self.stopped or width >= self.columns[row])
         return torch.tensor(done, device=input_ids.device)
 
 
+@dataclass(eq=False)
 class _FiniteLogits(LogitsProcessor):  # type: ignore[misc]  # transformers is untyped here
-    """Stops a run whose model no longer computes numbers, instead of storing what argmax makes of NaN."""
+    """Stops a run whose model computes NaN or infinity, before argmax makes a token of it."""
 
-    def __init__(self, numbers: Sequence[int], pads: Sequence[int]) -> None:
-        self._numbers = numbers
-        self._pads = pads
+    numbers: Sequence[int]
+    pads: Sequence[int]
 
     def __call__(self, input_ids: torch.Tensor, scores_BV: torch.Tensor) -> torch.Tensor:
         bad_B = ~torch.isfinite(scores_BV.amax(dim=-1))  # NaN and inf surface in a maximum, masked -inf do not
         if bool(bad_B.any()):
-            i = int(bad_B.int().argmax()) * len(self._numbers) // len(bad_B)
-            raise not_finite(self._numbers[i], input_ids.shape[1] - self._pads[i])
+            i = int(bad_B.int().argmax()) * len(self.numbers) // len(bad_B)
+            raise not_finite(self.numbers[i], input_ids.shape[1] - self.pads[i])
         return scores_BV
 
 
@@ -185,41 +202,3 @@ def not_finite(number: int, position: int) -> BackendError:
         f"request {number}: the model's logits are NaN or infinite after {position:,} tokens; try --dtype float32 (or "
         "bfloat16 instead of float16), and check the checkpoint's weights"
     )
-
-
-def decode_rows(
-    rows: Sequence[Row], decoding: Decoding, extend: Extend, *, original_window: int | None, long_first: bool
-) -> list[Side]:
-    """Run all rows to their end; returns the window each one used.
-
-    ``extend(rows, ends, window)`` is :meth:`Decoder.extend` with memory care around it. A batch never mixes sides:
-    either every prompt is beyond ``Lt`` (or ``long_first``, policy ``budget``), or none is. Short rows run until they
-    hold ``Lt + 1`` tokens: the last forward then read ``Lt`` of them. What is left of them is prefilled afresh under
-    the long factors, as no cached key may have been rotated by the short ones.
-
-    Raises :class:`BackendError` for a beam search that would cross the window: beams cannot be handed over.
-    """
-    ends = [len(row) + decoding.new_tokens for row in rows]
-    if original_window is None:
-        _advance(rows, extend(rows, ends, 0))
-        return ["only"] * len(rows)
-    short, long = original_window, original_window + 1
-    if long_first or any(len(row) >= long for row in rows):
-        _advance(rows, extend(rows, ends, long))
-        return ["long"] * len(rows)
-    if max(ends) > long and decoding.beams > 1:
-        raise BackendError(
-            f"request {rows[0].number}: a beam search cannot cross the original window of {short} tokens exactly; "
-            "choose --window-policy budget"
-        )
-    _advance(rows, extend(rows, [min(end, long) for end in ends], short))
-    crossing = [i for i, row in enumerate(rows) if not row.finished and len(row) < ends[i]]
-    if crossing:
-        _advance([rows[i] for i in crossing], extend([rows[i] for i in crossing], [ends[i] for i in crossing], long))
-    return ["short->long" if i in crossing else "short" for i in range(len(rows))]
-
-
-def _advance(rows: Sequence[Row], results: Sequence[Extension]) -> None:
-    for row, (tokens, finished) in zip(rows, results, strict=True):
-        row.tokens += tokens
-        row.finished = finished

@@ -1,4 +1,4 @@
-"""From a checked folder to a model in memory, with every weight read and no chatter."""
+"""Load the model of a checked folder: every weight must be present, and advice from libraries is not shown."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MethodType, SimpleNamespace
+from types import MethodType
 from typing import Any
 
 import torch
 import transformers
 
-from lr2eval.errors import BackendError, CheckpointError
+from lr2eval.errors import BackendError, CheckpointError, first_line
 from lr2eval.model.checkpoint import Checkpoint
 
 
@@ -36,55 +36,52 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_cod
             output_loading_info=True,
         )
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{checkpoint.folder}: transformers cannot load it ({reason[:160]}); check that it is a causal "
-            "language model and that its files belong together"
+            f"{checkpoint.folder}: transformers cannot load this model ({first_line(error)}); check that it is a "
+            "causal language model and that all files come from the same checkpoint"
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise CheckpointError(
-            f"{checkpoint.folder}: {len(missing)} tensors are missing from the weights (first: {missing[0]}); download "
-            "the checkpoint again"
+            f"{checkpoint.folder}: {len(missing)} tensors are missing from the weights (first: {missing[0]}); "
+            "download the checkpoint again"
         )
     try:
         return model.eval().to(device)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[0]
         raise BackendError(
-            f"{checkpoint.name}: its weights cannot be put on {device} ({reason[:160]}); choose another --device or a "
-            "smaller --dtype"
+            f"{checkpoint.name}: cannot move the weights to {device} ({first_line(error)}); choose another --device "
+            "or a smaller --dtype"
         ) from error
 
 
 def keep_cache(model: Any) -> None:
-    """Take away the override by which Phi-3 and its kin drop a cache once a row, padding included, is wider than the
-    original window. Where a window ends is this package's matter, row by row; and transformers 5.19 then goes on from
-    the last token alone."""
+    """Undo the override by which Phi-3 and similar models drop the cache once a row, padding included, is wider than
+    the original window. This package handles the window itself, row by row. After the drop, transformers 5.19 would
+    also continue from the last token alone."""
     own = inspect.unwrap(type(model).prepare_inputs_for_generation)
     if "original_max_position_embeddings" in own.__code__.co_consts:
         plain = transformers.GenerationMixin.prepare_inputs_for_generation
         model.prepare_inputs_for_generation = MethodType(plain, model)
 
 
-def eos_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+def eos_ids(generation: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every token id that ends an answer, by the generation configuration or the tokenizer."""
-    stated = getattr(model.generation_config, "eos_token_id", None)
-    ids = set(stated if isinstance(stated, list | tuple) else [stated]) | {tokenizer.eos_token_id}
+    stated = getattr(generation, "eos_token_id", None)
+    ids = {*(stated if isinstance(stated, list | tuple) else [stated]), tokenizer.eos_token_id}
     return tuple(sorted(token for token in ids if token is not None))
 
 
-def eos_of(folder: Path, config: Any, tokenizer: Any) -> tuple[Any, tuple[int, ...]]:
-    """(generation configuration, :func:`eos_ids`) of a folder whose model is loaded elsewhere."""
+def generation_config(folder: Path, config: Any) -> Any:
+    """The generation configuration of a folder whose model is loaded elsewhere."""
     try:
-        generation = transformers.GenerationConfig.from_pretrained(str(folder), local_files_only=True)
+        return transformers.GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     except OSError:
-        generation = transformers.GenerationConfig.from_model_config(config)
-    return generation, eos_ids(SimpleNamespace(generation_config=generation), tokenizer)
+        return transformers.GenerationConfig.from_model_config(config)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No advice from lm-eval and transformers about what is done here on purpose; levels are put back."""
+    """Silence advice from lm-eval and transformers about what we do on purpose; restores the log levels."""
     logger = logging.getLogger("lm_eval")
     level, verbosity = logger.level, transformers.logging.get_verbosity()
     bars = transformers.utils.logging.is_progress_bar_enabled()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lr2eval.backends.generation import Decoding, Row
-from lr2eval.benchmark import ResponseDetail, Truncation
+from lm_eval.api.model import LM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+from lr2eval.backends.generation import Decoding, DecodingRow, Side
+from lr2eval.benchmark import ResponseDetail, Truncation, WindowPolicy
 from lr2eval.errors import BackendError
 from lr2eval.model.tokenizer import PromptTokenizer
 
@@ -19,34 +22,57 @@ if TYPE_CHECKING:
 
 Pair = tuple[list[int], list[int]]
 """(context, continuation), neither of them empty."""
+Ended = tuple[int, Any, ResponseDetail]
+"""(number of the request, answer, detail)."""
 
 
-class RequestSide:
-    """Mixed in before an lm-eval ``TemplateLM`` with a ``tokenizer``; :meth:`_begin` comes last in ``__init__``."""
+class PromptLM(LM):  # type: ignore[misc]  # lm-eval is untyped here
+    """An lm-eval model that tokenizes with our :class:`PromptTokenizer` and keeps to a window.
 
-    tokenizer: Any
-    limit: int
-    prefix_token_id: Any
-    _encode_pair: Callable[[str, str], Pair]
+    Args:
+        prompts: the tokenizer of the checkpoint.
+        limit: the window: tokens that prompt and answer may hold together.
+        truncation: ``middle`` cuts the middle out of prompts that are too long. Otherwise such a prompt raises.
+        original_window: ``Lt`` of a model with two windows.
+        window_policy: ``exact`` starts a prompt of at most ``Lt`` tokens under the short factors and changes to the
+            long ones when the sequence outgrows ``Lt``; ``budget`` starts long when prompt + new tokens exceed ``Lt``.
+    """
+
     _unread = 1
     """Tokens at the end of a scored text that need no place in the window: the last one is only predicted."""
 
-    def _begin(self, prompts: PromptTokenizer, truncation: Truncation) -> None:
+    def __init__(
+        self,
+        prompts: PromptTokenizer,
+        *,
+        limit: int,
+        truncation: Truncation = "error",
+        original_window: int | None = None,
+        window_policy: WindowPolicy = "exact",
+    ) -> None:
+        super().__init__()
+        self.prompts = prompts
+        self.tokenizer = prompts.tokenizer
+        self.prefix_token_id = prompts.prefix_token_id
+        self.tok_encode = TokenCache(prompts.encode_rendered)
+        self.limit = limit
+        self.model_seconds = 0.0
         self._truncation = truncation
-        self._encode_prompt = TokenCache(prompts.encode_rendered)
-        self._encode_text = TokenCache(super().tok_encode)  # type: ignore[misc]  # lm-eval's, next in line
+        self._original = original_window
+        self._policy = window_policy
         self._details: list[ResponseDetail] = []
 
-    def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, left_truncate_len: int | None = None, **kwargs: Any
-    ) -> list[int]:
-        """lm-eval's tokenisation of a text, remembered for the plain case."""
-        if add_special_tokens is None and left_truncate_len is None and not kwargs:
-            return self._encode_text(string)
-        if left_truncate_len is not None:
-            kwargs["left_truncate_len"] = left_truncate_len
-        ids: list[int] = super().tok_encode(string, add_special_tokens, **kwargs)  # type: ignore[misc]
-        return ids
+    tokenizer_name = property(lambda self: self.prompts.tokenizer_name)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        return self.prompts.chat_template(chat_template)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.prompts.apply_chat_template(chat_history, add_generation_prompt)
+
+    def tok_decode(self, tokens: Sequence[int]) -> str:
+        """The text of new tokens, without special tokens."""
+        return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def measure(self, request_type: str, requests: Sequence[Instance]) -> list[int]:
         """Tokens each request needs in all, untruncated; a rolling request needs no more than the window."""
@@ -61,64 +87,142 @@ class RequestSide:
         details, self._details = self._details, []
         return details
 
-    def _prompts(self, requests: Sequence[Instance]) -> tuple[list[Row], list[Decoding]]:
-        decodings = [self._decoding(request) for request in requests]
-        rows = []
-        for number, (request, decoding) in enumerate(zip(requests, decodings, strict=True)):
-            ids, room = self._prompt(request.args[0]), self.limit - decoding.new_tokens
-            if len(ids) > room and (self._truncation != "middle" or room < 1):
-                raise self._too_long(number, len(ids) + decoding.new_tokens)
-            rows.append(Row(number, cut_middle(ids, room)))
-        return rows, decodings
+    # Generation
 
     def _prompt(self, text: str) -> list[int]:
-        return self._encode_prompt(text) or [self.prefix_token_id]
+        return self.tok_encode(text) or [self.prefix_token_id]
 
     def _decoding(self, request: Instance) -> Decoding:
         return Decoding.parse(request.args[1], self.tokenizer.eos_token)
+
+    def _rows(self, requests: Sequence[Instance]) -> list[DecodingRow]:
+        rows = []
+        for number, request in enumerate(requests):
+            whole, decoding = self._prompt(request.args[0]), self._decoding(request)
+            ids = self._fit(number, whole, decoding.new_tokens)
+            rows.append(DecodingRow(number, ids, decoding, len(whole) - len(ids)))
+        return rows
+
+    def _starts_long(self, row: DecodingRow) -> bool:
+        """Whether the row is prefilled under the long factors."""
+        final = row.end if self._policy == "budget" else len(row.prompt)
+        return self._original is not None and final > self._original
+
+    def _answer(self, row: DecodingRow) -> tuple[str, ResponseDetail]:
+        text = self.tok_decode(row.tokens)
+        answer = row.decoding.cut(text)
+        return answer, ResponseDetail(
+            prompt_tokens=len(row.prompt),
+            new_tokens=len(row.tokens),
+            window=row.side,
+            finish="stop" if row.finished or answer != text else "length",
+            truncated_tokens=row.truncated,
+        )
+
+    # Log-likelihood
 
     def _pairs(self, requests: Sequence[Instance]) -> list[Pair]:
         return [self._pair(number, *request.args) for number, request in enumerate(requests)]
 
     def _pair(self, number: int, context: str, continuation: str) -> Pair:
         if context:
-            ids, target = self._encode_pair(context, continuation)
+            # As lm-eval: spaces at the end of the context belong to the continuation.
+            ids = self.tok_encode(context.rstrip())
+            target = self.tok_encode(context + continuation)[len(ids) :]
         else:
-            target = self.tok_encode(continuation, add_special_tokens=False)
+            target = self.prompts.encode(continuation)
             # A text that brings its own first special token needs no other before it.
             own = target[:1] == [self.prefix_token_id]
             ids, target = (target[:1], target[1:]) if own else ([self.prefix_token_id], target)
         if not ids or not target:
             raise BackendError(
-                f"request {number}: {continuation!r:.60} adds no token to its context and cannot be scored; "
+                f"request {number}: {continuation!r:.60} adds no token to its context, so it has no score; "
                 "change the task's choices"
             )
         return ids, target
 
-    def _fit_pair(self, number: int, pair: Pair) -> Pair:
-        context, continuation = pair
-        room = self.limit - (len(continuation) - self._unread)
-        if len(context) <= room:
-            return pair
-        if self._truncation != "middle" or room < 1:
-            raise self._too_long(number, len(context) + len(continuation))
-        return cut_middle(context, room), continuation
+    def _fitted(self, pairs: Sequence[Pair]) -> list[Pair]:
+        return [
+            (self._fit(number, context, len(continuation), self._unread), continuation)
+            for number, (context, continuation) in enumerate(pairs)
+        ]
 
-    def _too_long(self, number: int, tokens: int) -> BackendError:
-        return BackendError(
-            f"request {number} needs {tokens:,} tokens, the window is {self.limit:,}; choose --truncation skip or "
-            "middle, or shorter --lengths"
+    def _choice_detail(self, whole: Pair, fitted: Pair) -> ResponseDetail:
+        read = len(fitted[0]) + len(fitted[1])
+        return ResponseDetail(
+            prompt_tokens=read,
+            window=self._side(read - 1),
+            finish="choice",
+            truncated_tokens=len(whole[0]) - len(fitted[0]),
         )
+
+    def _rolling(self, requests: Sequence[Instance]) -> tuple[list[Pair], list[int], list[ResponseDetail]]:
+        """(pairs that score each text in disjoint windows, the request of each pair, detail of each request)."""
+        longest = self.limit - 1 + self._unread
+        pairs, owners, details = [], [], []
+        for number, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0])
+            windows = get_rolling_token_windows(ids, self.prefix_token_id, max_seq_len=longest, context_len=1)
+            parts = [make_disjoint_window(window) for window in windows]
+            pairs += parts
+            owners += [number] * len(parts)
+            # A text of several windows fills each of them; the last one is filled with context.
+            side = self._side(min(len(ids), longest))
+            details.append(ResponseDetail(prompt_tokens=len(ids), window=side, finish="choice"))
+        return pairs, owners, details
+
+    # Window
+
+    def _side(self, tokens: int) -> Side:
+        """The window of one forward over ``tokens`` tokens."""
+        if self._original is None:
+            return "only"
+        return "long" if tokens > self._original else "short"
+
+    def _fit(self, number: int, ids: list[int], follow: int, unread: int = 0) -> list[int]:
+        """``ids`` that leave room for ``follow`` tokens, all but ``unread`` of which need a place in the window."""
+        room = self.limit - (follow - unread)
+        if len(ids) > room and (self._truncation != "middle" or room < 1):
+            raise BackendError(
+                f"request {number} needs {len(ids) + follow:,} tokens, the window is {self.limit:,}; choose "
+                "--truncation skip or middle, or shorter --lengths"
+            )
+        return cut_middle(ids, room)
+
+
+class StreamLM(PromptLM):
+    """A :class:`PromptLM` whose engine batches by itself."""
+
+    def stream(self, request_type: str, requests: list[Instance]) -> Iterator[list[Ended]]:
+        """The answers as they end; ``request_type`` is the name of a method below. May raise :class:`Postponed`."""
+        raise NotImplementedError
+
+    def _all(self, request_type: str, requests: list[Instance]) -> list[Any]:
+        ended = {n: (answer, detail) for part in self.stream(request_type, requests) for n, answer, detail in part}
+        self._details = [ended[n][1] for n in range(len(requests))]
+        return [ended[n][0] for n in range(len(requests))]
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Answers cut before the first stop string."""
+        return self._all("generate_until", requests)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """(log-probability in nats, greedy?) per request."""
+        return self._all("loglikelihood", requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability in nats of each text, read in disjoint windows."""
+        return self._all("loglikelihood_rolling", requests)
 
 
 _CAPACITY = 32_000_000
 
 
 class TokenCache:
-    """``encode`` with a memory, least recently used out first.
+    """``encode`` with a memory; forgets the least recently used text first.
 
-    Ids take 4 bytes each and texts are kept as hashes, so that the default capacity (in tokens) is 128 MB and a
-    shard of long prompts is never held twice.
+    Ids take 4 bytes each and texts are kept as hashes: the default capacity (in tokens) takes 128 MB, and a shard of
+    long prompts is never held twice.
     """
 
     def __init__(self, encode: Callable[[str], list[int]], capacity: int = _CAPACITY) -> None:

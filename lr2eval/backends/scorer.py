@@ -6,36 +6,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lr2eval.backends.batching import Footprint, Limits, pieces, run_split, smallest_chunk_needed
-from lr2eval.backends.prefix.cache import Kept
+from lr2eval.backends.batching import BatchLimits, Footprint, pieces, run_split
+from lr2eval.backends.prefix.cache import Begun, Kept
 from lr2eval.backends.prefix.families import Family, batches, families
 from lr2eval.backends.scoring import Reading, Score, score
 from lr2eval.base.machine import out_of_memory
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
 
 _PADDING = 0.25
-"""Share of beginnings that may be padding when several are read together."""
+"""Largest share of padding when several beginnings are read together."""
 _FORWARD_CPU = 32
 _FORWARD_GPU = 1024
-"""Padded tokens that are no dearer than one more forward."""
-
-_Row = tuple[Reading, int]
-"""A reading and the number of its family in the batch."""
+"""Padded tokens that cost as much as one more forward."""
 
 
 @dataclass(frozen=True)
 class Scorer:
     """A loaded model with its limits. ``kept`` is ``None`` for models whose rows cannot share a beginning.
 
-    ``side`` names the window of a row of so many tokens: rows of two sides share nothing.
+    ``side(tokens)`` names the window of a row. Rows on different sides share nothing.
     """
 
     model: Any
     rotary: WindowedRotaryEmbedding | None
     footprint: Footprint
-    limits: Limits
-    chunk: int | None
-    """The user's prefill chunk, if any."""
+    limits: BatchLimits
     kept: Kept | None
     side: Callable[[int], str]
 
@@ -53,10 +48,10 @@ class Scorer:
             prefix = max(family.prefix for family in batch)
             widths = [lengths[i] - family.prefix for family in batch for i in family.members]
             if not prefix:
-                memory = self.footprint.scoring(rows, max(widths), positions, chunk=self.chunk)
+                memory = self.footprint.scoring(rows, max(widths), positions, chunk=self.limits.chunk)
                 return self.limits.allow(rows, rows * max(widths), memory)
             first = len(batch) * prefix
-            memory = self.footprint.sharing(len(batch), prefix, rows, max(widths), positions, chunk=self.chunk)
+            memory = self.footprint.sharing(len(batch), prefix, rows, max(widths), positions, chunk=self.limits.chunk)
             alike = first <= (1 + _PADDING) * sum(family.prefix for family in batch)
             return alike and self.limits.allow(rows, first + sum(widths), memory)
 
@@ -71,12 +66,12 @@ class Scorer:
         firsts = [found[family.members[0]].ids for family in batch]
         beginnings = [ids[: family.prefix] for ids, family in zip(firsts, batch, strict=True)]
         widths = [len(reading.ids) - batch[owner].prefix for reading, owner in rows]
-        chunk = self._chunk(
+        chunk = self.limits.chunk_for(
             max(map(len, beginnings)),
             lambda size: self.footprint.sharing(len(batch), len(beginnings[0]), 1, max(widths), 1, chunk=size),
         )
         try:
-            read = self.kept.read(self.model, self.rotary, beginnings, [len(ids) for ids in firsts], chunk)
+            read = self.kept.read(beginnings, [len(ids) for ids in firsts], chunk)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -84,8 +79,8 @@ class Scorer:
         if read is None:
             return self._whole(whole)
 
-        def run(part: Sequence[_Row], chunk: int | None) -> list[list[Score]]:
-            begun = read.of([owner for _, owner in part], self.model.device)
+        def run(part: Sequence[tuple[Reading, int]], chunk: int | None) -> list[list[Score]]:
+            begun = Begun(read, [owner for _, owner in part], self.model.device)
             return score(self.model, self.rotary, [reading for reading, _ in part], chunk, begun)
 
         scores: dict[int, list[Score]] = {}
@@ -101,13 +96,10 @@ class Scorer:
         if self.kept is not None:
             self.kept.drop()
         width, positions = max(len(r.ids) for r in rows), max(r.positions for r in rows)
-        chunk = self._chunk(width, lambda size: self.footprint.scoring(1, width, positions, chunk=size))
+        chunk = self.limits.chunk_for(width, lambda size: self.footprint.scoring(1, width, positions, chunk=size))
         return run_split(
             rows,
             lambda part, size: score(self.model, self.rotary, part, size),
             chunk=chunk,
             length=lambda reading: len(reading.ids),
         )
-
-    def _chunk(self, length: int, cost: Callable[[int | None], int]) -> int | None:
-        return self.chunk or smallest_chunk_needed(length, self.limits.memory, cost)

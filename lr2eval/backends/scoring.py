@@ -6,7 +6,7 @@ Shape suffixes: B rows, L columns (right-padded), H hidden width, N needed posit
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
-from lr2eval.backends.forward import logits_at
+from lr2eval.backends.forward import logits_at, padded
 from lr2eval.backends.generation import not_finite
 from lr2eval.backends.prefix.cache import Begun
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
@@ -74,17 +74,14 @@ def score(
     Raises :class:`BackendError` for logits that are not finite.
     """
     starts = begun.starts if begun else [0] * len(batch)
-    rest = [reading.ids[start:] for reading, start in zip(batch, starts, strict=True)]
-    width = max(len(ids) for ids in rest)
-    ids_BL = torch.zeros((len(batch), width), dtype=torch.int64)
-    for row, ids in enumerate(rest):
-        ids_BL[row, : len(ids)] = torch.tensor(ids)
-    ids_BL = ids_BL.to(model.device)
+    ids_BL = padded([reading.ids[start:] for reading, start in zip(batch, starts, strict=True)], model.device)
+    width = ids_BL.shape[1]
     step = min(chunk or width, width)
     cache = DynamicCache(config=model.config) if step < width else None
     if begun:
         cache = begun.fork(keep=step < width)
-    asked = sorted({query for row, reading in enumerate(batch) for query in _queries(row, reading, starts[row])})
+    wanted = [_queries(row, reading, starts[row]) for row, reading in enumerate(batch)]
+    asked = sorted({query for continuations in wanted for queries in continuations for query in queries})
     answers: dict[_Query, Score] = {}
     with torch.no_grad(), rotary.window([len(r.ids) for r in batch]) if rotary else nullcontext():
         for start in range(0, width, step):
@@ -103,17 +100,13 @@ def score(
                 row, column = places[int((~norm_N.isfinite()).int().argmax())]
                 raise not_finite(batch[row].members[0], starts[row] + column + 1)
             at = [bisect_left(places, (query.row, query.column)) for query in queries]
-            tokens = [query.token for query in queries]
-            values = (logits_NV[at, tokens] - norm_N[at]).tolist()
+            values = (logits_NV[at, [query.token for query in queries]] - norm_N[at]).tolist()
             best_N = logits_NV.argmax(dim=-1).tolist()
             for query, value, place in zip(queries, values, at, strict=True):
                 answers[query] = value, best_N[place] == query.token
     return [
-        [
-            _total([answers[query] for query in _targets(row, reading, starts[row], tokens)])
-            for tokens in reading.continuations
-        ]
-        for row, reading in enumerate(batch)
+        [(sum(answers[q][0] for q in queries), all(answers[q][1] for q in queries)) for queries in continuations]
+        for continuations in wanted
     ]
 
 
@@ -125,15 +118,10 @@ class _Query(NamedTuple):
     token: int
 
 
-def _targets(row: int, reading: Reading, start: int, continuation: Sequence[int]) -> list[_Query]:
-    first = len(reading.ids) - start - len(continuation)
-    return [_Query(row, first + i, token) for i, token in enumerate(continuation)]
-
-
-def _queries(row: int, reading: Reading, start: int) -> Iterator[_Query]:
-    for continuation in reading.continuations:
-        yield from _targets(row, reading, start, continuation)
-
-
-def _total(answers: Sequence[Score]) -> Score:
-    return sum(value for value, _ in answers), all(greedy for _, greedy in answers)
+def _queries(row: int, reading: Reading, start: int) -> list[list[_Query]]:
+    """For each continuation of a row whose first ``start`` tokens are read elsewhere, one query a token."""
+    end = len(reading.ids) - start
+    return [
+        [_Query(row, end - len(tokens) + i, token) for i, token in enumerate(tokens)]
+        for tokens in reading.continuations
+    ]

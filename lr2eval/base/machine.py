@@ -1,4 +1,4 @@
-"""What a manifest tells about the machine: time, package versions, hardware. And when its memory runs out."""
+"""What a manifest records about the machine: time, package versions, hardware. And helpers for full memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def now() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of what decides results; packages that are absent are left out."""
+    """Versions of the installed packages that decide results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -31,7 +31,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, cores, memory and, if torch is loaded and sees one, the accelerator."""
+    """Processor, cores, memory and, if torch sees one, the accelerator."""
     import psutil
     import torch
 
@@ -59,7 +59,7 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def give_memory_back() -> None:
-    """Free what failed work held. Call it outside the ``except`` block: a traceback holds the tensors of its frames."""
+    """Free the memory of failed work. Call it outside ``except``: a traceback keeps the tensors of its frames."""
     import torch
 
     gc.collect()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lr2eval.base.console import print_json, printed_table, table
+from lr2eval.base.console import print_json, print_wrapped, printed_table, table
 from lr2eval.base.units import format_length
 
 
@@ -76,16 +76,16 @@ def estimate(
     for column in shown.columns[1:]:
         column.justify = "right"
     printed_table(shown)
-    print(
-        f"{read_weights(shape):,} weights work on every token; its keys and values take "
-        f"{kv_bytes(shape, 2) / 1024:,.0f} KiB ({kv_bytes(shape, 2) * asked.target_length / 2**30:,.1f} GiB at "
-        f"{format_length(asked.target_length)})."
+    cache = kv_bytes(shape, 2)
+    print_wrapped(
+        f"Each token passes through {read_weights(shape):,} weights. Its keys and values take {cache / 1024:,.0f} KiB, "
+        f"which makes {cache * asked.target_length / 2**30:,.1f} GiB at {format_length(asked.target_length)}."
     )
-    print(
-        f"Assumed, not measured: {asked.gpus} {asked.gpu} of {asked.tflops:g} Tflop/s, {asked.bandwidth:g} GB/s and "
-        f"{asked.memory:g} GB (data sheet); {asked.utilisation:.0%} of the arithmetic in prompts and search, "
-        f"{asked.train_utilisation:.0%} in training, {asked.read_share:.0%} of the bandwidth in decoding; every answer "
-        "as long as its task allows. Each has a flag."
+    print_wrapped(
+        f"Assumed, not measured: {asked.gpus} {asked.gpu} with {asked.tflops:g} Tflop/s, {asked.bandwidth:g} GB/s and "
+        f"{asked.memory:g} GB (data sheet); {asked.utilisation:.0%} of the peak arithmetic for prompts and search, "
+        f"{asked.train_utilisation:.0%} for training; {asked.read_share:.0%} of the bandwidth for answers; every "
+        "answer as long as its task allows. A flag changes each of them."
     )
     for what, hours, source in PUBLISHED:
-        print(f"Published, to hold it against: {what}, {hours:,.0f} GPU-hours ({source}).")
+        print_wrapped(f"For comparison, published: {what} took {hours:,.0f} GPU-hours ({source}).")

@@ -67,7 +67,7 @@ def extend(
     dry_run: DryRun = False,
 ) -> None:
     """Search, train, export and compare with the original. Run the same command again to resume."""
-    from lr2eval.commands.progress import ExtendProgress
+    from lr2eval.commands.progress import ProgressDisplay
     from lr2eval.commands.run import print_outcome
     from lr2eval.commands.search import print_search
     from lr2eval.workflows.extend import extend as run_extension
@@ -79,7 +79,7 @@ def extend(
         "training.recipe": recipe,
     }
     asked = load_extend_config(given, config, set_ or ())
-    with ExtendProgress() as progress:
+    with ProgressDisplay() as progress:
         _, steps = plan_extension(asked)
         for line in _plan(steps):
             progress.message(line)

@@ -1,78 +1,83 @@
-"""The plan of a run, printed before the model is loaded: tokens, prompts beyond the window, memory and time."""
+"""Print the plan of a run: samples, tokens, prompts that are too long, batches, memory, data files and time."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from lr2eval.base.console import printed_table, table
+from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length, format_seconds
-from lr2eval.estimate.plan import Planned, make_plan
+from lr2eval.estimate.plan import PlannedShard, make_plan
 
 if TYPE_CHECKING:
     from lr2eval.runs.prepare import Prepared
     from lr2eval.workflows.run import Ready
 
 MANY = 15
-"""Tasks of one benchmark and length beyond which they share a line."""
+"""If more tasks of a benchmark have one length, they share a line."""
+_TOO_LONG = {
+    "error": "the run would stop; choose --truncation middle or skip, or longer --lengths",
+    "skip": "skipped (--truncation skip)",
+    "middle": "the middle is cut out (--truncation middle)",
+}
 
 
 def print_plan(ready: Ready, say: Callable[[str], None]) -> None:
     """The table of every model on standard error, then the time of all."""
     plan = make_plan(ready.models)
+    notes: list[str] = []
     for part, lines in plan.lines.items():
-        _print(part, ready.models[part], lines)
-    if plan.seconds is None:
-        say(f"no time estimate: {'; '.join(plan.reasons)}")
-    else:
-        say(
-            f"about {format_seconds(plan.seconds)} of work for the model on this machine, by a calibration of "
-            f"{plan.calibration:.0f} s, if every answer takes all its tokens; start-up and scoring come on top"
-        )
+        run, name = ready.models[part], ready.models[part].checkpoint.name
+        _print(f"{part + ': ' if part else ''}{name}, window {run.checkpoint.window:,} tokens", lines)
+        notes += _notes(run, lines)
+    print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", file=sys.stderr)
+    if plan.reason or plan.rates is None:
+        say(f"no time estimate: {plan.reason}")
+        return
+    total = sum(line.seconds or 0.0 for lines in plan.lines.values() for line in lines)
+    say(f"about {format_seconds(total)} of model time, if every answer uses all its tokens")
+    speeds = f"{plan.rates.operations / 1e9:,.0f} Gflop/s, {plan.rates.bandwidth / 1e9:,.1f} GB/s"
+    say(f"This is a rough figure, from one short matrix product ({speeds}).")
+    say("Loading the model and scoring take extra time.")
 
 
-def _print(part: str, run: Prepared, lines: Sequence[Planned]) -> None:
-    checkpoint = run.checkpoint
-    title = f"{part + ': ' if part else ''}{checkpoint.name}, window {checkpoint.window:,} tokens"
-    shown = table(
-        "task", "length", "samples", "prompt tokens", "to write", "too long", "KV/sample", "KV/batch", "time",
-        title=title,
-    )  # fmt: skip
-    shown.columns[0].min_width = 24
-    for column in shown.columns[2:]:
+def _print(title: str, lines: Sequence[PlannedShard]) -> None:
+    shown = table("task", "samples", "prompt tokens", "answer tokens", "batches", "KV cache", "time", title=title)
+    for column in shown.columns[1:]:
         column.justify = "right"
-    grouped = _few(lines)
+    grouped = _grouped(lines)
     for line in [*grouped, *([_sum("all", None, lines)] if len(grouped) > 1 else [])]:
         shown.add_row(
-            line.name,
-            "-" if line.length is None else format_length(line.length),
+            line.name if line.length is None else f"{line.name} {format_length(line.length)}",
             f"{line.samples:,}",
             f"{'' if line.exact else '~'}{line.tokens:,}",
             f"{line.new:,}",
-            f"{line.over:,}",
-            _bytes(line.kv_sample),
-            _bytes(line.kv_batch),
+            "-" if line.batches is None else f"{'' if line.exact else '~'}{line.batches:,}",
+            _bytes(line.cache),
             "-" if line.seconds is None else format_seconds(line.seconds),
         )
     printed_table(shown, sys.stderr)
+
+
+def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
+    """What the table cannot say."""
     if any(not line.exact for line in lines):
-        print("~ from prompts of some samples of each task, short to long", file=sys.stderr)
+        yield "~ estimated from a few prompts of each task, short to long"
     if over := sum(line.over for line in lines):
-        fate = {
-            "error": "the run would stop there: choose --truncation middle or skip, or longer --lengths",
-            "skip": "skipped (--truncation skip)",
-            "middle": "cut in the middle (--truncation middle)",
-        }[run.config.truncation]
-        print(f"{over:,} prompts are too long for their window: {fate}", file=sys.stderr)
+        fate = _TOO_LONG[run.config.truncation]
+        yield f"{run.checkpoint.name}: {over:,} prompt{'' if over == 1 else 's'} longer than the window: {fate}"
+    if files := {str(shard.data["file"]) for shard in run.shards if "file" in shard.data}:
+        yield f"data: {len(files)} file{'' if len(files) == 1 else 's'} in {cache_dir()}"
     for item in run.not_run:
         at = "" if item.length is None else f" at {format_length(item.length)}"
-        print(f"not run: {item.task}{at}: {item.reason}", file=sys.stderr)
+        yield f"not run: {item.task}{at}: {item.reason}"
 
 
-def _few(lines: Sequence[Planned]) -> list[Planned]:
-    """One line for the tasks of a benchmark and length that are many."""
-    groups: dict[tuple[str, int | None], list[Planned]] = {}
+def _grouped(lines: Sequence[PlannedShard]) -> list[PlannedShard]:
+    """The lines, but one for all tasks of a benchmark and length if there are many."""
+    groups: dict[tuple[str, int | None], list[PlannedShard]] = {}
     for line in lines:
         groups.setdefault((line.name.partition(":")[0], line.length), []).append(line)
     found = []
@@ -81,9 +86,9 @@ def _few(lines: Sequence[Planned]) -> list[Planned]:
     return found
 
 
-def _sum(name: str, length: int | None, lines: Sequence[Planned]) -> Planned:
-    times = [line.seconds for line in lines]
-    return Planned(
+def _sum(name: str, length: int | None, lines: Sequence[PlannedShard]) -> PlannedShard:
+    known = all(line.seconds is not None for line in lines)
+    return PlannedShard(
         name=name,
         length=length,
         samples=sum(line.samples for line in lines),
@@ -91,14 +96,14 @@ def _sum(name: str, length: int | None, lines: Sequence[Planned]) -> Planned:
         new=sum(line.new for line in lines),
         over=sum(line.over for line in lines),
         exact=all(line.exact for line in lines),
-        kv_sample=max(line.kv_sample for line in lines),
-        kv_batch=max(line.kv_batch for line in lines),
-        seconds=None if None in times else sum(t for t in times if t is not None),
+        batches=sum(line.batches or 0 for line in lines) if known else None,
+        cache=max(line.cache or 0 for line in lines),
+        seconds=sum(line.seconds or 0.0 for line in lines) if known else None,
     )
 
 
-def _bytes(count: int) -> str:
-    """Whole MiB or GiB to one decimal; nothing where nothing is kept."""
+def _bytes(count: int | None) -> str:
+    """MiB or GiB to one decimal; ``-`` if nothing is kept or the size is not known."""
     if not count:
         return "-"
     return f"{count / 2**30:,.1f} GiB" if count >= 2**30 else f"{max(count / 2**20, 0.1):,.1f} MiB"

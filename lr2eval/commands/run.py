@@ -66,12 +66,12 @@ def _task_and_backend_keys() -> Mapping[str, list[Option]]:
 def run(given: dict[str, Any], config: ConfigFile = None, set_: Sets = None, dry_run: DryRun = False) -> None:
     """Evaluate a model, or an original and an extended model. Run the same command again to resume."""
     from lr2eval.commands.plan import print_plan
-    from lr2eval.commands.progress import RunProgress
+    from lr2eval.commands.progress import ProgressDisplay
     from lr2eval.runs.config import RunConfig
     from lr2eval.workflows.run import prepare_run, run_ready
 
     asked = RunConfig.load(given, config, set_ or ())
-    with RunProgress() as progress:
+    with ProgressDisplay() as progress:
         ready = prepare_run(asked, progress)
         print_plan(ready, progress.message)
         if asked.workers > 1:

@@ -43,10 +43,10 @@ def _shown(value: float | None) -> str:
 @configured("lr2eval.method.search.config:SearchConfig")
 def search(given: dict[str, Any], set_: Sets = None) -> None:
     """Search LongRoPE2 factors by needle perplexity. Run the same command again to resume."""
-    from lr2eval.commands.progress import SearchProgress
+    from lr2eval.commands.progress import ProgressDisplay
     from lr2eval.method.search.config import SearchConfig
     from lr2eval.workflows.search import search as run_search
 
-    with SearchProgress() as progress:
+    with ProgressDisplay() as progress:
         done = run_search(SearchConfig.load(given, sets=set_ or ()), listener=progress, command=typed_command())
     print_search(done)

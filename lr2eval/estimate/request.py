@@ -1,20 +1,20 @@
 """What evaluation, search and training of a model cost on given GPUs, without weights or data.
 
-Everything not known from the model's sizes is an assumption that a flag overrides, and is printed as one.
+The model's sizes are known. Everything else is an assumption: a flag overrides it, and the estimate prints it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lr2eval.base.console import suggestion
 from lr2eval.base.units import format_length, parse_count, parse_lengths
 from lr2eval.errors import CheckpointError, UsageError
-from lr2eval.estimate.cost import Asked, Batch, Speed, kv_bytes, operations, read_weights, seconds
+from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, operations
+from lr2eval.model.shape import parameters, shape_of
 from lr2eval.runs.config import DEFAULT_SAMPLES, default_lengths
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ GPUS = {
 PUBLISHED = (
     ("training LLaMA3-8B 8k to 128k on 10B tokens", 64 * 54.0, "64 A100, 54 h: LongRoPE2, arXiv 2502.20082"),
     ("training Phi3-mini 2k to 128k on 10B tokens", 64 * 39.0, "64 A100, 39 h: LongRoPE2, arXiv 2502.20082"),
-    ("search of LongRoPE v1, up to 256k", 72.0, "at most 3 days on one A100: LongRoPE, arXiv 2402.13753"),
+    ("search of LongRoPE v1 up to 256k", 72.0, "at most 3 days on one A100: LongRoPE, arXiv 2402.13753"),
 )
-"""(what, GPU-hours, source): what others report, to hold an estimate against."""
+"""(what, GPU-hours, source): figures that others report, to compare an estimate with."""
 TRAIN_UTILISATION = 0.3
 """Share of the peak at which the formula gives the published 54 hours of LLaMA3-8B on 64 A100 (55)."""
 UTILISATION = 0.4
@@ -67,12 +67,14 @@ LONGBENCH_WORDS = {
 }  # fmt: skip
 """Mean words of a context (characters in Chinese), by LongBench's own table; a word counts as 1.4 tokens."""
 LONGBENCH_SAMPLES = {"multifieldqa_en": 150, "lcc": 500, "repobench-p": 500}
-"""Of the others 200."""
+"""Samples of the tasks that do not have 200."""
+KNOWN = ("ruler", "niah", "mmlu", "longbench")
+"""Benchmarks whose sizes are known without data."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """A line of the estimate. ``hours`` are those of all GPUs together at work."""
+    """A line of the estimate. ``hours``: with all GPUs at work."""
 
     name: str
     tokens: float
@@ -83,7 +85,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, every assumption filled in."""
+    """The request, with every assumption filled in."""
 
     model: str
     tasks: tuple[str, ...]
@@ -109,50 +111,34 @@ class Request:
 
     @property
     def evaluations(self) -> int:
-        """Of candidates: twice the population at first, then half of it in every iteration (as published)."""
+        """Candidates that a search scores: twice the population, then half of it in each iteration (as published)."""
         population, iterations, _ = self.search
         return 2 * population + iterations * (population // 2)
 
 
 def evaluation(shape: Shape, asked: Request) -> list[Cost]:
-    """A line for each benchmark and length."""
-    group, speed, room = _device(shape, asked)
-    lines: dict[str, list[Asked]] = {}
-    for work in _works(asked):
-        at = "" if work.length is None else f" at {format_length(work.length)}"
-        lines.setdefault(f"{work.benchmark}{at}", []).append(work)
-    costs = []
-    for name, members in lines.items():
-        took = tokens = total = 0.0
-        for work in members:
-            width = max(work.prompts)
-            rows = max(1, min(64, int(room / (kv_bytes(shape, 2) * work.longest)))) if work.new else 1
-            whole, rest = divmod(len(work.prompts), rows)
-            batches = [Batch(rows, width, work.new)] * whole + [Batch(rest, width, work.new)] * bool(rest)
-            window = asked.original_window if asked.target_length > asked.original_window else None
-            took += seconds(batches, shape, speed, window)
-            tokens += work.tokens + work.new * len(work.prompts)
-            n = len(work.prompts)
-            total += sum(operations(shape, n * (width + work.new), n * (width + work.new) ** 2, n * (1 + work.new)))
-        hours = took * group / 3600
-        costs.append(Cost(f"evaluation: {name}", tokens, total, hours, hours / asked.gpus))
-    if len(costs) > 1:
-        sums = (sum(getattr(cost, key) for cost in costs) for key in ("tokens", "operations", "gpu_hours", "hours"))
-        costs.append(Cost("evaluation: all", *sums))
-    return costs
-
-
-def _device(shape: Shape, asked: Request) -> tuple[int, Speed, float]:
-    """(GPUs that hold the model together, their speed as one, bytes that are left for keys and values)."""
-    from lr2eval.model.shape import parameters
-
+    """A line for each benchmark and length, and their sum."""
     held = 2 * parameters(shape)
-    group = -(-held // int(0.8e9 * asked.memory))
-    matrix = group * asked.tflops * 1e12 * asked.utilisation
-    read = group * asked.bandwidth * 1e9 * asked.read_share
-    weights = read_weights(shape)
-    speed = Speed(matrix, matrix, 2 * weights / read, 2 * weights / matrix, kv_bytes(shape, 2) / read)
-    return group, speed, 0.9e9 * asked.memory * group - held
+    group = -(-held // int(0.8e9 * asked.memory))  # GPUs that hold the model together
+    room = 0.9e9 * asked.memory * group - held
+    rates = Rates(group * asked.tflops * 1e12 * asked.utilisation, group * asked.bandwidth * 1e9 * asked.read_share)
+    window = asked.original_window if asked.target_length > asked.original_window else None
+    sums: dict[str, list[float]] = {}
+    for name, samples, prompt, new in _sizes(asked):
+        rows = max(1, min(64, int(room / (kv_bytes(shape, 2) * (prompt + new))))) if new else 1
+        whole, rest = divmod(samples, rows)
+        took = whole * batch_seconds(shape, 2, rates, rows, prompt, new, window)
+        took += batch_seconds(shape, 2, rates, rest, prompt, new, window) if rest else 0
+        tokens = samples * (prompt + new)
+        total = sum(operations(shape, tokens, tokens * (prompt + new), samples * (1 + new)))
+        before = sums.get(name, [0.0, 0.0, 0.0])
+        sums[name] = [a + b for a, b in zip(before, (tokens, total, took * group / 3600), strict=True)]
+    if len(sums) > 1:
+        sums["all"] = [sum(column) for column in zip(*sums.values(), strict=True)]
+    return [
+        Cost(f"evaluation: {name}", tokens, total, hours, hours / asked.gpus)
+        for name, (tokens, total, hours) in sums.items()
+    ]
 
 
 def searching(shape: Shape, asked: Request) -> list[Cost]:
@@ -195,75 +181,50 @@ def training(shape: Shape, asked: Request) -> list[Cost]:
     return [Cost(f"training: {share}", made.tokens, made.operations, made.hours * asked.gpus, made.hours)]
 
 
-def _works(asked: Request) -> list[Asked]:
-    """What the tasks ask for, by their published sizes."""
+def _sizes(asked: Request) -> Iterator[tuple[str, int, int, int]]:
+    """(line of the estimate, samples, prompt tokens, answer tokens) of every task, by its published sizes."""
     from lr2eval.registry import resolve
-
-    for name in asked.tasks:
-        if name.partition(":")[0] not in _SIZES:
-            raise UsageError(
-                f"--tasks {name}: its size is not known without data ({', '.join(_SIZES)} are); "
-                "`lr2eval run --dry-run` counts and times any task"
-            )
-    return [
-        work
-        for benchmark, tasks in resolve(asked.tasks)
-        for task in tasks
-        for work in _SIZES[benchmark.name](task, asked)
-    ]
-
-
-def _ruler(task: str, asked: Request) -> list[Asked]:
+    from lr2eval.tasks.longbench.prompts import prompt
+    from lr2eval.tasks.niah.options import Grid
     from lr2eval.tasks.shared.upstream import niah_texts, task_texts
 
-    known = niah_texts() if task.startswith("niah") else task_texts(task.partition("_")[0])
-    return _full("ruler", task, asked, asked.samples_per_task, known.max_new_tokens)
-
-
-def _niah(task: str, asked: Request) -> list[Asked]:
-    from lr2eval.tasks.niah.options import Grid
-
-    grid = Grid.parse({})
-    new = grid.tokens_per_value * (grid.needles if task == "multi" else 1)
-    return _full("niah", task, asked, len(grid.depths) * grid.samples_per_cell, new)
-
-
-def _full(benchmark: str, task: str, asked: Request, n: int, new: int) -> list[Asked]:
-    """Prompts that fill their length."""
-    return [Asked(benchmark, task, length, n, [length - new] * n, new, 0, True) for length in asked.lengths]
-
-
-def _mmlu(task: str, asked: Request) -> list[Asked]:
-    n = round(MMLU_QUESTIONS / 57)
-    return [Asked("mmlu", task, None, n, [MMLU_PROMPT] * n, 0, 0, False)]
-
-
-def _longbench(task: str, asked: Request) -> list[Asked]:
-    from lr2eval.tasks.longbench.prompts import prompt
-
-    new, window, n = prompt(task).max_new_tokens, asked.lengths[-1], LONGBENCH_SAMPLES.get(task, 200)
-    return [Asked("longbench", task, window, n, [min(window - new, round(1.4 * LONGBENCH_WORDS[task]))] * n, new, 0,
-                  False)]  # fmt: skip
-
-
-_SIZES = {"ruler": _ruler, "niah": _niah, "mmlu": _mmlu, "longbench": _longbench}
+    for name in asked.tasks:
+        if name.partition(":")[0] not in KNOWN:
+            raise UsageError(
+                f"--tasks {name}: the size of this benchmark is known only with its data; choose among "
+                f"{', '.join(KNOWN)}, or use `lr2eval run --dry-run`, which plans any task"
+            )
+    for benchmark, task in ((found.name, task) for found, tasks in resolve(asked.tasks) for task in tasks):
+        if benchmark == "mmlu":
+            yield benchmark, round(MMLU_QUESTIONS / 57), MMLU_PROMPT, 0
+            continue
+        lengths, samples, fill = asked.lengths, asked.samples_per_task, float("inf")
+        if benchmark == "ruler":
+            new = (niah_texts() if task.startswith("niah") else task_texts(task.partition("_")[0])).max_new_tokens
+        elif benchmark == "niah":
+            grid = Grid.parse({})
+            new = grid.tokens_per_value * (grid.needles if task == "multi" else 1)
+            samples = len(grid.depths) * grid.samples_per_cell
+        else:
+            new, lengths, samples = prompt(task).max_new_tokens, lengths[-1:], LONGBENCH_SAMPLES.get(task, 200)
+            fill = 1.4 * LONGBENCH_WORDS[task]
+        for length in lengths:
+            yield f"{benchmark} at {format_length(length)}", samples, round(min(length - new, fill)), new
 
 
 def read_request(flags: dict[str, Any]) -> tuple[Shape, Request]:
     """(sizes of the model, the request), both checked. Raises :class:`UsageError` naming the flag."""
-    from lr2eval.model.shape import shape_of
-
     name, config = read_config(flags["model"])
     shape = shape_of(config)
     window = config.get("max_position_embeddings")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings") or window
     if not isinstance(window, int) or not isinstance(original, int):
-        raise UsageError(f"{name}: config.json states no max_position_embeddings; fill it in")
+        raise UsageError(f"{name}: config.json does not state max_position_embeddings; add it")
     lengths = parse_lengths(flags["lengths"]) if flags["lengths"] else default_lengths(window)
     gpu = str(flags["gpu"]).lower()
     if gpu not in GPUS:
-        raise UsageError(f"--gpu {gpu}: not among the known ones; {suggestion(gpu, list(GPUS))} ({', '.join(GPUS)})")
+        raise UsageError(f"--gpu {gpu}: not a known GPU; choose among {', '.join(GPUS)}")
     sheet = GPUS[gpu]
 
     def given(key: str, default: float, most: float = float("inf")) -> float:
@@ -274,7 +235,7 @@ def read_request(flags: dict[str, Any]) -> tuple[Shape, Request]:
         return value
 
     if not 0 <= flags["short_share"] <= 1:
-        raise UsageError(f"--short-share {flags['short_share']:g}: must lie between 0 and 1")
+        raise UsageError(f"--short-share {flags['short_share']:g}: must be between 0 and 1")
     return shape, Request(
         model=name,
         tasks=tuple(part.strip() for part in str(flags["tasks"]).split(",") if part.strip()),
@@ -309,7 +270,9 @@ def read_config(model: str) -> tuple[str, dict[str, Any]]:
         return (file.resolve().parent.name if file.name == "config.json" else file.stem), dict(config)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         reason = str(error).splitlines()[0][:120]
-        raise CheckpointError(f"{file}: no model configuration ({reason}); give a config.json or its folder") from error
+        raise CheckpointError(
+            f"{file}: not a model configuration ({reason}); name a config.json or its folder"
+        ) from error
 
 
 def _search_sizes(text: str) -> tuple[int, int, int]:

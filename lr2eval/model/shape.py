@@ -1,4 +1,4 @@
-"""Sizes of a decoder as its configuration states them, and the parameters that follow from them."""
+"""Sizes of a decoder from its configuration, and the number of parameters that follows from them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,18 @@ from lr2eval.errors import UsageError
 
 
 def config_shape(config: Any) -> Shape:
-    """The sizes in a Hugging Face configuration. Raises :class:`lr2eval.errors.UsageError` for another kind."""
+    """The sizes in a Hugging Face configuration. Raises :class:`UsageError` if one is missing."""
     text = config.get_text_config()
     names = ("num_attention_heads", "num_hidden_layers", "hidden_size", "intermediate_size", "num_key_value_heads",
              "head_dim", "vocab_size", "tie_word_embeddings")  # fmt: skip
     return shape_of({name: getattr(text, name, None) for name in names})
+
+
+def changed_logits(model: Any) -> str:
+    """The setting by which a model changes the logits of its output head; empty if it only multiplies by the head."""
+    config = model.config.get_text_config()
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return next((name for name in names if getattr(config, name, None) not in (None, 1, 1.0)), "")
 
 
 class Shape(BaseModel):
@@ -35,7 +42,7 @@ class Shape(BaseModel):
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
-    """The sizes in a model's ``config.json``. Raises :class:`UsageError` for one that does not state them."""
+    """The sizes in a model's ``config.json``. Raises :class:`UsageError` if one is missing."""
     try:
         heads = int(config["num_attention_heads"])
         return Shape(
@@ -49,7 +56,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
             tied=bool(config.get("tie_word_embeddings", False)),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"config.json: states no {error} for an estimate; fill it in") from error
+        raise UsageError(f"config.json: the estimate needs {error}; add it") from error
 
 
 def layer_parameters(shape: Shape) -> int:

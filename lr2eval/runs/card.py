@@ -1,7 +1,7 @@
-"""``lr2eval.json`` beside a checkpoint's weights: which tasks the model was made for, and at which lengths.
+"""``lr2eval.json`` beside a checkpoint's weights: the tasks and lengths that the model was made for.
 
-A model that can only do some of a benchmark's tasks says so itself, so that a bare ``--tasks ruler`` runs those. What a
-user asks for by name or by flag always wins. Exports keep the file.
+Some models can do only some tasks of a benchmark. With this file, a bare ``--tasks ruler`` runs only those. Tasks that
+the user names, and flags, always win. Exports keep the file.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class Card(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     made_for: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Tasks by benchmark that a bare benchmark name stands for; others run when named."""
+    """By benchmark, the tasks that its bare name runs; other tasks run if they are named."""
     lengths: tuple[int, ...] = ()
-    """Tokens, where no lengths are asked for; those beyond the model's window are left out."""
+    """Default lengths in tokens; lengths beyond the model's window are omitted."""
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Options of benchmarks, where they are not given."""
+    """Default options of benchmarks."""
 
     @classmethod
     def read(cls, folder: Path) -> Card:
-        """The card of a checkpoint folder, an empty one where there is none. Raises :class:`CheckpointError`."""
+        """The card of a checkpoint folder; an empty card if there is no file. Raises :class:`CheckpointError`."""
         path = folder / FILE
         try:
             return cls.model_validate(json.loads(path.read_text(encoding="utf-8")))
@@ -44,10 +44,10 @@ class Card(BaseModel):
             return cls()
         except (OSError, ValueError, ValidationError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise CheckpointError(f"{path}: cannot be read ({reason}); correct or remove it") from error
+            raise CheckpointError(f"{path}: cannot be read ({reason}); fix or delete it") from error
 
     def applied(self, config: RunConfig, window: int) -> RunConfig:
-        """``config`` with lengths and options filled in where they are not given."""
+        """``config`` with the card's lengths and options as defaults."""
         asked = {name.partition(":")[0] for name in config.tasks}
         own = {name: value for name, value in self.options.items() if name in asked}
         options = {name: {**own.get(name, {}), **config.options.get(name, {})} for name in own | config.options}
@@ -55,7 +55,7 @@ class Card(BaseModel):
         return config.model_copy(update={"lengths": lengths, "options": options})
 
     def chosen(self, config: RunConfig, benchmark: str, tasks: list[str]) -> tuple[list[str], list[str]]:
-        """Tasks to run and tasks left out, of a benchmark that may have been asked for by its bare name."""
+        """(tasks to run, tasks omitted) of a benchmark that the user may have named without tasks."""
         wanted: Mapping[str, tuple[str, ...]] = self.made_for
         if benchmark not in wanted or benchmark not in config.tasks:
             return tasks, []

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length
@@ -23,11 +23,7 @@ from lr2eval.runs.backend import SERVERS, check_backend
 from lr2eval.runs.card import Card
 from lr2eval.runs.config import RunConfig, default_lengths
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-NOT_MADE = "the model was made for, by its lr2eval.json; runs when named"
+NOT_LISTED = "not listed in the model's lr2eval.json; name the task to run it"
 
 
 @dataclass(frozen=True)
@@ -42,15 +38,11 @@ class Prepared:
     not_run: tuple[NotRun, ...]
     headline: Mapping[str, Any]
 
-    @property
-    def samples(self) -> int:
-        return sum(shard.n for shard in self.shards)
-
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What a run folder belongs to: configuration, model, tokenizer and the data of every shard.
 
-        What ``auto`` stood for is resolved: a run begun on one device is not resumed on another unnoticed.
+        ``auto`` is replaced by its value, so that a run does not resume on another device without notice.
         """
         import torch
 
@@ -67,16 +59,16 @@ class Prepared:
 
 
 def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint | None = None) -> Prepared:
-    """Check and gather everything one run needs. Raises the errors of the design, all before any forward pass.
+    """Check and gather everything that one run needs. Raises every error that can be known before a forward pass.
 
-    ``original``: the model it will be compared with; prompts that have their own length are run at its window as well.
+    ``original``: the baseline. Prompts that have a length of their own also run at its window.
     """
     check_backend(config)
     config.where.check()
     if not config.where.here and config.backend in ("vllm", *SERVERS):
         raise UsageError(
-            f"--workers: --backend {config.backend} spreads its work itself; for vllm --set "
-            "vllm.tensor_parallel_size=N, for a server --set num_concurrent=N among its options"
+            f"--workers: --backend {config.backend} spreads its own work; use --set "
+            f"vllm.tensor_parallel_size=N for vllm, --set {config.backend}.num_concurrent=N for a server"
         )
     checkpoint = open_checkpoint(config.model, config)
     tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
@@ -102,8 +94,8 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
     if tokenizer.fingerprint() != extended.tokenizer.fingerprint():
         raise NotComparableError(
-            f"{config.baseline} and {config.model} have different tokenizers, so no prompt is the same for both; "
-            "run each by itself"
+            f"{config.baseline} and {config.model} have different tokenizers, so their prompts differ; "
+            "evaluate each model in its own run"
         )
     keep: list[Shard] = []
     beyond: list[Shard] = []
@@ -133,9 +125,9 @@ def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunCo
     beyond = [length for length in lengths if length > checkpoint.window]
     if beyond and not config.beyond_window:
         raise UsageError(
-            f"{checkpoint.name}: its window (max_position_embeddings) is {checkpoint.window} tokens, "
-            f"below the asked {format_length(beyond[0])}; choose --lengths up to {format_length(checkpoint.window)}, "
-            "or run beyond the window on purpose with --set beyond_window=true"
+            f"{checkpoint.name}: the window (max_position_embeddings) is {checkpoint.window} tokens, but --lengths "
+            f"asks for {format_length(beyond[0])}; choose --lengths up to {format_length(checkpoint.window)}, or add "
+            "--set beyond_window=true to run beyond the window on purpose"
         )
 
 
@@ -149,8 +141,8 @@ def make_shards(
 ) -> tuple[tuple[Shard, ...], tuple[NotRun, ...], dict[str, Any]]:
     """(shards with their data made, what cannot run, headline by benchmark) of the tasks of ``config``.
 
-    ``windows``: where prompts that have their own length are run; all ``lengths`` if empty. ``card``: the tasks that
-    the model was made for.
+    ``windows``: where to run prompts that have a length of their own; all ``lengths`` if empty. ``card``: the tasks
+    that the model was made for.
     """
     context = TaskContext(
         tokenizer=tokenizer,
@@ -167,7 +159,7 @@ def make_shards(
     )
     if config.data_dir is not None and not config.data_dir.is_dir():
         raise UsageError(f"--data-dir {config.data_dir}: no such folder")
-    # Advice for authors of tasks, each time one is built: here for the plan and for the run.
+    # lm-eval logs advice for task authors each time a task is built: once for the plan, once for the run.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     include = config.options.get("lm_eval", {}).get("include_path")
     chosen = resolve(config.tasks, include_path=Path(include) if include else None)
@@ -180,7 +172,7 @@ def make_shards(
     without: list[str] = []
     for benchmark, all_tasks in chosen:
         tasks, left_out = (card or Card()).chosen(config, benchmark.name, all_tasks)
-        not_run += [NotRun(task=task, length=None, reason=f"not what {NOT_MADE}") for task in left_out]
+        not_run += [NotRun(task=task, length=None, reason=NOT_LISTED) for task in left_out]
         own = replace(context, options=config.options.get(benchmark.name, {}))
         try:
             shards += benchmark.prepare(tasks, own)
@@ -199,11 +191,11 @@ def make_shards(
             "--set missing_data=skip)",
             tuple(missing),
         )
-    # A suite may hold what another benchmark of the run is: nothing is run twice.
+    # Two suites may include the same task: run it once.
     shards = [shard for shard in {shard.id: shard for shard in shards}.values() if shard.n]
     if not shards:
-        raise MissingDataError("nothing to run: " + ("; ".join(missing) or "no task has a sample under this --limit"))
-    # Short lengths first: results that come early, and a failure at the longest length costs nothing finished.
+        raise MissingDataError("nothing to run: " + ("; ".join(missing) or "--limit leaves no sample of any task"))
+    # Short lengths first: results come early, and a failure at the longest length loses no finished work.
     shards.sort(key=lambda shard: shard.length or 0)
     return tuple(shards), tuple(not_run), {benchmark.name: benchmark.headline for benchmark, _ in chosen}
 
@@ -213,6 +205,6 @@ def _check_options(config: RunConfig, benchmarks: Sequence[Benchmark]) -> None:
     for name in config.options:
         if name not in names | {config.backend.replace("-", "_"), "ray"}:
             raise UsageError(
-                f"options for {name!r}, which is neither the backend nor among the tasks of this run "
-                f"({', '.join(sorted(names))})"
+                f"options for {name!r}: this run has no such backend or benchmark; choose among "
+                f"{', '.join(sorted(names))}"
             )

@@ -1,9 +1,9 @@
-"""The seam between lm-eval and the run store: an ``LM`` that remembers.
+"""Between lm-eval and the run store: an ``LM`` that remembers.
 
-lm-eval's ``evaluate`` hands all requests of a shard to the model at once. :class:`RecordingLM` stands between:
-it answers from the store what was answered before, plans the rest into batches *from the whole shard* (so a resumed
-run makes the same batches), runs them one by one and commits each as it ends. lm-eval's own response cache is not
-used: its key lacks the model (design D1, D2).
+lm-eval's ``evaluate`` gives all requests of a shard to the model at once. :class:`RecordingLM` takes answers from the
+store if it has them. It plans the other requests into batches *from the whole shard*, so that a resumed run makes the
+same batches. It runs them one by one and commits each batch as it ends. lm-eval's own response cache is not used,
+because its key does not include the model (design D1, D2).
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ from lm_eval.api.model import LM
 from lr2eval.base.ids import digest, text_hash
 from lr2eval.benchmark import ResponseDetail, Truncation
 from lr2eval.errors import BackendError, RunFailedError, StoreError
+from lr2eval.listener import Listener
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
     from lr2eval.record.store import RunStore
 
-
-BatchDone = Callable[[float, int, float], None]
-"""Called after a batch with (samples answered, tokens the model read or wrote, seconds). A four-choice sample is
-four requests, so a batch may end inside one."""
 
 _FOREIGN_BATCH = 16
 _SHOWN = 64
@@ -38,8 +35,8 @@ _SKIPPED: dict[str, Any] = {"generate_until": "", "loglikelihood": (0.0, False),
 class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
     """Wraps a backend for one run. ``begin`` names the shard that the next ``evaluate`` call belongs to.
 
-    ``identity`` holds what, beside the request, decides a response: model fingerprint, window policy, dtype,
-    backend. It becomes part of every response key.
+    ``identity`` becomes part of every response key. It holds everything except the request that decides a response:
+    model fingerprint, window policy, dtype, backend.
     """
 
     def __init__(
@@ -49,13 +46,12 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         identity: Mapping[str, Any],
         *,
         truncation: Truncation = "error",
-        on_batch: BatchDone = lambda samples, tokens, seconds: None,
     ) -> None:
         super().__init__()
         self.backend = backend
         self.store = store
         self.truncation = truncation
-        self.on_batch = on_batch
+        self.on_batch: Callable[[float, int, float], None] = Listener().batch_done
         self._identity = dict(identity)
         self._shard = ""
         self._length: int | None = None
@@ -65,17 +61,17 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
 
     @property
     def model_seconds(self) -> float:
-        """Time inside the model, as the backend measures it; a foreign backend's whole calls otherwise."""
+        """Time inside the model, as the backend measures it; for another backend, the time of its calls."""
         return float(getattr(self.backend, "model_seconds", self._seconds))
 
     def begin(self, shard: str, length: int | None = None) -> None:
-        """Start a shard: responses are filed under its name from here on. ``length``: its window, if narrower."""
+        """Start a shard: the next responses belong to it. ``length``: its window, if that is narrower."""
         self._shard = shard
         self._length = length
         self.details = {}
 
     def close(self) -> None:
-        """Free what the backend holds outside this process's reach, where it holds any."""
+        """Free what the backend holds outside this process, if it can."""
         if close := getattr(self.backend, "close", None):
             close()
 
@@ -128,8 +124,8 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
     def _check(self, done: Mapping[int, Any], keys: Sequence[str]) -> None:
         if any(number >= len(keys) or keys[number] != key for number, (key, _, _) in done.items()):
             raise StoreError(
-                f"{self.store.path}: the stored responses of {self._shard} answer other prompts than the ones asked "
-                "now; start again with a fresh --out"
+                f"{self.store.path}: the stored responses of {self._shard} are from another prompt, model or setting; "
+                "choose a new --out"
             )
 
     def _rows(
@@ -140,7 +136,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         fits: list[int],
         done: Mapping[int, Any],
     ) -> Iterator[list[_Row]]:
-        """What is not answered yet, answered: batch by batch of the plan, or as a backend that streams ends it."""
+        """Answer the open requests: batch by batch of the plan, or in the order of a backend that streams."""
         if stream := getattr(self.backend, "stream", None):
             left = [number for number in fits if number not in done]
             members = [requests[number] for number in left]
@@ -182,13 +178,13 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         try:
             yield
         except BackendError as error:
-            # The backend counts requests within its call; the reader wants to find them in the shard.
+            # The backend counts requests within its call; name the samples of the shard instead.
             documents = sorted({request.doc_id for request in members})
             which = f"batch of samples {documents}" if len(documents) <= _SHOWN else f"one of {len(documents)} samples"
             raise BackendError(f"{self._shard}, {which}: {error}") from error
 
     def _keys(self, request_type: str, requests: list[Instance]) -> list[str]:
-        """Content-addressed key of each response (D2): who answers, and what is asked."""
+        """Content-addressed key of each response (D2): the model with its settings, and the request."""
         keys = []
         for request in requests:
             first, *rest = request.args
@@ -218,7 +214,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         if plan := getattr(self.backend, "plan", None):
             batches: list[list[int]] = plan(request_type, requests)
             return batches
-        # A foreign lm-eval model batches by itself; pieces of it are committed as they end.
+        # Another lm-eval model makes its own batches; it gets small groups, so that answers are committed often.
         return [
             list(range(start, min(start + _FOREIGN_BATCH, len(requests))))
             for start in range(0, len(requests), _FOREIGN_BATCH)

@@ -1,11 +1,11 @@
-"""Running prepared shards on a backend into a run folder that survives anything (design D2)."""
+"""Run prepared shards on a backend. The run folder survives any interruption (design D2)."""
 
 from __future__ import annotations
 
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partialmethod
 from pathlib import Path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a run left behind."""
+    """A finished run of one model."""
 
     folder: Path
     results: Results
@@ -46,11 +46,10 @@ def execute(run: Prepared, folder: Path, command: Sequence[str], listener: Liste
     Raises :class:`UsageError` if the folder holds another configuration or foreign files, and the errors of backend
     and store. Finished work stays in the store, and the same call resumes.
     """
-    started = time.perf_counter()
     _open_folder(folder)
     try:
         with locked(folder):
-            return _locked(run, folder, command, listener, started)
+            return _Session(run, folder, command, listener).finish()
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror or error}; fix this and run the same command again") from error
     finally:
@@ -65,160 +64,144 @@ def _open_folder(folder: Path) -> None:
         probe.unlink()
         entries = {entry.name for entry in folder.iterdir()}
     except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror or error}; choose a folder that can be written") from error
+        raise UsageError(f"--out {folder}: {error.strerror or error}; choose a folder that you can write to") from error
     if entries - {LOCK} and MANIFEST not in entries:
-        raise UsageError(f"--out {folder}: holds files that are no lr2eval run; choose an empty or new folder")
+        raise UsageError(f"--out {folder}: holds files that are not an lr2eval run; choose an empty or new folder")
 
 
-def _locked(run: Prepared, folder: Path, command: Sequence[str], listener: Listener, started: float) -> Finished:
-    settings = run.settings
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        refuse_other(manifest["settings"], settings, folder)
-    else:
-        manifest = _new_manifest(run, settings, command)
-    session: dict[str, Any] = {
-        "started": now(),
-        "outcome": "running",
-        "versions": versions(),
-        "model_seconds": 0.0,
-        **run.config.where.facts(),
-    }
-    manifest["sessions"].append(session)
-    write_manifest(folder, manifest)
+class _Session:
+    """One call of :func:`execute`: an entry of the manifest's ``sessions``, and the work that is left."""
 
-    def close_session(outcome: str) -> None:
-        session.update(outcome=outcome, ended=now(), wall_seconds=round(time.perf_counter() - started, 3))
-        manifest["finished"] = session["ended"] if outcome == "finished" else None
-        write_manifest(folder, manifest)
+    def __init__(self, run: Prepared, folder: Path, command: Sequence[str], listener: Listener) -> None:
+        self._run, self._folder, self._listener = run, folder, listener
+        self._began = time.perf_counter()
+        self._next_results = 0.0
+        manifest = read_manifest(folder)
+        if manifest is not None:
+            refuse_other(manifest["settings"], run.settings, folder)
+        self._manifest = manifest or _new_manifest(run, command)
+        self._entry: dict[str, Any] = {
+            "started": now(),
+            "outcome": "running",
+            "versions": versions(),
+            "model_seconds": 0.0,
+            **run.config.where.facts(),
+        }
+        self._manifest["sessions"].append(self._entry)
+        write_manifest(folder, self._manifest)
 
-    with RunStore.create(folder) as store:
-        try:
-            waiting = [shard for shard in run.shards if not store.shard_done(shard.id)]
-            if waiting:
-                _run_shards(run, waiting, store, folder, listener, session, lambda: write_manifest(folder, manifest))
-            results = write_results(run, store, folder)
-        except BaseException as error:
-            # The first error is the one to tell; a disk that is full stays full for the next two files.
-            with contextlib.suppress(Lr2EvalError):
-                write_results(run, store, folder)
-                close_session("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
-            raise
-        close_session("finished")
-    return Finished(folder, results, session["wall_seconds"], session["model_seconds"])
-
-
-def _run_shards(
-    run: Prepared,
-    waiting: Sequence[Shard],
-    store: RunStore,
-    folder: Path,
-    listener: Listener,
-    session: dict[str, Any],
-    keep_session: Callable[[], None],
-) -> None:
-    from lr2eval.runs.recording import RecordingLM
-
-    if not run.config.where.here:
-        _spread_shards(run, waiting, store, folder, listener, session)
-        return
-    listener.message(f"loading {run.checkpoint.name}")
-    lm = RecordingLM(load_backend(run.checkpoint, run.config), store, _identity(run), truncation=run.config.truncation)
-    lm.on_batch = listener.batch_done
-    _show(run, waiting, listener)
-    with contextlib.closing(lm):  # an engine keeps its memory until then, and a second run may follow
-        _in_turns(run, waiting, lm, store, folder, listener, session, keep_session)
-
-
-def _in_turns(
-    run: Prepared,
-    waiting: Sequence[Shard],
-    lm: RecordingLM,
-    store: RunStore,
-    folder: Path,
-    listener: Listener,
-    session: dict[str, Any],
-    keep_session: Callable[[], None],
-) -> None:
-    from lr2eval.backends import Postponed
-
-    keep = _Results(run, store, folder)
-    # A backend with one engine per window starts each once: what wants the second waits for all that wants the first.
-    for postpone in (True, False):
-        lm.backend.postpone = postpone
-        postponed = []
-        for shard in waiting:
+    def finish(self) -> Finished:
+        run, folder = self._run, self._folder
+        with RunStore.create(folder) as self._store:
             try:
-                _run_shard(run, shard, lm, store, listener)
-            except Postponed:
-                postponed.append(shard)
+                self._waiting = [shard for shard in run.shards if not self._store.shard_done(shard.id)]
+                if self._waiting:
+                    self._run_shards() if run.config.where.here else self._spread_shards()
+                results = write_results(run, self._store, folder)
+            except BaseException as error:
+                # Report the first error. If the disk is full, these two files cannot be written either.
+                with contextlib.suppress(Lr2EvalError):
+                    write_results(run, self._store, folder)
+                    self._close("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+                raise
+            self._close("finished")
+        return Finished(folder, results, self._entry["wall_seconds"], self._entry["model_seconds"])
+
+    def _close(self, outcome: str) -> None:
+        seconds = round(time.perf_counter() - self._began, 3)
+        self._entry.update(outcome=outcome, ended=now(), wall_seconds=seconds)
+        self._manifest["finished"] = self._entry["ended"] if outcome == "finished" else None
+        write_manifest(self._folder, self._manifest)
+
+    def _run_shards(self) -> None:
+        from lr2eval.backends import Postponed
+        from lr2eval.runs.recording import RecordingLM
+
+        run, listener = self._run, self._listener
+        listener.message(f"loading {run.checkpoint.name}")
+        backend = load_backend(run.checkpoint, run.config)
+        lm = RecordingLM(backend, self._store, _identity(run), truncation=run.config.truncation)
+        lm.on_batch = listener.batch_done
+        self._show()
+        with contextlib.closing(lm):  # an engine keeps its memory until then, and a second run may follow
+            # A backend with one engine per window starts each engine once: shards that need the second one wait.
+            for backend.postpone in (True, False):
+                waiting, self._waiting = self._waiting, []
+                for shard in waiting:
+                    try:
+                        self._run_shard(shard, lm)
+                    except Postponed:
+                        self._waiting.append(shard)
+                        listener.shard_postponed()
+                    finally:
+                        self._entry["model_seconds"] = round(lm.model_seconds, 3)
+                        if engines := getattr(backend, "engines", None):
+                            self._entry["engines"] = engines
+                            write_manifest(self._folder, self._manifest)
+
+    def _spread_shards(self) -> None:
+        """Run the shards on workers. The time in the model is the mean of the workers."""
+        from lr2eval.runs.spread import Loading, PooledLM, Wanted, Work
+
+        run, listener, where = self._run, self._listener, self._run.config.where
+        lm = PooledLM(run.tokenizer, self._store, _identity(run), run.config.truncation)
+
+        def finish(shard: Shard) -> None:
+            try:
+                self._run_shard(shard, lm)
+            except Wanted:
                 listener.shard_postponed()
-            finally:
-                session["model_seconds"] = round(lm.model_seconds, 3)
-                if engines := getattr(lm.backend, "engines", None):
-                    session["engines"] = engines
-                    keep_session()
-            keep.write()
-        waiting = postponed
+                raise
 
+        device = run.settings["config"]["device"]
+        loading = Loading(run.checkpoint, run.config, device)
+        listener.message(f"loading {run.checkpoint.name} in {where.count} workers")
+        with where.pool(loading, device) as pool:
+            self._show(together=True)
+            ours = run.config.backend == "hf" and run.config.memory_limit is None
+            work = Work(lm, self._waiting, finish, where.count, memory=ours)
+            for reply in pool.run(work):
+                listener.batch_done(*work.take(reply), reply.seconds)
+                self._entry["model_seconds"] = round(work.model_seconds / where.count, 3)
+                self._entry["worker_deaths"] = pool.deaths
 
-def _spread_shards(
-    run: Prepared,
-    waiting: Sequence[Shard],
-    store: RunStore,
-    folder: Path,
-    listener: Listener,
-    session: dict[str, Any],
-) -> None:
-    """Over workers. Time in the model is that of one of them, on average."""
-    from lr2eval.runs.spread import Loading, PooledLM, Wanted, Work
+    def _show(self, *, together: bool = False) -> None:
+        self._listener.run_started(self._run.shards, together=together)
+        left = {shard.id for shard in self._waiting}
+        for shard in self._run.shards:
+            if shard.id not in left:
+                self._listener.shard_kept(shard)
 
-    where = run.config.where
-    lm = PooledLM(run.tokenizer.tokenizer, store, _identity(run), run.config.truncation)
-    keep = _Results(run, store, folder)
+    def _run_shard(self, shard: Shard, lm: RecordingLM) -> None:
+        from lm_eval.evaluator import evaluate
 
-    def finish(shard: Shard) -> None:
-        try:
-            _run_shard(run, shard, lm, store, listener)
-        except Wanted:
-            listener.shard_postponed()
-            raise
-        keep.write()
-
-    device = run.settings["config"]["device"]
-    loading = Loading(run.checkpoint, run.config, device)
-    listener.message(f"loading {run.checkpoint.name} in {where.count} workers")
-    with where.pool(loading, device) as pool:
-        _show(run, waiting, listener, together=True)
-        ours = run.config.backend == "hf" and run.config.memory_limit is None
-        work = Work(lm, waiting, finish, where.count, memory=ours)
-        for reply in pool.run(work):
-            listener.batch_done(*work.take(reply), reply.seconds)
-            session["model_seconds"] = round(work.model_seconds / where.count, 3)
-            session["worker_deaths"] = pool.deaths
-
-
-def _show(run: Prepared, waiting: Sequence[Shard], listener: Listener, *, together: bool = False) -> None:
-    listener.run_started(run.shards, together=together)
-    left = {shard.id for shard in waiting}
-    for shard in run.shards:
-        if shard.id not in left:
-            listener.shard_kept(shard)
-
-
-class _Results:
-    """Keeps ``results.json`` up to date while shards end, in a twentieth of the time: what it costs grows with them."""
-
-    def __init__(self, run: Prepared, store: RunStore, folder: Path) -> None:
-        self._arguments = run, store, folder
-        self._next = 0.0
-
-    def write(self) -> None:
+        seed = self._run.config.seed
+        random.seed(seed)  # lm-eval's few-shot samplers may draw from the global generator
+        task = _without_bar(shard.load())
+        task.set_fewshot_seed(seed)
+        name = task.config.task
+        self._listener.shard_started(shard)
+        lm.begin(shard.id, shard.length)
+        chat = self._run.config.chat and shard.chat
+        logged = evaluate(
+            lm,
+            {"tasks": {name: task}, "groups": {}, "group_map": {}},
+            bootstrap_iters=0,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=chat,
+        )
+        samples = scored_samples(shard, logged["samples"][name], lm.details, task.OUTPUT_TYPE, seed)
+        if len(samples) != shard.n:
+            raise RunFailedError(f"{shard.id}: lm-eval returned {len(samples)} samples instead of {shard.n}")
+        _check_length(shard, samples)
+        self._store.save_scores(shard.id, samples)
+        result = shard_result(shard, samples)
+        self._listener.shard_done(shard, result.score, result.n)
+        # Bring results.json up to date, but in at most a twentieth of the time: the cost grows with the shards.
         began = time.monotonic()
-        if began >= self._next:
-            write_results(*self._arguments)
-            ended = time.monotonic()
-            self._next = ended + 20 * (ended - began)
+        if began >= self._next_results:
+            write_results(self._run, self._store, self._folder)
+            self._next_results = time.monotonic() + 20 * (time.monotonic() - began)
 
 
 def _identity(run: Prepared) -> dict[str, Any]:
@@ -236,37 +219,11 @@ _RESPONSE_KEYS = (
     "prefill_chunk",
     "batch_size",
 )
-"""Beside the model, what decides a response: part of every response key."""
-
-
-def _run_shard(run: Prepared, shard: Shard, lm: Any, store: RunStore, listener: Listener) -> None:
-    from lm_eval.evaluator import evaluate
-
-    random.seed(run.config.seed)  # lm-eval's few-shot samplers may draw from the global generator
-    task = _without_bar(shard.load())
-    task.set_fewshot_seed(run.config.seed)
-    name = task.config.task
-    listener.shard_started(shard)
-    lm.begin(shard.id, shard.length)
-    chat = run.config.chat and shard.chat
-    logged = evaluate(
-        lm,
-        {"tasks": {name: task}, "groups": {}, "group_map": {}},
-        bootstrap_iters=0,
-        apply_chat_template=chat,
-        fewshot_as_multiturn=chat,
-    )
-    samples = scored_samples(shard, logged["samples"][name], lm.details, task.OUTPUT_TYPE, run.config.seed)
-    if len(samples) != shard.n:
-        raise RunFailedError(f"{shard.id}: {len(samples)} samples came back, {shard.n} were planned")
-    _check_length(shard, samples)
-    store.save_scores(shard.id, samples)
-    result = shard_result(shard, samples)
-    listener.shard_done(shard, result.score, result.n)
+"""What decides a response besides the model and the request: part of every response key."""
 
 
 def _without_bar(task: Any) -> Any:
-    """The task with its bar taken away: lm-eval draws one while it builds requests, and has no switch for it."""
+    """The task, without the bar that lm-eval draws while it builds requests. lm-eval has no switch for it."""
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     build = task.build_all_requests
@@ -284,15 +241,15 @@ def _without_bar(task: Any) -> Any:
 
 
 def _check_length(shard: Shard, samples: Sequence[StoredSample]) -> None:
-    """The data promised a length in tokens; the model counted again. A score at a length nobody had is no score."""
+    """The data promised a length, and the backend counted again: refuse samples that are longer."""
     if shard.length is None:
         return
     budget = shard.length - (shard.max_new_tokens or 0)
     over = [sample.number for sample in samples if sample.detail.prompt_tokens > budget]
     if over:
         raise RunFailedError(
-            f"{shard.id}: samples {over[:5]} hold more than {budget} prompt tokens as the model counts; the data was "
-            "sized with another tokenizer or is damaged: remove it from the cache and run again"
+            f"{shard.id}: the prompts of samples {over[:5]} have more than {budget} tokens; the data was made with "
+            "another tokenizer or is damaged: delete it from the cache and run again"
         )
 
 
@@ -329,12 +286,12 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
     return results
 
 
-def _new_manifest(run: Prepared, settings: dict[str, Any], command: Sequence[str]) -> dict[str, Any]:
+def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
     return {
         "created": now(),
         "finished": None,
         "command": list(command),
-        "settings": settings,
+        "settings": run.settings,
         "config": run.config.model_dump(mode="json"),
         "model_folder": str(run.checkpoint.folder),
         "versions": versions(),

@@ -26,8 +26,8 @@ def scored_samples(
 ) -> list[StoredSample]:
     """One stored sample per document. ``records`` are the logged samples of lm-eval's ``evaluate``.
 
-    A task with several filters (gsm8k: strict and flexible) logs a document once per filter: the first filter that
-    carries the shard's metric gives the score, the others are kept among ``metrics``.
+    A task with several filters (gsm8k: strict and flexible) logs a document once per filter. The first filter with the
+    shard's metric gives the score; ``metrics`` keeps the others.
     """
     by_document: dict[int, list[Mapping[str, Any]]] = {}
     for record in records:
@@ -48,7 +48,9 @@ def _sample(
 ) -> StoredSample:
     record = next((r for r in records if shard.metric in r["metrics"]), records[0])
     if shard.metric not in record["metrics"]:
-        raise RunFailedError(f"{shard.id}: the task reports no metric {shard.metric!r}, only {record['metrics']}")
+        raise RunFailedError(
+            f"{shard.id}: the task does not report the metric {shard.metric!r}, only {', '.join(record['metrics'])}"
+        )
     info = shard.describe(record["doc"])
     skipped = any(detail.finish == "skipped" for detail in details)
     prompt = _text(record["arguments"][0][0])
@@ -107,7 +109,7 @@ def _score(value: Any, shard: Shard) -> float:
     # Some lm-eval metrics are collected as tuples for their aggregation; such a task has no per-sample score.
     if isinstance(value, bool | int | float) and math.isfinite(value):
         return round(float(value) * shard.scale, 10)
-    raise RunFailedError(f"{shard.id}: metric {shard.metric!r} gives {value!r}, which is no score of one sample")
+    raise RunFailedError(f"{shard.id}: metric {shard.metric!r} gives {value!r}, which is not the score of one sample")
 
 
 def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _merge(details: Sequence[ResponseDetail], truncated: int) -> ResponseDetail:
     """One detail per sample: a multiple-choice sample is as long as its longest request.
 
-    ``truncated`` tokens were taken out before any backend saw the prompt.
+    ``truncated``: tokens that the benchmark cut before a backend saw the prompt.
     """
     longest = max(details, key=lambda detail: detail.prompt_tokens)
     return ResponseDetail(

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 
 from lr2eval.backends.batching import free_memory
 from lr2eval.benchmark import ResponseDetail, Truncation
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.runs.backend import load_backend
 from lr2eval.runs.config import RunConfig
 from lr2eval.runs.recording import _SKIPPED, RecordingLM, _Row
@@ -52,8 +52,8 @@ class Wanted(Exception):  # no error: the work order asks for it
 class PooledLM(RecordingLM):
     """In the driver: hands back what is in the store, and raises :class:`Wanted` for a call that wants more."""
 
-    def __init__(self, tokenizer: Any, store: RunStore, identity: Any, truncation: Truncation) -> None:
-        super().__init__(_Chat(tokenizer), store, identity, truncation=truncation)
+    def __init__(self, prompts: PromptTokenizer, store: RunStore, identity: Any, truncation: Truncation) -> None:
+        super().__init__(prompts, store, identity, truncation=truncation)
 
     def _answer(self, request_type: str, requests: list[Instance]) -> list[Any]:
         done = self.store.responses(self._shard, request_type)
@@ -65,18 +65,6 @@ class PooledLM(RecordingLM):
 
     def _plan(self, request_type: str, requests: list[Instance]) -> list[list[int]]:
         return []  # all of them were skipped
-
-
-class _Chat:
-    """What lm-eval asks of a backend beside answers; the same text as the backend's of a worker gives."""
-
-    chat_template_args: dict[str, Any] = {}  # noqa: RUF012  # lm-eval's name
-    apply_chat_template = HFLM.apply_chat_template
-    chat_template = HFLM.chat_template
-    tokenizer_name = HFLM.tokenizer_name
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
 
 
 @dataclass(frozen=True)

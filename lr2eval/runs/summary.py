@@ -112,7 +112,7 @@ def summaries(shards: Sequence[ShardResult], headline: Mapping[str, Literal["tas
 def over_lengths(shards: Sequence[ShardResult]) -> list[OverLengths]:
     """RULER's effective length and weighted averages, over the lengths at which all its tasks were scored.
 
-    A length that misses a task (an unfinished run, every sample skipped) would be a mean over other tasks.
+    A length without a score for each task (an unfinished run, every sample skipped) would average other tasks.
     """
     scores: dict[int, dict[str, float]] = defaultdict(dict)
     tasks = set()

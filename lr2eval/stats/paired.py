@@ -340,12 +340,6 @@ def mcnemar(lost: int, gained: int) -> float:
     return float(min(1.0, 2 * stats.binom.cdf(fewer, pairs, 0.5) - stats.binom.pmf(fewer, pairs, 0.5)))
 
 
-def mcnemar_exact(lost: int, gained: int) -> float:
-    """Two-sided exact p value of McNemar's test; never below the mid-p value."""
-    pairs = lost + gained
-    return 1.0 if pairs == 0 else float(stats.binomtest(lost, pairs, 0.5).pvalue)
-
-
 def paired_t(differences: ArrayLike) -> float:
     """Two-sided p value that the mean difference is 0; 1 where all are 0, 0 where all are the same other number."""
     d = np.asarray(differences, float)
@@ -386,24 +380,6 @@ def bootstrap_means(strata: Sequence[ArrayLike], resamples: int, seed: int) -> A
         n = int(counts.sum())
         columns.append(rng.multinomial(n, counts / n, size=resamples) @ values / n)
     return np.stack(columns, axis=-1)
-
-
-def bootstrap_interval(paired: Paired, confidence: float, resamples: int = 4000, seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of extended minus original, whole clusters resampled together (single samples without).
-
-    A check on :func:`difference_interval`, not a replacement: with few discordant pairs it is too narrow.
-    """
-    rng = np.random.default_rng(seed)
-    labels = np.arange(paired.n) if paired.clusters is None else paired.clusters
-    _, index = np.unique(labels, return_inverse=True)
-    size = np.bincount(index, weights=paired.w)
-    total = np.bincount(index, weights=paired.contrast())
-    rows = np.stack([size, total], axis=-1)
-    kinds, counts = np.unique(rows, axis=0, return_counts=True)
-    clusters = int(counts.sum())
-    drawn = rng.multinomial(clusters, counts / clusters, size=resamples) @ kinds
-    low, high = np.quantile(drawn[:, 1] / drawn[:, 0], [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
 
 
 def required_n(spread: float, distance: float, confidence: float, power: float = 0.8) -> int | None:

@@ -19,10 +19,10 @@ from torch.nn.functional import cross_entropy
 from lr2eval.base.machine import give_memory_back, out_of_memory
 from lr2eval.errors import BackendError
 from lr2eval.method.search.needles import Sample
+from lr2eval.model.shape import changed_logits
 
 CHUNK = 1024
 """Scored places whose logits exist at a time when there are many of them."""
-_OWN_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
 
 def mean_nll(model: Any, sample: Sample) -> float:
@@ -66,11 +66,9 @@ def _mean_nll(model: Any, sample: Sample) -> float:
 
 def _refuse_own_logits(model: Any) -> None:
     """A model that does more than multiply by its head must do it itself; then all logits cannot be made in pieces."""
-    config = model.config.get_text_config()
-    changed = [name for name in _OWN_LOGITS if getattr(config, name, None) not in (None, 1, 1.0)]
-    if changed:
+    if changed := changed_logits(model):
         raise BackendError(
-            f"{type(model).__name__} changes its logits ({changed[0]}), so scoring every token is not supported; "
+            f"{type(model).__name__} changes its logits ({changed}), so scoring every token is not supported; "
             "search on needles"
         )
 

@@ -20,8 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from lr2eval.errors import UsageError
 from lr2eval.method.data.rows import IGNORED
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
-
-_OWN_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+from lr2eval.model.shape import changed_logits
 
 
 def chunked_loss(
@@ -67,12 +66,11 @@ class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
     def __init__(self, model: Any, rotary: WindowedRotaryEmbedding, chunk: int, kernel: Any = None) -> None:
         """``chunk``: positions at a time; ``kernel(weight_VH, hidden_NH, targets_N, bias_V)``: for unweighted rows."""
         super().__init__()
-        config = model.config.get_text_config()
-        changed = [name for name in _OWN_LOGITS if getattr(config, name, None) not in (None, 1, 1.0)]
+        changed = changed_logits(model)
         if changed or model.get_output_embeddings() is None:
-            why = f"changes its logits ({changed[0]})" if changed else "has no output head"
+            why = f"changes its logits ({changed})" if changed else "has no output head"
             raise UsageError(
-                f"{type(model).__name__} {why}, so its loss cannot be computed in chunks; choose another model"
+                f"{type(model).__name__} {why}, so its loss cannot be computed in chunks; use another model"
             )
         self.model = model
         self._rotary, self._chunk = [rotary], chunk  # in a list: the module is already registered in the decoder

@@ -243,7 +243,7 @@ def test_bad_checkpoints(damage: str, toy: Path, lr2eval: Run) -> None:
     ("changes", "words"),
     [
         (("--model", "nothing-here"), "nothing-here: no such folder"),
-        (("--lengths", "2k"), "window (max_position_embeddings) is 1024 tokens, below the asked 2k"),
+        (("--lengths", "2k"), "window (max_position_embeddings) is 1024 tokens, but --lengths asks for 2k"),
         (("--tasks", "ruler:niah_singel_1"), "did you mean 'niah_single_1'"),
         (("--lengths", "64"), "niah_single_1"),
         (("--lengths", "many"), "'many' is not a length"),

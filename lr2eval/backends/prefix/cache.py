@@ -1,4 +1,4 @@
-"""Beginnings that several rows share: read once, then gone on from by each row.
+"""Beginnings that several rows share: read once, then continued by each row.
 
 Shape suffixes: G beginnings, B rows, P columns of the beginnings and L columns after them (both right-padded), H hidden
 width, N needed positions, V vocabulary.
@@ -15,16 +15,16 @@ import torch
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from lr2eval.backends.forward import extend
+from lr2eval.backends.forward import extend, padded
 from lr2eval.method.rope.guards import remember_sides, sides_of
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
 
 
 def can_share(model: Any) -> bool:
-    """Whether a row may go on from a cache that another row filled, exactly.
+    """Whether a row may continue from a cache that another row filled, with exact results.
 
-    It may where keys and values depend on nothing but the tokens before them. Dynamic NTK turns keys by the length of
-    the whole row; recurrent layers keep no keys; models that share caches between layers or bring their own code may do
+    It may if keys and values depend only on the tokens before them. Dynamic NTK rotates keys by the length of the whole
+    row; recurrent layers keep no keys; models that share caches between layers, or bring their own code, may do
     anything.
     """
     config = model.config.get_text_config()
@@ -37,9 +37,9 @@ def can_share(model: Any) -> bool:
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
-    """A layer's beginnings, handed to each row as it is read; the rows' own tokens are kept only where asked.
+    """The beginnings of a layer, given to each row as it is read; ``keep`` also keeps the rows' own tokens.
 
-    Sliding layers keep everything too: their mask does the sliding, and rows of any length go on from here.
+    Sliding layers keep everything too: their mask does the sliding, and rows of any length continue from here.
     """
 
     def __init__(self, beginning: DynamicLayer, owners_B: torch.Tensor, keep: bool) -> None:
@@ -72,90 +72,61 @@ class Beginnings:
     cache: Cache
     lengths: tuple[int, ...]
 
-    def of(self, owners: Sequence[int], device: torch.device) -> Begun:
-        """Rows that go on from them; ``owners`` tells for each row the number of its beginning."""
-        return Begun(self, torch.tensor(owners, device=device), device)
 
-
-@dataclass(frozen=True)
 class Begun:
-    """B rows that have read their beginning."""
+    """B rows that have read their beginning; ``owners[i]`` is the number of row ``i``'s beginning."""
 
-    beginnings: Beginnings
-    owners_B: torch.Tensor
-    device: torch.device
-
-    @property
-    def starts(self) -> list[int]:
+    def __init__(self, beginnings: Beginnings, owners: Sequence[int], device: torch.device) -> None:
+        self._beginnings, self._owners, self._device = beginnings, owners, device
+        self.starts = [beginnings.lengths[owner] for owner in owners]
         """How many tokens of each row are read."""
-        return [self.beginnings.lengths[owner] for owner in self.owners_B.tolist()]
 
     def fork(self, *, keep: bool) -> Cache:
-        """A cache for one forward over all rows, or with ``keep`` for several that follow each other."""
-        source = self.beginnings.cache
-        cache = Cache(layers=[_Layer(layer, self.owners_B, keep) for layer in source.layers])
+        """A cache for one forward over all rows, or with ``keep`` for several consecutive forwards."""
+        source, owners_B = self._beginnings.cache, torch.tensor(self._owners, device=self._device)
+        cache = Cache(layers=[_Layer(layer, owners_B, keep) for layer in source.layers])
         sides = sides_of(source)
         if sides is not None:
-            remember_sides(cache, tuple(sides[owner] for owner in self.owners_B.tolist()))
+            remember_sides(cache, tuple(sides[owner] for owner in self._owners))
         return cache
 
     def inputs(self, start: int, stop: int) -> dict[str, torch.Tensor]:
         """Positions, and a mask where beginnings are padded, for the columns ``start`` to ``stop`` of L."""
-        starts_B1 = torch.tensor(self.starts, device=self.device)[:, None]
-        inputs = {"position_ids": starts_B1 + torch.arange(start, stop, device=self.device)}
-        width = max(self.beginnings.lengths)
+        starts_B1 = torch.tensor(self.starts, device=self._device)[:, None]
+        inputs = {"position_ids": starts_B1 + torch.arange(start, stop, device=self._device)}
+        width = max(self._beginnings.lengths)
         if min(self.starts) < width:
-            real_BP = torch.arange(width, device=self.device) < starts_B1
+            real_BP = torch.arange(width, device=self._device) < starts_B1
             inputs["attention_mask"] = torch.nn.functional.pad(real_BP.long(), (0, stop), value=1)
         return inputs
 
 
-def read(
-    model: Any,
-    rotary: WindowedRotaryEmbedding | None,
-    beginnings: Sequence[Sequence[int]],
-    finals: Sequence[int],
-    chunk: int | None,
-) -> Beginnings:
-    """Prefill each beginning once, under the factors for rows of ``finals`` tokens in all (one number for each).
-
-    With ``chunk``, in pieces of that many columns.
-    """
-    lengths = tuple(len(ids) for ids in beginnings)
-    ids_GP = torch.zeros((len(lengths), max(lengths)), dtype=torch.int64)
-    for row, ids in enumerate(beginnings):
-        ids_GP[row, : len(ids)] = torch.tensor(ids)
-    cache = DynamicCache()
-    extend(model, rotary, ids_GP.to(model.device), cache, finals, chunk)
-    return Beginnings(cache, lengths)
-
-
+@dataclass
 class Kept:
-    """The last beginning that was read alone, for the next batch of the same family."""
+    """Reads beginnings; keeps the last one that was read alone, for the next batch of the same family."""
 
-    def __init__(self) -> None:
-        self._key: object = None
-        self._held: Beginnings | None = None
+    model: Any
+    rotary: WindowedRotaryEmbedding | None
+    _key: object = None
+    _held: Beginnings | None = None
 
-    def read(
-        self,
-        model: Any,
-        rotary: WindowedRotaryEmbedding | None,
-        beginnings: Sequence[Sequence[int]],
-        finals: Sequence[int],
-        chunk: int | None,
-    ) -> Beginnings:
-        """As :func:`read`, but a single beginning is not read again under the same factors and in the same pieces."""
-        long = rotary is not None and finals[0] > rotary.scaling.original_window
+    def read(self, beginnings: Sequence[Sequence[int]], finals: Sequence[int], chunk: int | None) -> Beginnings:
+        """Prefill each beginning once, under the factors for rows of ``finals`` tokens in all (one number for each).
+
+        With ``chunk``, in pieces of that many columns. A single beginning is not read again under the same factors and
+        in the same pieces.
+        """
+        long = self.rotary is not None and finals[0] > self.rotary.scaling.original_window
         key = (tuple(beginnings[0]), long, chunk) if len(beginnings) == 1 else None
         if self._held is not None and key is not None and key == self._key:
             return self._held
         self.drop()
-        fresh = read(model, rotary, beginnings, finals, chunk)
+        fresh = Beginnings(DynamicCache(), tuple(len(ids) for ids in beginnings))
+        extend(self.model, self.rotary, padded(beginnings, self.model.device), fresh.cache, finals, chunk)
         if key is not None:
             self._key, self._held = key, fresh
         return fresh
 
     def drop(self) -> None:
-        """Give its memory back."""
+        """Free the memory."""
         self._key = self._held = None

@@ -1,6 +1,6 @@
-"""Which rows share a beginning worth reading once, and how such families make batches.
+"""Families: rows that share a beginning worth reading once, and how families make batches.
 
-Everything here is a pure function of the rows, so that a shard's plan and a planned batch always mean the same.
+Everything here is a pure function of the rows, so planning a batch again gives the same batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEAST_SAVED = 0.25
 
 @dataclass(frozen=True)
 class Family:
-    """Rows (by number) that begin with the same ``prefix`` tokens; 0 stands for rows that are read whole."""
+    """Rows (by number) with the same first ``prefix`` tokens; 0 for rows that are read whole."""
 
     prefix: int
     members: tuple[int, ...]
@@ -36,11 +36,11 @@ class _Node:
 
 
 def families(beginnings: Sequence[Sequence[int]], lengths: Sequence[int], sides: Sequence[Hashable]) -> list[Family]:
-    """Disjoint families that save most tokens; rows that share too little are in none.
+    """The disjoint families that save most tokens; rows that share too little are in none.
 
     ``beginnings`` are the tokens a row may take from a prefix, ``lengths`` all its tokens. Only rows of the same side
-    of the window share. One prefix serves a row: of nested ones (shots, then a question) the better is taken, and rows
-    that this leaves over are looked at again.
+    of the window share. A row uses one prefix: of nested ones (shots, then a question) the better one. The remaining
+    rows are searched again.
     """
     keys = [np.asarray(tokens, dtype=">u4") for tokens in beginnings]
     numbered = {side: number for number, side in enumerate(dict.fromkeys(sides))}
@@ -86,7 +86,7 @@ def _add(parent: _Node, child: _Node) -> None:
 
 
 def common(a: np.ndarray, b: np.ndarray) -> int:
-    """How many elements two arrays begin with alike."""
+    """Length of the common beginning of two arrays."""
     size = min(len(a), len(b))
     differs = np.flatnonzero(a[:size] != b[:size])
     return int(differs[0]) if len(differs) else size
@@ -97,7 +97,7 @@ def batches(
 ) -> list[list[Family]]:
     """Families and single rows packed longest first; whole small families share a batch, large ones are cut.
 
-    The batches of a family that was cut follow each other, so that one prefill can serve them.
+    The batches of one family follow each other, so one prefill can serve them.
     """
     whole: list[Family] = []
     cut: list[list[Family]] = []

@@ -1,7 +1,7 @@
-"""Prefill of prompts that begin alike: each is read on from where the one before it differs.
+"""Prefill of prompts with a common beginning: each is read from where it differs from the one before.
 
-In sorted order every prompt shares most with its neighbour, so that a walk over them reads each token of the tree of
-all beginnings once: a needle grid over one haystack costs about half.
+In sorted order, every prompt shares most with its neighbour. So a walk over them reads each token of the tree of all
+beginnings once. A needle grid over one haystack costs about half.
 
 Shape suffixes: B rows, K heads of keys and values, L columns (left padding, prompt without its last token), D width.
 """
@@ -23,13 +23,13 @@ from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
 
 LEAST_CPU = 16
 LEAST_GPU = 512
-"""Tokens that a row must save on average: each has a forward of its own, which keeps a GPU less busy than a batch."""
+"""Tokens that a row must save on average. Each row has its own forward, which uses a GPU less well than a batch."""
 
 
 def walk(prompts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
     """The order in which to read prompts, and for each how many tokens it takes from the one read before it.
 
-    The last token of a prompt is never taken nor read: decoding begins with it.
+    The last token of a prompt is neither taken nor read: decoding begins with it.
     """
     keys = [np.asarray(prompt[:-1], dtype=">u4") for prompt in prompts]
     order = sorted(range(len(keys)), key=lambda row: keys[row].tobytes())
@@ -37,7 +37,7 @@ def walk(prompts: Sequence[Sequence[int]]) -> tuple[list[int], list[int]]:
 
 
 def worthwhile(prompts: Sequence[Sequence[int]], device: torch.device) -> bool:
-    """Whether so much is shared that a walk is faster than one batched prefill."""
+    """Whether the prompts share enough that a walk is faster than one batched prefill."""
     if len(prompts) < 2:
         return False
     saved, least = sum(walk(prompts)[1]), LEAST_CPU if device.type == "cpu" else LEAST_GPU

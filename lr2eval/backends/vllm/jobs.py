@@ -1,4 +1,4 @@
-"""From requests to what vLLM is asked, and back. No vLLM is imported here."""
+"""Turn requests into parameters for vLLM, and its replies into answers. Does not import vLLM."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lr2eval.backends.scoring import Reading, Score
 from lr2eval.errors import BackendError
 
 MOST_TOKENS = 128
-"""vLLM gives the log-probabilities of so many chosen tokens at most."""
+"""The most chosen tokens of which vLLM returns log-probabilities."""
 _SAMPLING = {
     "temperature", "top_p", "top_k", "min_p", "min_tokens", "repetition_penalty", "presence_penalty",
     "frequency_penalty", "seed",
@@ -21,7 +21,7 @@ _SAMPLING = {
 def decoding_params(
     decoding: Decoding, new_tokens: int, eos_ids: Sequence[int], *, seed: int, repetition_penalty: float
 ) -> dict[str, Any]:
-    """``SamplingParams`` for up to ``new_tokens`` tokens. Stop strings are looked for as the HF backend does.
+    """``SamplingParams`` for up to ``new_tokens`` tokens. Stop strings work as in the HF backend.
 
     Raises :class:`BackendError` for settings of ``generate`` that vLLM lacks (beam search and the like).
     """
@@ -30,7 +30,7 @@ def decoding_params(
     if extra.pop("num_beams", 1) != 1:
         raise BackendError("generation_kwargs: vLLM has no beam search; use --backend hf")
     if unknown := sorted(extra.keys() - _SAMPLING):
-        raise BackendError(f"generation_kwargs: vLLM does not know {', '.join(unknown)}; use --backend hf")
+        raise BackendError(f"generation_kwargs: vLLM does not support {', '.join(unknown)}; use --backend hf")
     return {
         "repetition_penalty": repetition_penalty,
         **({"seed": seed} if sampled else {}),
@@ -41,7 +41,7 @@ def decoding_params(
         "stop_token_ids": list(eos_ids),
         "skip_special_tokens": False,
         "spaces_between_special_tokens": False,
-        "logprobs": 0,  # of the said token alone: NaN shows there and nowhere else
+        "logprobs": 0,  # of the generated token alone: NaN shows only there
     }
 
 
@@ -57,7 +57,7 @@ def said(output: Any, eos_ids: Sequence[int], number: int) -> tuple[list[int], b
 
 
 def parts(reading: Reading) -> list[Reading]:
-    """The reading, in as many as it takes to ask for its last tokens; almost always one."""
+    """The reading, split so that each part asks for at most :data:`MOST_TOKENS` tokens; almost always one part."""
     return [
         Reading(reading.ids, reading.members[at : at + MOST_TOKENS], reading.continuations[at : at + MOST_TOKENS])
         for at in range(0, len(reading.members), MOST_TOKENS)
@@ -67,8 +67,8 @@ def parts(reading: Reading) -> list[Reading]:
 def reading_params(reading: Reading) -> dict[str, Any]:
     """One generated token, and the log-probabilities of every token that a continuation ends with.
 
-    All of a one-token choice is in there, whatever its rank, and its prompt may come from the prefix cache. Only a
-    longer continuation needs log-probabilities inside the prompt, which make vLLM compute all of it.
+    This covers a one-token choice of any rank, and its prompt may come from the prefix cache. Only a longer
+    continuation needs log-probabilities inside the prompt, for which vLLM must compute the whole prompt.
     """
     last = sorted({continuation[-1] for continuation in reading.continuations})
     params: dict[str, Any] = {"temperature": 0.0, "max_tokens": 1, "detokenize": False, "logprob_token_ids": last}

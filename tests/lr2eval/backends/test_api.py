@@ -188,7 +188,7 @@ def test_a_dead_server_keeps_what_ended(checkpoint: Checkpoint, serve: Any) -> N
 
 def test_something_else_than_a_completion(checkpoint: Checkpoint, serve: Any) -> None:
     lm = backend(checkpoint, serve(lambda number, payload: (200, {"detail": "hello"})).url)
-    with pytest.raises(BackendError, match=r"something else than a completion .*base_url"):
+    with pytest.raises(BackendError, match=r"is not a completion .*base_url"):
         lm.generate_until(asked("a"))
 
 
@@ -213,6 +213,14 @@ def test_chat_sends_messages_and_remembers_the_rendered_prompt(checkpoint: Check
         ({}, [], r"needs the server's address: --set local-completions\.base_url=http"),
         ({"backend": "local-chat-completions"}, ["local-chat-completions.base_url=u"], r"add --chat"),
         ({}, ["local-completions.base_url=u", "local-completions.auth_token=k"], r"OPENAI_API_KEY"),
+        (
+            {},
+            ["local-completions.base_url=u", "local-completions.num_concurent=2"],
+            r"mean local-completions\.num_",
+        ),
+        ({"backend": "hf"}, ["hf.attention=eager"], r"hf\.attention: unknown option; hf has no options"),
+        ({"backend": "hf"}, ["hf.prefill_chunk=8"], r"hf\.prefill_chunk: write prefill_chunk without hf"),
+        ({"backend": "local_completions"}, [], r"local_completions: unknown; did you mean 'local-completions'"),
         ({"backend": "vllm"}, [], r"lr2eval\[vllm\].*make vllm-env"),
     ],
 )
@@ -224,6 +232,23 @@ def test_bad_configurations(
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=message):
         check_backend(config)
+
+
+def test_options_of_a_model_type_that_names_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strict:
+        def __init__(self, pretrained: str, attention: str = "") -> None: ...
+
+    class Passing(Strict):
+        def __init__(self, pretrained: str, **kwargs: Any) -> None: ...
+
+    def check(made: type, option: str) -> None:
+        monkeypatch.setattr("lm_eval.api.registry.get_model", lambda name: made)
+        check_backend(RunConfig.load({"model": "m", "tasks": "ruler", "backend": "dummy"}, None, [f"dummy.{option}=x"]))
+
+    check(Strict, "attention")
+    check(Passing, "atention")  # its library may know it
+    with pytest.raises(UsageError, match=r"dummy\.atention: unknown option; did you mean dummy\.attention"):
+        check(Strict, "atention")
 
 
 def test_where_the_server_is_does_not_change_the_run() -> None:

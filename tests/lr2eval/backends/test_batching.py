@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lr2eval.backends import batching
-from lr2eval.backends.batching import Footprint, free_memory, run_split, smallest_chunk_needed
+from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, run_split
 from lr2eval.errors import BackendError
 from tests.tiny_models import tiny_config
 
@@ -86,11 +86,15 @@ def test_the_largest_chunk_that_fits_is_taken() -> None:
     def cost(chunk: int | None) -> int:
         return 8000 if chunk is None else chunk
 
-    assert smallest_chunk_needed(8000, 9000, cost) is None
-    assert smallest_chunk_needed(8000, 5000, cost) == 4096
-    assert smallest_chunk_needed(8000, 2000, cost) == 1024
-    assert smallest_chunk_needed(8000, 10, cost) == 256
-    assert smallest_chunk_needed(200, 10, cost) is None
+    def chunk(length: int, memory: int, stated: int | None = None) -> int | None:
+        return BatchLimits(1, None, memory, stated).chunk_for(length, cost)
+
+    assert chunk(8000, 9000) is None
+    assert chunk(8000, 5000) == 4096
+    assert chunk(8000, 2000) == 1024
+    assert chunk(8000, 10) == 256
+    assert chunk(200, 10) is None
+    assert chunk(8000, 10, stated=300) == chunk(8000, 9000, stated=300) == 300
 
 
 def test_results_keep_their_order_when_a_batch_is_split() -> None:

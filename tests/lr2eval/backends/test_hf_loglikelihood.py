@@ -37,7 +37,7 @@ def test_log_likelihood_of_a_mixed_batch_equals_each_row_alone(
     lm, stock = load(architecture, prefill_chunk=chunk), tiny_model(architecture)
     contexts = prompts(lm, [3, 20, 29, 30, 31, 60, 100])
     requests = [choice(context, " copper signal") for context in contexts]
-    expected = [cache_free_score(stock, *lm._encode_pair(*request.args)) for request in requests]
+    expected = [cache_free_score(stock, *lm._pair(0, *request.args)) for request in requests]
     assert len(lm.plan("loglikelihood", requests)) == 1
     assert_scores(lm.loglikelihood(requests), expected)
     tokens = [len(lm.tok_encode("".join(request.args))) for request in requests]
@@ -51,7 +51,7 @@ def test_greedy_continuations_are_recognised(load: Load) -> None:
     context = lm.tok_encode(text_of(10, lm.tokenizer))
     greedy = cache_free(stock, context, 5)
     other = [*greedy[:4], (greedy[4] + 1) % 300]
-    got = lm._loglikelihood_tokens([(None, context, greedy), (None, context, other)])
+    got = lm._score_pairs([(context, greedy), (context, other)])
     assert_scores(got, [cache_free_score(stock, context, tokens) for tokens in (greedy, other)])
     assert [flag for _, flag in got] == [True, False]
 
@@ -68,14 +68,14 @@ def test_choices_of_one_token_cost_one_forward(load: Load, monkeypatch: pytest.M
     got = lm.loglikelihood(requests)
     assert rows == [2, 1]
     stock = tiny_model("llama")
-    assert_scores(got, [cache_free_score(stock, *lm._encode_pair(*request.args)) for request in requests])
+    assert_scores(got, [cache_free_score(stock, *lm._pair(0, *request.args)) for request in requests])
 
 
 def test_continuations_that_share_a_reading_at_other_cuts(load: Load) -> None:
     lm, stock = load(), tiny_model("llama")
     ids = lm.tok_encode(text_of(20, lm.tokenizer))
     pairs = [(ids[:17], [*ids[17:], 5]), (ids[:19], [ids[19], 9]), (ids, [7])]
-    got = lm._loglikelihood_tokens([(None, *pair) for pair in pairs])
+    got = lm._score_pairs(pairs)
     assert_scores(got, [cache_free_score(stock, *pair) for pair in pairs])
 
 
@@ -91,12 +91,12 @@ def test_a_model_without_a_known_head_is_scored_from_all_logits(load: Load, monk
     lm, stock = load(), tiny_model("llama")
     monkeypatch.setattr(lm.model, "get_output_embeddings", lambda: None)
     requests = [choice(context, " copper signal") for context in prompts(lm, [9, 50])]
-    expected = [cache_free_score(stock, *lm._encode_pair(*request.args)) for request in requests]
+    expected = [cache_free_score(stock, *lm._pair(0, *request.args)) for request in requests]
     assert_scores(lm.loglikelihood(requests), expected)
 
 
 def test_rolling_log_likelihood(load: Load) -> None:
-    lm, stock = load(max_length=48), tiny_model("llama")
+    lm, stock = load(window=48), tiny_model("llama")
     texts = prompts(lm, [20, 100])
     requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
     short, long = (lm.tok_encode(text) for text in texts)

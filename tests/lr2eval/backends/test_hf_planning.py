@@ -48,14 +48,14 @@ def test_measure_counts_prompt_and_answer(load: Load) -> None:
     assert lm.measure("generate_until", [generation(text, 6) for text in texts]) == [11, 46]
     assert lm.measure("loglikelihood", [choice(texts[1], "A")]) == [41]
     assert lm.limit == 256
-    assert load(max_length=100).limit == 100
+    assert load(window=100).limit == 100
 
 
 def test_texts_are_tokenised_once(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = load()
     request = generation(text_of(20, lm.tokenizer), 4)
     lm.measure("generate_until", [request])
-    monkeypatch.setattr(lm._encode_prompt, "_encode", lambda text: pytest.fail("tokenised again"))
+    monkeypatch.setattr(lm.tok_encode, "_encode", lambda text: pytest.fail("tokenised again"))
     lm.plan("generate_until", [request])
     lm.generate_until([request])
 
@@ -114,7 +114,7 @@ def test_a_memory_limit_reads_long_prompts_in_chunks_at_once(load: Load, monkeyp
     passed = limit_forward(lm, monkeypatch, 10_000)
     got = lm.loglikelihood([choice(text, " lamp")])
     assert max(columns for _, columns in passed) < 60
-    assert_scores(got, [cache_free_score(tiny_model("llama"), *lm._encode_pair(text, " lamp"))])
+    assert_scores(got, [cache_free_score(tiny_model("llama"), *lm._pair(0, text, " lamp"))])
 
 
 @pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
@@ -141,19 +141,19 @@ def test_other_runtime_errors_are_not_taken_for_memory(load: Load, monkeypatch: 
 
 
 def test_too_long_prompts_raise_unless_their_middle_may_go(load: Load) -> None:
-    lm = load(max_length=50)
+    lm = load(window=50)
     (text,) = prompts(lm, [60])
     requests = [generation(text, 8), choice(text, " lamp seven")]
     for request in requests:
         with pytest.raises(BackendError, match=r"request 0 needs 6\d tokens, the window is 50; choose --truncation"):
             getattr(lm, request.request_type)([request])
-    cutting, stock = load(max_length=50, truncation="middle"), tiny_model("llama")
+    cutting, stock = load(window=50, truncation="middle"), tiny_model("llama")
     ids = lm.tok_encode(text)
     (answer,) = cutting.generate_until(requests[:1])
     assert answer == lm.tok_decode(cache_free(stock, ids[:21] + ids[-21:], 8))
     (detail,) = cutting.take_details()
     assert (detail.prompt_tokens, detail.truncated_tokens) == (42, 18)
-    context, continuation = lm._encode_pair(*requests[1].args)
+    context, continuation = lm._pair(0, *requests[1].args)
     room = 50 - len(continuation) + 1
     kept = context[: room // 2] + context[len(context) - (room - room // 2) :]
     assert_scores(cutting.loglikelihood(requests[1:]), [cache_free_score(stock, kept, continuation)])

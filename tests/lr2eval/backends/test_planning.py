@@ -5,7 +5,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr2eval.backends.batching import Limits, pack, pieces
+from lr2eval.backends.batching import BatchLimits, pack, pieces
 
 
 @given(st.lists(st.integers(1, 30), max_size=6), st.integers(0, 20))
@@ -36,9 +36,9 @@ def test_packing_a_batch_again_gives_that_batch(rows: list[tuple[int, int]], mos
 
 
 def test_limits() -> None:
-    limits = Limits(rows=4, tokens=100, memory=1000)
+    limits = BatchLimits(rows=4, tokens=100, memory=1000)
     assert limits.allow(4, 100, 1000)
     assert not limits.allow(5, 100, 1000)
     assert not limits.allow(4, 101, 1000)
     assert not limits.allow(4, 100, 1001)
-    assert Limits(rows=4, tokens=None, memory=1000).allow(4, 10**9, 1000)
+    assert BatchLimits(rows=4, tokens=None, memory=1000).allow(4, 10**9, 1000)

@@ -35,7 +35,7 @@ def five_shot(shots: int, questions: list[int], seed: int = 0) -> list[Pair]:
 
 
 def ask(lm: WindowedHFLM, pairs: list[Pair]) -> list[tuple[float, bool]]:
-    return lm._loglikelihood_tokens([(None, *pair) for pair in pairs])
+    return lm._score_pairs(pairs)
 
 
 def random_groups(seed: int) -> list[Pair]:
@@ -117,7 +117,7 @@ def test_letters_of_several_tokens(load: Load, monkeypatch: pytest.MonkeyPatch) 
     lm, stock = load(), tiny_model("llama")
     context = text_of(40, lm.tokenizer)
     requests = [choice(context, f" ({letter})") for letter in "ABCD"] + [choice(context, " A")]
-    pairs = [lm._encode_pair(*request.args) for request in requests]
+    pairs = [lm._pair(0, *request.args) for request in requests]
     assert min(len(continuation) for _, continuation in pairs[:4]) > 1
     passed = limit_forward(lm, monkeypatch, 10**9)
     assert_scores(lm.loglikelihood(requests), [cache_free_score(stock, *pair) for pair in pairs])

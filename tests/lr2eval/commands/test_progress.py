@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lr2eval.base.units import format_seconds
-from lr2eval.commands.progress import RunProgress
+from lr2eval.commands.progress import ProgressDisplay
 from tests.lr2eval.runs.test_scoring import shard
 
 
@@ -14,7 +14,7 @@ def test_seconds_for_people(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
 
 
-def drive(progress: RunProgress) -> None:
+def drive(progress: ProgressDisplay) -> None:
     one, two = shard(n=4), shard(task="cwe", n=2)
     with progress:
         progress.message("hello [bold]")
@@ -27,14 +27,18 @@ def drive(progress: RunProgress) -> None:
 
 
 def test_plain_lines_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    drive(RunProgress(live=False, every=0.0))
+    drive(ProgressDisplay(live=False, every=0.0))
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.splitlines() == ["hello [bold]", "  vt 1k: 2/4, 200 tok/s, about 0 s left", "vt 1k: 75.0 (n=4)"]
+    assert printed.err.splitlines() == [
+        "hello [bold]",
+        "  vt 1k: 2/4 samples, 200 tokens/s, about 0 s left",
+        "vt 1k: 75.0 (n=4)",
+    ]
 
 
 def test_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    drive(RunProgress(live=True))
+    drive(ProgressDisplay(live=True))
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "hello [bold]" in printed.err
@@ -44,7 +48,7 @@ def test_bars_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("live", [False, True])
 def test_several_shards_at_a_time_are_counted_together(capsys: pytest.CaptureFixture[str], live: bool) -> None:
     one, two, kept = shard(n=4), shard(task="cwe", n=2), shard(task="fwe", n=1)
-    progress = RunProgress(live=live, every=0.0)
+    progress = ProgressDisplay(live=live, every=0.0)
     with progress:
         progress.run_started([one, two, kept], together=True)
         progress.shard_kept(kept)
@@ -62,7 +66,7 @@ def test_several_shards_at_a_time_are_counted_together(capsys: pytest.CaptureFix
         assert "7/7" in lines
     else:
         assert [line.split(",")[0] for line in lines.splitlines() if "all:" in line] == [
-            "  all: 3/7",
-            "  all: 5/7",
-            "  all: 7/7",
+            "  all: 3/7 samples",
+            "  all: 5/7 samples",
+            "  all: 7/7 samples",
         ]

@@ -4,16 +4,16 @@ import math
 
 import pytest
 
-from lr2eval.commands.progress import SearchProgress
+from lr2eval.commands.progress import ProgressDisplay
 
 
-def evaluate(progress: SearchProgress, count: int, *, known: bool = False) -> None:
+def evaluate(progress: ProgressDisplay, count: int, *, known: bool = False) -> None:
     for _ in range(count):
         progress.evaluated(0.0 if known else 2.0, known=known)
 
 
 def test_lines_say_where_the_search_is(capsys: pytest.CaptureFixture[str]) -> None:
-    with SearchProgress(live=False, every=0.0) as progress:
+    with ProgressDisplay(live=False, every=0.0) as progress:
         progress.search_started(total=100, after=10, iterations=40)
         evaluate(progress, 30, known=True)
         progress.round_done(14, 3, math.log(1.5), left=60)
@@ -26,7 +26,7 @@ def test_lines_say_where_the_search_is(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_an_early_stop_shortens_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    with SearchProgress(live=False, every=0.0) as progress:
+    with ProgressDisplay(live=False, every=0.0) as progress:
         progress.search_started(total=100, after=10, iterations=40)
         evaluate(progress, 10)
         progress.round_done(14, 5, 1e4, left=0)
@@ -34,7 +34,7 @@ def test_an_early_stop_shortens_what_is_left(capsys: pytest.CaptureFixture[str])
 
 
 def test_workers_share_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
-    with SearchProgress(live=False, every=0.0) as progress:
+    with ProgressDisplay(live=False, every=0.0) as progress:
         progress.search_started(total=100, after=0, iterations=40, workers=4)
         evaluate(progress, 10)
         progress.round_done(14, 5, 0.0, left=90)
@@ -42,7 +42,7 @@ def test_workers_share_the_time_left(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_lines_are_few_but_the_last_round_is_always_told(capsys: pytest.CaptureFixture[str]) -> None:
-    with SearchProgress(live=False, every=1e9) as progress:
+    with ProgressDisplay(live=False, every=1e9) as progress:
         progress.search_started(total=100, after=0, iterations=3)
         for iteration in range(4):
             evaluate(progress, 1)
@@ -52,7 +52,7 @@ def test_lines_are_few_but_the_last_round_is_always_told(capsys: pytest.CaptureF
 
 
 def test_a_terminal_gets_one_bar(capsys: pytest.CaptureFixture[str]) -> None:
-    with SearchProgress(live=True) as progress:
+    with ProgressDisplay(live=True) as progress:
         progress.search_started(total=20, after=0, iterations=40)
         evaluate(progress, 5)
         progress.round_done(12, 7, 0.0, left=15)

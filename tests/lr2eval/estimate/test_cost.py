@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lr2eval.estimate.cost import Asked, Batch, Speed, kv_bytes, operations, read_weights, seconds
+from lr2eval.errors import UsageError
+from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, measure_rates, operations, read_weights
 from lr2eval.method.train.plan import plan
 from lr2eval.method.train.recipe import read_recipe
 from lr2eval.model.shape import Shape
 
 SHAPE = Shape(layers=3, hidden=64, intermediate=160, heads=4, kv_heads=2, head_dim=16, vocabulary=1000)
-SPEED = Speed(matrix=1e9, attention=5e8, step=0.5, row=0.01, context=1e-5)
+RATES = Rates(operations=1e9, bandwidth=1e8, layer=0.01)
 
 
 def test_operations_by_hand() -> None:
@@ -39,30 +41,36 @@ def test_keys_and_values() -> None:
     assert kv_bytes(llama, 2) == 128 * 1024
 
 
+def decoding(rows: int, width: int, new: int) -> float:
+    """Seconds of the answers: every step reads the weights once and the cache of each row."""
+    read = 4 * read_weights(SHAPE) + rows * (width + new / 2) * kv_bytes(SHAPE, 4)
+    return new * (read / 1e8 + 2 * rows * read_weights(SHAPE) / 1e9 + 3 * 0.01)
+
+
 @given(st.integers(1, 64), st.integers(1, 4096), st.integers(0, 200))
-def test_seconds_add_up(rows: int, width: int, new: int) -> None:
-    batch = Batch(rows, width, new)
-    matrix, attention = operations(SHAPE, rows * width, rows * width**2, rows)
-    expected = matrix / 1e9 + attention / 5e8 + new * (0.5 + rows * (0.01 + 1e-5 * (width + new / 2)))
-    assert seconds([batch], SHAPE, SPEED) == pytest.approx(expected)
-    assert seconds([batch] * 3, SHAPE, SPEED) == pytest.approx(3 * expected)
-
-
-def test_rows_of_unequal_length_make_the_whole_square() -> None:
-    plain, padded = (seconds([Batch(4, 500, 0, each)], SHAPE, SPEED) for each in (False, True))
-    assert padded - plain == pytest.approx(operations(SHAPE, 0, 4 * 500**2)[1] / 5e8)
+def test_seconds_of_prompts_and_answers(rows: int, width: int, new: int) -> None:
+    prompts = sum(operations(SHAPE, rows * width, rows * width**2, rows)) / 1e9 + 3 * 0.01
+    assert batch_seconds(SHAPE, 4, RATES, rows, width, new) == pytest.approx(prompts + decoding(rows, width, new))
 
 
 @pytest.mark.parametrize(("width", "new", "reads"), [(100, 28, 1), (100, 29, 2), (128, 1, 2), (129, 50, 1)])
 def test_an_answer_that_crosses_the_window_reads_its_prompt_twice(width: int, new: int, reads: int) -> None:
-    decoding = new * (0.5 + 0.01 + 1e-5 * (width + new / 2))
-    prefill = seconds([Batch(1, width, 0)], SHAPE, SPEED)
     head = operations(SHAPE, 0, 0, 1)[0] / 1e9
-    expected = decoding + head + reads * (prefill - head)
-    assert seconds([Batch(1, width, new)], SHAPE, SPEED, 128) == pytest.approx(expected)
+    prompt = batch_seconds(SHAPE, 4, RATES, 1, width, 0) - head
+    expected = decoding(1, width, new) + head + reads * prompt
+    assert batch_seconds(SHAPE, 4, RATES, 1, width, new, 128) == pytest.approx(expected)
 
 
-def test_asked_counts() -> None:
-    asked = Asked("ruler", "vt", 100, 3, [60, 70, 50], 30, 0, True)
-    assert (asked.tokens, asked.longest) == (180, 100)
-    assert Asked("mmlu", "a", None, 0, [], 0, 0, True).longest == 0
+def test_rates_are_measured_and_no_random_state_is_spent() -> None:
+    state = torch.random.get_rng_state()
+    found = measure_rates("float32", "cpu")
+    assert 1e8 < found.operations < 1e14
+    assert 1e7 < found.bandwidth < 1e13
+    assert found.layer > 0
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_torch_cannot_use_is_named() -> None:
+    with pytest.raises(UsageError, match=r"--device cuda: torch cannot use it here \(.*\); `lr2eval doctor`"):
+        measure_rates("float32", "cuda")

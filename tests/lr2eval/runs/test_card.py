@@ -32,7 +32,7 @@ def test_reads_what_the_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"made_four": {}}), json.dumps({"lengths": "512"})])
 def test_a_damaged_one_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(CheckpointError, match=r"lr2eval.json: cannot be read .*correct or remove it"):
+    with pytest.raises(CheckpointError, match=r"lr2eval.json: cannot be read .*fix or delete it"):
         Card.read(tmp_path)
 
 

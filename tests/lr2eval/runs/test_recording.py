@@ -102,7 +102,7 @@ def test_responses_of_another_question_are_refused(tmp_path: Path, change: str) 
     recording(tmp_path, FakeBackend()).generate_until(requests(*PROMPTS))
     lm = recording(tmp_path, FakeBackend(), **({"model": "other"} if change == "model" else {}))
     prompts = ("aX", *PROMPTS[1:]) if change == "prompt" else PROMPTS
-    with pytest.raises(StoreError, match="fresh --out"):
+    with pytest.raises(StoreError, match="choose a new --out"):
         lm.generate_until(requests(*prompts))
 
 

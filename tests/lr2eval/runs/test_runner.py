@@ -11,7 +11,7 @@ from tests.lr2eval.runs.test_scoring import DETAILS, record, shard
 def test_a_sample_longer_than_its_length_is_no_result() -> None:
     long, fits = shard(length=102, max_new_tokens=3), shard(length=103, max_new_tokens=3)
     _check_length(fits, scored_samples(fits, [record(0)], DETAILS, "generate_until", 0))  # 100 tokens + 3 new ones
-    with pytest.raises(RunFailedError, match=r"ruler/vt@102: samples \[0\] hold more than 99 prompt tokens"):
+    with pytest.raises(RunFailedError, match=r"ruler/vt@102: the prompts of samples \[0\] have more than 99 tokens"):
         _check_length(long, scored_samples(long, [record(0)], DETAILS, "generate_until", 0))
 
 

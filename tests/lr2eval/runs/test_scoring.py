@@ -90,12 +90,12 @@ def test_broken_text_becomes_storable() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), "text", None, (1, 2)])
 def test_a_metric_that_is_no_score_is_refused(bad: Any) -> None:
-    with pytest.raises(RunFailedError, match="no score"):
+    with pytest.raises(RunFailedError, match="is not the score of one sample"):
         scored_samples(shard(), [record(0, m=bad)], DETAILS, "generate_until", 0)
 
 
 def test_missing_metric_is_refused() -> None:
-    with pytest.raises(RunFailedError, match="no metric 'm'"):
+    with pytest.raises(RunFailedError, match="does not report the metric 'm', only acc"):
         scored_samples(shard(), [record(0, metrics=["acc"], acc=1)], DETAILS, "generate_until", 0)
 
 

@@ -155,7 +155,7 @@ def test_responses_of_another_question_are_refused(tmp_path: Path) -> None:
     store = RunStore.create(tmp_path / "run")
     store._db.execute("UPDATE responses SET key='other' WHERE request=1")
     store._db.execute("DELETE FROM responses WHERE request=2")
-    with pytest.raises(StoreError, match="fresh --out"):
+    with pytest.raises(StoreError, match="choose a new --out"):
         Spread(tmp_path / "run", FakeBackend()).run(SHARDS[:1])
 
 

@@ -29,7 +29,7 @@ from lr2eval.method.rope.scaling import LONG_ATTENTION_KEY, SHORT_ATTENTION_KEY
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.record.store import RunStore
 from tests.tiny_models import EOS, text_of
-from tests.vllm_models import vllm_checkpoint
+from tests.vllm_models import lm_evals_model, vllm_checkpoint
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM absent: `make vllm-test` builds its environment and runs this file", allow_module_level=True)
@@ -143,8 +143,6 @@ def test_rolling_reads_every_token_once(lm: Any, hf: WindowedHFLM) -> None:
 
 def test_one_request_a_question_and_its_prefix_from_the_cache(lm: Any) -> None:
     """Four choices of eight questions after the same examples: against lm-eval's own path on the same engine."""
-    from lr2eval.backends.vllm.backend import VLLM
-
     shots = text_of(400, lm.tokenizer, seed=1)
     contexts = [shots + " " + text_of(20, lm.tokenizer, seed=100 + i) for i in range(8)]
     asked = choices(lm.tokenizer, contexts, ("A", "B", "C", "D"))
@@ -157,7 +155,7 @@ def test_one_request_a_question_and_its_prefix_from_the_cache(lm: Any) -> None:
     computed = after["prompt_tokens"] - before["prompt_tokens"] - cached
     assert cached >= 8 * 384
 
-    stock = object.__new__(VLLM)
+    stock = object.__new__(lm_evals_model())
     stock.model, stock.batch_size, stock.data_parallel_size, stock.lora_request = lm._engines._llm, 8, 1, None
     stock._max_length = WINDOW
     outputs: list[Any] = []
@@ -267,8 +265,12 @@ def test_stock_vllm_with_one_engine_is_another_model(lm: Any, hf: WindowedHFLM, 
     ("options", "error", "message"),
     [
         ({"max_model_len": WINDOW + 1}, UsageError, r"vllm.max_model_len=513: the model's window is 512 tokens"),
-        ({"tensor_paralel_size": 2}, UsageError, r"no engine option of vLLM; did you mean tensor_parallel_size"),
-        ({"dtype": "half"}, UsageError, r"vllm.dtype: is set by lr2eval"),
+        (
+            {"tensor_paralel_size": 2},
+            UsageError,
+            r"vllm.tensor_paralel_size: unknown option; did you mean vllm.tensor_parallel_size",
+        ),
+        ({"dtype": "half"}, UsageError, r"vllm.dtype: lr2eval sets this option; use --dtype"),
     ],
 )
 def test_bad_options(folder: Path, options: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -294,7 +296,7 @@ def test_a_model_that_vllm_does_not_know(folder: Path, tmp_path: Path) -> None:
     config |= {"architectures": ["NobodyForCausalLM"]}
     (strange / "config.json").write_text(json.dumps(config))
     backend = load(strange)
-    with pytest.raises(CheckpointError, match=r"vLLM does not know NobodyForCausalLM; use --backend hf"):
+    with pytest.raises(CheckpointError, match=r"vLLM does not support NobodyForCausalLM; use --backend hf"):
         backend.generate_until(generations(backend.tokenizer, (60,)))
 
 

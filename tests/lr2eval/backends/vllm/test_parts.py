@@ -94,14 +94,22 @@ LENGTH = "(512), (0.00 GiB KV cache is needed, which is larger than the availabl
             r"m: an engine for 512 tokens .* 384 fits \(--set vllm.max_model_len=384\).*tensor_parallel_size",
         ),
         ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate", BackendError, "does not fit.*no length fits"),
-        ("ValueError: Free memory on device cuda:0 (3/80 GiB) on startup is less than", BackendError, "is in use"),
-        ("ValueError: Model architectures ['OddLM'] are not supported for now.", CheckpointError, "know OddLM"),
-        ("TypeError: __init__() got an unexpected keyword argument 'spam'", UsageError, r"vllm\.spam"),
+        (
+            "ValueError: Free memory on device cuda:0 (3/80 GiB) on startup is less than",
+            BackendError,
+            "m: vLLM cannot reserve its memory",
+        ),
+        ("ValueError: Model architectures ['OddLM'] are not supported for now.", CheckpointError, "support OddLM"),
+        (
+            "ValueError: User-specified max_model_len (512) is greater than the derived max_model_len",
+            UsageError,
+            r"m: 512 tokens exceed the window .* shorter --lengths",
+        ),
         (
             "ERROR 11-25 [core.py:1] KeyError: 'rope'\n"
             "RuntimeError: Engine core initialization failed. See root cause above.",
             BackendError,
-            r"m does not start: KeyError: 'rope'",
+            r"m could not start: KeyError: 'rope'",
         ),
     ],
 )
