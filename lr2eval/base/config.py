@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic.fields import FieldInfo
 
 from lr2eval.base.settings import put, read_sets, read_toml, refuse_unknown
-from lr2eval.base.units import format_length, parse_length
+from lr2eval.base.units import format_length, parse_length, parse_lengths
 from lr2eval.errors import UsageError
 
 
@@ -42,8 +42,8 @@ def _length(value: Any) -> Any:
 
 
 def _lengths(value: Any) -> Any:
-    parts = value.split(",") if isinstance(value, str) else value
-    return tuple(sorted({parse_length(part) for part in parts}))
+    found = parse_lengths(value) if isinstance(value, str) else map(parse_length, value)
+    return tuple(sorted(set(found)))
 
 
 def _names(value: Any) -> Any:

@@ -34,33 +34,24 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
-    """``4k..128k`` doubles from the first to the last; else a comma list. :class:`UsageError` for anything else."""
-    try:
-        first, dots, last = text.partition("..")
-        if not dots:
-            return tuple(sorted({parse_length(part) for part in text.split(",")}))
-        found, end = [parse_length(first)], parse_length(last)
-    except ValueError as error:
-        raise UsageError(f"--lengths {text}: {error}") from error
+    """``4k..128k`` doubles from the first to the last; else a comma list. :class:`ValueError` for anything else."""
+    first, dots, last = text.partition("..")
+    if not dots:
+        return tuple(parse_length(part) for part in text.split(","))
+    found, end = [parse_length(first)], parse_length(last)
     if end < found[0]:
-        raise UsageError(f"--lengths {text}: ends before it begins")
+        raise ValueError(f"{text!r} ends before it begins")
     while found[-1] * 2 <= end:
         found.append(found[-1] * 2)
-    return (*found, end) if found[-1] < end else tuple(found)
+    return tuple(dict.fromkeys((*found, end)))
 
 
-def parse_count(text: str) -> int:
-    """``10B``, ``500M`` or plain digits -> tokens (powers of 1000)."""
-    digits, unit = text.strip().lower().removesuffix("b"), 1e9 if text.strip().lower().endswith("b") else 1.0
-    if digits.endswith("m") and unit == 1.0:
-        digits, unit = digits[:-1], 1e6
-    try:
-        value = float(digits) * unit
-        if not 0 <= value <= 1e18:
-            raise ValueError
-    except ValueError:
-        raise UsageError(f"--train-tokens {text}: write a number of tokens such as 10B or 500M") from None
-    return round(value)
+def parse_count(text: str | int) -> int:
+    """``10B``, ``500M`` or plain digits -> tokens (powers of 1000). :class:`ValueError` for anything else."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mb]?)", str(text).strip().lower())
+    if not match:
+        raise ValueError("write a number of tokens such as 10B or 500M")
+    return round(float(match[1]) * {"": 1, "m": 1e6, "b": 1e9}[match[2]])
 
 
 def format_seconds(seconds: float) -> str:

@@ -6,12 +6,15 @@ The model's sizes are known. Everything else is an assumption: a flag overrides 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from lr2eval.base.units import format_length, parse_count, parse_lengths
+from pydantic import BeforeValidator, Field
+
+from lr2eval.base.config import Config, Kind, Length, Lengths, ModelName, Names
+from lr2eval.base.units import format_length, parse_count
 from lr2eval.errors import CheckpointError, UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, operations
 from lr2eval.model.shape import parameters, shape_of
@@ -52,10 +55,6 @@ PUBLISHED = (
     ("search of LongRoPE v1 up to 256k", 72.0, "at most 3 days on one A100: LongRoPE, arXiv 2402.13753"),
 )
 """(what, GPU-hours, source): figures that others report, to compare an estimate with."""
-TRAIN_UTILISATION = 0.3
-"""Share of the peak at which the formula gives the published 54 hours of LLaMA3-8B on 64 A100 (55)."""
-UTILISATION = 0.4
-READ_SHARE = 0.5
 MMLU_QUESTIONS = 14_042
 MMLU_PROMPT = 720
 LONGBENCH_WORDS = {
@@ -83,31 +82,57 @@ class Cost:
     hours: float
 
 
-@dataclass(frozen=True)
-class Request:
-    """The request, with every assumption filled in."""
+def _search_sizes(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    parts: Sequence[str] = text.lower().split("x")
+    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
+        raise ValueError("write population x iterations x samples, for example 64x40x10")
+    return tuple(map(int, parts))
 
-    model: str
-    tasks: tuple[str, ...]
-    lengths: tuple[int, ...]
-    original_window: int
-    target_length: int
-    samples_per_task: int
-    search: tuple[int, int, int]
-    """Population, iterations, samples."""
-    splits: int
-    train_tokens: int
-    short_share: float
-    """Of the training tokens, in documents within the original window."""
-    gpu: str
-    gpus: int
-    tflops: float
-    bandwidth: float
-    memory: float
-    utilisation: float
-    train_utilisation: float
-    read_share: float
-    """Share of the memory's bandwidth that decoding reaches."""
+
+class Request(Config):
+    """The request, with every assumption filled in (:func:`read_request`)."""
+
+    model: ModelName
+    """The model: a folder with a config.json (weights are not needed), such a file, or a model name."""
+    tasks: Names = ("ruler", "mmlu")
+    """The tasks: ruler, niah, mmlu, longbench, or one task such as ruler:vt."""
+    lengths: Lengths
+    """The prompt lengths in tokens: 4k,8k or 4k..128k. Default: double from 4k to the model's window."""
+    gpu: str = "h100"
+    """The GPU: h100, h200, b200, a100-40, a100-80, l4, l40s, mi300x, rtx4090 or v100."""
+    gpus: int = Field(1, ge=1)
+    """The number of GPUs."""
+    samples_per_task: int = Field(DEFAULT_SAMPLES, ge=1)
+    """The number of samples per RULER task and length."""
+    original_window: Annotated[Length, Field(ge=1)]
+    """The original window in tokens. Default: from the model's config.json."""
+    search: Annotated[tuple[int, int, int], BeforeValidator(_search_sizes), Kind("sizes")] = (64, 40, 10)
+    """The size of a search: population x iterations x samples. Default: 64x40x10."""
+    splits: int = Field(1, ge=1)
+    """The number of splits that are searched."""
+    train_tokens: Annotated[int, BeforeValidator(parse_count), Kind("count")] = 10_000_000_000
+    """The number of training tokens; 0 leaves out training. Default: 10B."""
+    short_share: float = Field(0.3, ge=0, le=1)
+    """The share of the training tokens in documents within the original window."""
+    tflops: float = Field(gt=0)
+    """The peak of one GPU in 10^12 operations per second, dense. Default: from its data sheet."""
+    bandwidth: float = Field(gt=0)
+    """The memory bandwidth of one GPU in GB/s. Default: from its data sheet."""
+    memory: float = Field(gt=0)
+    """The memory of one GPU in GB. Default: from its data sheet."""
+    utilisation: float = Field(0.4, gt=0, le=1)
+    """The share of the peak that prompts and searches reach."""
+    train_utilisation: float = Field(0.3, gt=0, le=1)
+    """The share of the peak that training reaches. With 0.3, the formula gives the published 54 hours on 64 A100."""
+    read_share: float = Field(0.5, gt=0, le=1)
+    """The share of the memory bandwidth that answers reach."""
+
+    @property
+    def target_length(self) -> int:
+        """The longest length."""
+        return max(self.lengths)
 
     @property
     def evaluations(self) -> int:
@@ -212,50 +237,22 @@ def _sizes(asked: Request) -> Iterator[tuple[str, int, int, int]]:
             yield f"{benchmark} at {format_length(length)}", samples, round(min(length - new, fill)), new
 
 
-def read_request(flags: dict[str, Any]) -> tuple[Shape, Request]:
+def read_request(given: Mapping[str, Any]) -> tuple[Shape, Request]:
     """(sizes of the model, the request), both checked. Raises :class:`UsageError` naming the flag."""
-    name, config = read_config(flags["model"])
+    if "model" not in given:
+        raise UsageError("--model is missing")
+    name, config = read_config(given["model"])
     shape = shape_of(config)
     window = config.get("max_position_embeddings")
     rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
     original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings") or window
     if not isinstance(window, int) or not isinstance(original, int):
         raise UsageError(f"{name}: config.json does not state max_position_embeddings; add it")
-    lengths = parse_lengths(flags["lengths"]) if flags["lengths"] else default_lengths(window)
-    gpu = str(flags["gpu"]).lower()
+    gpu = str(given.get("gpu", "h100")).lower()
     if gpu not in GPUS:
         raise UsageError(f"--gpu {gpu}: not a known GPU; choose among {', '.join(GPUS)}")
-    sheet = GPUS[gpu]
-
-    def given(key: str, default: float, most: float = float("inf")) -> float:
-        value = default if flags[key] is None else float(flags[key])
-        if not 0 < value <= most:
-            limit = "" if most == float("inf") else f" and at most {most:g}"
-            raise UsageError(f"--{key.replace('_', '-')} {value:g}: must be above 0{limit}")
-        return value
-
-    if not 0 <= flags["short_share"] <= 1:
-        raise UsageError(f"--short-share {flags['short_share']:g}: must be between 0 and 1")
-    return shape, Request(
-        model=name,
-        tasks=tuple(part.strip() for part in str(flags["tasks"]).split(",") if part.strip()),
-        lengths=lengths,
-        original_window=int(given("original_window", original)),
-        target_length=max(lengths),
-        samples_per_task=int(given("samples_per_task", DEFAULT_SAMPLES)),
-        search=_search_sizes(flags["search"]),
-        splits=int(given("splits", 1)),
-        train_tokens=parse_count(flags["train_tokens"]),
-        short_share=flags["short_share"],
-        gpu=gpu,
-        gpus=int(given("gpus", 1)),
-        tflops=given("tflops", sheet.tflops),
-        bandwidth=given("bandwidth", sheet.bandwidth),
-        memory=given("memory", sheet.memory),
-        utilisation=given("utilisation", UTILISATION, 1),
-        train_utilisation=given("train_utilisation", TRAIN_UTILISATION, 1),
-        read_share=given("read_share", READ_SHARE, 1),
-    )
+    filled = {"lengths": default_lengths(window), "original_window": original, **asdict(GPUS[gpu])}
+    return shape, Request(**filled | dict(given) | {"model": name, "gpu": gpu})
 
 
 def read_config(model: str) -> tuple[str, dict[str, Any]]:
@@ -273,11 +270,3 @@ def read_config(model: str) -> tuple[str, dict[str, Any]]:
         raise CheckpointError(
             f"{file}: not a model configuration ({reason}); name a config.json or its folder"
         ) from error
-
-
-def _search_sizes(text: str) -> tuple[int, int, int]:
-    parts: Sequence[str] = text.lower().split("x")
-    if len(parts) != 3 or not all(part.strip().isdigit() for part in parts):
-        raise UsageError(f"--search {text}: write population x iterations x samples, for example 64x40x10")
-    population, iterations, samples = (int(part) for part in parts)
-    return population, iterations, samples

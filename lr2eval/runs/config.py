@@ -48,7 +48,7 @@ class RunConfig(Config):
     baseline: ModelName | None = None
     """The original model. It answers the same samples, and the report compares the two."""
     lengths: Lengths | None = None
-    """The prompt lengths in tokens: 4k,8k. Default: double from 4k to the model's window."""
+    """The prompt lengths in tokens: 4k,8k or 4k..128k. Default: double from 4k to the model's window."""
     samples_per_task: int = Field(DEFAULT_SAMPLES, ge=1)
     """The number of samples per synthetic task and length."""
     limit: Annotated[int | float | None, BeforeValidator(_limit), Kind("number")] = None

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr2eval.base.units import parse_count, parse_lengths
-from lr2eval.errors import UsageError
 from lr2eval.estimate.request import GPUS, PUBLISHED
 
 Run = Callable[..., Any]
@@ -121,13 +120,13 @@ def test_the_original_window_of_a_rescaled_model(llama3: Path, lr2eval: Run) -> 
         (("--gpu", "h10"), "--gpu h10: not a known GPU; choose among a100-40, a100-80, b200, h100, "),
         (("--tasks", "hellaswag"), "--tasks hellaswag: the size of this benchmark is known only with its data"),
         (("--tasks", "ruler:nope"), "nope"),
-        (("--lengths", "8k..4k"), "--lengths 8k..4k: ends before it begins"),
-        (("--lengths", "4k..x"), "--lengths 4k..x"),
-        (("--search", "64x40"), "--search 64x40: write population x iterations x samples"),
-        (("--train-tokens", "ten"), "--train-tokens ten: write a number of tokens"),
-        (("--utilisation", "1.5"), "--utilisation 1.5: must be above 0 and at most 1"),
-        (("--gpus", "0"), "--gpus 0: must be above 0"),
-        (("--short-share", "2"), "--short-share 2: must be between 0 and 1"),
+        (("--lengths", "8k..4k"), "--lengths: '8k..4k' ends before it begins"),
+        (("--lengths", "4k..x"), "--lengths '4k..x': 'x' is not a length"),
+        (("--search", "64x40"), "--search '64x40': write population x iterations x samples"),
+        (("--train-tokens", "ten"), "--train-tokens 'ten': write a number of tokens"),
+        (("--utilisation", "1.5"), "--utilisation 1.5: must be less than or equal to 1"),
+        (("--gpus", "0"), "--gpus 0: must be greater than or equal to 1"),
+        (("--short-share", "2"), "--short-share 2.0: must be less than or equal to 1"),
     ],
 )
 def test_bad_input(llama3: Path, lr2eval: Run, flags: tuple[str, ...], said: str) -> None:
@@ -161,7 +160,7 @@ def test_counts(text: str, count: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "nan", "inf", "10Q", "1MB"])
 def test_no_counts(text: str) -> None:
-    with pytest.raises(UsageError, match="--train-tokens"):
+    with pytest.raises(ValueError, match="number of tokens"):
         parse_count(text)
 
 
