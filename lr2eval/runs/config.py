@@ -177,7 +177,10 @@ def load_config(flags: Mapping[str, Any], file: Path | None = None, sets: Sequen
 def first_problem(error: ValidationError) -> str:
     """One line that names the flag or key and what is wrong with it."""
     problem = error.errors()[0]
-    where = str(problem["loc"][0]) if problem["loc"] else "configuration"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not problem["loc"]:
+        return str(message)  # settings that do not fit together
+    where = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         import difflib
 
@@ -185,5 +188,4 @@ def first_problem(error: ValidationError) -> str:
         return f"unknown key {where!r} in the configuration" + (f"; did you mean {near[0]!r}?" if near else "")
     if problem["type"] == "missing":
         return f"--{where.replace('_', '-')} is missing"
-    message = problem["msg"].removeprefix("Value error, ")
     return f"--{where.replace('_', '-')} {problem.get('input')!r}: {message}"

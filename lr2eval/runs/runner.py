@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,7 +171,7 @@ def _spread_shards(
     session: dict[str, Any],
 ) -> None:
     """Over workers. Time in the model is that of one of them, on average."""
-    from lr2eval.runs.spread import Loading, PooledLM, Wanted, Work
+    from lr2eval.runs.spread import Answerer, PooledLM, Wanted, Work
 
     where = run.config.where
     lm = PooledLM(run.tokenizer.tokenizer, store, _identity(run), run.config.truncation)
@@ -186,9 +186,9 @@ def _spread_shards(
         keep.write()
 
     device = run.settings["config"]["device"]
-    loading = Loading(run.checkpoint, run.config, device)
+    load = partial(Answerer.load, run.checkpoint, run.config)
     listener.message(f"loading {run.checkpoint.name} in {where.count} workers")
-    with where.pool(loading, device) as pool:
+    with where.pool(load, run.checkpoint, device) as pool:
         _show(run, waiting, listener, together=True)
         ours = run.config.backend == "hf" and run.config.memory_limit is None
         work = Work(lm, waiting, finish, where.count, memory=ours)

@@ -23,8 +23,7 @@ from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.runs.backend import load_backend
 from lr2eval.runs.config import RunConfig
 from lr2eval.runs.recording import _SKIPPED, RecordingLM, _Row
-from lr2eval.workers.pool import LATER, Executor, Later
-from lr2eval.workers.settings import settle
+from lr2eval.workers.pool import LATER, Later
 
 if TYPE_CHECKING:
     from lr2eval.benchmark import Shard
@@ -105,27 +104,16 @@ class Reply:
     rows: Sequence[_Row] = ()
 
 
-@dataclass(frozen=True)
-class Loading:
-    """What a worker needs to load its backend. Goes to another process as it is."""
-
-    checkpoint: Checkpoint
-    config: RunConfig
-    device: str
-
-    def __call__(self, number: int) -> Executor[Call, Reply]:
-        where = self.config.where
-        elsewhere = where.kind == "ray"
-        device = settle(number, self.device, where.threads, self.checkpoint, elsewhere=elsewhere)
-        config = self.config.model_copy(update={"device": device})
-        return Answerer(load_backend(self.checkpoint, config), config.truncation)
-
-
 class Answerer(RecordingLM):
     """In a worker: a resident backend that surveys and answers, and keeps nothing."""
 
     def __init__(self, backend: Any, truncation: Truncation) -> None:
         super().__init__(backend, None, {}, truncation=truncation)  # type: ignore[arg-type]  # nothing is stored
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, config: RunConfig, device: str) -> Answerer:
+        """With the backend that ``config`` names, on ``device``."""
+        return cls(load_backend(checkpoint, config.model_copy(update={"device": device})), config.truncation)
 
     def run(self, calls: Sequence[Call], /) -> Iterator[Reply]:
         for call in calls:

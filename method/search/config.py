@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lr2eval.base.units import parse_length
 from lr2eval.workers.settings import Kind, Workers
 
 if TYPE_CHECKING:  # the configuration must load without torch and numpy
     from lr2eval.method.rope.scaling import OriginalRope
-    from lr2eval.method.search.needles import NeedleSettings
-    from lr2eval.method.search.run import Plan
     from lr2eval.method.search.space import Space
 
 _NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording", "workers", "executor", "gpus_per_worker", "ray"}
@@ -96,48 +95,59 @@ class SearchConfig(BaseModel):
         try:
             return tuple(int(part) for part in value.split(","))
         except ValueError:
-            raise ValueError("write pairs separated by commas: 27,29,31") from None
+            raise ValueError("give pairs separated by commas, for example 27,29,31") from None
 
-    def needle_settings(self) -> NeedleSettings:
-        """What decides the samples. Raises :class:`ValueError` and, for the wording's file, :class:`UsageError`."""
-        from lr2eval.base.wording import Wording
-        from lr2eval.method.search.needles import NeedleSettings
-
-        return NeedleSettings(
-            length=self.target_length,
-            depths=self.depths,
-            needles=self.needles,
-            distractors=self.distractors,
-            repeat=self.repeat,
-            seed=self.seed,
-            wording=Wording() if self.wording is None else Wording.read(self.wording),
-        )
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        least = {"population": 1, "initial": 1, "parents": 1, "patience": 1, "iterations": 0, "mutations": 0}
+        for name, bound in (least | {"crossovers": 0}).items():
+            if (value := getattr(self, name)) is not None and value < bound:
+                raise ValueError(f"{name} is {value}; give {bound} or more")
+        shares = {"rate": 0 < self.rate <= 1, "shifts": 0 <= self.shifts <= 1, "race_keep": 0 < self.race_keep < 1}
+        for name, possible in shares.items():
+            if not possible:
+                raise ValueError(f"{name} is {getattr(self, name):g}; give a share between 0 and 1")
+        if self.parents > self.population:
+            raise ValueError(f"{self.parents} parents cannot come from a population of {self.population}")
+        if self.iterations and not self.children:
+            raise ValueError(
+                "mutations and crossovers are both 0, so an iteration has no candidates; raise one of them"
+            )
+        rungs = self.race_rungs
+        if not rungs or rungs[0] < 1 or sorted(set(rungs)) != list(rungs):
+            raise ValueError(f"race_rungs is {list(rungs)}; give ascending numbers of samples")
+        if self.race and rungs[-1] >= self.samples:
+            raise ValueError(
+                f"racing makes its last choice after {rungs[-1]} samples, so it needs more than the {self.samples} of "
+                "--samples"
+            )
+        return self
 
     @property
     def where(self) -> Workers:
         """The workers that are asked for."""
         return Workers(self.workers, self.executor, self.gpus_per_worker, self.ray)
 
-    def plan(self) -> Plan:
-        """What decides the candidates, beside the spaces. Raises :class:`ValueError`."""
-        from lr2eval.method.search.evolution import SearchSettings
-        from lr2eval.method.search.run import Plan, Racing
+    @property
+    def children(self) -> int:
+        """New candidates of an iteration."""
+        return self.mutations + self.crossovers
 
-        settings = SearchSettings(
-            population=self.population,
-            initial=self.initial,
-            iterations=self.iterations,
-            parents=self.parents,
-            mutations=self.mutations,
-            crossovers=self.crossovers,
-            rate=self.rate,
-            shifts=self.shifts,
-            patience=self.patience,
-            least_gain=self.least_gain,
-            seed=self.seed,
-        )
-        racing = Racing(self.race_rungs, self.race_keep) if self.race else None
-        return Plan(settings, self.samples, racing, self.random)
+    def survivors(self, candidates: int) -> int:
+        """How many candidates stay after a rung of a race; at least one."""
+        return max(1, math.ceil(candidates * self.race_keep))
+
+    def round_cost(self, candidates: int) -> int:
+        """Evaluations of a round of ``candidates``."""
+        cost, done = 0, 0
+        for rung in self.race_rungs if self.race else ():
+            cost += candidates * (rung - done)
+            candidates, done = self.survivors(candidates), rung
+        return cost + candidates * (self.samples - done)
+
+    def split_cost(self) -> int:
+        """Evaluations of a split that does not stop early."""
+        return self.round_cost(self.initial) + self.iterations * self.round_cost(self.children)
 
     def spaces(self, rope: OriginalRope) -> list[Space]:
         """One per split. Raises :class:`ValueError` for a target or split that does not fit the model."""
@@ -145,7 +155,7 @@ class SearchConfig(BaseModel):
 
         splits = self.splits or default_splits(rope)
         if len(set(splits)) != len(splits):
-            raise ValueError(f"splits {', '.join(map(str, splits))} name one twice")
+            raise ValueError(f"--splits {','.join(map(str, splits))}: a pair is given twice")
         return [
             Space(rope, self.target_length, split, self.grid, self.powers, self.attention_factor, self.reach)
             for split in splits

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -21,6 +20,7 @@ PLAIN_POWER = 100
 _POWER_STEP = 5
 _LAST_MAY_RISE = 4.0
 _TRIES = 1000
+_CROSS_TRIES = 20
 SEEDS = 8
 
 
@@ -96,13 +96,6 @@ class Space:
             attention_factor=self.attention_factor,
         )
 
-    def holds(self, candidate: Candidate) -> bool:
-        """Whether a candidate lies in this space."""
-        right = candidate.right
-        bounded = self.low <= right[0] and right[-1] <= self.high
-        rising = all(a < b for a, b in pairwise(right))
-        return candidate.split == self.split and len(right) == self.size and bounded and rising
-
     def seeds(self) -> list[Candidate]:
         """The published start: from ``S0 + k S0/8`` at the split (``k`` = 0..7, ``S0`` = s) in steps of 0.1.
 
@@ -172,15 +165,14 @@ def cross(
     rng: np.random.Generator,
     rate: float,
     seen: Container[Candidate],
-    tries: int,
 ) -> Candidate | None:
-    """A child of two parents: each factor of ``first``, with probability ``rate / 2``, that of ``second`` if the list
-    stays increasing. ``None`` if ``tries`` attempts give nothing unseen.
+    """A child of two parents: a copy of ``first`` that takes each factor of ``second`` with probability ``rate / 2``,
+    unless the list would no longer increase. ``None`` if 20 attempts, as published, give nothing unseen.
 
-    The published code stops at the first factor that gives something unseen, so that most of its children differ from a
-    parent in one factor; here every factor gets its chance.
+    The published code stops at the first factor that makes the child new, so most of its children differ from a parent
+    in one factor. Here every factor may be taken.
     """
-    for _ in range(tries):
+    for _ in range(_CROSS_TRIES):
         right = list(first.right)
         for i in range(space.size):
             if rng.random() >= rate / 2:

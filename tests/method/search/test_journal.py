@@ -9,16 +9,16 @@ import pytest
 from lr2eval.errors import StoreError
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope
-from lr2eval.method.search.journal import FILE, Evaluation, Journal, factors_key
+from lr2eval.method.search.journal import FILE, Journal, TrialResult, factors_key
 
 ROPE = OriginalRope(1000.0, 64, 128)
 
 
 def test_evaluations_come_back_exactly_and_in_order(tmp_path: Path) -> None:
     found = [
-        Evaluation("b", 3, 0.1 + 0.2, 2048, 0.5),
-        Evaluation("a", 0, math.nan, 2048, 0.25),
-        Evaluation("a", 1, math.inf, 2048, 0.125),
+        TrialResult("b", 3, 0.1 + 0.2, 2048, 0.5),
+        TrialResult("a", 0, math.nan, 2048, 0.25),
+        TrialResult("a", 1, math.inf, 2048, 0.125),
     ]
     with Journal.open(tmp_path) as journal:
         for each in found:
@@ -38,9 +38,9 @@ def test_evaluations_come_back_exactly_and_in_order(tmp_path: Path) -> None:
 
 def test_the_same_evaluation_twice_is_a_mistake(tmp_path: Path) -> None:
     with Journal.open(tmp_path) as journal:
-        journal.add(Evaluation("a", 0, 1.0, 1, 1.0))
+        journal.add(TrialResult("a", 0, 1.0, 1, 1.0))
         with pytest.raises(StoreError, match="UNIQUE"):
-            journal.add(Evaluation("a", 0, 2.0, 1, 1.0))
+            journal.add(TrialResult("a", 0, 2.0, 1, 1.0))
         assert journal.known("a", 0) == 1.0
 
 
