@@ -54,7 +54,7 @@ def test_a_folder_belongs_to_what_decides_the_result() -> None:
         ({"rate": 0.0}, "rate is 0; give a share between 0 and 1"),
         ({"shifts": 1.5}, "shifts is 1.5; give a share"),
         ({"initial": 0}, "initial is 0; give 1 or more"),
-        ({"mutations": 0, "crossovers": 0}, "no candidates can be made"),
+        ({"mutations": 0, "crossovers": 0}, "an iteration has no candidates"),
         ({"patience": 0}, "patience is 0"),
         ({"race_rungs": ()}, r"race_rungs is \[\]; give ascending"),
         ({"race_rungs": (3, 1)}, r"race_rungs is \[3, 1\]; give ascending"),

@@ -67,7 +67,7 @@ def test_every_move_stays_in_the_space_and_is_new(space: Space, seed: int) -> No
         moves = (
             lambda one=one: mutate(space, one, rng, 0.3, seen),
             lambda one=one: shift(space, one, rng, seen),
-            lambda one=one, two=two: cross(space, one, two, rng, 0.3, seen, 20),
+            lambda one=one, two=two: cross(space, one, two, rng, 0.3, seen),
             lambda: draw(space, rng, seen),
         )
         for move in moves:
@@ -130,7 +130,7 @@ def test_mutation_rate_and_one_gene_crossover() -> None:
     one, two = children[0], children[1]
     assert one is not None
     assert two is not None
-    child = cross(space, one, two, rng, 0.3, {one, two}, 50)
+    child = cross(space, one, two, rng, 0.3, {one, two})
     assert child is not None
     assert all(c in (a, b) for a, b, c in zip(one.right, two.right, child.right, strict=True))
     assert cross(space, one, one, rng, 0.3, {one}, 20) is None
