@@ -58,36 +58,6 @@ Event = tuple[Literal["ready", "ended", "failed", "died"], Worker, Any]
 """What happened to a worker; the value is ``None``, the result, the error, or how the worker died."""
 
 
-class _Waiting(Generic[Item]):
-    """Numbered items that no worker has yet. Items leave their source only when a worker can take them."""
-
-    def __init__(self, items: Iterable[Item | Later]) -> None:
-        self._source = iter(items)
-        self._held: deque[tuple[int, Item]] = deque()
-        self._taken = 0
-        self.ended = False
-
-    def at_least(self, count: int) -> bool:
-        """Whether ``count`` items are waiting, after asking the source for more."""
-        while len(self._held) < count and not self.ended:
-            try:
-                item = next(self._source)
-            except StopIteration:
-                self.ended = True
-                break
-            if isinstance(item, Later):
-                break
-            self._held.append((self._taken, item))
-            self._taken += 1
-        return len(self._held) >= count
-
-    def take(self) -> tuple[int, Item]:
-        return self._held.popleft()
-
-    def put_back(self, item: tuple[int, Item]) -> None:
-        self._held.appendleft(item)
-
-
 class Pool(ABC, Generic[Worker, Item, Result]):
     """Hands items to at most ``workers`` workers, each item to one at a time; use as a context manager.
 
@@ -104,6 +74,10 @@ class Pool(ABC, Generic[Worker, Item, Result]):
         self._starting: set[Worker] = set()
         self._idle: list[Worker] = []
         self._busy: dict[Worker, tuple[int, Item]] = {}
+        self._source: Iterator[Item | Later] | None = None
+        self._waiting: deque[tuple[int, Item]] = deque()
+        self._taken = 0
+        self._deaths_over: Counter[int] = Counter()
         self._stillborn = 0
         self.deaths = 0
         """Workers that died so far."""
@@ -163,22 +137,23 @@ class Pool(ABC, Generic[Worker, Item, Result]):
                     turn += 1
 
     def _run(self, items: Iterable[Item | Later]) -> Generator[tuple[int, Result]]:
-        waiting = _Waiting(items)
-        deaths: Counter[int] = Counter()
+        self._source, self._taken = iter(items), 0
+        self._waiting.clear()
+        self._deaths_over.clear()
         failure: BaseException | None = None
         try:
             while True:
                 if failure is None:
-                    self._hand_out(waiting)
+                    self._hand_out()
                 elif not self._busy:  # the results of the other workers have been yielded first
                     raise failure
-                if not self._busy and not waiting.at_least(1):
-                    if waiting.ended:
+                if not self._busy and not self._has(1):
+                    if self._source is None:
                         return
                     raise RuntimeError("the source of items waits for a result, but no item is running")
                 for kind, worker, value in self._wait():
                     if kind == "died":
-                        self._buried(worker, value, waiting, deaths)
+                        self._buried(worker, value)
                     elif worker in self._starting:
                         self._starting.remove(worker)
                         self._idle.append(worker)
@@ -194,12 +169,26 @@ class Pool(ABC, Generic[Worker, Item, Result]):
             for worker in list(self._busy):
                 self._end(worker)
 
-    def _hand_out(self, waiting: _Waiting[Item]) -> None:
-        while self._idle and waiting.at_least(1):
+    def _has(self, count: int) -> bool:
+        """Whether ``count`` items wait for a worker. Items are taken from the source only when they are asked for."""
+        while len(self._waiting) < count and self._source is not None:
+            try:
+                item = next(self._source)
+            except StopIteration:
+                self._source = None
+                break
+            if isinstance(item, Later):
+                break
+            self._waiting.append((self._taken, item))
+            self._taken += 1
+        return len(self._waiting) >= count
+
+    def _hand_out(self) -> None:
+        while self._idle and self._has(1):
             worker = self._idle.pop()
-            self._busy[worker] = waiting.take()
+            self._busy[worker] = self._waiting.popleft()
             self._send(worker, self._busy[worker][1])
-        while self._free and waiting.at_least(len(self._starting) + 1):
+        while self._free and self._has(len(self._starting) + 1):
             self._starting.add(self._start(heapq.heappop(self._free)))
 
     def _end(self, worker: Worker) -> None:
@@ -210,7 +199,7 @@ class Pool(ABC, Generic[Worker, Item, Result]):
         heapq.heappush(self._free, worker.number)
         self._stop(worker)
 
-    def _buried(self, worker: Worker, how: str, waiting: _Waiting[Item], deaths: Counter[int]) -> None:
+    def _buried(self, worker: Worker, how: str) -> None:
         begun, item = worker not in self._starting, self._busy.get(worker)
         if begun and item is None and worker not in self._idle:
             return  # ended before, by us
@@ -220,9 +209,9 @@ class Pool(ABC, Generic[Worker, Item, Result]):
             self._stillborn += 1
             count, where = self._stillborn, "before they were ready"
         elif item is not None:
-            waiting.put_back(item)
-            deaths[item[0]] += 1
-            count, where = deaths[item[0]], "over the same item"
+            self._waiting.appendleft(item)
+            self._deaths_over[item[0]] += 1
+            count, where = self._deaths_over[item[0]], "over the same item"
         else:
             return
         if count >= DEATHS:

@@ -277,7 +277,7 @@ def test_plain_perplexity_as_the_objective(lr2eval: Run, tmp_path: Path) -> None
     assert done.code == 0, done.err
     found = SearchResult.read(tmp_path / "run")
     assert found.objective == "plain"
-    assert "plain perplexity on the samples of the search, needle perplexity on unseen ones" in done.out
+    assert "plain perplexity on the samples of the search, needle perplexity on held-out samples" in done.out
 
 
 @pytest.mark.xdist_group("processes")

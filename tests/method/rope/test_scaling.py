@@ -143,6 +143,6 @@ def test_json_with_a_fault_is_named() -> None:
 
 
 def test_numbers_no_rope_has_are_refused() -> None:
-    for numbers, said in (((1e4, 7, 99), "dimension of 7"), ((1.0, 8, 99), "base is 1.0"), ((1e4, 8, 1), "1 tokens")):
+    for numbers, said in (((1e4, 7, 99), "dimension is 7"), ((1.0, 8, 99), "base is 1.0"), ((1e4, 8, 1), "1 tokens")):
         with pytest.raises(ValueError, match=said):
             OriginalRope(*numbers)

@@ -237,7 +237,7 @@ def test_chunks_of_a_prompt_equal_the_whole_prompt(architecture: str) -> None:
 def test_a_cache_is_not_continued_under_other_factors(architecture: str) -> None:
     _, ours, rotary = _both(architecture)
     ids = torch.tensor([_ids(LONG)])
-    said = r"filled with the short factors and would be continued under the long ones; .* `with rotary.window"
+    said = r"filled with the short factors but would be continued with the long ones; .* `with rotary.window"
     cache = DynamicCache()
     ours(ids[:, :ORIGINAL], past_key_values=cache)
     with pytest.raises(ValueError, match=said):

@@ -133,7 +133,7 @@ def test_mutation_rate_and_one_gene_crossover() -> None:
     child = cross(space, one, two, rng, 0.3, {one, two})
     assert child is not None
     assert all(c in (a, b) for a, b, c in zip(one.right, two.right, child.right, strict=True))
-    assert cross(space, one, one, rng, 0.3, {one}, 20) is None
+    assert cross(space, one, one, rng, 0.3, {one}) is None
 
 
 def test_nothing_left_to_find_is_none() -> None:
