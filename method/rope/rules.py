@@ -39,7 +39,7 @@ def ntk_aware(rope: OriginalRope, target: int) -> RopeScaling:
 def ntk(rope: OriginalRope, target: int) -> RopeScaling:
     """NTK as LongRoPE2 compares with (arXiv 2310.05209): base ``b^(ln(L/2pi) / ln(Lt/2pi))``.
 
-    This is the base for which the factor reaches ``s`` at the critical dimension; pairs beyond it get more.
+    With this base the factor reaches ``s`` at the critical dimension; pairs beyond it get more.
     """
     _scale(rope, target)
     if rope.window <= 2 * math.pi:
@@ -54,8 +54,8 @@ def dynamic_ntk(
 ) -> RopeScaling:
     """Dynamic NTK as transformers computes it, frozen at one length: base ``b (f l/Lt - (f-1))^(d/(d-2))``.
 
-    ``length`` ``l`` is ``L`` and ``factor`` ``f`` is ``s`` unless given. (Transformers moves the base with every token
-    beyond the window, and keys that are cached keep the old one.)
+    ``length`` ``l`` is ``L`` and ``factor`` ``f`` is ``s`` unless given. (Transformers changes the base with every
+    token beyond the window, but cached keys keep the old one.)
     """
     scale = _scale(rope, target)
     f = scale if factor is None else factor
@@ -75,8 +75,8 @@ def yarn(
     mscale: float | None = None,
     mscale_all_dim: float | None = None,
 ) -> RopeScaling:
-    """YaRN (arXiv 2309.00071): pairs turning more than ``beta_fast`` times in the window are kept, those turning less
-    than ``beta_slow`` times get ``s``, a linear ramp of frequencies between.
+    """YaRN (arXiv 2309.00071): pairs that turn more than ``beta_fast`` times in the window get 1, pairs that turn less
+    than ``beta_slow`` times get ``s``, with a linear ramp of frequencies between them.
 
     ``truncate`` rounds the edges outwards to whole pairs. The attention factor is ``0.1 ln s + 1``; with ``mscale`` and
     ``mscale_all_dim`` the ratio of ``0.1 m ln s + 1``.
@@ -104,8 +104,8 @@ def llama3(
     low_freq_factor: float = 1,
     high_freq_factor: float = 4,
 ) -> RopeScaling:
-    """Llama 3.1: periods below ``Lt / high_freq_factor`` are kept, those above ``Lt / low_freq_factor`` get ``factor``
-    (``s`` unless given), frequencies between are interpolated."""
+    """Llama 3.1: periods below ``Lt / high_freq_factor`` stay, periods above ``Lt / low_freq_factor`` get ``factor``
+    (``s`` unless given), and frequencies between them are interpolated."""
     if not 0 < low_freq_factor < high_freq_factor:
         raise ValueError(
             f"llama3: low_freq_factor {low_freq_factor:g} is not between 0 and high_freq_factor {high_freq_factor:g}"
@@ -129,9 +129,9 @@ def longrope(
     short_factors: Sequence[float] | None = None,
     attention_factor: float | None = None,
 ) -> RopeScaling:
-    """LongRoPE (arXiv 2402.13753): searched factors as they are, with the temperature ``sqrt(1 + ln s / ln Lt)``.
+    """LongRoPE (arXiv 2402.13753): given factors, with the temperature ``sqrt(1 + ln s / ln Lt)``.
 
-    The first version also searched factors for the short side.
+    The first version also searched factors for short inputs.
     """
     temperature = _su(rope, target, attention_factor)
     return _scaling(rope, target, "longrope", factors, temperature, short=short_factors)
@@ -148,9 +148,9 @@ def longrope2(
 ) -> RopeScaling:
     """LongRoPE2: given factors from ``split`` on, below it ``S^((i/split)^power)`` with ``S`` the factor at the split.
 
-    ``power`` 1 is the paper's rule (an NTK base that gives the split exactly its factor); a higher one spares the fast
-    pairs more. ``right`` is one factor per pair from the split, or one number for all of them, ``s`` unless given:
-    with ``split`` = ``d_tcd`` that is where a search begins, not a searched vector.
+    ``power`` 1 is the paper's rule (an NTK base that gives the split exactly its factor); a higher one changes the fast
+    pairs less. ``right`` is one factor per pair from the split, or one number for all of them, ``s`` unless given.
+    The defaults are where a search begins, not its result.
 
     The temperature is ``sqrt(1 + ln s / ln Lt)``.
     """

@@ -172,7 +172,7 @@ def test_dry_run_says_the_steps_and_writes_nothing(home: Path, lr2eval: Run, tmp
     [
         (("--set", "data.sources=[]"), "--data is missing: name text, JSONL or parquet files"),
         (("--set", "iterations=3"), "write table.key=value"),
-        (("--set", "search.iteration=3"), "a search has no such setting"),
+        (("--set", "search.iteration=3"), "iteration: unknown option; did you mean iterations?"),
         (("--set", "data.minimum=3"), "data.minimum"),
         (("--set", "training.optimizer.rate=3"), "optimizer.rate is no key of a recipe"),
         (("--set", "evaluation.tasks=niah:sigle"), "single"),

@@ -148,10 +148,10 @@ def test_nothing_left_to_find_is_none() -> None:
     ("changes", "said"),
     [
         ({"target": 8192}, "not longer than the window of 8,192"),
-        ({"split": 0}, "a split at pair 0 is not between 1 and 63"),
-        ({"split": 64}, "a split at pair 64 is not"),
-        ({"target": 8200}, "choose a finer grid"),
-        ({"powers": (2.0, 1.0)}, "not positive and ascending"),
+        ({"split": 0}, "split 0: is not a pair from 1 to 63"),
+        ({"split": 64}, "split 64: is not a pair"),
+        ({"target": 8200}, "too coarse .* use a finer one"),
+        ({"powers": (2.0, 1.0)}, "powers 2, 1: give two positive numbers"),
     ],
 )
 def test_impossible_spaces(changes: dict[str, Any], said: str) -> None:
