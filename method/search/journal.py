@@ -65,10 +65,11 @@ class Journal:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db, self.path = connection, path
-        self._known = {
+        self.scores = {
             (row[0], row[1]): math.nan if row[2] is None else float(row[2])
             for row in connection.execute("SELECT factors, sample, nll FROM evaluations")
         }
+        """Of every evaluation so far, by its factors' key and sample."""
 
     @classmethod
     def open(cls, folder: Path) -> Journal:
@@ -91,11 +92,7 @@ class Journal:
         self._db.close()
 
     def __len__(self) -> int:
-        return len(self._known)
-
-    def known(self, factors: str, sample: int) -> float | None:
-        """The score of an evaluation; ``None`` if it was not made yet."""
-        return self._known.get((factors, sample))
+        return len(self.scores)
 
     def add(self, found: TrialResult) -> None:
         """Write one evaluation; it is on disk when this returns."""
@@ -105,7 +102,7 @@ class Journal:
                 "INSERT INTO evaluations (factors, sample, nll, tokens, seconds) VALUES (?, ?, ?, ?, ?)",
                 (found.factors, found.sample, nll, found.tokens, found.seconds),
             )
-        self._known[found.factors, found.sample] = found.nll
+        self.scores[found.factors, found.sample] = found.nll
 
     def rows(self) -> list[TrialResult]:
         """All evaluations in the order in which they ended."""

@@ -41,7 +41,7 @@ class JournalScorer:
         wanted: dict[tuple[str, int], Trial] = {}
         for key, scaling in zip(keys, scalings, strict=True):
             for sample in samples:
-                if self._journal.known(key, sample) is not None:
+                if (key, sample) in self._journal.scores:
                     self._listener.evaluated(0.0, known=True)
                 else:
                     wanted.setdefault((key, sample), Trial(scaling, sample))
@@ -51,18 +51,14 @@ class JournalScorer:
             self._listener.evaluated(result.seconds, known=False)
         if wanted:
             raise RuntimeError(f"the executor returned no result for {len(wanted)} evaluations")
-        return [[self._score(key, sample) for sample in samples] for key in keys]
+        return [[self._journal.scores[key, sample] for sample in samples] for key in keys]
 
     def by_spread(self, scalings: Sequence[RopeScaling], samples: int) -> list[int]:
         """Numbers of the samples; the ones on which these (already scored) vectors differ most come first."""
         keys = [factors_key(scaling) for scaling in scalings]
-        spread = [pstdev([self._score(key, sample) for key in keys]) if keys else 0.0 for sample in range(samples)]
+        scores = self._journal.scores
+        spread = [pstdev([scores[key, sample] for key in keys]) if keys else 0.0 for sample in range(samples)]
         return sorted(range(samples), key=lambda sample: -spread[sample])
-
-    def _score(self, key: str, sample: int) -> float:
-        found = self._journal.known(key, sample)
-        assert found is not None
-        return found
 
 
 def search(
