@@ -120,7 +120,7 @@ def test_copies_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "link", refuse)
     folder = _source(tmp_path / "source")
-    assert _export(folder, tmp_path / "out").notes == ["weights: 1 files copied"]
+    assert _export(folder, tmp_path / "out").notes == ["weights: 1 file copied"]
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
@@ -200,7 +200,7 @@ def test_warnings_where_stock_transformers_differs(tmp_path: Path) -> None:
     usual = longrope2(scaling.original, TARGET, split=4)
     assert len(_export(folder, tmp_path / "0", usual).warnings) == 1
     assert (
-        "does not rebuild the cache where generation crosses 32 tokens"
+        "does not rebuild the cache when generation crosses 32 tokens"
         in _export(folder, tmp_path / "1", usual).warnings[0]
     )
     told = _export(folder, tmp_path / "2", replace(usual, short_attention_factor=1.0, short_factor=(1.5,) * PAIRS))
@@ -227,7 +227,7 @@ def test_other_forms_of_the_weights_are_left_out_and_named(tmp_path: Path) -> No
     (folder / "onnx").mkdir()
     (folder / ".git").mkdir()
     (folder / "LICENSE").write_text("free")
-    assert _export(folder, tmp_path / "out").notes[1] == "left out: onnx/, pytorch_model.bin"
+    assert _export(folder, tmp_path / "out").notes[1] == "not copied: onnx/, pytorch_model.bin"
     assert (tmp_path / "out" / "LICENSE").read_text() == "free"
 
 
