@@ -1,8 +1,9 @@
 """The scheduling of an evaluation over workers, on a fake clock: no time passes in workers, only in the driver's code.
 
-``python benchmarks/schedule.py --json benchmarks/results/schedule.json`` runs the real scheduling (``_executors.Pool``)
-and the real work order (``_pool.Work``) with workers that only exist as entries of a heap: they take their time to
-load, for a survey and for each batch, and some die over a batch. Reported are the driver's CPU time per item (of the
+``python benchmarks/schedule.py --json benchmarks/results/schedule.json`` runs the real scheduling (``Pool`` in
+``lr2eval/workers/pool.py``) and the real work order (``Work`` in ``lr2eval/runs/spread.py``) with workers that only
+exist as entries of a heap: they take their time to load, for a survey and for each batch, and some die over a batch.
+Reported are the driver's CPU time per item (of the
 whole simulation, which holds little else) and the shares of the workers' time in which they loaded, were idle, or
 worked for nothing because they died.
 

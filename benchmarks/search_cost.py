@@ -19,7 +19,6 @@ import resource
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,19 +29,20 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine
 import tiny_search
 
-from lr2eval.method.search.evolution import SearchSettings
-from lr2eval.method.search.executors import InProcess, Job
-from lr2eval.method.search.journal import Journal
+from lr2eval.method.search.config import SearchConfig
+from lr2eval.method.search.journal import Journal, Trial
 from lr2eval.method.search.needles import Sample
-from lr2eval.method.search.perplexity import mean_nll
-from lr2eval.method.search.run import Plan, Racing, Scorer, search
+from lr2eval.method.search.perplexity import ModelExecutor, mean_nll
+from lr2eval.method.search.run import JournalScorer, search
 from lr2eval.method.search.space import Space
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY, TOKENS, ANSWER = 49_152, 8_192, 7
-THIN = SearchSettings(population=24, initial=32, iterations=8, parents=12, mutations=6, crossovers=6)
 SAMPLES, HELD_OUT, SPLIT = 8, 24, 14
-RACING = Racing()
+PUBLISHED = SearchConfig(model="m", target_length=tiny_search.TARGET)
+PUBLISHED_RACE = PUBLISHED.model_copy(update={"race": True})
+SIZES = {"population": 24, "initial": 32, "iterations": 8, "parents": 12, "mutations": 6, "crossovers": 6}
+THIN = PUBLISHED.model_copy(update=SIZES | {"samples": SAMPLES})
 
 
 def evaluate(variant: str) -> dict[str, float]:
@@ -104,14 +104,14 @@ def racing(work: Path, seeds: int) -> dict[str, Any]:
     model, rope = tiny_search.load()
     space = Space(rope, tiny_search.TARGET, SPLIT)
     for seed in range(seeds):
-        executor = InProcess(model, tiny_search.samples(tiny_search.settings(seed), (SAMPLES, HELD_OUT)))
+        executor = ModelExecutor(model, tiny_search.samples(tiny_search.settings(seed), (SAMPLES, HELD_OUT)))
         (work / str(seed)).mkdir(parents=True, exist_ok=True)
         found: dict[str, Any] = {"seed": seed}
         with Journal.open(work / str(seed)) as journal:
-            scorer = Scorer(executor, journal)
-            for name, race in (("full", None), ("racing", RACING)):
-                plan = Plan(replace(THIN, seed=seed), SAMPLES, race)
-                (done,) = search([space], plan, executor, journal)
+            scorer = JournalScorer(executor, journal)
+            for name, race in (("full", False), ("racing", True)):
+                config = THIN.model_copy(update={"seed": seed, "race": race})
+                (done,) = search([space], config, executor, journal)
                 (nlls,) = scorer.nlls([done.scaling], range(SAMPLES, SAMPLES + HELD_OUT))
                 evaluations = sum(each.evaluations for each in done.rounds)
                 found[name] = {
@@ -125,25 +125,26 @@ def racing(work: Path, seeds: int) -> dict[str, Any]:
         found["standard_error"] = float(difference.std(ddof=1) / len(difference) ** 0.5)
         found["times_fewer_tokens"] = round(found["full"]["tokens"] / found["racing"]["tokens"], 2)
         runs.append(found)
-    published = Plan(SearchSettings(), 10), Plan(SearchSettings(), 10, RACING)
     return {
-        "settings": THIN.to_json() | {"samples": SAMPLES, "held_out": HELD_OUT, "split": SPLIT},
-        "racing": {"rungs": RACING.rungs, "keep": RACING.keep},
+        "settings": SIZES | {"samples": SAMPLES, "held_out": HELD_OUT, "split": SPLIT},
+        "racing": {"rungs": THIN.race_rungs, "keep": THIN.race_keep},
         "runs": runs,
-        "evaluations_at_published_size": {"full": published[0].split_cost(), "racing": published[1].split_cost()},
+        "evaluations_at_published_size": {
+            "full": PUBLISHED.split_cost(),
+            "racing": PUBLISHED_RACE.split_cost(),
+        },
     }
 
 
 def duration() -> dict[str, Any]:
     """One thread; the published size has 1408 candidates on 10 samples each."""
     found: dict[str, Any] = {}
-    plans = Plan(SearchSettings(), 10), Plan(SearchSettings(), 10, RACING)
     for dtype in (torch.float32, torch.bfloat16):
         model, rope = tiny_search.load(dtype=dtype)
         samples = tiny_search.samples(tiny_search.settings(0), (10,))
         space = Space(rope, tiny_search.TARGET, SPLIT)
-        jobs = [Job(i, space.scaling(seed), i % 10) for i, seed in enumerate(space.seeds() * 5)]
-        executor = InProcess(model, samples)
+        jobs = [Trial(space.scaling(seed), i % 10) for i, seed in enumerate(space.seeds() * 5)]
+        executor = ModelExecutor(model, samples)
         list(executor.run(jobs[:3]))
         began = time.process_time()
         list(executor.run(jobs))
@@ -151,8 +152,8 @@ def duration() -> dict[str, Any]:
         found[str(dtype).removeprefix("torch.")] = {
             "processor_seconds_per_evaluation": round(each, 4),
             "n": len(jobs),
-            "processor_minutes_per_split_full": round(plans[0].split_cost() * each / 60, 1),
-            "processor_minutes_per_split_racing": round(plans[1].split_cost() * each / 60, 1),
+            "processor_minutes_per_split_full": round(PUBLISHED.split_cost() * each / 60, 1),
+            "processor_minutes_per_split_racing": round(PUBLISHED_RACE.split_cost() * each / 60, 1),
         }
     return found
 

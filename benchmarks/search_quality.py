@@ -37,11 +37,10 @@ import machine
 import tiny_search
 
 from lr2eval.method.rope import rules
-from lr2eval.method.search.executors import InProcess
 from lr2eval.method.search.journal import Journal
-from lr2eval.method.search.perplexity import perplexity
+from lr2eval.method.search.perplexity import ModelExecutor, perplexity
 from lr2eval.method.search.result import SearchResult
-from lr2eval.method.search.run import Scorer
+from lr2eval.method.search.run import JournalScorer
 
 TARGET = tiny_search.TARGET
 HELD_OUT = 48
@@ -88,7 +87,7 @@ def control(model: Path, seed: int, out: Path) -> list[float]:
     folder = out.with_name(out.name + "-control")
     folder.mkdir(exist_ok=True)
     with Journal.open(folder) as journal:
-        scorer = Scorer(InProcess(loaded, samples), journal)
+        scorer = JournalScorer(ModelExecutor(loaded, samples), journal)
         yarn = scorer.nlls([rules.yarn(rope, TARGET)], [10])[0][0]
         known = next(rule for rule in SearchResult.read(out).rules if rule.name == "yarn").held_out_nll[0]
         if known is None or abs(yarn - known) > 1e-4:

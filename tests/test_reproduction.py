@@ -30,7 +30,8 @@ from reproduction.tiny import Tiny
 
 from lr2eval.method.rope.rules import pi, yarn
 from lr2eval.method.rope.scaling import OriginalRope
-from lr2eval.method.search.evolution import Evolution, SearchSettings
+from lr2eval.method.search.config import SearchConfig
+from lr2eval.method.search.evolution import Evolution
 from lr2eval.stats.scores import t_interval, wilson
 from lr2eval.tasks.facts import table
 
@@ -172,11 +173,15 @@ def test_questions_know_how_far_they_look_and_training_never_saw_them() -> None:
     assert not any(test.ids[-64:].tobytes() in seen for each in tests.values() for test in each)
 
 
+def search_config(**settings: int) -> SearchConfig:
+    return SearchConfig.model_validate({"model": "m", "target_length": 2048, **settings})
+
+
 def test_free_searches_move_every_pair_within_their_range() -> None:
     (first,) = searches.spaces("longrope", ROPE, 2048, DESIGN.common["search"], [14])
     (every,) = searches.spaces("all", ROPE, 2048, DESIGN.common["search"], [14])
     for space, most in ((first, 1.25), (every, 2)):
-        evolution = Evolution(space, SearchSettings(initial=40, seed=1))
+        evolution = Evolution(space, search_config(initial=40, seed=1))
         for candidate in evolution.ask():
             factors = space.scaling(candidate).long_factor
             assert len(factors) == 32
@@ -192,11 +197,11 @@ def test_free_searches_move_every_pair_within_their_range() -> None:
 
 def test_the_left_side_of_a_search_is_what_its_name_says() -> None:
     (squared,) = searches.spaces("left-2", ROPE, 2048, DESIGN.common["search"], [])
-    for candidate in Evolution(squared, SearchSettings(initial=20)).ask():
+    for candidate in Evolution(squared, search_config(initial=20)).ask():
         factors = squared.scaling(candidate).long_factor
         assert factors[7] == pytest.approx(factors[14] ** 0.25)
     (free,) = searches.spaces("left-q", ROPE, 2048, DESIGN.common["search"], [])
-    assert len({candidate.power for candidate in Evolution(free, SearchSettings(initial=40)).ask()}) > 3
+    assert len({candidate.power for candidate in Evolution(free, search_config(initial=40)).ask()}) > 3
     assert [space.split for space in searches.spaces("splits", ROPE, 2048, DESIGN.common["search"], [10, 14])] == [
         10,
         14,

@@ -31,7 +31,8 @@ from lr2eval.method.data.config import MixtureConfig
 from lr2eval.method.data.mixing import prepare_mixture
 from lr2eval.method.rope.files import read_factors
 from lr2eval.method.rope.scaling import default_attention_factor
-from lr2eval.method.search.executors import InProcess, Job
+from lr2eval.method.search.journal import Trial
+from lr2eval.method.search.perplexity import ModelExecutor
 from lr2eval.method.search.result import difference
 from lr2eval.model import names
 from lr2eval.model.checkpoint import Checkpoint
@@ -211,8 +212,8 @@ def needles(stage: Stage) -> tuple[str, dict[str, Any]]:
                 for name, found in lr2eval.rope_rules().items() if not any(found.settings.values())}  # fmt: skip
     scalings["searched"] = read_factors(stage.shared["factors"]).scaling
     heat = temperature(made)
-    executor = InProcess(load_model(checkpoint, made.dtype, stage.device, False), held_out)
-    jobs = [Job(0, replace(scaling, long_attention_factor=heat, short_attention_factor=heat), number)
+    executor = ModelExecutor(load_model(checkpoint, made.dtype, stage.device, False), held_out)
+    jobs = [Trial(replace(scaling, long_attention_factor=heat, short_attention_factor=heat), number)
             for scaling in scalings.values() for number in range(len(held_out))]  # fmt: skip
     losses = [found.nll for found in executor.run(jobs)]
     size = len(held_out)

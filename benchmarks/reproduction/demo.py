@@ -18,6 +18,7 @@ from lr2eval.method.data.rows import Segment
 from lr2eval.method.rope.files import read_factors
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search import needles
+from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.search.result import FACTORS_FILE, SearchResult
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks import haystacks
@@ -81,11 +82,15 @@ class Demo:
         haystack = haystacks.load({"haystack": "demo-filler"}, None, True)
         paragraphs = [" ".join(part.split()) for text in haystack.texts for part in re.split(r"\n\s*\n", text)]
         sentences = [[sentence for part in paragraphs for sentence in haystacks.split(part)]]
-        settings = needles.NeedleSettings(
-            self._own["target"], depths="grid", needles=4, distractors=4, repeat=True, seed=_SEARCH + seed,
-            wording=rows_module.search_wording(self._tokenizer),
+        config = SearchConfig(
+            model=str(self._folder), target_length=self._own["target"], depths="grid", needles=4, distractors=4,
+            repeat=True, seed=_SEARCH + seed,
         )  # fmt: skip
-        return needles.make_samples(needles.TokenText(haystack.name, sentences, tokenizer), tokenizer, settings, count)
+        text, wording = (
+            needles.TokenText(haystack.name, sentences, tokenizer),
+            rows_module.search_wording(self._tokenizer),
+        )
+        return needles.make_samples(text, tokenizer, config, wording, count)
 
     def published(self, seed: int, rope: OriginalRope) -> tuple[RopeScaling, int]:
         if self._search is None:

@@ -15,11 +15,11 @@ from typing import Any
 
 from lr2eval.method.rope.rules import longrope, ntk, ntk_aware, pi, yarn
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
-from lr2eval.method.search.evolution import SearchSettings
-from lr2eval.method.search.executors import InProcess
+from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.search.journal import Journal
 from lr2eval.method.search.needles import Sample
-from lr2eval.method.search.run import Plan, Racing, search
+from lr2eval.method.search.perplexity import ModelExecutor
+from lr2eval.method.search.run import search
 from lr2eval.method.search.space import Candidate, Space
 
 SEARCHES = ("longrope", "needles", "plain", "all", "splits", "left-q", "left-2")
@@ -87,12 +87,14 @@ def run(
 ) -> dict[str, Any]:  # fmt: skip
     """The line of a search: its factors and what it took. Every evaluation is journalled in ``work``."""
     own = {key: settings[key] for key in ("population", "initial", "iterations", "parents", "mutations", "crossovers")}
-    plan = Plan(SearchSettings(**own, seed=seed), len(samples), Racing(tuple(settings["rungs"])))
+    config = SearchConfig(
+        model="m", target_length=target, **own, seed=seed, samples=len(samples), race=True, race_rungs=settings["rungs"]
+    )
     if name in PLAIN:
         samples = [replace(sample, scored=tuple(range(1, len(sample.ids)))) for sample in samples]
     work.mkdir(parents=True, exist_ok=True)
     with Journal.open(work) as journal:
-        done = search(spaces(name, rope, target, settings, splits), plan, InProcess(model, samples), journal)
+        done = search(spaces(name, rope, target, settings, splits), config, ModelExecutor(model, samples), journal)
         best = min(done, key=lambda each: each.best.score)
         scale = target / rope.window
         return {

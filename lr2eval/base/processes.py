@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -24,3 +26,22 @@ def main_is_not_run_again() -> Iterator[None]:
         main.update(kept)
         if "__file__" not in kept:
             del main["__file__"]
+
+
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Delay Ctrl-C while processes are started, so that none is lost half started; they themselves never get it."""
+    heard: list[int] = []
+    here = threading.current_thread() is threading.main_thread()  # only there does Python handle signals
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if here else None
+    # A process that starts meanwhile inherits the blocked signal.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:
+        yield
+    finally:
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if here:
+            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
+        if heard:
+            signal.raise_signal(signal.SIGINT)

@@ -1,11 +1,11 @@
-"""``lr2eval doctor``: is this installation able to do the job?"""
+"""``lr2eval doctor``: check the installation."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import typer
@@ -43,12 +43,8 @@ def _device() -> Verdict:
         return "ok", f"{torch.cuda.get_device_name(0)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
     import psutil
 
-    memory = psutil.virtual_memory()
-    threads = torch.get_num_threads()
-    return (
-        "note",
-        f"no GPU; CPU with {threads} threads, {memory.available / 2**30:.0f} GiB of memory available",
-    )
+    memory = psutil.virtual_memory().available / 2**30
+    return "note", f"no GPU; torch threads on the CPU: {torch.get_num_threads()}; free memory: {memory:.0f} GiB"
 
 
 def _tasks() -> Verdict:
@@ -83,16 +79,25 @@ def _disk() -> Verdict:
 def _model_names() -> Verdict:
     from lr2eval.model.names import MODELS
 
-    here = [name for name in MODELS if (cache_dir() / "models" / name / "config.json").is_file()]
-    return "note", f"fetched: {', '.join(here) or 'none'}; can be fetched: {', '.join(MODELS)}"
+    def have(name: str) -> bool:
+        return (cache_dir() / "models" / name / "config.json").is_file()
+
+    return "note", _split(MODELS, have, "downloaded", "not downloaded", "lr2eval models fetch NAME")
 
 
 def _extras() -> Verdict:
-    parts = []
-    for extra, module in EXTRAS.items():
-        there = importlib.util.find_spec(module) is not None
-        parts.append(f"{extra} yes" if there else f"{extra} no (pip install 'lr2eval[{extra}]')")
-    return "note", ", ".join(parts)
+    def have(extra: str) -> bool:
+        return importlib.util.find_spec(EXTRAS[extra]) is not None
+
+    return "note", _split(EXTRAS, have, "installed", "not installed", "pip install 'lr2eval[{}]'")
+
+
+def _split(names: Iterable[str], have: Callable[[str], bool], there: str, missing: str, command: str) -> str:
+    """Which of these names this machine has, and how to get the others."""
+    found = [name for name in names if have(name)]
+    others = [name for name in names if name not in found]
+    get = f"; {missing}: {', '.join(others)} ({command.format(','.join(others))})" if others else ""
+    return f"{there}: {', '.join(found) or 'none'}{get}"
 
 
 def doctor() -> None:

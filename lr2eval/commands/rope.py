@@ -10,44 +10,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lr2eval.base.console import print_json, printed_table, table
+from lr2eval.base.settings import read_sets, refuse_unknown
 from lr2eval.base.units import format_length
 from lr2eval.commands.options import AsJson, FromOriginal, read_length
 from lr2eval.errors import UsageError
 
 if TYPE_CHECKING:
+    from lr2eval.method.rope.rules import RopeRule
     from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+
+CHECKPOINT = "checkpoint"
+"""Stands for a rule where a checkpoint's own factors are shown."""
 
 
 def _settings(sets: Sequence[str]) -> dict[str, Any]:
-    import json
-
-    values: dict[str, Any] = {}
-    for item in sets:
-        key, separator, text = item.partition("=")
-        if not separator or not key.strip():
-            raise UsageError(f"--set {item}: write key=value")
-        try:
-            values[key.strip().replace("-", "_")] = json.loads(text)
-        except json.JSONDecodeError:
-            raise UsageError(f"--set {item}: {text!r} is no number; write key=NUMBER or key=[NUMBER,...]") from None
+    values = dict(read_sets(sets))
+    for key, value in values.items():
+        if isinstance(value, str):
+            raise UsageError(f"--set {key}={value}: not a number; give key=NUMBER or key=[NUMBER,...]")
     return values
 
 
-def _by_rule(name: str, original: OriginalRope, target: int, settings: Mapping[str, Any]) -> RopeScaling:
-    from lr2eval.method.rope.rules import rope_rule
-
-    rule = rope_rule(name)
-    for key in settings:
-        if key not in rule.settings:
-            known = f"it has {', '.join(rule.settings)}" if rule.settings else "it has none"
-            raise UsageError(f"--set {key}: the rule {name} has no such setting; {known}")
-    missing = [key for key, must in rule.settings.items() if must and key not in settings]
-    if missing:
-        raise UsageError(f"--rule {name}: needs {missing[0]}; add --set {missing[0]}=VALUE")
+def _by_rule(rule: RopeRule, original: OriginalRope, target: int, settings: Mapping[str, Any]) -> RopeScaling:
+    name = rule.name
+    refuse_unknown(settings, rule.settings, group=name)
+    for key, must in rule.settings.items():
+        if must and key not in settings:
+            raise UsageError(f"--rule {name}: needs --set {key}=VALUE")
     try:
         return rule.make(original, target, **settings)
     except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(f"--rule {name}: {error}") from error
+        raise UsageError(f"--rule {name}: {str(error).removeprefix(f'{name}: ')}") from error
 
 
 def _facts(name: str, folder: Path, scaling: RopeScaling) -> dict[str, Any]:
@@ -91,20 +84,18 @@ def _show(name: str, folder: Path, scaling: RopeScaling, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    print(f"{facts['model']}: {scaling.provenance}")
+    made_by = "factors of the checkpoint" if name == CHECKPOINT else scaling.provenance
+    print(f"{facts['model']}: {made_by}")
     print(_geometry(scaling.original, scaling.target_window))
     print(_temperature(scaling))
-    print(_positions(facts))
+    for line in _positions(facts):
+        print(line)
     shown = table("pair", "period", "factor", "period with factor", "")
-    marks: dict[int, list[str]] = {}
-    for mark in ("d10_tcd", "d_tcd", "d_rcd", "split"):
-        if facts[mark] is not None:
-            marks.setdefault(facts[mark], []).append(mark)
-    for i in facts["below_bound"]:
-        marks.setdefault(i, []).append("below s")
     for i, factor in enumerate(scaling.long_factor):
+        marks = [mark for mark in ("d10_tcd", "d_tcd", "d_rcd", "split") if facts[mark] == i]
+        marks += ["below s"] if i in facts["below_bound"] else []
         row = str(i), f"{facts['original_periods'][i]:,.1f}", f"{factor:.6g}", f"{facts['periods'][i]:,.1f}"
-        shown.add_row(*row, ", ".join(marks.get(i, ())))
+        shown.add_row(*row, ", ".join(marks))
     for column in shown.columns[:4]:
         column.justify = "right"
     printed_table(shown)
@@ -114,22 +105,16 @@ def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mappi
     from lr2eval.method.rope.rules import rope_rules, rule_failures
 
     rules = rope_rules()
-    unknown = [key for key in settings if not any(key in rule.settings for rule in rules.values())]
-    if unknown:
-        raise UsageError(f"--set {unknown[0]}: no rule has such a setting")
+    refuse_unknown(settings, {key for rule in rules.values() for key in rule.settings})
     made, left_out = {}, rule_failures()
     for name, rule in rules.items():
         fitting = {key: value for key, value in settings.items() if key in rule.settings}
-        missing = [key for key, must in rule.settings.items() if must and key not in fitting]
-        if missing:
-            left_out[name] = f"needs --set {missing[0]}=VALUE"
-            continue
         try:
-            made[name] = _by_rule(name, original, target, fitting)
+            made[name] = _by_rule(rule, original, target, fitting)
         except UsageError as error:
-            if name == "none":  # asks for nothing but a longer target
+            if name == "none":  # it needs only a target length, so the target is wrong
                 raise
-            left_out[name] = str(error).removeprefix(f"--rule {name}: ").removeprefix(f"{name}: ")
+            left_out[name] = str(error).removeprefix(f"--rule {name}: ")
     facts = {name: _facts(name, folder, scaling) for name, scaling in made.items()}
     _warn(next(iter(made.values())))
     if as_json:
@@ -148,7 +133,7 @@ def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mappi
     for column in shown.columns[1:]:
         column.justify = "right"
     printed_table(shown)
-    print(f"pairs below s: those from d_tcd {original.d_tcd} on whose factor is smaller than s")
+    print(f"pairs below s: pairs from d_tcd ({original.d_tcd}) on with a factor smaller than s")
     for name, reason in left_out.items():
         print(f"left out: {name}: {reason}")
 
@@ -159,19 +144,22 @@ def _geometry(original: OriginalRope, target: int) -> str:
 
 
 def _temperature(scaling: RopeScaling) -> str:
-    both = scaling.long_attention_factor == scaling.short_attention_factor
-    short = "on both windows" if both else f"beyond the window, {scaling.short_attention_factor:.6g} inside it"
-    return f"temperature {scaling.long_attention_factor:.6g} {short} (cos and sin are multiplied by it)"
+    long, short = scaling.long_attention_factor, scaling.short_attention_factor
+    where = "for all inputs" if long == short else f"beyond the original window, {short:.6g} inside it"
+    return f"temperature {long:.6g} {where} (cos and sin are multiplied by it)"
 
 
-def _positions(facts: Mapping[str, Any]) -> str:
-    reached = "no factor reaches s" if facts["d_rcd"] is None else f"d_rcd {facts['d_rcd']}"
+def _positions(facts: Mapping[str, Any]) -> tuple[str, str]:
+    reached = "no d_rcd (no factor reaches s)" if facts["d_rcd"] is None else f"d_rcd {facts['d_rcd']}"
     split = "" if facts["split"] is None else f", split {facts['split']}"
     below = facts["below_bound"]
     bound = "every pair from d_tcd on has a factor of at least s"
     if below:
-        bound = f"{len(below)} pairs from d_tcd on have a factor below s ({below[0]} to {below[-1]})"
-    return f"d10_tcd {facts['d10_tcd']}, d_tcd {facts['d_tcd']}, {reached}{split} (0-based pairs); {bound}"
+        bound = f"{len(below)} pairs from d_tcd on have a factor below s: {below[0]} to {below[-1]}"
+    return (
+        f"critical pairs, counted from 0: d10_tcd {facts['d10_tcd']}, d_tcd {facts['d_tcd']}, {reached}{split}",
+        bound,
+    )
 
 
 def rope(
@@ -195,35 +183,38 @@ def rope(
     from_original: FromOriginal = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the RoPE factors of a rule, a file or a longrope checkpoint. Also show periods and critical pairs."""
+    """Show the RoPE factors of a rule, file or checkpoint. Also show periods and critical pairs."""
+    from lr2eval.method.rope.files import read_factors
+    from lr2eval.method.rope.rules import rope_rule
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
     from lr2eval.workflows.export import scaling_of_file
 
     if rule is not None and factors is not None:
-        raise UsageError("--rule and --factors both say what to analyse; give one of them")
+        raise UsageError("--rule and --factors cannot be combined; give one of them")
     source = ModelRope.read(locate(model))
     target = read_length("--target-length", target_length)
     if rule is None and factors is None:
         own = source.own()
         if own is None:
-            raise UsageError(
-                f"{source.folder}: holds no longrope factors of its own; give --rule NAME or --factors FILE"
-            )
+            raise UsageError(f"{source.folder}: has no longrope factors of its own; give --rule NAME or --factors FILE")
         if target is not None or set_:
-            raise UsageError("without --rule or --factors the checkpoint's own factors are shown; drop the other flags")
-        _show("checkpoint", source.folder, own, as_json)
+            raise UsageError(
+                "--target-length and --set need --rule or --factors; omit them to see the checkpoint's own factors"
+            )
+        _show(CHECKPOINT, source.folder, own, as_json)
         return
     original = source.original(from_original=from_original)
     if factors is not None:
         if set_:
-            raise UsageError("--set gives settings of a --rule; drop it with --factors")
-        scaling = scaling_of_file(factors, original, target)
-        _show(str(factors), source.folder, scaling, as_json)
+            raise UsageError("--set changes a --rule; omit it with --factors")
+        _show(str(factors), source.folder, scaling_of_file(read_factors(factors), original, target), as_json)
         return
     if target is None:
         raise UsageError("--target-length is missing; give the window to reach, for example 128k")
+    settings = _settings(set_ or ())
     if rule == "all":
-        _show_all(source.folder, original, target, _settings(set_ or ()), as_json)
-        return
-    _show(str(rule), source.folder, _by_rule(str(rule), original, target, _settings(set_ or ())), as_json)
+        _show_all(source.folder, original, target, settings, as_json)
+    else:
+        scaling = _by_rule(rope_rule(str(rule)), original, target, settings)
+        _show(str(rule), source.folder, scaling, as_json)

@@ -22,15 +22,16 @@ def print_search(done: SearchOutcome) -> None:
         column.justify = "right"
     print(f"{result.model}: {format_length(result.original_window)} to {format_length(result.target_length)}")
     print(
-        "needle perplexity on the samples of the search and on unseen ones"
+        "needle perplexity on the samples of the search and on held-out samples"
         if result.objective == "needle"
-        else "plain perplexity on the samples of the search, needle perplexity on unseen ones"
+        else "plain perplexity on the samples of the search, needle perplexity on held-out samples"
     )
     printed_table(shown)
     reached = "none" if result.d_rcd is None else result.d_rcd
+    print(f"best split: pair {result.split}; d_rcd {reached}, d_tcd {result.d_tcd} (pairs counted from 0)")
     print(
-        f"split {result.split}, d_rcd {reached}, d_tcd {result.d_tcd} (0-based pairs); {result.evaluations:,} "
-        f"evaluations, {result.discarded} candidates discarded, {result.given_up} given up early"
+        f"{result.evaluations:,} evaluations; candidates without a finite perplexity: {result.discarded}, given up "
+        f"early: {result.given_up}"
     )
     print(f"report: {done.report}")
     print(done.factors)

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ class _Session:
 
     def _spread_shards(self) -> None:
         """Run the shards on workers. The time in the model is the mean of the workers."""
-        from lr2eval.runs.spread import Loading, PooledLM, Wanted, Work
+        from lr2eval.runs.spread import Answerer, PooledLM, Wanted, Work
 
         run, listener, where = self._run, self._listener, self._run.config.where
         lm = PooledLM(run.tokenizer, self._store, _identity(run), run.config.truncation)
@@ -154,9 +154,9 @@ class _Session:
                 raise
 
         device = run.settings["config"]["device"]
-        loading = Loading(run.checkpoint, run.config, device)
+        load = partial(Answerer.load, run.checkpoint, run.config)
         listener.message(f"loading {run.checkpoint.name} in {where.count} workers")
-        with where.pool(loading, device) as pool:
+        with where.pool(load, run.checkpoint, device) as pool:
             self._show(together=True)
             ours = run.config.backend == "hf" and run.config.memory_limit is None
             work = Work(lm, self._waiting, finish, where.count, memory=ours)

@@ -1,10 +1,10 @@
-"""An evaluation over workers: batches of many shards at a time, written down by the driver alone.
+"""An evaluation over workers: they compute batches of several shards at a time; only the driver writes.
 
-What is evaluated does not depend on the number of workers. A shard's prompts are surveyed (measured, routed, planned)
-by one worker, as a whole, and its plan is stored before its first batch; each batch runs whole on one worker. The
-memory that bounds a batch is told by the first worker when it alone has loaded its model, and holds for all of them in
-the survey and when they run a batch: so neither a plan nor a batch is another one because more workers share a machine.
-Where that is then too much, a worker splits a batch that runs out of memory, as the backend does alone.
+The number of workers does not change what is evaluated. One worker surveys all prompts of a shard (measures, routes
+and plans them), and the plan is stored before the first batch of the shard. Each batch runs on one worker. The memory
+limit of a batch is measured once, by the first worker, when no other has loaded its model. It holds for every survey
+and batch, so that sharing a machine with more workers changes neither plans nor batches. If the limit is then too high,
+a worker splits the batch that runs out of memory, as a backend without workers does.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.runs.backend import load_backend
 from lr2eval.runs.config import RunConfig
 from lr2eval.runs.recording import _SKIPPED, RecordingLM, _Row
-from lr2eval.workers.pool import LATER, Executor, Later
-from lr2eval.workers.settings import settle
+from lr2eval.workers.pool import LATER, Later
 
 if TYPE_CHECKING:
     from lr2eval.benchmark import Shard
@@ -32,11 +31,11 @@ if TYPE_CHECKING:
 
 
 AHEAD = 2
-"""Shards are opened until so many samples a worker wait to be surveyed: enough to keep all busy, few to be held."""
+"""Shards are opened until this many samples per worker wait for a survey: enough to keep all busy, few in memory."""
 
 
-class Wanted(Exception):  # no error: the work order asks for it
-    """The requests of a shard, not all of which are answered yet."""
+class Wanted(Exception):  # not an error: it takes the requests out of lm-eval
+    """The requests of a shard that is not answered completely."""
 
     def __init__(
         self, shard: str, length: int | None, request_type: str, requests: list[Instance], keys: list[str], done: Any
@@ -46,11 +45,11 @@ class Wanted(Exception):  # no error: the work order asks for it
         self.requests, self.keys, self.done = requests, keys, done
         self.share = len({request.doc_id for request in requests}) / len(requests)
         self.left = 0
-        """Batches that have not ended."""
+        """Unfinished batches."""
 
 
 class PooledLM(RecordingLM):
-    """In the driver: hands back what is in the store, and raises :class:`Wanted` for a call that wants more."""
+    """In the driver: answers from the store, and raises :class:`Wanted` if an answer is missing there."""
 
     def __init__(self, prompts: PromptTokenizer, store: RunStore, identity: Any, truncation: Truncation) -> None:
         super().__init__(prompts, store, identity, truncation=truncation)
@@ -64,26 +63,26 @@ class PooledLM(RecordingLM):
         return super()._answer(request_type, requests)
 
     def _plan(self, request_type: str, requests: list[Instance]) -> list[list[int]]:
-        return []  # all of them were skipped
+        return []  # all requests were skipped
 
 
 @dataclass(frozen=True)
 class Call:
-    """One item: survey a shard's requests, or answer a batch of them; without a shard, say how much memory is free."""
+    """One item: survey the requests of a shard, or answer one batch; without a shard, measure the free memory."""
 
     shard: str = ""
     length: int | None = None
     request_type: str = ""
     batch: tuple[int, ...] | None = None
-    """Numbers of the requests in their shard; ``None``: survey them all."""
+    """Numbers of the requests in the shard; ``None``: survey all of them."""
     requests: tuple[Instance, ...] = ()
     memory: int | None = None
-    """Bytes that a batch may take beside the weights; ``None``: as the backend has it."""
+    """Bytes that a batch may use beside the weights; ``None``: the backend decides."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """The result of the call; ``seconds`` in the model."""
+    """The result of a call; ``seconds`` are those in the model."""
 
     shard: str
     seconds: float = 0.0
@@ -93,27 +92,16 @@ class Reply:
     rows: Sequence[_Row] = ()
 
 
-@dataclass(frozen=True)
-class Loading:
-    """What a worker needs to load its backend. Goes to another process as it is."""
-
-    checkpoint: Checkpoint
-    config: RunConfig
-    device: str
-
-    def __call__(self, number: int) -> Executor[Call, Reply]:
-        where = self.config.where
-        elsewhere = where.kind == "ray"
-        device = settle(number, self.device, where.threads, self.checkpoint, elsewhere=elsewhere)
-        config = self.config.model_copy(update={"device": device})
-        return Answerer(load_backend(self.checkpoint, config), config.truncation)
-
-
 class Answerer(RecordingLM):
-    """In a worker: a resident backend that surveys and answers, and keeps nothing."""
+    """In a worker: a backend that surveys and answers, and stores nothing."""
 
     def __init__(self, backend: Any, truncation: Truncation) -> None:
         super().__init__(backend, None, {}, truncation=truncation)  # type: ignore[arg-type]  # nothing is stored
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, config: RunConfig, device: str) -> Answerer:
+        """With the backend that ``config`` names, on ``device``."""
+        return cls(load_backend(checkpoint, config.model_copy(update={"device": device})), config.truncation)
 
     def run(self, calls: Sequence[Call], /) -> Iterator[Reply]:
         for call in calls:
@@ -137,13 +125,13 @@ class Answerer(RecordingLM):
 
 
 class Work:
-    """All calls of a run, made as workers ask for them, and what becomes of their replies.
+    """All calls of a run, made when workers ask for them; :meth:`take` handles their replies.
 
     Args:
-        shards: those that are not finished, in their order.
-        finish: evaluates a shard out of the store and scores it, or raises :class:`Wanted`.
-        workers: how many there are; decides only how far ahead shards are opened.
-        memory: the first worker says how much a batch may take; otherwise the backend knows by itself.
+        shards: the unfinished ones, in their order.
+        finish: evaluates a shard from the store and scores it, or raises :class:`Wanted`.
+        workers: their number, which only decides how far ahead shards are opened.
+        memory: whether the first worker measures how much memory a batch may use.
     """
 
     def __init__(
@@ -159,19 +147,18 @@ class Work:
         self.model_seconds = 0.0
 
     def __iter__(self) -> Iterator[Call | Later]:
-        return self
-
-    def __next__(self) -> Call | Later:
-        while not self._ready and self._closed and not self._asked and self._surveyed < self._ahead:
-            self._begin(self._closed.popleft())
-        if self._ready:
-            return self._ready.popleft()
-        if self._open or self._asked:
-            return LATER
-        raise StopIteration
+        while True:
+            while not self._ready and self._closed and not self._asked and self._surveyed < self._ahead:
+                self._begin(self._closed.popleft())
+            if self._ready:
+                yield self._ready.popleft()
+            elif self._open or self._asked:
+                yield LATER
+            else:
+                return
 
     def take(self, reply: Reply) -> tuple[float, int]:
-        """Write down what came back; (samples answered, tokens read or written)."""
+        """Store a reply. Returns (samples answered, tokens read or written)."""
         if not reply.shard:
             self._memory, self._asked = reply.memory, False
             return 0.0, 0
@@ -189,7 +176,7 @@ class Work:
         return len(rows) * wanted.share, tokens
 
     def _begin(self, shard: Shard) -> None:
-        """Also what ends a shard: with all its answers there is nothing left to begin."""
+        """Finish a shard if it has all its answers, else ask for its survey."""
         self._open.pop(shard.id, None)
         try:
             self._finish(shard)
@@ -221,5 +208,5 @@ class Work:
 
 
 def _slim(request: Instance) -> Instance:
-    """Without its document, which only scoring reads."""
+    """The request without its document, which only scoring reads."""
     return replace(request, doc={}, resps=[], filtered_resps={})

@@ -1,8 +1,8 @@
-"""Workers that keep something expensive resident (a model) and map over items; results come as they end.
+"""Processes that each keep something expensive (a model) and map over items; results come as they are ready.
 
-One protocol for all of them: ``run(items)`` yields exactly one result for every item, in any order. Which worker had an
-item never shows in its result, so adding workers changes nothing but the time. :class:`Pool` is the scheduling, shared
-by processes, Ray (``_ray.py``) and the simulation in ``benchmarks/schedule.py``.
+All executors share one protocol: ``run(items)`` yields exactly one result for every item, in any order. A result does
+not depend on the worker that computes it, so more workers change nothing but the time. :class:`Pool` is the scheduling,
+shared by processes, Ray (``ray.py``) and the simulation in ``benchmarks/schedule.py``.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, cast
 
-from lr2eval.base.processes import main_is_not_run_again
+from lr2eval.base.processes import interrupts_held_back, main_is_not_run_again
 from lr2eval.errors import RunFailedError
 
 Item = TypeVar("Item")
@@ -29,25 +29,25 @@ Item_contra = TypeVar("Item_contra", contravariant=True)
 Result_co = TypeVar("Result_co", covariant=True)
 
 DEATHS = 3
-"""An item that ended so many workers is given up; the fault is then its own. So is a run whose workers never begin."""
+"""After this many workers have died over the same item, or before they were ready, the work ends with an error."""
 
 
 class Later:
-    """What a source of items gives when it has none now but will, once a result of those that run has been taken."""
+    """A source of items yields this when its next item needs a result that is still being computed."""
 
 
 LATER: Final = Later()
 
 
 class Executor(Protocol[Item_contra, Result_co]):
-    """Maps over items. Whatever it raises ends the work; results that were yielded stand."""
+    """Maps over items. An error that it raises ends the work; results that it has yielded are kept."""
 
     def run(self, items: Sequence[Item_contra], /) -> Iterable[Result_co]:
         """Exactly one result for every item."""
 
 
 class Numbered(Protocol):
-    """A worker as the scheduling knows it; a replacement has the number of the dead one."""
+    """What the scheduling knows of a worker; the replacement of a dead worker has its number."""
 
     @property
     def number(self) -> int: ...
@@ -55,46 +55,16 @@ class Numbered(Protocol):
 
 Worker = TypeVar("Worker", bound=Numbered)
 Event = tuple[Literal["ready", "ended", "failed", "died"], Worker, Any]
-"""With nothing, the result, the error, or how it died."""
-
-
-class _Waiting(Generic[Item]):
-    """Numbered items that no worker has yet. No more are taken from their source than there are workers to start."""
-
-    def __init__(self, items: Iterable[Item | Later]) -> None:
-        self._source = iter(items)
-        self._held: deque[tuple[int, Item]] = deque()
-        self._taken = 0
-        self.ended = False
-
-    def at_least(self, count: int) -> bool:
-        """Whether so many are here, now."""
-        while len(self._held) < count and not self.ended:
-            try:
-                item = next(self._source)
-            except StopIteration:
-                self.ended = True
-                break
-            if isinstance(item, Later):
-                break
-            self._held.append((self._taken, item))
-            self._taken += 1
-        return len(self._held) >= count
-
-    def take(self) -> tuple[int, Item]:
-        return self._held.popleft()
-
-    def put_back(self, item: tuple[int, Item]) -> None:
-        self._held.appendleft(item)
+"""What happened to a worker; the value is ``None``, the result, the error, or how the worker died."""
 
 
 class Pool(ABC, Generic[Worker, Item, Result]):
     """Hands items to at most ``workers`` workers, each item to one at a time; use as a context manager.
 
-    A worker is started when an item waits for one, and has items once it says that it is ready. An item whose worker
-    dies goes to another one, first of all that wait, and the dead one is replaced; :class:`RunFailedError` for an item
-    that ended three, and when three in a row die before they are ready. What an executor raises in a worker is raised
-    here, once the others have ended what they are at. An event costs the same however many items and workers there are.
+    A worker is started when an item waits, and gets items once it is ready. If a worker dies, it is replaced and its
+    item goes to the next free worker. :class:`RunFailedError` is raised when three workers died over one item, and when
+    three in a row died before they were ready. An error in a worker is raised here after the other workers have
+    finished their items. The cost of an event does not grow with the number of items or workers.
     """
 
     def __init__(self, workers: int) -> None:
@@ -104,25 +74,29 @@ class Pool(ABC, Generic[Worker, Item, Result]):
         self._starting: set[Worker] = set()
         self._idle: list[Worker] = []
         self._busy: dict[Worker, tuple[int, Item]] = {}
+        self._source: Iterator[Item | Later] | None = None
+        self._waiting: deque[tuple[int, Item]] = deque()
+        self._taken = 0
+        self._deaths_over: Counter[int] = Counter()
         self._stillborn = 0
         self.deaths = 0
         """Workers that died so far."""
 
     @abstractmethod
     def _start(self, number: int) -> Worker:
-        """A worker that will say that it is ready."""
+        """Start a worker, which reports when it is ready."""
 
     @abstractmethod
     def _send(self, worker: Worker, item: Item) -> None:
-        """An item for a worker that has none."""
+        """Give an item to an idle worker."""
 
     @abstractmethod
     def _wait(self) -> list[Event[Worker]]:
-        """What happened to workers, at least one thing."""
+        """Wait for at least one event."""
 
     @abstractmethod
     def _stop(self, worker: Worker) -> None:
-        """End a worker at once, also one that is dead."""
+        """End a worker at once; it may be dead already."""
 
     def __enter__(self) -> Self:
         return self
@@ -136,45 +110,85 @@ class Pool(ABC, Generic[Worker, Item, Result]):
             self._end(worker)
 
     def run(self, items: Iterable[Item | Later], /) -> Iterator[Result]:
-        """Items are taken as workers become free, so an iterator may make them one by one, even out of results that
-        this call yielded before: it gives :data:`LATER` until it can."""
-        waiting = _Waiting(items)
-        deaths: Counter[int] = Counter()
+        """One result per item, as they are ready.
+
+        An item is taken when a worker is free. An iterator may therefore make items out of results that this call has
+        already yielded; while it cannot, it yields :data:`LATER`.
+        """
+        with contextlib.closing(self._run(items)) as found:
+            yield from (result for _, result in found)
+
+    def run_in_order(self, items: Iterable[Item], ahead: int) -> Iterator[Result]:
+        """One result per item, in the order of the items; at most ``ahead`` items are begun before their turn."""
+        ready: dict[int, Result] = {}
+        turn = 0
+
+        def source() -> Iterator[Item | Later]:
+            for number, item in enumerate(items):
+                while number > turn + ahead:
+                    yield LATER
+                yield item
+
+        with contextlib.closing(self._run(source())) as found:
+            for number, result in found:
+                ready[number] = result
+                while turn in ready:
+                    yield ready.pop(turn)
+                    turn += 1
+
+    def _run(self, items: Iterable[Item | Later]) -> Generator[tuple[int, Result]]:
+        self._source, self._taken = iter(items), 0
+        self._waiting.clear()
+        self._deaths_over.clear()
         failure: BaseException | None = None
         try:
             while True:
                 if failure is None:
-                    self._hand_out(waiting)
-                elif not self._busy:  # what the others were at has been yielded first
+                    self._hand_out()
+                elif not self._busy:  # the results of the other workers have been yielded first
                     raise failure
-                if not self._busy and not waiting.at_least(1):
-                    if waiting.ended:
+                if not self._busy and not self._has(1):
+                    if self._source is None:
                         return
-                    raise RuntimeError("no item runs that could make the next one")
+                    raise RuntimeError("the source of items waits for a result, but no item is running")
                 for kind, worker, value in self._wait():
                     if kind == "died":
-                        self._buried(worker, value, waiting, deaths)
+                        self._buried(worker, value)
                     elif worker in self._starting:
                         self._starting.remove(worker)
                         self._idle.append(worker)
                         self._stillborn = 0
-                    elif self._busy.pop(worker, None) is not None:  # not of a worker that was ended meanwhile
+                    elif (had := self._busy.pop(worker, None)) is not None:  # else the worker was ended meanwhile
                         self._idle.append(worker)
                         if kind == "failed":
                             failure = failure or value
                         else:
-                            yield value
+                            yield had[0], value
         finally:
-            # Left half-way: what is still being computed belongs to nobody.
+            # If the caller stops early, nobody wants what is still being computed.
             for worker in list(self._busy):
                 self._end(worker)
 
-    def _hand_out(self, waiting: _Waiting[Item]) -> None:
-        while self._idle and waiting.at_least(1):
+    def _has(self, count: int) -> bool:
+        """Whether ``count`` items wait for a worker. Items are taken from the source only when they are asked for."""
+        while len(self._waiting) < count and self._source is not None:
+            try:
+                item = next(self._source)
+            except StopIteration:
+                self._source = None
+                break
+            if isinstance(item, Later):
+                break
+            self._waiting.append((self._taken, item))
+            self._taken += 1
+        return len(self._waiting) >= count
+
+    def _hand_out(self) -> None:
+        while self._idle and self._has(1):
             worker = self._idle.pop()
-            self._busy[worker] = waiting.take()
+            self._busy[worker] = self._waiting.popleft()
             self._send(worker, self._busy[worker][1])
-        while self._free and waiting.at_least(len(self._starting) + 1):
+        while self._free and self._has(len(self._starting) + 1):
             self._starting.add(self._start(heapq.heappop(self._free)))
 
     def _end(self, worker: Worker) -> None:
@@ -185,7 +199,7 @@ class Pool(ABC, Generic[Worker, Item, Result]):
         heapq.heappush(self._free, worker.number)
         self._stop(worker)
 
-    def _buried(self, worker: Worker, how: str, waiting: _Waiting[Item], deaths: Counter[int]) -> None:
+    def _buried(self, worker: Worker, how: str) -> None:
         begun, item = worker not in self._starting, self._busy.get(worker)
         if begun and item is None and worker not in self._idle:
             return  # ended before, by us
@@ -193,19 +207,18 @@ class Pool(ABC, Generic[Worker, Item, Result]):
         self.deaths += 1
         if not begun:
             self._stillborn += 1
-            if self._stillborn >= DEATHS:
-                raise RunFailedError(
-                    f"{DEATHS} workers died before they could begin ({how}), perhaps because memory ran out; use fewer "
-                    "--workers (what was finished is kept)"
-                )
+            count, where = self._stillborn, "before they were ready"
         elif item is not None:
-            waiting.put_back(item)
-            deaths[item[0]] += 1
-            if deaths[item[0]] >= DEATHS:
-                raise RunFailedError(
-                    f"{DEATHS} workers died over the same item ({how}), perhaps because memory ran out; use fewer "
-                    "--workers (what was finished is kept)"
-                )
+            self._waiting.appendleft(item)
+            self._deaths_over[item[0]] += 1
+            count, where = self._deaths_over[item[0]], "over the same item"
+        else:
+            return
+        if count >= DEATHS:
+            raise RunFailedError(
+                f"{DEATHS} workers died {where} ({how}); memory may have run out, so use fewer --workers (finished "
+                "work is kept)"
+            )
 
 
 class Process:
@@ -218,7 +231,7 @@ class Process:
         self.connection: Connection
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(build, number, theirs), daemon=True)
-        with main_is_not_run_again():
+        with interrupts_held_back(), main_is_not_run_again():
             self.process.start()
         theirs.close()
 
@@ -226,7 +239,7 @@ class Process:
 class Processes(Pool[Process, Item, Result]):
     """Worker processes on this machine.
 
-    ``build`` (picklable) makes a worker's executor from the worker's number, in its process, once, when it has work.
+    ``build`` (picklable) makes a worker's executor from the worker's number: once, in its process, when it has work.
     """
 
     def __init__(self, build: Callable[[int], Executor[Item, Result]], workers: int) -> None:
@@ -240,7 +253,7 @@ class Processes(Pool[Process, Item, Result]):
         return worker
 
     def _send(self, worker: Process, item: Item) -> None:
-        with contextlib.suppress(OSError):  # it died while idle: the next wait finds that out and hands the item on
+        with contextlib.suppress(OSError):  # it died while idle: the next wait notices and hands the item on
             worker.connection.send(item)
 
     def _wait(self) -> list[Event[Process]]:
@@ -268,7 +281,7 @@ def _how(code: int | None) -> str:
 
 
 def answered(executor: Executor[Any, Any], item: Any) -> tuple[Literal["ended", "failed"], Any]:
-    """In a worker: the result of one item, or the error."""
+    """In a worker: the result of one item, or its error."""
     try:
         (result,) = executor.run([item])
     except Exception as error:
@@ -277,7 +290,7 @@ def answered(executor: Executor[Any, Any], item: Any) -> tuple[Literal["ended", 
 
 
 class Built:
-    """In a worker: the executor that ``build`` makes, when the first item is there."""
+    """The executor that ``build`` makes, when the first item comes."""
 
     def __init__(self, build: Callable[[int], Executor[Any, Any]], number: int) -> None:
         self._build, self._number = build, number
@@ -290,8 +303,8 @@ class Built:
 
 
 def _work(build: Callable[[int], Executor[Any, Any]], number: int, connection: Connection) -> None:
-    # The driver decides what an interrupt means; it ends its workers itself. Killed, it cannot: then they end at once,
-    # so that the memory is free for the run that goes on.
+    # The driver handles Ctrl-C and ends its workers. If the driver itself is killed, they end at once, so that their
+    # memory is free when the run is resumed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     driver = parent_process()
     assert driver is not None
@@ -307,6 +320,6 @@ def _work(build: Callable[[int], Executor[Any, Any]], number: int, connection: C
                 return
             except Exception:  # a result or an error that cannot be pickled
                 kind = type(message[1]).__name__
-                connection.send(("failed", RunFailedError(f"a worker cannot hand over its {kind}")))
+                connection.send(("failed", RunFailedError(f"a worker cannot send back its {kind} (not picklable)")))
     except (EOFError, OSError):
         return  # the driver is gone

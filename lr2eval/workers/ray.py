@@ -20,20 +20,20 @@ from lr2eval.errors import RunFailedError, UsageError
 from lr2eval.workers.pool import Built, Event, Executor, Item, Pool, Result, answered
 
 SAME = ("lr2eval", "lm_eval", "torch", "transformers", "tokenizers")
-"""Packages whose versions decide answers; a worker with another one than the driver is refused."""
+"""Packages whose versions decide answers; a worker whose versions differ from the driver's is refused."""
 
 PATIENCE = 600.0
-"""Seconds to wait for the first worker; a cluster may have to start machines."""
+"""Seconds to wait for the first worker; a cluster may have to start machines first."""
 
 _KNOCK = 5.0
 _ATTEMPTS = 3
 _OWN = {
-    "RAY_worker_niceness": "0",  # they do all the work there is and need not stand back behind everything else
+    "RAY_worker_niceness": "0",  # workers do all the work, so they need no lower priority
     "RAY_worker_register_timeout_seconds": "600",
-    "RAY_prestart_worker_first_driver": "0",  # Ray would not answer before some that nobody asked for are up
+    "RAY_prestart_worker_first_driver": "0",  # Ray would first wait for workers that nobody asked for
     "RAY_enable_worker_prestart": "0",
 }
-"""Settings of a cluster of our own: on a busy machine a worker takes more than Ray's minute to import what it needs."""
+"""Settings of a cluster that we start: on a busy machine, importing takes a worker longer than Ray's one minute."""
 
 
 def check_installed() -> None:
@@ -43,7 +43,7 @@ def check_installed() -> None:
 
 
 class Actor:
-    """One worker: the handle, and the number that its executor is built with."""
+    """One worker: Ray's handle and the worker's number."""
 
     def __init__(self, handle: Any, number: int) -> None:
         self.handle, self.number = handle, number
@@ -53,13 +53,15 @@ class Ray(Pool[Actor, Item, Result]):
     """Workers in a Ray cluster; use as a context manager.
 
     Args:
-        build: as of :class:`lr2eval.workers.pool.Processes`.
-        gpus_per_worker: reserved for each, as many as it then sees. CPUs are an equal share of the smallest machine.
-        address: ``HOST:PORT`` of a cluster; by default the one this process is in, else one of its own on this machine
-            that ends with it.
+        build: as in :class:`lr2eval.workers.pool.Processes`.
+        gpus_per_worker: reserved for each worker, which sees no other GPU. CPUs are an equal share of the smallest
+            machine.
+        address: ``HOST:PORT`` of a cluster; by default the one this process is connected to, else a new one on this
+            machine that ends with this process.
 
     Raises :class:`UsageError` for an unreachable cluster or one that has too few GPUs, and, from :meth:`run`, for a
-    worker with other versions of what decides answers; :class:`RunFailedError` if no worker starts in ten minutes.
+    worker with different versions of the packages in :data:`SAME`; :class:`RunFailedError` if no worker starts within
+    ten minutes.
     """
 
     def __init__(
@@ -81,11 +83,11 @@ class Ray(Pool[Actor, Item, Result]):
         if self._own:
             _connect(address, workers)
         elif address is not None:
-            raise UsageError(f"ray.address={address}: this process is already connected to a cluster; omit it")
+            raise UsageError(f"ray.address={address}: this process is already connected to a cluster; omit the option")
         try:
             cpus = _share(workers, gpus_per_worker)
             self._build = ray.put(build)
-            # One that dies is replaced here, with what it was at: Ray itself starts nothing again.
+            # The pool replaces dead workers and repeats their items, so Ray must not.
             self._class = ray.remote(_Remote).options(
                 num_cpus=cpus, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
             )
@@ -95,7 +97,7 @@ class Ray(Pool[Actor, Item, Result]):
             raise
 
     def close(self) -> None:
-        """End all workers; and the connection, with the cluster if it is ours."""
+        """End all workers and, if this object connected, disconnect, which ends a cluster that it started."""
         import ray
 
         if ray.is_initialized():
@@ -112,7 +114,7 @@ class Ray(Pool[Actor, Item, Result]):
         self._when_done(worker, worker.handle.work.remote(item))
 
     def _when_done(self, worker: Actor, reference: Any) -> None:
-        # A callback costs the same with any number of workers; asking Ray which of them is ready does not.
+        # The cost of a callback does not grow with the number of workers; asking Ray which is ready does.
         reference.future().add_done_callback(lambda future: self._events.put(_event(worker, future)))
 
     def _wait(self) -> list[Event[Actor]]:
@@ -120,8 +122,8 @@ class Ray(Pool[Actor, Item, Result]):
             event = self._events.get(timeout=None if self._any_ready else PATIENCE)
         except queue.Empty:
             raise RunFailedError(
-                f"no Ray worker could start within {PATIENCE / 60:.0f} minutes; ask for fewer --workers or "
-                "--gpus-per-worker, or look at `ray status`"
+                f"no Ray worker started within {PATIENCE / 60:.0f} minutes; use fewer --workers or --gpus-per-worker, "
+                "or check the cluster with `ray status`"
             ) from None
         if event[0] == "ready":
             _refuse_other(event[2])
@@ -136,7 +138,7 @@ class Ray(Pool[Actor, Item, Result]):
 
 
 class _Remote:
-    """What runs in a worker; Ray makes an actor of it."""
+    """What runs in a worker; Ray turns it into an actor."""
 
     def __init__(self, build: Callable[[int], Executor[Any, Any]], number: int, cpus: int) -> None:
         os.environ["OMP_NUM_THREADS"] = str(cpus)
@@ -158,26 +160,23 @@ def _event(worker: Actor, future: Any) -> Event[Actor]:
         value = future.result()
     except ray.exceptions.RayActorError as error:
         return "died", worker, _first_line(error)
-    except ray.exceptions.RayTaskError as error:  # of our own around the item: what it gave cannot be handed over
-        return (
-            "failed",
-            worker,
-            RunFailedError(f"a worker cannot hand over its result ({_first_line(error.cause or error)})"),
-        )
-    except Exception as error:  # its machine is gone, and the result with it
+    except ray.exceptions.RayTaskError as error:  # errors of the item itself are caught in the worker
+        reason = _first_line(error.cause or error)
+        return "failed", worker, RunFailedError(f"a worker cannot send back its result ({reason})")
+    except Exception as error:  # its machine is lost, and the result with it
         return "died", worker, _first_line(error)
     return (value[0], worker, value[1]) if value[0] in ("ended", "failed") else ("ready", worker, value)
 
 
 def _refuse_other(there: tuple[str, dict[str, str]]) -> None:
-    """Raise :class:`UsageError` for a worker that would answer with other software than the driver has."""
+    """Raise :class:`UsageError` for a worker whose software could give other answers than the driver's."""
     host, theirs = there
     ours = machine.versions()
     for package in SAME:
         if ours.get(package) != theirs.get(package):
             raise UsageError(
-                f"the Ray worker on {host} has {package} {theirs.get(package, 'not at all')}, this process "
-                f"{ours.get(package, 'not at all')}; install the same everywhere"
+                f"the Ray worker on {host} has {package} {theirs.get(package, '(not installed)')}, this process has "
+                f"{ours.get(package, '(not installed)')}; install the same version on every machine"
             )
 
 
@@ -197,29 +196,29 @@ def _connect(address: str | None, workers: int) -> None:
         except Exception as error:
             ray.shutdown()
             if attempt < _ATTEMPTS and address is None and "timed out" in str(error):
-                continue  # a busy machine: Ray gives its own processes half a minute, whatever it was told
+                continue  # a busy machine: Ray waits only half a minute for its own processes, whatever it is told
             where = f"ray.address={address}" if address else "a Ray cluster on this machine"
             raise UsageError(
-                f"{where}: cannot be used ({_first_line(error)}); start one with `ray start --head`, with the same "
-                "Python and Ray as here"
+                f"{where}: cannot be used ({_first_line(error)}); start a cluster with `ray start --head`, using the "
+                "same Python and Ray versions as here"
             ) from error
 
 
 def _knock(address: str) -> None:
-    """Ray waits for minutes, and then ends the whole process, where nobody listens."""
+    """Raise :class:`UsageError` if nothing listens there; Ray would wait for minutes and then kill this process."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), _KNOCK).close()
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(
-            f"ray.address={address}: no Ray cluster answers there ({_first_line(error)}); give HOST:PORT as "
-            "`ray start --head` prints it, or omit it for a cluster on this machine"
+            f"ray.address={address}: no Ray cluster answers there ({_first_line(error)}); give the HOST:PORT that "
+            "`ray start --head` prints, or omit the option to start a cluster on this machine"
         ) from error
 
 
 @contextmanager
 def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself, where a run wants to close its files."""
+    """Keep our SIGTERM handler, which closes the run's files; Ray would replace it."""
     main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM) if main else None
     try:
@@ -230,13 +229,13 @@ def _own_signals() -> Iterator[None]:
 
 
 def _share(workers: int, gpus: float) -> int:
-    """CPUs for each worker. Raises :class:`UsageError` if not even one worker has its GPUs."""
+    """CPUs for each worker. Raises :class:`UsageError` if no machine has enough GPUs for one worker."""
     import ray
 
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     most = max((machine.get("GPU", 0.0) for machine in machines), default=0.0)
     if gpus > most:
-        raise UsageError(f"--gpus-per-worker {gpus:g}: the cluster's machines have {most:g} at most; ask for fewer")
+        raise UsageError(f"--gpus-per-worker {gpus:g}: no machine of the cluster has more than {most:g}; ask for fewer")
     machines = [machine for machine in machines if machine.get("CPU") and machine.get("GPU", 0.0) >= gpus]
     smallest = min((machine["CPU"] for machine in machines), default=1.0)
     return max(1, int(smallest) // -(-workers // max(1, len(machines))))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.errors import CheckpointError, UsageError
-from lr2eval.workers.pool import Executor, Pool, Processes
+from lr2eval.workers.pool import Built, Executor, Pool, Processes
 
 if TYPE_CHECKING:
     from lr2eval.model.checkpoint import Checkpoint
@@ -26,7 +28,7 @@ class Workers:
     count: int = 1
     kind: ExecutorKind = "processes"
     gpus: float | None = None
-    """Per worker, of a cluster; ``None``: one if the device is ``cuda``, else none."""
+    """Per Ray worker; ``None``: 1 if the device is ``cuda``, else 0."""
     ray: Mapping[str, Any] | None = None
 
     def check(self) -> None:
@@ -37,26 +39,24 @@ class Workers:
             check_installed()
         elif self.gpus is not None:
             raise UsageError(
-                "--gpus-per-worker is for --executor ray; processes share the GPUs of this machine in turn"
+                "--gpus-per-worker: only works with --executor ray; worker processes take the GPUs of this machine in "
+                "turn, so omit it"
             )
-        if unknown := sorted((self.ray or {}).keys() - {"address"}):
-            raise UsageError(f"ray.{unknown[0]}: no such option; there is ray.address=HOST:PORT")
+        refuse_unknown(self.ray or {}, ["address"], group="ray")
 
     @property
     def here(self) -> bool:
         """Whether the one worker is this process."""
         return self.count == 1 and self.kind == "processes"
 
-    @property
-    def threads(self) -> int | None:
-        """Of torch in each worker; ``None``: as many as its cluster reserves for it."""
-        if self.kind == "ray":
-            return None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores // self.count)
+    def pool(
+        self, load: Callable[[str], Executor[Item, Result]], checkpoint: Checkpoint, device: str
+    ) -> Pool[Any, Item, Result]:
+        """Workers that each ``load`` an executor (picklable; called with the worker's device) when they have work.
 
-    def pool(self, build: Callable[[int], Executor[Item, Result]], device: str) -> Pool[Any, Item, Result]:
-        """Nothing is started before there is work, but a cluster is connected to."""
+        No worker starts before there is work, but a Ray cluster is connected to at once.
+        """
+        build = ModelLoader(self, load, checkpoint, device)
         if self.kind == "processes":
             return Processes(build, self.count)
         from lr2eval.workers.ray import Ray
@@ -64,45 +64,66 @@ class Workers:
         cuda = device.startswith("cuda")
         gpus = self.gpus if self.gpus is not None else float(cuda)
         if gpus and not cuda:
-            raise UsageError(f"--gpus-per-worker {gpus:g}: this run is on the device {device}; add --device cuda")
+            raise UsageError(f"--gpus-per-worker {gpus:g}: the device is {device}; add --device cuda")
         return Ray(build, self.count, gpus, (self.ray or {}).get("address"))
+
+    def executor(
+        self, load: Callable[[str], Executor[Item, Result]], checkpoint: Checkpoint, device: str
+    ) -> AbstractContextManager[Executor[Item, Result]]:
+        """The same, or an executor in this process if that is the one worker; it too loads when it has work."""
+        if self.here:
+            return nullcontext(Built(lambda _: load(device), 0))
+        return self.pool(load, checkpoint, device)
 
     def facts(self) -> dict[str, Any]:
         """For the manifest."""
         return {"workers": self.count, "executor": "in-process" if self.here else self.kind}
 
 
-def settle(number: int, device: str, threads: int | None, checkpoint: Checkpoint, *, elsewhere: bool) -> str:
-    """In worker ``number``: set torch's threads and return its device, the GPUs of the machine going round.
+@dataclass(frozen=True)
+class ModelLoader:
+    """Makes the executor of a worker, in the worker. It is sent to the worker's process as it is."""
 
-    ``elsewhere``: the machine may be another one than the driver's; :class:`CheckpointError` unless the same model lies
-    at the same path there.
-    """
-    import torch
+    workers: Workers
+    load: Callable[[str], Executor[Any, Any]]
+    checkpoint: Checkpoint
+    device: str
 
-    if threads is not None:
-        torch.set_num_threads(threads)
-    if elsewhere:
-        _same_model(checkpoint)
-    if device == "cuda" and torch.cuda.device_count():
-        return f"cuda:{number % torch.cuda.device_count()}"
-    return device
+    def __call__(self, number: int) -> Executor[Any, Any]:
+        return self.load(self.prepare(number))
 
+    def prepare(self, number: int) -> str:
+        """Set torch's threads and return the device of worker ``number``; workers take the machine's GPUs in turn.
 
-def _same_model(checkpoint: Checkpoint) -> None:
-    import platform
+        A Ray worker may be on another machine: raises :class:`CheckpointError` unless the same model is at the same
+        path there.
+        """
+        import torch
 
-    from lr2eval.base.files import cache_dir
-    from lr2eval.model.checkpoint import Checkpoint
+        if self.workers.kind == "ray":
+            self._check_same_model()  # the cluster has set the threads
+        else:
+            cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            torch.set_num_threads(max(1, cores // self.workers.count))
+        if self.device == "cuda" and torch.cuda.device_count():
+            return f"cuda:{number % torch.cuda.device_count()}"
+        return self.device
 
-    try:
-        found = Checkpoint.open(checkpoint.folder, cache=cache_dir()).fingerprint
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"on the worker's machine {platform.node()}: {error} (every machine reads the model at the same path)"
-        ) from error
-    if found != checkpoint.fingerprint:
-        raise CheckpointError(
-            f"{checkpoint.folder}: on the worker's machine {platform.node()} another model than here; put the same one "
-            "there, or on a shared disk"
-        )
+    def _check_same_model(self) -> None:
+        import platform
+
+        from lr2eval.base.files import cache_dir
+        from lr2eval.model.checkpoint import Checkpoint
+
+        folder = self.checkpoint.folder
+        try:
+            found = Checkpoint.open(folder, cache=cache_dir()).fingerprint
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"worker on {platform.node()}: {error} (each machine must have the model at the same path)"
+            ) from error
+        if found != self.checkpoint.fingerprint:
+            raise CheckpointError(
+                f"{folder}: the machine {platform.node()} has a different model at this path; copy the right one "
+                "there, or use a shared disk"
+            )

@@ -1,4 +1,4 @@
-"""Write a checkpoint with other RoPE factors, which stock transformers loads."""
+"""Write a checkpoint with other RoPE factors; stock transformers can load it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 from lr2eval.errors import UsageError
 
 if TYPE_CHECKING:
+    from lr2eval.method.rope.files import FactorsFile
     from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 
 MANY = 64
-"""The largest scale factor s that anybody has published for one step."""
+"""The largest published scale factor s of one step."""
 
 
 @dataclass(frozen=True)
 class ExportOutcome:
-    """An exported checkpoint folder, its factors, and what a person should know about it."""
+    """An exported checkpoint folder, its factors, and messages for the user."""
 
     folder: Path
     scaling: RopeScaling
@@ -40,9 +41,9 @@ def export(
 ) -> ExportOutcome:
     """Write ``model`` with the RoPE factors of a CSV or JSON file to the new folder ``out``.
 
-    ``target_length`` (tokens) and ``attention_factor`` replace those of the file; ``short_attention_factor`` is another
-    one inside the original window, which stock transformers ignores. Weights are hard links unless ``copy_weights``.
-    ``from_original`` starts from the window before the model's own rescaling.
+    ``target_length`` (tokens) and ``attention_factor`` replace the values of the file. ``short_attention_factor`` is
+    used inside the original window instead; stock transformers ignores it. Weights are hard links unless
+    ``copy_weights``. ``from_original`` starts from the window before the model's own rescaling.
 
     Raises :class:`lr2eval.UsageError` for factors that do not fit the model or an ``out`` that exists.
     """
@@ -51,45 +52,41 @@ def export(
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
 
-    factors, out = Path(factors), Path(out)
+    out, found = Path(out), read_factors(Path(factors))
     source = ModelRope.read(locate(str(model)))
-    original = source.original(from_original=from_original)
-    scaling = scaling_of_file(factors, original, target_length)
+    scaling = scaling_of_file(found, source.original(from_original=from_original), target_length)
     for flag, value in (("--attention-factor", attention_factor), ("--short-attention-factor", short_attention_factor)):
         if value is not None and not 0 < value < float("inf"):
-            raise UsageError(f"{flag} {value:g}: is not a positive number; 1 leaves attention as it is")
-    long = scaling.long_attention_factor if attention_factor is None else attention_factor
-    short = short_attention_factor
-    if short is None:
-        short = scaling.short_attention_factor if attention_factor is None else attention_factor
-    scaling = replace(scaling, long_attention_factor=long, short_attention_factor=short)
-    done = export_checkpoint(
-        source, scaling, out, factors=read_factors(factors), command=command, link=not copy_weights
-    )
+            raise UsageError(f"{flag} {value:g}: not a positive number; 1 leaves attention unchanged")
+    if attention_factor is not None:
+        scaling = replace(scaling, long_attention_factor=attention_factor, short_attention_factor=attention_factor)
+    if short_attention_factor is not None:
+        scaling = replace(scaling, short_attention_factor=short_attention_factor)
+    done = export_checkpoint(source, scaling, out, factors=found, command=command, link=not copy_weights)
     return ExportOutcome(out, scaling, [*scaling_warnings(scaling), *done.warnings], done.notes)
 
 
-def scaling_of_file(path: Path, original: OriginalRope, target: int | None) -> RopeScaling:
-    """The factors of a file as a scaling of this model. Raises :class:`UsageError` where the two do not fit."""
-    from lr2eval.method.rope.files import read_factors
+def scaling_of_file(found: FactorsFile, original: OriginalRope, target: int | None) -> RopeScaling:
+    """The factors of a file as a scaling of this model. Raises :class:`UsageError` if they do not fit it."""
     from lr2eval.method.rope.rules import longrope
 
-    found = read_factors(path)
+    path, made = found.path, found.scaling
     if len(found.factors) != original.pairs:
         raise UsageError(
-            f"{path}: holds {len(found.factors)} factors where the model's {original.pairs} rotary pairs need "
-            f"{original.pairs}; use factors made for this model"
+            f"{path}: has {len(found.factors)} factors, but the model has {original.pairs} rotary pairs; use factors "
+            "made for this model"
         )
     if target is not None and found.target is not None and target != found.target:
-        raise UsageError(f"{path}: made for {found.target:,} tokens, --target-length says {target:,}; omit the flag")
+        raise UsageError(
+            f"{path}: was made for {found.target:,} tokens, but --target-length is {target:,}; omit the flag"
+        )
     target = target or found.target
     if target is None:
-        raise UsageError("--target-length is missing; give the window the factors are for, for example 128k")
-    made = found.scaling
+        raise UsageError("--target-length is missing; give the window that the factors are for, for example 128k")
     if made is not None and made.original != original:
         raise UsageError(
-            f"{path}: made for base {made.theta:g} and a window of {made.original_window:,}, the model has "
-            f"{original.theta:g} and {original.window:,}; use factors made for this model"
+            f"{path}: was made for base {made.theta:g} and a window of {made.original_window:,}, but the model has "
+            f"base {original.theta:g} and a window of {original.window:,}; use factors made for this model"
         )
     try:
         plain = longrope(original, target, factors=found.factors, attention_factor=found.temperature)
@@ -98,13 +95,16 @@ def scaling_of_file(path: Path, original: OriginalRope, target: int | None) -> R
     return made or replace(plain, provenance=found.origin or "given")
 
 
+def scale_warnings(scale: float) -> list[str]:
+    """A warning if a window is extended further than anybody has published for one step."""
+    return [f"s = {scale:g} is larger than in any published result (at most {MANY})"] if scale > MANY else []
+
+
 def scaling_warnings(scaling: RopeScaling) -> list[str]:
-    """What is unusual about these factors, a line each."""
+    """What is unusual about these factors, one line each."""
     from lr2eval.model.rope_facts import is_increasing
 
-    found = []
-    if scaling.scale > MANY:
-        found.append(f"s = {scaling.scale:g} is beyond {MANY}, further than any published result")
+    found = scale_warnings(scaling.scale)
     factors = scaling.long_factor
     if not is_increasing(factors):
         at = next(i for i in range(1, len(factors)) if factors[i] < factors[i - 1])

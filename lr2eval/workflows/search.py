@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,25 +13,21 @@ from lr2eval.base.files import cache_dir, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, versions
 from lr2eval.base.units import format_length
-from lr2eval.errors import MissingDataError, UsageError
+from lr2eval.errors import CheckpointError, MissingDataError, UsageError
 from lr2eval.listener import Listener
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.rope_facts import real_index
 from lr2eval.record.folder import claim, locked
+from lr2eval.record.search import FACTORS_FILE, FILE, FOUND, SEED
 
 if TYPE_CHECKING:
     from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
     from lr2eval.method.search.config import SearchConfig
-    from lr2eval.method.search.executors import Executor
-    from lr2eval.method.search.journal import Journal
     from lr2eval.method.search.needles import Sample
-    from lr2eval.method.search.result import SearchResult
-    from lr2eval.method.search.run import Plan, Scorer, SplitDone
+    from lr2eval.method.search.perplexity import ModelExecutor
+    from lr2eval.method.search.run import SplitDone
     from lr2eval.method.search.space import Space
-
-
-MANY = 64
-"""Scale factors beyond this are further than anybody has published for one step."""
+    from lr2eval.record.search import SearchResult
 
 
 @dataclass(frozen=True)
@@ -54,44 +51,39 @@ def search(config: SearchConfig, *, listener: Listener | None = None, command: S
     """
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
+    from lr2eval.workflows.export import scale_warnings
 
     listener = listener or Listener()
     config.where.check()
     folder = locate(config.model, offline=config.offline)
     rope = ModelRope.read(folder).original(from_original=config.from_original)
     try:
-        spaces, plan = config.spaces(rope), config.plan()
+        spaces = config.spaces(rope)
     except ValueError as error:
         raise UsageError(f"{error}") from error
-    if spaces[0].scale > MANY:
-        listener.message(f"warning: s = {spaces[0].scale:g} is beyond {MANY}, further than any published result")
+    for warning in scale_warnings(spaces[0].scale):
+        listener.message(f"warning: {warning}")
     try:
-        return _search(config, folder, rope, spaces, plan, listener, command)
+        return _search(config, folder, spaces, listener, command)
     finally:
         listener.ended()
 
 
 def _search(
-    config: SearchConfig,
-    folder: Path,
-    rope: OriginalRope,
-    spaces: Sequence[Space],
-    plan: Plan,
-    listener: Listener,
-    command: Sequence[str],
+    config: SearchConfig, folder: Path, spaces: Sequence[Space], listener: Listener, command: Sequence[str]
 ) -> SearchOutcome:
     from lr2eval.method.search.journal import Journal
-    from lr2eval.method.search.result import FACTORS_FILE
+    from lr2eval.method.search.run import JournalScorer
+    from lr2eval.method.search.run import search as search_splits
     from lr2eval.model.tokenizer import PromptTokenizer
     from lr2eval.reports import render_search
-    from lr2eval.workflows.search_workers import Loading
 
     listener.message("checking model and text")
     checkpoint = Checkpoint.open(folder, cache=cache_dir())
     samples, data = search_samples(config, PromptTokenizer.load(folder))
     device, dtype = _device(config), checkpoint.dtype if config.dtype == "auto" else config.dtype
     settings = config.settings() | {
-        "haystack": data["haystack"],  # a text is its content (the samples' hash), wherever it lies
+        "haystack": data["haystack"],  # a text is identified by its content (the samples' hash), not by its path
         "splits": [space.split for space in spaces],
         "device": device,
         "dtype": dtype,
@@ -100,66 +92,66 @@ def _search(
         "samples_sha256": data["samples_sha256"],
     }
     home = config.out or Path("runs") / _run_name(checkpoint.name, config)
+    rules = _rules(spaces[0].rope, config)
+    after = (len(rules) + 2) * (config.samples + config.held_out)
+    total = len(spaces) * config.split_cost() + after
     with locked(home):
         facts = {"kind": "search", "data": data, "versions": versions(), "command": list(command), "created": now()}
         claim(home, settings, facts)
-        loading = Loading(checkpoint, dtype, device, samples, config.where)
-        with Journal.open(home) as journal, loading.executor() as executor:
-            result, done = _search_and_compare(
-                config, checkpoint, rope, spaces, plan, executor, journal, listener, data
-            )
-        _write(home, config, result, done)
+        load = partial(_load, checkpoint, dtype, samples, rules["none"])
+        with Journal.open(home) as journal, config.where.executor(load, checkpoint, device) as executor:
+            listener.search_started(total, after, config.iterations, config.workers)
+            if len(journal):
+                listener.message(f"resuming: {len(journal):,} evaluations are already done")
+            done = search_splits(spaces, config, executor, journal, listener)
+            compared = _compared(spaces, done, rules)
+            every = range(config.samples + config.held_out)
+            scores = JournalScorer(executor, journal, listener).nlls(list(compared.values()), every)
+            tokens = sum(each.tokens for each in journal.rows())
+        found = data | {"tokens_read": tokens}
+        result = _result(config, checkpoint, spaces[0].rope, done, compared, scores, found)
+        _write(home, config, result, compared[FOUND])
         report = render_search(home, home / "report.html")
     return SearchOutcome(result, home, home / FACTORS_FILE, report)
 
 
-def _search_and_compare(
-    config: SearchConfig,
-    checkpoint: Checkpoint,
-    rope: OriginalRope,
-    spaces: Sequence[Space],
-    plan: Plan,
-    executor: Executor,
-    journal: Journal,
-    listener: Listener,
-    data: Mapping[str, Any],
-) -> tuple[SearchResult, list[SplitDone]]:
-    from lr2eval.method.search.run import Scorer
-    from lr2eval.method.search.run import search as search_splits
+def _load(
+    checkpoint: Checkpoint, dtype: str, samples: Sequence[Sample], first: RopeScaling, device: str
+) -> ModelExecutor:
+    """A worker's executor. Raises :class:`CheckpointError` for a model that cannot take the factors ``first``."""
+    from lr2eval.backends.loading import load_model, quiet
+    from lr2eval.method.rope.windowed import install_rope
+    from lr2eval.method.search.perplexity import ModelExecutor
 
-    rules = _rules(rope, config)
-    after = (len(rules) + 2) * (config.samples + config.held_out)
-    total = len(spaces) * plan.split_cost() + after
-    listener.search_started(total, after, plan.settings.iterations, config.workers)
-    if len(journal):
-        listener.message(f"resuming: {len(journal):,} evaluations are there")
-    done = search_splits(spaces, plan, executor, journal, listener)
-    scorer = Scorer(executor, journal, listener)
-    found = _result(config, checkpoint, rope, spaces, done, rules, scorer, data)
-    tokens = sum(each.tokens for each in journal.rows())
-    return found.model_copy(update={"data": found.data | {"tokens_read": tokens}}), done
+    with quiet():
+        model = load_model(checkpoint, dtype, device, False)
+    try:
+        install_rope(model, first)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.folder}: {error}; search with another model") from error
+    return ModelExecutor(model, samples)
 
 
 def search_samples(config: SearchConfig, tokenizer: Any) -> tuple[list[Sample], dict[str, Any]]:
-    """Samples of the search, then held-out ones, and what the manifest says about them."""
+    """Samples of the search, then the held-out ones, and what the manifest says about them."""
+    from lr2eval.base.wording import Wording
     from lr2eval.method.search import needles
     from lr2eval.tasks import haystacks
 
-    try:
-        settings = config.needle_settings()
-    except ValueError as error:
-        raise UsageError(f"needles: {error}") from error
+    wording = Wording() if config.wording is None else Wording.read(config.wording)
     try:
         haystack = haystacks.load({"haystack": config.haystack}, config.data_dir, config.offline, benchmark="search")
     except (UsageError, MissingDataError) as error:
-        # The loader speaks of a task's options; here they are flags.
+        # The loader names a task's options; a search has flags instead.
         raise UsageError(str(error).replace("--set search.haystack=", "--haystack ")) from error
     texts = [_sentences(text) for text in haystack.texts]
     text = needles.TokenText(haystack.name, texts, tokenizer)
-    make = needles.make_samples if config.objective == "needle" else needles.plain_samples
-    samples = make(text, tokenizer, settings, config.samples)
-    # What a rule is worth is told by needles, whatever the search looked at.
-    samples += needles.make_samples(text, tokenizer, settings, config.held_out, first=config.samples)
+    if config.objective == "needle":
+        samples = needles.make_samples(text, tokenizer, config, wording, config.samples)
+    else:
+        samples = needles.plain_samples(text, tokenizer, config, config.samples)
+    # Held-out samples always have needles, whatever the objective of the search.
+    samples += needles.make_samples(text, tokenizer, config, wording, config.held_out, first=config.samples)
     data = {
         "haystack": haystack.name,
         "haystack_sha256": haystack.sha256,
@@ -167,14 +159,14 @@ def search_samples(config: SearchConfig, tokenizer: Any) -> tuple[list[Sample], 
         "haystack_texts": len(haystack.texts),
         "repeated": config.repeat,
         "samples_sha256": digest([sample.sha256 for sample in samples]),
-        "needles": settings.to_json(),
+        "needles": needles.needle_facts(config, wording),
         "depths": [list(sample.depths) for sample in samples],
     }
     return samples, data
 
 
 def _sentences(text: str) -> list[str]:
-    """Sentences, none of them running over an empty line."""
+    """The sentences of a text; an empty line ends a sentence."""
     from lr2eval.tasks import haystacks
 
     paragraphs = [" ".join(part.split()) for part in re.split(r"\n\s*\n", text)]
@@ -188,44 +180,51 @@ def _device(config: SearchConfig) -> str:
 
 
 def _rules(rope: OriginalRope, config: SearchConfig) -> dict[str, RopeScaling]:
-    """Every rule that asks for nothing but a target and can serve it."""
+    """Every rule that needs nothing but a target length and works for this one."""
     from lr2eval.method.rope.rules import rope_rules
 
     found = {}
     for name, rule in rope_rules().items():
-        if any(rule.settings.values()):
+        if any(rule.settings.values()):  # a setting without a default
             continue
         try:
             found[name] = rule.make(rope, config.target_length)
         except ValueError:
-            continue  # ntk in a window of under 7 tokens, YaRN for one pair: not there to compare with
+            continue  # for example ntk with a window of under 7 tokens
     return found
+
+
+def _compared(
+    spaces: Sequence[Space], done: Sequence[SplitDone], rules: Mapping[str, RopeScaling]
+) -> dict[str, RopeScaling]:
+    """The rules, the best unsearched starting vector if there is one, and the best found factors, which come last."""
+    seeds = [(each.seed, space) for each, space in zip(done, spaces, strict=True) if each.seed is not None]
+    compared = dict(rules)
+    if seeds:
+        seed, space = min(seeds, key=lambda pair: pair[0].score)
+        compared[SEED] = space.scaling(seed.candidate)
+    return compared | {FOUND: _best(done).scaling}
+
+
+def _best(done: Sequence[SplitDone]) -> SplitDone:
+    return min(done, key=lambda each: each.best.score)
 
 
 def _result(
     config: SearchConfig,
     checkpoint: Checkpoint,
     rope: OriginalRope,
-    spaces: Sequence[Space],
     done: Sequence[SplitDone],
-    rules: Mapping[str, RopeScaling],
-    scorer: Scorer,
+    compared: Mapping[str, RopeScaling],
+    scores: Sequence[Sequence[float]],
     data: Mapping[str, Any],
 ) -> SearchResult:
     from lr2eval.method.search.result import rule_facts, sealed, split_facts
 
-    best = min(done, key=lambda each: each.best.score)
-    compared = dict(rules)
-    seeds = [(each.seed, space) for each, space in zip(done, spaces, strict=True) if each.seed is not None]
-    if seeds:
-        seed, space = min(seeds, key=lambda pair: pair[0].score)
-        compared["seed"] = space.scaling(seed.candidate)
-    compared["searched"] = best.scaling
-    every = range(config.samples + config.held_out)
-    scores = scorer.nlls(list(compared.values()), every)
+    best = _best(done)
     parted = [(nlls[: config.samples], nlls[config.samples :]) for nlls in scores]
     facts = [
-        rule_facts(name, scaling, *part, None if name == "searched" else parted[-1])
+        rule_facts(name, scaling, *part, None if name == FOUND else parted[-1])
         for (name, scaling), part in zip(compared.items(), parted, strict=True)
     ]
     rounds = [each for split in done for each in split.rounds]
@@ -259,13 +258,8 @@ def _result(
     )
 
 
-def _write(home: Path, config: SearchConfig, result: SearchResult, done: Sequence[SplitDone]) -> None:
-    from dataclasses import replace
-
-    from lr2eval.method.search.result import FACTORS_FILE, FILE
-
-    best = next(each for each in done if each.split == result.split)
-    scaling = replace(best.scaling, provenance=f"search({best.scaling.provenance})")
+def _write(home: Path, config: SearchConfig, result: SearchResult, found: RopeScaling) -> None:
+    scaling = replace(found, provenance=f"search({found.provenance})")
     perplexities = {rule.name: rule.held_out_perplexity for rule in result.rules}
     note = {
         "digest": result.digest,

@@ -1,4 +1,4 @@
-"""A checkpoint folder with other RoPE factors, which stock transformers loads."""
+"""Writes a checkpoint folder with other RoPE factors, which stock transformers can load."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import json
 import os
 import shlex
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from lr2eval._version import __version__
 from lr2eval.base.files import cache_dir, write_json
@@ -22,17 +22,17 @@ from lr2eval.method.rope.source import ModelRope
 from lr2eval.model.checkpoint import Checkpoint
 
 FACTORS = "rope_factors.json"
-"""File in the exported folder with the factors and where they come from; `lr2eval rope --factors` reads it."""
+"""File in the exported folder with the factors and their origin; `lr2eval rope --factors` reads it."""
 
 _WEIGHTS = ".safetensors"
 _REWRITTEN = ("config.json", "README.md", FACTORS)
 _NEVER = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".gguf", ".h5", ".msgpack", ".onnx")
-"""Other forms of the weights: they would not have the new configuration, and pickles are not passed on."""
+"""Other forms of the weights: they would not match the new configuration, and pickles are not copied."""
 
 
 @dataclass
 class Exported:
-    """What an export wants said: ``warnings`` where somebody could be surprised, ``notes`` about what was done."""
+    """Messages of an export: ``warnings`` about surprising effects, ``notes`` about what was done."""
 
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -56,23 +56,23 @@ def export(
     ``rope_factors.json`` is added. The folder appears whole or not at all. ``trained`` is a folder with other
     weights for the same model, and ``training`` what the card says about them.
 
-    Before that, stock transformers must read the same numbers from the new configuration and build the model (without
-    weights) with a rotary module that our windowed one can stand for.
+    First, stock transformers must read the same numbers from the new configuration and build the model (without
+    weights) with a rotary module that our windowed one can replace.
 
-    Raises :class:`UsageError` for an ``out`` that exists or a model that is not served, :class:`CheckpointError` for a
-    damaged source, :class:`StoreError` if writing fails.
+    Raises :class:`UsageError` for an ``out`` that exists or a model that is not supported, :class:`CheckpointError` for
+    a damaged source, :class:`StoreError` if writing fails.
     """
     checkpoint = Checkpoint.open(source.folder, cache=cache_dir())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"--out {out}: exists already; choose a new folder")
+        raise UsageError(f"--out {out}: already exists; choose a new folder")
     done = Exported(warnings=_warnings(source, scaling, checkpoint.config))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+        work = out.parent / f".{out.name}-{uuid4().hex[:8]}"
+        work.mkdir()
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
     try:
-        work.chmod(0o777 & ~_umask())
         config = _new_config(checkpoint.config, source, scaling)
         write_json(work / "config.json", config)
         _check_loads(work, scaling)
@@ -88,16 +88,10 @@ def export(
     return done
 
 
-def _umask() -> int:
-    now = os.umask(0)
-    os.umask(now)
-    return now
-
-
 def _new_config(config: Mapping[str, Any], source: ModelRope, scaling: RopeScaling) -> dict[str, Any]:
-    """The source's configuration with the new RoPE, in its own spelling, so that what read the one reads the other."""
+    """The source's configuration with the new RoPE, under the same keys, so that the same programs can read both."""
     if "text_config" in config:
-        raise UsageError(f"{source.folder}: is a model of text and more; only plain text decoders can be exported")
+        raise UsageError(f"{source.folder}: a multimodal model; only plain text decoders can be exported")
     rope = scaling.rope_parameters(source.head_dim)
     windows = {
         "max_position_embeddings": scaling.target_window,
@@ -114,7 +108,7 @@ def _new_config(config: Mapping[str, Any], source: ModelRope, scaling: RopeScali
 
 
 def _check_loads(folder: Path, scaling: RopeScaling) -> None:
-    """Stock transformers must read these very numbers and use them in a rotary module of the known kind."""
+    """Stock transformers must read exactly these numbers and use them in a supported rotary module."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
@@ -131,12 +125,14 @@ def _check_loads(folder: Path, scaling: RopeScaling) -> None:
         install_rope(model)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"this model cannot carry longrope factors in stock transformers: {reason}") from error
+        raise UsageError(f"stock transformers cannot use longrope factors in this model: {reason}") from error
     finally:
         logging.set_verbosity(level)
     if read != scaling:
-        raise UsageError("stock transformers reads other RoPE numbers from the new config.json than were written; "
-                         "this model type keeps its RoPE elsewhere and cannot be exported")  # fmt: skip
+        raise UsageError(
+            "stock transformers reads other RoPE numbers from the new config.json than were written; models of this "
+            "type cannot be exported"
+        )
 
 
 def _bring_files(source: Path, work: Path, link: bool, done: Exported, trained: Path | None) -> None:
@@ -158,12 +154,17 @@ def _bring_files(source: Path, work: Path, link: bool, done: Exported, trained: 
             copied += path.suffix == _WEIGHTS
     if linked:
         done.notes.append(
-            f"weights: {linked} files hard-linked; they are the source's own bytes, so never write into them in place"
+            f"weights: {linked} {_files(linked)} hard-linked; they share their bytes with the source, so never edit "
+            "them in place"
         )
     if copied:
-        done.notes.append(f"weights: {copied} files copied")
+        done.notes.append(f"weights: {copied} {_files(copied)} copied")
     if left:
-        done.notes.append(f"left out: {', '.join(left)}")
+        done.notes.append(f"not copied: {', '.join(left)}")
+
+
+def _files(count: int) -> str:
+    return "file" if count == 1 else "files"
 
 
 def _is_weights(path: Path) -> bool:
@@ -179,35 +180,36 @@ def _linked(path: Path, target: Path) -> bool:
 
 
 def _warnings(source: ModelRope, scaling: RopeScaling, config: Mapping[str, Any]) -> list[str]:
-    found = [
-        f"stock transformers does not rebuild the cache where generation crosses {scaling.original_window:,} tokens, "
-        "and takes one set of factors for a whole batch; `lr2eval run` does both right"
-    ]
     if str(config.get("model_type")) == "phi3":
         found = [
-            "stock transformers takes one set of factors for a whole batch, by its longest row; `lr2eval run` "
+            "stock transformers chooses one set of factors for a whole batch, by its longest row; `lr2eval run` "
             "chooses per row"
         ]
-    if scaling.long_attention_factor != scaling.short_attention_factor:
+    else:
+        found = [
+            "stock transformers does not rebuild the cache when generation crosses "
+            f"{scaling.original_window:,} tokens, and uses one set of factors for a whole batch; `lr2eval run` does "
+            "both correctly"
+        ]
+    long, short = scaling.long_attention_factor, scaling.short_attention_factor
+    if long != short:
         found.append(
-            f"the attention factors differ ({scaling.short_attention_factor:g} inside the window, "
-            f"{scaling.long_attention_factor:g} beyond); stock transformers applies {scaling.long_attention_factor:g} "
-            "to both, and only lr2eval reads the other"
+            f"the attention factors differ ({short:g} inside the window, {long:g} beyond); stock transformers uses "
+            f"{long:g} for both, only lr2eval reads the other"
         )
     usual = default_attention_factor(scaling.scale, scaling.original_window)
-    if scaling.long_attention_factor != usual:
-        found.append(
-            f"engines that do not read attention_factor (vLLM) use {usual:.4f} instead of "
-            f"{scaling.long_attention_factor:.4f}"
-        )
+    if long != usual:
+        found.append(f"engines that ignore attention_factor (vLLM) use {usual:.4f} instead of {long:.4f}")
     if any(factor != 1.0 for factor in scaling.short_factor):
-        found.append("the short factors are not all ones, so inputs inside the original window change too")
+        found.append("the short factors are not all 1, so outputs for inputs inside the original window change too")
     sliding = config.get("sliding_window")
     if isinstance(sliding, int) and sliding < scaling.target_window and config.get("use_sliding_window", True):
-        found.append(f"sliding_window is {sliding:,}: tokens further apart never attend to each other")
+        found.append(f"sliding_window is {sliding:,}: tokens further apart than that do not attend to each other")
     limit = _tokenizer_limit(source.folder)
     if limit is not None and limit < scaling.target_window:
-        found.append(f"tokenizer_config.json says model_max_length {limit:,}; it is kept, and truncates where asked to")
+        found.append(
+            f"tokenizer_config.json: model_max_length {limit:,} is kept; a tokenizer asked to truncate will cut there"
+        )
     return found
 
 

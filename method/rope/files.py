@@ -1,4 +1,4 @@
-"""Factors in files: a CSV with one number a line, or JSON."""
+"""Factors in files: a CSV file with one number per line, or JSON."""
 
 from __future__ import annotations
 
@@ -10,31 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lr2eval.base.files import write_atomic
 from lr2eval.errors import UsageError
 from lr2eval.method.rope.scaling import RopeScaling
 
 
 @dataclass(frozen=True)
 class FactorsFile:
-    """What a file of factors holds. Everything but the long factors may be missing."""
+    """The contents of a file of factors. Everything except the long factors may be missing."""
 
     path: Path
     sha256: str
     factors: tuple[float, ...]
     scaling: RopeScaling | None = None
-    """The whole value, where the file holds one (:meth:`RopeScaling.to_json`)."""
+    """The whole value, if the file has one (:meth:`RopeScaling.to_json`)."""
     temperature: float | None = None
     target: int | None = None
     origin: str | None = None
-    """How the factors were made, in the file's words."""
+    """How the factors were made, as the file says."""
     search: Mapping[str, Any] | None = None
-    """What the search that made them noted: ``digest``, ``needle_perplexity`` and more."""
-
-
-def write_csv(path: Path, factors: Sequence[float]) -> None:
-    """One factor a line, as the published code has them; every digit, so that :func:`read_factors` gives them back."""
-    write_atomic(path, "".join(f"{factor!r}\n" for factor in map(float, factors)))
+    """Notes of the search that made them: ``digest``, ``needle_perplexity`` and more."""
 
 
 def read_factors(path: Path) -> FactorsFile:
@@ -44,13 +38,13 @@ def read_factors(path: Path) -> FactorsFile:
     * JSON: a list of numbers; the fields of :class:`RopeScaling`; or ``factors`` (and ``temperature``,
       ``target_length``, ``made_by``) as ``lr2eval rope --json`` prints them. ``search`` is kept.
 
-    Raises :class:`UsageError` for a file that holds no such thing.
+    Raises :class:`UsageError` for any other file.
     """
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not a text file"
+        reason = getattr(error, "strerror", None) or "not a text file"
         raise UsageError(f"{path}: {reason}; give a CSV or JSON file of factors") from error
     sha256 = hashlib.sha256(raw).hexdigest()
     if not text.lstrip().startswith(("{", "[")):
@@ -70,22 +64,26 @@ def _from_object(path: Path, sha256: str, value: Mapping[str, Any]) -> FactorsFi
             scaling = RopeScaling.from_json(value)
         except ValueError as error:
             raise UsageError(f"{path}: {error}; write the file again") from error
-        return FactorsFile(path, sha256, scaling.long_factor, scaling, scaling.long_attention_factor,
-                           scaling.target_window, scaling.provenance, search)  # fmt: skip
+        temperature, target = scaling.long_attention_factor, scaling.target_window
+        return FactorsFile(path, sha256, scaling.long_factor, scaling, temperature, target, scaling.provenance, search)
     key = "factors" if "factors" in value else "long_factor"
     if key not in value:
-        raise UsageError(f"{path}: holds neither factors nor long_factor; write a list of numbers under one of them")
+        raise UsageError(f"{path}: has neither `factors` nor `long_factor`; add a list of numbers under one of them")
     numbers = value[key]
     if not isinstance(numbers, list):
-        raise UsageError(f"{path}: {key} is no list; write a list of numbers")
-    temperature, target = value.get("temperature"), value.get("target_length")
+        raise UsageError(f"{path}: {key} is not a list; give a list of numbers")
+    known = {
+        name: _number(path, name, value[name])
+        for name in ("temperature", "target_length")
+        if value.get(name) is not None
+    }
     origin = value.get("made_by") or value.get("rule")
     return FactorsFile(
         path,
         sha256,
         _checked(path, numbers),
-        temperature=_checked(path, [temperature])[0] if temperature is not None else None,
-        target=int(_checked(path, [target])[0]) if target is not None else None,
+        temperature=known.get("temperature"),
+        target=int(known["target_length"]) if "target_length" in known else None,
         origin=str(origin) if origin else None,
         search=search,
     )
@@ -96,7 +94,7 @@ def _from_csv(path: Path, text: str) -> tuple[float, ...]:
     if rows and not _is_number(rows[0][0]):
         rows = rows[1:]
     if len(rows) > 1 and any(len(row) > 1 for row in rows):
-        raise UsageError(f"{path}: has several columns; write one factor a line")
+        raise UsageError(f"{path}: has several columns; write one factor per line")
     return _checked(path, [cell for row in rows for part in row for cell in part.split()])
 
 
@@ -110,14 +108,15 @@ def _is_number(text: str) -> bool:
 
 def _checked(path: Path, values: Sequence[Any]) -> tuple[float, ...]:
     if not values:
-        raise UsageError(f"{path}: holds no factors; write one a line")
-    found = []
-    for number, value in enumerate(values):
-        try:
-            factor = float(value) if not isinstance(value, bool) else float("nan")
-        except (TypeError, ValueError):
-            factor = float("nan")
-        if not 0 < factor < float("inf"):
-            raise UsageError(f"{path}: {value!r} at place {number} is no positive number; correct it")
-        found.append(factor)
-    return tuple(found)
+        raise UsageError(f"{path}: contains no factors; write one per line")
+    return tuple(_number(path, f"line or item {place}", value) for place, value in enumerate(values, 1))
+
+
+def _number(path: Path, name: str, value: Any) -> float:
+    try:
+        number = float("nan") if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if not 0 < number < float("inf"):
+        raise UsageError(f"{path}: {name} is {value!r}, not a positive number; correct it")
+    return number

@@ -1,4 +1,5 @@
-"""What the rotary module cannot see and would get silently wrong: packed batches and caches of two windows.
+"""Checks for what the rotary module cannot see and would silently get wrong: packed batches, and caches that grow
+beyond the original window.
 
 Shape suffixes as in :mod:`lr2eval.method.rope.windowed`.
 """
@@ -34,25 +35,25 @@ def is_packed(position_ids_BL: torch.Tensor, mask: torch.Tensor | None) -> bool:
 def check_packed(decoder: Any, given: Mapping[str, Any]) -> None:
     """Refuse a packed batch whose documents transformers would not keep apart.
 
-    It looks at position ids only where there is neither a mask nor a cache; a flash kernel only in a batch of one row.
-    Raises :class:`ValueError` with the mend.
+    It uses position ids only if there is neither a mask nor a cache, and a flash kernel only in a batch of one row.
+    Raises :class:`ValueError` that says how to fix it.
     """
     ids, mask = given.get("position_ids"), given.get("attention_mask")
     if ids is None or (isinstance(mask, torch.Tensor) and mask.ndim == 4) or not is_packed(ids, mask):
         return
-    said = "this batch packs several documents into a row (position ids fall), and"
+    said = "this batch packs several documents into one row (its position ids fall)"
     if mask is not None:
-        raise ValueError(f"{said} with an attention mask every document sees those before it; leave the mask out")
+        raise ValueError(f"{said}; an attention mask would let each document see the ones before it, so omit the mask")
     use_cache = given.get("use_cache")
     if use_cache is None:
         recomputing = decoder.training and getattr(decoder, "gradient_checkpointing", False)
         use_cache = getattr(decoder.config, "use_cache", False) and not recomputing
     if use_cache or given.get("past_key_values") is not None:
-        raise ValueError(f"{said} with a cache every document sees those before it; pass use_cache=False")
+        raise ValueError(f"{said}; a cache would let each document see the ones before it, so pass use_cache=False")
     inputs = given.get("input_ids") if given.get("input_ids") is not None else given.get("inputs_embeds")
     rows = len(ids) if inputs is None else len(inputs)
     if rows > 1 and "flash" in str(getattr(decoder.config, "_attn_implementation", "")):
-        raise ValueError(f"{said} flash attention keeps documents apart in one row only; pack the {rows} rows into one")
+        raise ValueError(f"{said}; flash attention needs them all in a single row, so pack the {rows} rows into one")
 
 
 def sides_of(cache: Any) -> tuple[bool, ...] | None:
@@ -70,7 +71,7 @@ def remember_sides(cache: Any, sides: tuple[bool, ...]) -> None:
 def check_sides(cached: tuple[bool, ...], now: tuple[bool, ...]) -> None:
     """Refuse to continue a cache under other factors than it was filled with; rows may have been repeated or dropped.
 
-    Raises :class:`ValueError` with the mend.
+    Raises :class:`ValueError` that says how to fix it.
     """
     if len(cached) == len(now):
         wrong = [new for old, new in zip(cached, now, strict=True) if new != old]
@@ -80,6 +81,6 @@ def check_sides(cached: tuple[bool, ...], now: tuple[bool, ...]) -> None:
         return
     was, would = ("short", "long") if wrong[0] else ("long", "short")
     raise ValueError(
-        f"a row's cache was filled under the {was} factors and would be continued under the {would} ones; read the row "
-        "again without the cache, or state its final length from the first token on: `with rotary.window(lengths):`"
+        f"a row's cache was filled with the {was} factors but would be continued with the {would} ones; read the "
+        "row again without the cache, or state its final length from the first token on: `with rotary.window(lengths):`"
     )

@@ -1,4 +1,4 @@
-"""The rules that make RoPE factors from nothing but the original RoPE and a target length.
+"""The rules that make RoPE factors from the original RoPE and a target length alone.
 
 Each takes the original RoPE and the target window ``L`` in tokens and returns a :class:`RopeScaling` whose short
 factors are ones. Its attention factor holds on both sides of the window, as stock transformers applies it; use
@@ -8,7 +8,6 @@ factors are ones. Its attention factor holds on both sides of the window, as sto
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import inspect
@@ -40,11 +39,11 @@ def ntk_aware(rope: OriginalRope, target: int) -> RopeScaling:
 def ntk(rope: OriginalRope, target: int) -> RopeScaling:
     """NTK as LongRoPE2 compares with (arXiv 2310.05209): base ``b^(ln(L/2pi) / ln(Lt/2pi))``.
 
-    This is the base for which the factor reaches ``s`` at the critical dimension; pairs beyond it get more.
+    With this base the factor reaches ``s`` at the critical dimension; pairs beyond it get more.
     """
     _scale(rope, target)
     if rope.window <= 2 * math.pi:
-        raise ValueError(f"ntk needs a window above 2 pi, not {rope.window} tokens")
+        raise ValueError(f"ntk: the window is {rope.window} tokens; the rule needs more than 2 pi")
     exponent = math.log(target / (2 * math.pi)) / math.log(rope.window / (2 * math.pi)) - 1
     log_base = math.log(rope.theta) * exponent  # of b'/b
     return _scaling(rope, target, "ntk", [math.exp(log_base * 2 * i / rope.rotary_dim) for i in range(rope.pairs)])
@@ -55,8 +54,8 @@ def dynamic_ntk(
 ) -> RopeScaling:
     """Dynamic NTK as transformers computes it, frozen at one length: base ``b (f l/Lt - (f-1))^(d/(d-2))``.
 
-    ``length`` ``l`` is ``L`` and ``factor`` ``f`` is ``s`` unless given. (Transformers moves the base with every token
-    beyond the window, and keys that are cached keep the old one.)
+    ``length`` ``l`` is ``L`` and ``factor`` ``f`` is ``s`` unless given. (Transformers changes the base with every
+    token beyond the window, but cached keys keep the old one.)
     """
     scale = _scale(rope, target)
     f = scale if factor is None else factor
@@ -76,15 +75,15 @@ def yarn(
     mscale: float | None = None,
     mscale_all_dim: float | None = None,
 ) -> RopeScaling:
-    """YaRN (arXiv 2309.00071): pairs turning more than ``beta_fast`` times in the window are kept, those turning less
-    than ``beta_slow`` times get ``s``, a linear ramp of frequencies between.
+    """YaRN (arXiv 2309.00071): pairs that turn more than ``beta_fast`` times in the window get 1, pairs that turn less
+    than ``beta_slow`` times get ``s``, with a linear ramp of frequencies between them.
 
     ``truncate`` rounds the edges outwards to whole pairs. The attention factor is ``0.1 ln s + 1``; with ``mscale`` and
     ``mscale_all_dim`` the ratio of ``0.1 m ln s + 1``.
     """
     _scale(rope, target)
     if not 0 < beta_slow <= beta_fast:
-        raise ValueError(f"yarn: beta_slow {beta_slow:g} and beta_fast {beta_fast:g} are not 0 < slow <= fast")
+        raise ValueError(f"yarn: beta_slow {beta_slow:g}, beta_fast {beta_fast:g}; give 0 < beta_slow <= beta_fast")
     low, high = _turning(rope, beta_fast), _turning(rope, beta_slow)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
@@ -105,10 +104,12 @@ def llama3(
     low_freq_factor: float = 1,
     high_freq_factor: float = 4,
 ) -> RopeScaling:
-    """Llama 3.1: periods below ``Lt / high_freq_factor`` are kept, those above ``Lt / low_freq_factor`` get ``factor``
-    (``s`` unless given), frequencies between are interpolated."""
+    """Llama 3.1: periods below ``Lt / high_freq_factor`` stay, periods above ``Lt / low_freq_factor`` get ``factor``
+    (``s`` unless given), and frequencies between them are interpolated."""
     if not 0 < low_freq_factor < high_freq_factor:
-        raise ValueError(f"llama3: not 0 < low_freq_factor {low_freq_factor:g} < high_freq_factor {high_freq_factor:g}")
+        raise ValueError(
+            f"llama3: low_freq_factor {low_freq_factor:g} is not between 0 and high_freq_factor {high_freq_factor:g}"
+        )
     scale = _scale(rope, target)
     f = scale if factor is None else factor
     made = []
@@ -128,9 +129,9 @@ def longrope(
     short_factors: Sequence[float] | None = None,
     attention_factor: float | None = None,
 ) -> RopeScaling:
-    """LongRoPE (arXiv 2402.13753): searched factors as they are, with the temperature ``sqrt(1 + ln s / ln Lt)``.
+    """LongRoPE (arXiv 2402.13753): given factors, with the temperature ``sqrt(1 + ln s / ln Lt)``.
 
-    The first version also searched factors for the short side.
+    The first version also searched factors for short inputs.
     """
     temperature = _su(rope, target, attention_factor)
     return _scaling(rope, target, "longrope", factors, temperature, short=short_factors)
@@ -147,9 +148,9 @@ def longrope2(
 ) -> RopeScaling:
     """LongRoPE2: given factors from ``split`` on, below it ``S^((i/split)^power)`` with ``S`` the factor at the split.
 
-    ``power`` 1 is the paper's rule (an NTK base that gives the split exactly its factor); a higher one spares the fast
-    pairs more. ``right`` is one factor per pair from the split, or one number for all of them, ``s`` unless given:
-    with ``split`` = ``d_tcd`` that is where a search begins, not a searched vector.
+    ``power`` 1 is the paper's rule (an NTK base that gives the split exactly its factor); a higher one changes the fast
+    pairs less. ``right`` is one factor per pair from the split, or one number for all of them, ``s`` unless given.
+    The defaults are where a search begins, not its result.
 
     The temperature is ``sqrt(1 + ln s / ln Lt)``.
     """
@@ -157,14 +158,14 @@ def longrope2(
     split = rope.d_tcd if split is None else split
     if not 0 <= split < rope.pairs:
         raise ValueError(
-            f"longrope2: a split at pair {split} leaves no right side of {rope.pairs} pairs; choose a lower"
+            f"longrope2: a split at pair {split} leaves no pairs on its right; give one from 0 to {rope.pairs - 1}"
         )
     if not power > 0:
         raise ValueError(f"longrope2: the power is {power}, not a positive number")
     right = scale if right is None else right
     tail = [float(right)] * (rope.pairs - split) if isinstance(right, int | float) else [float(f) for f in right]
     if len(tail) != rope.pairs - split:
-        raise ValueError(f"longrope2: {len(tail)} factors on the right, {rope.pairs - split} pairs from split {split}")
+        raise ValueError(f"longrope2: right has {len(tail)} factors, but split {split} needs {rope.pairs - split}")
     if not tail[0] > 0:
         raise ValueError(f"longrope2: the factor at the split is {tail[0]}, not a positive number")
     left = [tail[0] ** ((i / split) ** power) for i in range(split)]
@@ -191,7 +192,7 @@ def yarn_rcd(rope: OriginalRope, target: int, *, d_rcd: int, beta_fast: float = 
     _check_rcd("yarn-rcd", rope, d_rcd)
     low = max(math.floor(_turning(rope, beta_fast)), 0)
     if low >= d_rcd:
-        raise ValueError(f"yarn-rcd: the ramp begins at pair {low}, not below d_rcd {d_rcd}")
+        raise ValueError(f"yarn-rcd: d_rcd is pair {d_rcd}; it must be above the start of the ramp, pair {low}")
     factors = _ramp(rope, target, low, d_rcd)
     settings = {"d_rcd": d_rcd, "beta_fast": beta_fast}
     return _scaling(rope, target, "yarn-rcd", factors, _yarn_attention(rope, target), settings=settings)
@@ -232,42 +233,43 @@ _MAKERS: Mapping[str, Callable[..., RopeScaling]] = {
 RULES: Mapping[str, RopeRule] = {name: RopeRule(name, make) for name, make in _MAKERS.items()}
 """The built-in rules."""
 _TAKEN = {"all": "every rule", "seed": "a row of a search", "searched": "a row of a search"}
-"""What else a name in the place of a rule's stands for."""
+"""Names that mean something else where a rule is expected."""
 
 
 def rope_rules() -> dict[str, RopeRule]:
     """Every rule by name: the built-in ones, then those of other packages (entry points ``lr2eval.rope_rules``)."""
-    found = dict(RULES)
-    for name in plugins.names(plugins.ROPE_RULES):
-        with contextlib.suppress(plugins.PluginError):
-            found[name] = _plugin(name)
-    return found
+    return {**RULES, **_plugins()[0]}
 
 
 def rope_rule(name: str) -> RopeRule:
     """One rule. Raises :class:`lr2eval.UsageError` for an unknown name or a plug-in that cannot be used."""
-    if name not in RULES and name in plugins.names(plugins.ROPE_RULES):
+    if name in RULES:
+        return RULES[name]
+    if name in plugins.names(plugins.ROPE_RULES):
         try:
             return _plugin(name)
         except plugins.PluginError as error:
             raise UsageError(f"--rule {name}: {error}") from error
-    found = rope_rules()
-    if name not in found:
-        near = difflib.get_close_matches(name, [*found, "all"], 1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(found)}, all"
-        raise UsageError(f"--rule {name}: unknown rule; {hint}")
-    return found[name]
+    known = [*rope_rules(), "all"]
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known rules: {', '.join(known)}"
+    raise UsageError(f"--rule {name}: unknown rule; {hint}")
 
 
 def rule_failures() -> dict[str, str]:
     """One line for every plug-in rule that cannot be used."""
-    found = {}
+    return _plugins()[1]
+
+
+def _plugins() -> tuple[dict[str, RopeRule], dict[str, str]]:
+    """The plug-in rules, and why others cannot be used."""
+    found, failures = {}, {}
     for name in plugins.names(plugins.ROPE_RULES):
         try:
-            _plugin(name)
+            found[name] = _plugin(name)
         except plugins.PluginError as error:
-            found[name] = str(error)
-    return found
+            failures[name] = str(error)
+    return found, failures
 
 
 def _plugin(name: str) -> RopeRule:
@@ -285,7 +287,7 @@ def _plugin(name: str) -> RopeRule:
             scaling = make(rope, target, **settings)
         except ValueError:
             raise
-        except (Exception, SystemExit) as error:  # a stranger's rule that fails must not end a search
+        except (Exception, SystemExit) as error:  # a failing plug-in must not end a search
             raise ValueError(plugins.raised(error)) from error
         if not isinstance(scaling, RopeScaling):
             raise ValueError(f"returned {type(scaling).__name__}, not a RopeScaling")
@@ -322,7 +324,7 @@ def _scaling(
 
 
 def _scale(rope: OriginalRope, target: int) -> float:
-    """``s``; every rule asks for it first, as its formula may mean nothing for a target inside the window."""
+    """``s``. Every rule asks for it first, because its formula may be meaningless for a target inside the window."""
     if target <= rope.window:
         raise ValueError(f"the target of {target:,} tokens is not longer than the window of {rope.window:,}")
     return target / rope.window
@@ -330,7 +332,7 @@ def _scale(rope: OriginalRope, target: int) -> float:
 
 def _ntk(rope: OriginalRope, scale: float) -> list[float]:
     if rope.rotary_dim < 4:
-        raise ValueError("NTK scaling needs more than one rotary pair")
+        raise ValueError("NTK needs more than one rotary pair")
     return [scale ** (2 * i / (rope.rotary_dim - 2)) for i in range(rope.pairs)]
 
 
@@ -361,4 +363,4 @@ def _su(rope: OriginalRope, target: int, given: float | None) -> float:
 
 def _check_rcd(rule: str, rope: OriginalRope, d_rcd: int) -> None:
     if not 1 <= d_rcd < rope.pairs:
-        raise ValueError(f"{rule}: d_rcd is pair {d_rcd}, choose one from 1 to {rope.pairs - 1}")
+        raise ValueError(f"{rule}: d_rcd is pair {d_rcd}; give one from 1 to {rope.pairs - 1}")

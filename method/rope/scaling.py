@@ -29,7 +29,7 @@ LONG_ATTENTION_KEY = "lr2eval_long_attention_factor"
 class OriginalRope:
     """The RoPE a model was trained with: base, rotary dimension (even, at most the head dimension), window in tokens.
 
-    Raises :class:`ValueError` for numbers no RoPE has.
+    Raises :class:`ValueError` for numbers that no RoPE can have.
     """
 
     theta: float
@@ -38,7 +38,7 @@ class OriginalRope:
 
     def __post_init__(self) -> None:
         if self.rotary_dim < 2 or self.rotary_dim % 2:
-            raise ValueError(f"a rotary dimension of {self.rotary_dim} cannot be split into pairs")
+            raise ValueError(f"the rotary dimension is {self.rotary_dim}, not an even number of at least 2")
         if not (math.isfinite(self.theta) and self.theta > 1):
             raise ValueError(f"the RoPE base is {self.theta}, not a number above 1")
         if self.window < 2:
@@ -70,8 +70,8 @@ class RopeScaling:
     """The factors of one checkpoint; hashable, equal when every number is equal.
 
     Lengths are tokens, factors are dimensionless. ``*_attention_factor`` multiplies cos and sin (so it enters the
-    attention logits squared). Raises :class:`ValueError` for factor lists that are not ``rotary_dim / 2`` long or hold
-    something that is no positive number, and for such attention factors.
+    attention logits squared). Raises :class:`ValueError` for factor lists that are not ``rotary_dim / 2`` long, and for
+    factors and attention factors that are not positive numbers.
     """
 
     long_factor: tuple[float, ...]
@@ -88,11 +88,11 @@ class RopeScaling:
         for name, factors in (("short_factor", self.short_factor), ("long_factor", self.long_factor)):
             if len(factors) != self.rotary_dim // 2:
                 raise ValueError(
-                    f"{name} has {len(factors)} numbers, a rotary dimension of {self.rotary_dim} needs "
+                    f"{name} has {len(factors)} numbers; a rotary dimension of {self.rotary_dim} needs "
                     f"{self.rotary_dim // 2}"
                 )
             if not all(math.isfinite(factor) and factor > 0 for factor in factors):
-                raise ValueError(f"{name} holds a factor that is not a positive number")
+                raise ValueError(f"{name} contains a factor that is not a positive number")
         for name in ("short_attention_factor", "long_attention_factor"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
@@ -180,9 +180,9 @@ class RopeScaling:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RopeScaling:
-        """The inverse of :meth:`to_json`; other keys are not looked at.
+        """The inverse of :meth:`to_json`; other keys are ignored.
 
-        Raises :class:`ValueError` naming a field that is missing or no number.
+        Raises :class:`ValueError` naming a field that is missing or not a number.
         """
         known = {each.name for each in fields(cls)}
         missing = sorted(known - {"provenance"} - value.keys())
@@ -197,7 +197,7 @@ class RopeScaling:
             for name in ("original_window", "target_window", "rotary_dim"):
                 found[name] = int(found[name])
         except (TypeError, ValueError):
-            raise ValueError(f"the field {name} holds something that is no number") from None
+            raise ValueError(f"the field {name} contains something that is not a number") from None
         return cls(**found)
 
     def inv_freq(self, which: Which) -> torch.Tensor:

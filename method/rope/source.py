@@ -37,14 +37,14 @@ class ModelRope:
     window: int
     """``max_position_embeddings``."""
     original_window: int | None
-    """Before any rescaling; ``None`` where a rescaled model's configuration does not tell."""
+    """Before any rescaling; ``None`` if a rescaled model's configuration does not state it."""
     kind: str
     """transformers' ``rope_type``."""
     parameters: Mapping[str, Any] = field(repr=False)
 
     @classmethod
     def read(cls, folder: Path) -> ModelRope:
-        """Read ``config.json``; what it leaves to its model type's defaults is asked of transformers.
+        """Read ``config.json``; values that it leaves to the defaults of its model type come from transformers.
 
         Raises :class:`CheckpointError` for a configuration that cannot be read, has no RoPE, or several.
         """
@@ -57,7 +57,7 @@ class ModelRope:
         several = [name for name, value in rope.items() if isinstance(value, Mapping)]
         if several:
             raise CheckpointError(
-                f"{path}: has a RoPE for each kind of layer ({', '.join(several)}); only one is known"
+                f"{path}: has several RoPEs, for kinds of layers ({', '.join(several)}); only one is supported"
             )
         theta = rope.get("rope_theta") or config.get("rope_theta")
         window = config.get("max_position_embeddings")
@@ -66,7 +66,7 @@ class ModelRope:
                 f"{path}: has no RoPE (no rope_theta); only models with rotary positions are supported"
             )
         if not isinstance(window, int) or window < 1:
-            raise CheckpointError(f"{path}: max_position_embeddings is {window!r}; fill in the window in tokens")
+            raise CheckpointError(f"{path}: max_position_embeddings is {window!r}; set it to the window in tokens")
         kind = str(rope.get("rope_type") or rope.get("type") or "default")
         if config.get("model_type") == "phi3" and kind in ("su", "yarn"):
             kind = "longrope"  # the first Phi-3 checkpoints call it so, and transformers reads them so
@@ -89,11 +89,12 @@ class ModelRope:
         if self.is_rescaled and not from_original:
             known = f" from {self.original_window:,} to {self.window:,} tokens" if self.original_window else ""
             raise UsageError(
-                f"{self.folder}: already rescaled ({self.kind}{known}); --from-original starts from its original window"
+                f"{self.folder}: already rescaled ({self.kind}{known}); add --from-original to start from its original "
+                "window"
             )
         if self.original_window is None:
             raise UsageError(
-                f"{self.folder}: its config.json does not state the window before {self.kind} rescaling; add "
+                f"{self.folder / 'config.json'}: does not state the window before {self.kind} rescaling; add "
                 "original_max_position_embeddings"
             )
         window = self.original_window
@@ -105,8 +106,8 @@ class ModelRope:
             return None
         if self.original_window is None:
             raise CheckpointError(
-                f"{self.folder / 'config.json'}: longrope without original_max_position_embeddings; add the window the "
-                "model was trained with"
+                f"{self.folder / 'config.json'}: longrope needs original_max_position_embeddings; add the window that "
+                "the model was trained with"
             )
         config = SimpleNamespace(
             rope_parameters={
@@ -133,11 +134,11 @@ def _object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; give a folder that holds a model's config.json") from None
+        raise CheckpointError(f"{path}: no such file; give a folder with a model's config.json") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not readable as JSON ({str(error).splitlines()[0]}); copy it again") from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: holds no JSON object; copy it again")
+        raise CheckpointError(f"{path}: not a JSON object; copy it again")
     return value
 
 
@@ -167,7 +168,7 @@ def _defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     try:
         made = AutoConfig.for_model(kind, **given).to_dict()
     except (ValueError, TypeError, KeyError, AttributeError):
-        return {}  # a model type it does not know: then the configuration has to say everything
+        return {}  # an unknown model type; its configuration must be complete
     wanted = ("rope_parameters", "head_dim", "hidden_size", "num_attention_heads", "max_position_embeddings")
     return {key: made[key] for key in wanted if made.get(key) is not None}
 
@@ -181,6 +182,6 @@ def _dimensions(path: Path, config: Mapping[str, Any], rope: Mapping[str, Any]) 
         rotary = int(head * (1.0 if share is None else float(share)))
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
-            f"{path}: states no head dimension (head_dim, or hidden_size and num_attention_heads); fill it in"
+            f"{path}: has no head dimension; add head_dim, or hidden_size and num_attention_heads"
         ) from error
     return head, rotary

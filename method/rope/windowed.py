@@ -95,7 +95,7 @@ class WindowedRotaryEmbedding(nn.Module):  # type: ignore[misc]  # torch is unty
         if self._stated is None:
             return segment_lengths(position_ids_BL) > window
         if len(self._stated) not in (1, rows):
-            raise ValueError(f"{len(self._stated)} final lengths were stated for a batch of {rows} rows")
+            raise ValueError(f"{len(self._stated)} final lengths are stated, but the batch has {rows} rows")
         if isinstance(self._stated, torch.Tensor):
             return (self._stated > window)[:, None]
         segment_BL = segments(position_ids_BL).cpu().expand(rows, -1)
@@ -140,10 +140,10 @@ def _as_tensors(lengths: Lengths) -> torch.Tensor | list[torch.Tensor]:
 
 
 def _by_segment(stated_S: torch.Tensor, segment_L: torch.Tensor) -> torch.Tensor:
-    """The stated length of each token's segment; zeros may follow the segments that there are."""
+    """The stated length of each token's segment; zeros may follow the stated lengths."""
     found = int(segment_L[-1]) + 1
     if len(stated_S) < found or bool((stated_S[found:] != 0).any()):
-        raise ValueError(f"{len(stated_S)} final lengths were stated for a row of {found} segments")
+        raise ValueError(f"{len(stated_S)} final lengths are stated, but the row has {found} segments")
     return stated_S[segment_L]
 
 
@@ -165,10 +165,10 @@ def segment_lengths(position_ids_BL: torch.Tensor) -> torch.Tensor:
 
 
 def install_rope(model: Any, scaling: RopeScaling | None = None) -> WindowedRotaryEmbedding | None:
-    """Replace the rotary module of a Hugging Face decoder and watch what the module cannot see.
+    """Replace the rotary module of a Hugging Face decoder, and check what the module itself cannot see.
 
-    ``scaling`` is the checkpoint's own unless given; without either (its ``rope_type`` is not ``longrope``) the result
-    is ``None`` and nothing is changed. Raises :class:`ValueError` naming the class of a model or rotary module that
+    ``scaling`` is the checkpoint's own unless given. Without either (its ``rope_type`` is not ``longrope``), nothing
+    changes and the result is ``None``. Raises :class:`ValueError` naming the class of a model or rotary module that
     does not have the interface of Llama's (Mistral, Qwen2, Qwen3 and Phi-3 have it), and for factor lists of the wrong
     length.
     """
@@ -181,8 +181,8 @@ def install_rope(model: Any, scaling: RopeScaling | None = None) -> WindowedRota
     stock = getattr(decoder, "rotary_emb", None)
     if "rope_type" not in rope or not isinstance(stock, nn.Module):
         raise ValueError(
-            f"{type(model).__name__} has no single rotary module `rotary_emb` to replace, so its longrope "
-            "windows cannot be kept apart"
+            f"{type(model).__name__} has no single rotary module `rotary_emb` to replace, so lr2eval cannot choose "
+            "factors per row"
         )
     scaling = scaling or RopeScaling.from_config(config)
     if isinstance(stock, WindowedRotaryEmbedding):
@@ -212,9 +212,9 @@ def _check_interface(model: Any, stock: nn.Module, config: Any, pairs: int) -> N
     except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ValueError(f"{name} does not work like Llama's ({type(error).__name__}: {error})") from error
     if inv_freq_R.shape != (pairs,):
-        raise ValueError(f"{name} turns {inv_freq_R.numel()} pairs where the factors are for {pairs}")
+        raise ValueError(f"{name} has {inv_freq_R.numel()} pairs, but there are {pairs} factors")
     angles_BLD = torch.cat((angles_BLR, angles_BLR), dim=-1)
     scale = cos_BLD[0, 0, 0]  # cos 0 = 1 times the attention factor
     for got_BLD, want_BLD in ((cos_BLD, angles_BLD.cos()), (sin_BLD, angles_BLD.sin())):
         if got_BLD.shape != want_BLD.shape or not torch.allclose(got_BLD, want_BLD * scale, atol=1e-5):
-            raise ValueError(f"{name} arranges angles unlike Llama's, so that the windowed one cannot stand in for it")
+            raise ValueError(f"{name} arranges angles unlike Llama's, so the windowed one cannot replace it")

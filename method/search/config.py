@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from lr2eval.base.config import Config, Device, Dtype, Kind, Length, ModelName, Rare
 from lr2eval.workers.settings import ExecutorKind, Workers
 
 if TYPE_CHECKING:  # the configuration must load without torch and numpy
     from lr2eval.method.rope.scaling import OriginalRope
-    from lr2eval.method.search.needles import NeedleSettings
-    from lr2eval.method.search.run import Plan
     from lr2eval.method.search.space import Space
 
 _NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording", "workers", "executor", "gpus_per_worker", "ray"}
@@ -29,7 +28,7 @@ def _splits(value: Any) -> Any:
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
-        raise ValueError("write pairs separated by commas: 27,29,31") from None
+        raise ValueError("give pairs separated by commas, for example 27,29,31") from None
 
 
 class SearchConfig(Config):
@@ -87,25 +86,25 @@ class SearchConfig(Config):
     """Draw candidates at random instead of searching, for comparison."""
     race: bool = False
     """Drop a candidate that does badly on its first samples."""
-    iterations: int = 40
+    iterations: int = Field(40, ge=0)
     """The number of iterations at each split."""
-    patience: Rare[int | None] = None
+    patience: Rare[int | None] = Field(None, ge=1)
     """End a split after this many iterations without a gain. Default: never."""
     least_gain: Rare[float] = 0.001
     """The smallest fall of the best score that counts as a gain, as a share of it."""
-    population: Rare[int] = 64
+    population: Rare[int] = Field(64, ge=1)
     """The number of best candidates that are kept."""
-    initial: Rare[int] = 128
+    initial: Rare[int] = Field(128, ge=1)
     """The number of candidates in the first round."""
-    parents: Rare[int] = 32
+    parents: Rare[int] = Field(32, ge=1)
     """The number of best candidates that new ones are made from."""
-    mutations: Rare[int] = 16
+    mutations: Rare[int] = Field(16, ge=0)
     """The number of mutated candidates per iteration."""
-    crossovers: Rare[int] = 16
+    crossovers: Rare[int] = Field(16, ge=0)
     """The number of crossed candidates per iteration."""
-    rate: Rare[float] = 0.3
+    rate: Rare[float] = Field(0.3, gt=0, le=1)
     """The probability that a mutation or a crossover changes a factor."""
-    shifts: Rare[float] = 0.0
+    shifts: Rare[float] = Field(0.0, ge=0, le=1)
     """The share of mutations that move all factors from one pair on together; the paper has none."""
     grid: Rare[float] = Field(0.01, gt=0)
     """The step between two values of a factor."""
@@ -115,49 +114,52 @@ class SearchConfig(Config):
     """The smallest and largest exponent of the factors below the split. Default: 1, as in the paper."""
     race_rungs: Rare[tuple[int, ...]] = (2, 4)
     """The numbers of samples after which --race drops candidates."""
-    race_keep: Rare[float] = 1 / 3
+    race_keep: Rare[float] = Field(1 / 3, gt=0, lt=1)
     """The share of candidates that --race keeps each time."""
 
-    def needle_settings(self) -> NeedleSettings:
-        """What decides the samples. Raises :class:`ValueError` and, for the wording's file, :class:`UsageError`."""
-        from lr2eval.base.wording import Wording
-        from lr2eval.method.search.needles import NeedleSettings
-
-        return NeedleSettings(
-            length=self.target_length,
-            depths=self.depths,
-            needles=self.needles,
-            distractors=self.distractors,
-            repeat=self.repeat,
-            seed=self.seed,
-            wording=Wording() if self.wording is None else Wording.read(self.wording),
-        )
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.parents > self.population:
+            raise ValueError(f"{self.parents} parents cannot come from a population of {self.population}")
+        if self.iterations and not self.children:
+            raise ValueError(
+                "mutations and crossovers are both 0, so an iteration has no candidates; raise one of them"
+            )
+        rungs = self.race_rungs
+        if not rungs or rungs[0] < 1 or sorted(set(rungs)) != list(rungs):
+            raise ValueError(f"race_rungs is {list(rungs)}; give ascending numbers of samples")
+        if self.race and rungs[-1] >= self.samples:
+            raise ValueError(
+                f"racing makes its last choice after {rungs[-1]} samples, so it needs more than the {self.samples} of "
+                "--samples"
+            )
+        return self
 
     @property
     def where(self) -> Workers:
         """The workers that are asked for."""
         return Workers(self.workers, self.executor, self.gpus_per_worker, self.ray)
 
-    def plan(self) -> Plan:
-        """What decides the candidates, beside the spaces. Raises :class:`ValueError`."""
-        from lr2eval.method.search.evolution import SearchSettings
-        from lr2eval.method.search.run import Plan, Racing
+    @property
+    def children(self) -> int:
+        """New candidates of an iteration."""
+        return self.mutations + self.crossovers
 
-        settings = SearchSettings(
-            population=self.population,
-            initial=self.initial,
-            iterations=self.iterations,
-            parents=self.parents,
-            mutations=self.mutations,
-            crossovers=self.crossovers,
-            rate=self.rate,
-            shifts=self.shifts,
-            patience=self.patience,
-            least_gain=self.least_gain,
-            seed=self.seed,
-        )
-        racing = Racing(self.race_rungs, self.race_keep) if self.race else None
-        return Plan(settings, self.samples, racing, self.random)
+    def survivors(self, candidates: int) -> int:
+        """How many candidates stay after a rung of a race; at least one."""
+        return max(1, math.ceil(candidates * self.race_keep))
+
+    def round_cost(self, candidates: int) -> int:
+        """Evaluations of a round of ``candidates``."""
+        cost, done = 0, 0
+        for rung in self.race_rungs if self.race else ():
+            cost += candidates * (rung - done)
+            candidates, done = self.survivors(candidates), rung
+        return cost + candidates * (self.samples - done)
+
+    def split_cost(self) -> int:
+        """Evaluations of a split that does not stop early."""
+        return self.round_cost(self.initial) + self.iterations * self.round_cost(self.children)
 
     def spaces(self, rope: OriginalRope) -> list[Space]:
         """One per split. Raises :class:`ValueError` for a target or split that does not fit the model."""
@@ -165,7 +167,7 @@ class SearchConfig(Config):
 
         splits = self.splits or default_splits(rope)
         if len(set(splits)) != len(splits):
-            raise ValueError(f"splits {', '.join(map(str, splits))} name one twice")
+            raise ValueError(f"--splits {','.join(map(str, splits))}: a pair is given twice")
         return [
             Space(rope, self.target_length, split, self.grid, self.powers, self.attention_factor, self.reach)
             for split in splits

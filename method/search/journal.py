@@ -1,10 +1,10 @@
-"""Every evaluation of a search, written down as it ends, so that a killed search loses the one that was running.
+"""Every evaluation of a search, written as it ends, so that a killed search loses only the one that was running.
 
-SQLite in WAL mode with ``synchronous=FULL``, as the run store: a row is either there or not (a JSON line can be half
-there), rows are found by key without reading the file, and a damaged file says so. One process writes.
+SQLite in WAL mode with ``synchronous=FULL``, as the run store: a row is written whole or not at all, rows are found by
+key, and damage is detected. One process writes.
 
-An evaluation is one vector of factors on one sample. A search is deterministic once its scores are known, so this is
-all that has to be kept: a resumed search repeats its own steps and finds the scores of the old ones here.
+An evaluation is one vector of factors on one sample. A search is deterministic once its scores are known, so nothing
+else has to be kept: a resumed search repeats its steps and reads the known scores here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lr2eval.base.ids import digest
 from lr2eval.errors import StoreError
 from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.record.sqlite import one_line, open_durable
+from lr2eval.workers import pool
 
 FILE = "evaluations.sqlite"
 VERSION = 1
@@ -36,8 +37,17 @@ def factors_key(scaling: RopeScaling) -> str:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """``nll`` in nats per scored token (``nan`` where the model gave no number), ``tokens`` read, wall seconds."""
+class Trial:
+    """One evaluation to make: these factors on the sample of this number."""
+
+    scaling: RopeScaling
+    sample: int
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """One evaluation: ``nll`` in nats per scored token (``nan`` or ``inf`` where the model gave no finite number),
+    ``tokens`` read and wall ``seconds``; ``factors`` is :func:`factors_key`."""
 
     factors: str
     sample: int
@@ -46,26 +56,33 @@ class Evaluation:
     seconds: float
 
 
+Executor = pool.Executor[Trial, TrialResult]
+"""Evaluates trials, one after the other or several at a time; trials of one candidate follow each other."""
+
+
 class Journal:
     """Open with :meth:`open`; close it, or use it as a context manager."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db, self.path = connection, path
-        self._known = {
+        self.scores = {
             (row[0], row[1]): math.nan if row[2] is None else float(row[2])
             for row in connection.execute("SELECT factors, sample, nll FROM evaluations")
         }
+        """Of every evaluation so far, by its factors' key and sample."""
 
     @classmethod
     def open(cls, folder: Path) -> Journal:
-        """The journal of a search folder, made when absent. Raises :class:`StoreError` for a damaged one."""
+        """The journal of a search folder, created if missing. Raises :class:`StoreError` for a damaged one."""
         path = folder / FILE
         with one_line(path):
             db = open_durable(path, _TABLES)
             db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?)", (str(VERSION),))
             version = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()[0]
             if version != str(VERSION):
-                raise StoreError(f"{path}: journal version {version}, this lr2eval reads {VERSION}; use a fresh --out")
+                raise StoreError(
+                    f"{path}: journal version {version}, but this lr2eval reads version {VERSION}; use a new --out"
+                )
             return cls(db, path)
 
     def __enter__(self) -> Journal:
@@ -75,13 +92,9 @@ class Journal:
         self._db.close()
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self.scores)
 
-    def known(self, factors: str, sample: int) -> float | None:
-        """The score of an evaluation that is there."""
-        return self._known.get((factors, sample))
-
-    def add(self, found: Evaluation) -> None:
+    def add(self, found: TrialResult) -> None:
         """Write one evaluation; it is on disk when this returns."""
         nll = None if math.isnan(found.nll) else found.nll
         with one_line(self.path):
@@ -89,12 +102,12 @@ class Journal:
                 "INSERT INTO evaluations (factors, sample, nll, tokens, seconds) VALUES (?, ?, ?, ?, ?)",
                 (found.factors, found.sample, nll, found.tokens, found.seconds),
             )
-        self._known[found.factors, found.sample] = found.nll
+        self.scores[found.factors, found.sample] = found.nll
 
-    def rows(self) -> list[Evaluation]:
+    def rows(self) -> list[TrialResult]:
         """All evaluations in the order in which they ended."""
         with one_line(self.path):
             found = self._db.execute(
                 "SELECT factors, sample, nll, tokens, seconds FROM evaluations ORDER BY number"
             ).fetchall()
-        return [Evaluation(f, s, math.nan if nll is None else nll, t, sec) for f, s, nll, t, sec in found]
+        return [TrialResult(f, s, math.nan if nll is None else nll, t, sec) for f, s, nll, t, sec in found]

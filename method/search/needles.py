@@ -1,8 +1,9 @@
-"""Needle samples: exactly ``L`` tokens whose last ones can only be told by looking far back (LongRoPE2, section 3.2).
+"""Needle samples: exactly ``L`` tokens, the last of which the model can only predict by looking far back (LongRoPE2,
+section 3.2).
 
 A sample is an instruction, a haystack with needles in it, and for every asked needle a question, an answer stem and
-the answer. Only answer tokens are scored. Everything is put together from tokens, so a sample has exactly the asked
-length whatever the tokenizer does at borders, and what is scored is known to the token.
+the answer. Only answer tokens are scored. Samples are assembled from tokens, not text, so each has exactly the asked
+length, and the scored tokens are known.
 """
 
 from __future__ import annotations
@@ -10,48 +11,19 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from random import Random
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lr2eval.base.ids import digest, sample_seed
 from lr2eval.base.wording import Wording
 from lr2eval.errors import UsageError
 from lr2eval.model.tokenizer import PromptTokenizer
 
+if TYPE_CHECKING:
+    from lr2eval.method.search.config import SearchConfig
+
 VERSION = "needles-1"
-Depths = Literal["start", "grid"]
-
-
-@dataclass(frozen=True)
-class NeedleSettings:
-    """What decides the samples of a search beside haystack and tokenizer; ``length`` in tokens."""
-
-    length: int
-    depths: Depths = "start"
-    """``start``: as in the paper. ``grid``: the asked needles of all samples evenly over the length, as in its code."""
-    needles: int = 1
-    """Asked for in one sample; the paper has one."""
-    distractors: int = 0
-    """Further needles at random depths that nobody asks for."""
-    repeat: bool = False
-    """Begin the haystack again where it is too short; otherwise that is an error."""
-    seed: int = 0
-    wording: Wording = field(default_factory=Wording)
-
-    def __post_init__(self) -> None:
-        if self.depths not in ("start", "grid"):
-            raise ValueError(f"depths is {self.depths!r}; choose start or grid")
-        if self.needles < 1 or self.distractors < 0:
-            raise ValueError("a sample needs at least one needle and no negative number of distractors")
-        for name, given in (("keys", self.wording.keys), ("values", self.wording.values)):
-            if given and self.needles + self.distractors > len(given):
-                raise ValueError(f"{self.needles + self.distractors} needles, but the wording has {len(given)} {name}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for a manifest; equal to what a JSON file of them holds."""
-        found: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return found
 
 
 @dataclass(frozen=True)
@@ -87,27 +59,27 @@ class TokenText:
             self.breaks += [len(self.ids), *(len(self.ids) + end for end in ends if end < len(ids))]
             self.ids += ids
         if not self.ids:
-            raise UsageError(f"haystack {name}: holds no words; give another")
+            raise UsageError(f"haystack {name}: contains no words; give another text")
 
-    def stretch(self, size: int, index: int, settings: NeedleSettings, rng: Random) -> tuple[list[int], list[int]]:
+    def stretch(self, size: int, index: int, config: SearchConfig, rng: Random) -> tuple[list[int], list[int]]:
         """``size`` tokens for sample ``index``, and the places between sentences in them.
 
-        Of several texts, each sample begins with another one (in an order of the seed); of a single text, at any
-        sentence. Reading goes on into the next text. Raises :class:`UsageError` where the text ends too early.
+        With several texts, each sample begins with another text, in an order that the seed decides; with a single text,
+        at a random sentence. Reading goes on into the next text. Raises :class:`UsageError` if the text is too short.
         """
         several = len(self.starts) > 1
         usable = list(self.starts if several else self.breaks)
-        if not settings.repeat:
+        if not config.repeat:
             usable = [start for start in usable if len(self.ids) - start >= size]
             if not usable and len(self.ids) >= size:
                 usable = [start for start in self.breaks if len(self.ids) - start >= size]
             if not usable:
                 raise UsageError(
-                    f"haystack {self.name}: {len(self.ids):,} tokens where a sample of {settings.length:,} needs "
-                    f"{size:,}; give a longer text, or allow repetition with --repeat"
+                    f"haystack {self.name}: has {len(self.ids):,} tokens, but a sample of {config.target_length:,} "
+                    f"needs {size:,}; give a longer text, or add --repeat"
                 )
         if several:
-            Random(settings.seed).shuffle(usable)
+            Random(config.seed).shuffle(usable)
             start = usable[index % len(usable)]
         else:
             start = rng.choice(usable)
@@ -119,53 +91,71 @@ class TokenText:
 
 
 def make_samples(
-    text: TokenText, tokenizer: PromptTokenizer, settings: NeedleSettings, count: int, *, first: int = 0
+    text: TokenText, tokenizer: PromptTokenizer, config: SearchConfig, wording: Wording, count: int, *, first: int = 0
 ) -> list[Sample]:
-    """Samples ``first`` to ``first + count - 1`` of exactly ``settings.length`` tokens.
+    """Samples ``first`` to ``first + count - 1`` of exactly ``config.target_length`` tokens.
 
-    A sample depends on its number, so held-out ones are simply those with further numbers. Raises :class:`UsageError`
-    for a length that has no room and a haystack that ends too early.
+    A sample depends on its number, so held-out samples are the ones with further numbers. Raises :class:`UsageError`
+    for a length without room for a haystack, a haystack that is too short, and a wording with too few keys or values.
     """
-    return [_sample(text, tokenizer, settings, number, number - first, count) for number in range(first, first + count)]
+    wanted = config.needles + config.distractors
+    for name, given in (("keys", wording.keys), ("values", wording.values)):
+        if given and wanted > len(given):
+            raise UsageError(f"needles: {wanted} are asked for, but the wording has only {len(given)} {name}")
+    return [_sample(text, tokenizer, config, wording, first + row, row, count) for row in range(count)]
 
 
 def plain_samples(
-    text: TokenText, tokenizer: PromptTokenizer, settings: NeedleSettings, count: int, *, first: int = 0
+    text: TokenText, tokenizer: PromptTokenizer, config: SearchConfig, count: int, *, first: int = 0
 ) -> list[Sample]:
-    """As :func:`make_samples`, of bare text whose every token but the first is scored: the ablation's objective."""
+    """As :func:`make_samples`, but plain text in which every token except the first is scored: an ablation."""
     found = []
     for number in range(first, first + count):
-        rng = Random(sample_seed(VERSION, "plain", settings.length, number, settings.seed))
+        rng = Random(sample_seed(VERSION, "plain", config.target_length, number, config.seed))
         head = _specials(tokenizer)
-        ids, _ = text.stretch(settings.length - len(head), number, settings, rng)
-        found.append(Sample((*head, *ids), tuple(range(1, settings.length))))
+        ids, _ = text.stretch(config.target_length - len(head), number, config, rng)
+        found.append(Sample((*head, *ids), tuple(range(1, config.target_length))))
+    return found
+
+
+def needle_facts(config: SearchConfig, wording: Wording) -> dict[str, Any]:
+    """What decides the samples beside haystack and tokenizer, as JSON has it: for the manifest and ``search.json``."""
+    kept = ("depths", "needles", "distractors", "repeat", "seed")
+    facts = {"length": config.target_length, **{name: getattr(config, name) for name in kept}, "wording": vars(wording)}
+    found: dict[str, Any] = json.loads(json.dumps(facts))
     return found
 
 
 def _sample(
-    text: TokenText, tokenizer: PromptTokenizer, settings: NeedleSettings, number: int, row: int, count: int
+    text: TokenText,
+    tokenizer: PromptTokenizer,
+    config: SearchConfig,
+    wording: Wording,
+    number: int,
+    row: int,
+    count: int,
 ) -> Sample:
-    wording, asked = settings.wording, settings.needles
-    rng = Random(sample_seed(VERSION, "needles", settings.length, number, settings.seed))
-    keys = rng.sample(wording.keys, asked + settings.distractors)
+    asked, length = config.needles, config.target_length
+    rng = Random(sample_seed(VERSION, "needles", length, number, config.seed))
+    keys = rng.sample(wording.keys, asked + config.distractors)
     values = _values(wording, len(keys), rng)
     needles = [
         tokenizer.encode(wording.needle.format(key=key, value=value)) for key, value in zip(keys, values, strict=True)
     ]
     head = [*_specials(tokenizer), *tokenizer.encode(wording.instruction)]
     tails = [_tail(tokenizer, wording, key, value) for key, value in zip(keys[:asked], values[:asked], strict=True)]
-    size = settings.length - len(head) - sum(map(len, needles)) - sum(len(ids) for ids, _ in tails)
+    size = length - len(head) - sum(map(len, needles)) - sum(len(ids) for ids, _ in tails)
     if size < 1:
         raise UsageError(
-            f"{settings.length:,} tokens have no room for a haystack beside needles and questions "
-            f"({settings.length - size:,}); ask for a longer target"
+            f"--target-length {length:,}: needles and questions alone take {length - size:,} tokens, which leaves no "
+            "room for a haystack; give a longer target"
         )
-    hay, breaks = text.stretch(size, number, settings, rng)
-    if settings.depths == "start":
+    hay, breaks = text.stretch(size, number, config, rng)
+    if config.depths == "start":
         wished = [0.0] * asked
     else:
         wished = [(row + place * count) / (asked * count) for place in range(asked)]
-    wished += [rng.random() for _ in range(settings.distractors)]
+    wished += [rng.random() for _ in range(config.distractors)]
     places = [breaks[bisect_right(breaks, wish * size) - 1] for wish in wished]  # a stretch begins with a break
     ids = [*head]
     done = 0
@@ -197,7 +187,7 @@ def _tail(tokenizer: PromptTokenizer, wording: Wording, key: str, value: str) ->
     before = tokenizer.encode(asked)
     answer = next((i for i, (a, b) in enumerate(zip(whole, before, strict=False)) if a != b), len(before))
     if answer >= len(whole):
-        raise UsageError(f"the wording's answer for {value!r} has no token of its own; change `answer`")
+        raise UsageError(f"--wording: the answer for {value!r} adds no token to the prompt; change `answer`")
     return whole, answer
 
 

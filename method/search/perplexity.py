@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,11 +19,33 @@ from torch.nn.functional import cross_entropy
 
 from lr2eval.base.machine import give_memory_back, out_of_memory
 from lr2eval.errors import BackendError
+from lr2eval.method.rope.windowed import install_rope
+from lr2eval.method.search.journal import Trial, TrialResult, factors_key
 from lr2eval.method.search.needles import Sample
 from lr2eval.model.shape import changed_logits
 
 CHUNK = 1024
-"""Scored places whose logits exist at a time when there are many of them."""
+"""If more places than this are scored, their logits are computed in pieces of this size."""
+
+
+class ModelExecutor:
+    """Keeps a model and swaps its factors through the windowed rotary module; weights are never loaded again.
+
+    Samples longer than the original window are read under the long factors. Raises :class:`ValueError` for a model
+    whose rotary module cannot be replaced.
+    """
+
+    def __init__(self, model: Any, samples: Sequence[Sample]) -> None:
+        self._model, self._samples = model, samples
+
+    def run(self, trials: Sequence[Trial], /) -> Iterator[TrialResult]:
+        for trial in trials:
+            install_rope(self._model, trial.scaling)
+            sample = self._samples[trial.sample]
+            began = time.perf_counter()
+            nll = mean_nll(self._model, sample)
+            seconds = time.perf_counter() - began
+            yield TrialResult(factors_key(trial.scaling), trial.sample, nll, len(sample.ids), seconds)
 
 
 def mean_nll(model: Any, sample: Sample) -> float:
@@ -38,10 +61,10 @@ def mean_nll(model: Any, sample: Sample) -> float:
             raise
     # Outside the except block: the traceback held the failed attempt's tensors until there.
     fits = length_that_fits(model, sample)
-    shorter = f"{fits:,} tokens do fit" if fits else "not even its first tokens do"
+    shorter = f"{fits:,} tokens fit" if fits else "not even its first tokens fit"
     raise BackendError(
-        f"a sample of {len(sample.ids):,} tokens does not fit into memory, {shorter}; choose a shorter "
-        "--target-length, --dtype bfloat16, or a machine with more memory (finished evaluations are kept)"
+        f"a sample of {len(sample.ids):,} tokens does not fit into memory ({shorter}); use a shorter --target-length, "
+        "--dtype bfloat16, or a machine with more memory (finished evaluations are kept)"
     )
 
 
@@ -65,11 +88,11 @@ def _mean_nll(model: Any, sample: Sample) -> float:
 
 
 def _refuse_own_logits(model: Any) -> None:
-    """A model that does more than multiply by its head must do it itself; then all logits cannot be made in pieces."""
+    """A model that changes its logits after the head must compute them itself, so they cannot be computed in pieces."""
     if changed := changed_logits(model):
         raise BackendError(
-            f"{type(model).__name__} changes its logits ({changed}), so scoring every token is not supported; "
-            "search on needles"
+            f"{type(model).__name__} changes its logits ({changed}), so not every token can be scored; use "
+            "--objective needle"
         )
 
 

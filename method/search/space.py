@@ -1,7 +1,7 @@
-"""What a LongRoPE2 search looks through at one split, and the moves it makes: pure functions of a seeded generator.
+"""The candidates of a LongRoPE2 search at one split, and how new ones are made: pure functions of a seeded generator.
 
-A candidate is a strictly increasing list of factors for the pairs from the split on, in whole grid steps, so that equal
-candidates are equal and nothing is rounded. The pairs below the split follow from it (:func:`rope_rules.longrope2`).
+A candidate is a strictly increasing list of factors for the pairs from the split on, in whole grid steps, so that
+candidates can be compared exactly. The factors below the split follow from it (:func:`rope.rules.longrope2`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Container
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -21,6 +20,7 @@ PLAIN_POWER = 100
 _POWER_STEP = 5
 _LAST_MAY_RISE = 4.0
 _TRIES = 1000
+_CROSS_TRIES = 20
 SEEDS = 8
 
 
@@ -38,7 +38,7 @@ class Space:
     """Factors in ``[s, reach s]`` on a grid, strictly increasing from ``split`` on; the paper's ``reach`` is 2.
 
     ``powers`` are the least and largest exponent of the left side ``S^((i/split)^q)``; ``None`` keeps the paper's 1.
-    Raises :class:`ValueError` where no strictly increasing list fits.
+    Raises :class:`ValueError` if no strictly increasing list fits.
     """
 
     rope: OriginalRope
@@ -56,14 +56,16 @@ class Space:
                 f"the target of {self.target:,} tokens is not longer than the window of {self.rope.window:,}"
             )
         if not 1 <= self.split < self.rope.pairs:
-            raise ValueError(f"a split at pair {self.split} is not between 1 and {self.rope.pairs - 1}")
+            raise ValueError(f"split {self.split}: is not a pair from 1 to {self.rope.pairs - 1}")
         if self.high - self.low + 1 < self.size:
             raise ValueError(
-                f"no {self.size} increasing factors of grid {self.grid:g} between {self.scale:g} and "
-                f"{self.reach * self.scale:g}; choose a finer grid"
+                f"grid {self.grid:g}: is too coarse for {self.size} increasing factors between {self.scale:g} and "
+                f"{self.reach * self.scale:g}; use a finer one"
             )
         if self.powers is not None and not 0 < self.powers[0] < self.powers[1]:
-            raise ValueError(f"powers from {self.powers[0]:g} to {self.powers[1]:g} are not positive and ascending")
+            raise ValueError(
+                f"powers {self.powers[0]:g}, {self.powers[1]:g}: give two positive numbers, the smaller one first"
+            )
 
     @property
     def scale(self) -> float:
@@ -96,18 +98,11 @@ class Space:
             attention_factor=self.attention_factor,
         )
 
-    def holds(self, candidate: Candidate) -> bool:
-        """Whether a candidate lies in this space."""
-        right = candidate.right
-        bounded = self.low <= right[0] and right[-1] <= self.high
-        rising = all(a < b for a, b in pairwise(right))
-        return candidate.split == self.split and len(right) == self.size and bounded and rising
-
     def seeds(self) -> list[Candidate]:
         """The published start: from ``S0 + k S0/8`` at the split (``k`` = 0..7, ``S0`` = s) in steps of 0.1.
 
-        With another reach the eight are spread over its range as these are over theirs.
-        With searchable powers every second one has the middle power.
+        With another reach the eight are spread over its range in the same way.
+        If powers are searched, every second seed has the middle power.
         """
         step = max(1, round(0.1 / self.grid))
         found = []
@@ -126,8 +121,8 @@ def mutate(
 ) -> Candidate | None:
     """A new candidate: each factor, with probability ``rate``, anywhere between its two neighbours.
 
-    The last one may rise by at most 4 above the one before it, as in the published code. ``None`` if nothing unseen
-    comes up in many tries.
+    The last one may rise to at most 4 above the one before it, as in the published code. ``None`` if many tries give
+    nothing unseen.
     """
     for _ in range(_TRIES):
         right = list(parent.right)
@@ -151,8 +146,8 @@ def mutate(
 def shift(space: Space, parent: Candidate, rng: np.random.Generator, seen: Container[Candidate]) -> Candidate | None:
     """A new candidate: all factors from a random pair on raised or lowered together.
 
-    Not in the paper. Its mutation keeps each factor between its neighbours, which stand close together in the seeds, so
-    that a vector can leave its seed's level only by many small steps. ``None`` if nothing unseen comes up.
+    Not in the paper. The paper's mutation keeps each factor between its neighbours, which are close together in the
+    seeds, so a vector can move away from its seed only in many small steps. ``None`` if many tries give nothing unseen.
     """
     for _ in range(_TRIES):
         right = parent.right
@@ -172,15 +167,14 @@ def cross(
     rng: np.random.Generator,
     rate: float,
     seen: Container[Candidate],
-    tries: int,
 ) -> Candidate | None:
-    """A child of two parents: each factor of ``first``, with probability ``rate / 2``, that of ``second`` if the list
-    stays increasing. ``None`` if ``tries`` attempts give nothing unseen.
+    """A child of two parents: a copy of ``first`` that takes each factor of ``second`` with probability ``rate / 2``,
+    unless the list would no longer increase. ``None`` if 20 attempts, as published, give nothing unseen.
 
-    The published code stops at the first factor that gives something unseen, so that most of its children differ from a
-    parent in one factor; here every factor gets its chance.
+    The published code stops at the first factor that makes the child new, so most of its children differ from a parent
+    in one factor. Here every factor may be taken.
     """
-    for _ in range(tries):
+    for _ in range(_CROSS_TRIES):
         right = list(first.right)
         for i in range(space.size):
             if rng.random() >= rate / 2:
@@ -196,7 +190,7 @@ def cross(
 
 
 def draw(space: Space, rng: np.random.Generator, seen: Container[Candidate]) -> Candidate | None:
-    """A uniformly random candidate; ``None`` if nothing unseen comes up in many tries."""
+    """A uniformly random candidate; ``None`` if many tries give nothing unseen."""
     for _ in range(_TRIES):
         right = np.sort(rng.choice(np.arange(space.low, space.high + 1), size=space.size, replace=False))
         power = PLAIN_POWER if space.powers is None else _random_power(space.powers, rng)

@@ -125,7 +125,7 @@ def test_another_configuration_is_refused_with_the_keys(old: Path, lr2eval: Run)
 
 def test_a_search_resumes_from_its_journal(old: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every evaluation is known, so no model is loaded, and the result is the old one."""
-    monkeypatch.setattr("lr2eval.workflows.search_workers.load_model", None)
+    monkeypatch.setattr("lr2eval.backends.loading.load_model", None)
     before = {name: (old / "search" / name).read_bytes() for name in ("search.json", "factors.json")}
     done = lr2eval(*command(old / "search"))
     assert done.code == 0, done.err

@@ -103,7 +103,7 @@ def test_a_rule_is_a_rule_like_any_other(install: Install, lr2eval: Run) -> None
     half = lr2eval(*ROPE_COMMAND, "--rule", "flat", "--set", "share=0.5", "--json")
     assert set(json.loads(half.out)["factors"]) == {8.0}
     assert (
-        "the rule flat has no such setting; it has share"
+        "flat.shade: unknown option; did you mean flat.share?"
         in lr2eval(*ROPE_COMMAND, "--rule", "flat", "--set", "shade=1").error
     )
     assert "did you mean flat?" in lr2eval(*ROPE_COMMAND, "--rule", "flatt").error

@@ -6,6 +6,8 @@ to 128k: its config.json.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lr2eval.method.rope.scaling import OriginalRope
@@ -68,3 +70,8 @@ def phi4_mini_config() -> dict[str, Any]:
         },
         "rope_theta": 10000.0,
     }
+
+
+def write_csv(path: Path, factors: Sequence[float]) -> None:
+    """One factor a line, as the published code writes them."""
+    path.write_text("".join(f"{float(factor)!r}\n" for factor in factors))

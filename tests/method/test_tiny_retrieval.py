@@ -15,12 +15,11 @@ from lr2eval.base.wording import Wording
 from lr2eval.method.rope import rules as rules_module
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.rope.source import ModelRope
-from lr2eval.method.search.evolution import SearchSettings
-from lr2eval.method.search.executors import InProcess
+from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.search.journal import Journal
-from lr2eval.method.search.needles import NeedleSettings, Sample, TokenText, make_samples
-from lr2eval.method.search.perplexity import mean_nll
-from lr2eval.method.search.run import Plan, Scorer, search
+from lr2eval.method.search.needles import Sample, TokenText, make_samples
+from lr2eval.method.search.perplexity import ModelExecutor, mean_nll
+from lr2eval.method.search.run import JournalScorer, search
 from lr2eval.method.search.space import Space
 from lr2eval.model.tokenizer import PromptTokenizer
 
@@ -36,10 +35,11 @@ def model() -> Any:
 def samples(length: int, count: int, needles: int, distractors: int, first: int = 0) -> list[Sample]:
     tokenizer = PromptTokenizer.load(ASSET)
     lines = re.split(r"\n\s*\n", (ASSET / "haystack.txt").read_text())
-    settings = NeedleSettings(
-        length, "grid", needles, distractors, repeat=True, wording=Wording.read(ASSET / "wording.json")
+    config = SearchConfig(
+        model="m", target_length=length, depths="grid", needles=needles, distractors=distractors, repeat=True
     )
-    return make_samples(TokenText("haystack", [lines], tokenizer), tokenizer, settings, count, first=first)
+    text, wording = TokenText("haystack", [lines], tokenizer), Wording.read(ASSET / "wording.json")
+    return make_samples(text, tokenizer, config, wording, count, first=first)
 
 
 def test_it_is_what_its_readme_says() -> None:
@@ -68,15 +68,16 @@ def test_it_looks_things_up_inside_its_window() -> None:
 def test_a_search_at_16x_ends_below_the_rules_on_unseen_samples(tmp_path: Path) -> None:
     """A thin search: ``benchmarks/search_quality.py`` has three models, intervals and the controls."""
     every = [*samples(2048, 4, 12, 36), *samples(2048, 8, 12, 36, first=4)]
-    settings = SearchSettings(population=12, initial=16, iterations=2, parents=6, mutations=4, crossovers=4)
+    small = {"population": 12, "initial": 16, "iterations": 2, "parents": 6, "mutations": 4, "crossovers": 4}
+    config = SearchConfig(model="m", target_length=2048, samples=4, **small)
     space = Space(ROPE, 2048, 14)
     rules = [
         rule(ROPE, 2048) for rule in (rules_module.none, rules_module.pi, rules_module.ntk_aware, rules_module.yarn)
     ]
     with Journal.open(tmp_path) as journal:
-        executor = InProcess(model(), every)
-        (done,) = search([space], Plan(settings, samples=4), executor, journal)
-        found = Scorer(executor, journal).nlls([done.scaling, *rules], range(4, 12))
+        executor = ModelExecutor(model(), every)
+        (done,) = search([space], config, executor, journal)
+        found = JournalScorer(executor, journal).nlls([done.scaling, *rules], range(4, 12))
         assert len(journal) == 4 * (16 + 2 * 8) + 8 * 5
     searched, none, pi, ntk_aware, yarn = (sum(nlls) / len(nlls) for nlls in found)
     assert min(none, pi) > 3

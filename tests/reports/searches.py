@@ -12,11 +12,11 @@ from typing import Any
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.rules import longrope
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
-from lr2eval.method.search.evolution import Scored, Stop
+from lr2eval.method.search.evolution import ScoredCandidate, Stop
 from lr2eval.method.search.result import rule_facts, sealed, split_facts
-from lr2eval.method.search.run import Round, SplitDone
+from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
-from lr2eval.record.search import FILE, SearchResult
+from lr2eval.record.search import FILE, RoundFacts, SearchResult
 
 LEVELS = {"none": 3.0, "pi": 1.6, "ntk": 0.72, "yarn": 0.65, "longrope2": 0.6, "seed": 0.42, "searched": 0.4}
 """Mean nats per answer token of every rule, unless a test wants others."""
@@ -49,9 +49,10 @@ def make_result(
     done = []
     for split in splits:
         space = Space(rope, target, split)
-        found = Scored(space.seeds()[1], 0.4 + 0.01 * abs(split - best))
+        found = ScoredCandidate(space.seeds()[1], 0.4 + 0.01 * abs(split - best))
         nats = [found.score + 0.3 * math.exp(-n / 3) for n in range(iterations)] + [found.score]
-        rounds = [Round(split, n, 10, given_up, 0, 40, nll, nll) for n, nll in enumerate(nats)]
+        counts = {"split": split, "asked": 10, "given_up": given_up, "discarded": 0, "evaluations": 40}
+        rounds = [RoundFacts(**counts, iteration=n, best_nll=nll, round_nll=nll) for n, nll in enumerate(nats)]
         done.append(SplitDone(split, found, space.scaling(found.candidate), found, tuple(rounds), stopped))
     chosen = next(each for each in done if each.split == best)
     made: dict[str, RopeScaling] = {

@@ -109,7 +109,7 @@ def test_keys_of_the_other_side_would_be_noticed(load: Load, monkeypatch: pytest
     lm = load()
     monkeypatch.setattr(lm, "_side", lambda count: "only")
     monkeypatch.setattr("lr2eval.backends.prefix.families.LEAST_SAVED", 0.0)
-    with pytest.raises(ValueError, match="a row's cache was filled under the"):
+    with pytest.raises(ValueError, match="a row's cache was filled with the"):
         ask(lm, five_shot(24, [4, ORIGINAL, 5]))
 
 

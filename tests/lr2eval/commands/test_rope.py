@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from lr2eval.method.rope.files import write_csv
 from lr2eval.method.rope.rules import RULES
 from lr2eval.model.names import locate
 from tests.method import published
+from tests.method.published import write_csv
 
 Run = Callable[..., Any]
 LLAMA3_8K = {
@@ -92,14 +92,14 @@ def test_the_table(llama3: Path, lr2eval: Run) -> None:
     got = lr2eval("rope", "--model", llama3, "--target-length", "128k", "--rule", "longrope2", "--set", "split=30")
     assert got.code == 0
     assert "longrope2(split=30)" in got.out
-    assert "d10_tcd 24, d_tcd 35, d_rcd 30, split 30 (0-based pairs)" in got.out
+    assert "critical pairs, counted from 0: d10_tcd 24, d_tcd 35, d_rcd 30, split 30" in got.out
     rows = [line.split() for line in got.out.splitlines() if re.match(r"\s*\d+ ", line)]
     assert len(rows) == 64
     assert rows[30] == ["30", "2,948.3", "16", "47,172.8", "d_rcd,", "split"]
     assert rows[35][-1] == "d_tcd"
     below = lr2eval("rope", "--model", llama3, "--target-length", "128k", "--rule", "none")
     assert "no factor reaches s" in below.out
-    assert "29 pairs from d_tcd on have a factor below s (35 to 63)" in below.out
+    assert "29 pairs from d_tcd on have a factor below s: 35 to 63" in below.out
 
 
 def test_all_rules_side_by_side(llama3: Path, lr2eval: Run) -> None:
@@ -126,7 +126,7 @@ def test_from_original(tmp_path: Path, lr2eval: Run) -> None:
     flags = ("rope", "--model", folder, "--target-length", "256k", "--rule", "pi", "--json")
     got = lr2eval(*flags)
     assert got.code == 2
-    assert "already rescaled (llama3 from 8,192 to 131,072 tokens); --from-original starts from" in got.error
+    assert "already rescaled (llama3 from 8,192 to 131,072 tokens); add --from-original to start from" in got.error
     facts = json.loads(lr2eval(*flags, "--from-original").out)
     assert (facts["original_window"], facts["scale"]) == (8192, 32.0)
 
@@ -134,7 +134,7 @@ def test_from_original(tmp_path: Path, lr2eval: Run) -> None:
 def test_warnings_on_standard_error(llama3: Path, tmp_path: Path, lr2eval: Run) -> None:
     far = lr2eval("rope", "--model", llama3, "--target-length", "1m", "--rule", "pi", "--json")
     assert far.code == 0
-    assert far.err == "warning: s = 128 is beyond 64, further than any published result\n"
+    assert far.err == "warning: s = 128 is larger than in any published result (at most 64)\n"
     write_csv(tmp_path / "f.csv", [*range(1, 33), 5, *range(33, 64)])
     crooked = lr2eval("rope", "--model", llama3, "--target-length", "128k", "--factors", tmp_path / "f.csv", "--json")
     assert crooked.code == 0
@@ -150,23 +150,23 @@ def test_warnings_on_standard_error(llama3: Path, tmp_path: Path, lr2eval: Run) 
         (("--rule", "all", "--target-length", "4k"), "4,096 tokens is not longer than the window of 8,192"),
         (("--rule", "yarn", "--target-length", "many"), "--target-length: 'many' is not a length"),
         (("--rule", "yran", "--target-length", "128k"), "--rule yran: unknown rule; did you mean yarn?"),
-        (("--rule", "zzz", "--target-length", "128k"), "unknown rule; known are none, pi,"),
-        (("--rule", "ntk-rcd", "--target-length", "128k"), "needs d_rcd; add --set d_rcd=VALUE"),
+        (("--rule", "zzz", "--target-length", "128k"), "unknown rule; known rules: none, pi,"),
+        (("--rule", "ntk-rcd", "--target-length", "128k"), "--rule ntk-rcd: needs --set d_rcd=VALUE"),
         (("--rule", "ntk-rcd", "--target-length", "128k", "--set", "d_rcd=99"), "d_rcd is pair 99"),
-        (("--rule", "pi", "--target-length", "128k", "--set", "x=1"), "the rule pi has no such setting; it has none"),
-        (("--rule", "all", "--target-length", "128k", "--set", "x=1"), "--set x: no rule has such a setting"),
+        (("--rule", "pi", "--target-length", "128k", "--set", "x=1"), "pi.x: unknown option; pi has no options"),
+        (("--rule", "all", "--target-length", "128k", "--set", "x=1"), "x: unknown option"),
         (("--rule", "yarn", "--target-length", "128k", "--set", "beta_fast"), "write key=value"),
-        (("--rule", "yarn", "--target-length", "128k", "--set", "beta_fast=x"), "'x' is no number"),
-        (("--rule", "yarn", "--target-length", "128k", "--set", 'beta_fast="x"'), "--rule yarn: "),
+        (("--rule", "yarn", "--target-length", "128k", "--set", "beta_fast=x"), "--set beta_fast=x: not a number"),
+        (("--rule", "yarn", "--target-length", "128k", "--set", 'beta_fast="x"'), "--set beta_fast=x: not a number"),
         (("--rule", "longrope2", "--target-length", "128k", "--set", "split=3.5"), "--rule longrope2: "),
-        ((), "holds no longrope factors of its own; give --rule NAME or --factors FILE"),
+        ((), "has no longrope factors of its own; give --rule NAME or --factors FILE"),
         (("--factors", "no-such-file", "--target-length", "128k"), "no-such-file: No such file"),
-        (("--factors", "{short}", "--target-length", "128k"), "holds 2 factors where the model's 64 rotary pairs"),
+        (("--factors", "{short}", "--target-length", "128k"), "has 2 factors, but the model has 64 rotary pairs"),
         (("--factors", "{right}"), "--target-length is missing"),
         (("--factors", "{right}", "--target-length", "8k"), "is not longer than the window of 8,192; give a longer"),
-        (("--factors", "{right}", "--target-length", "128k", "--set", "a=1"), "drop it with --factors"),
-        (("--factors", "{made}", "--target-length", "64k"), "made for 131,072 tokens, --target-length says 65,536"),
-        (("--factors", "{other}"), "made for base 10000 and a window of 8,192, the model has 500000"),
+        (("--factors", "{right}", "--target-length", "128k", "--set", "a=1"), "omit it with --factors"),
+        (("--factors", "{made}", "--target-length", "64k"), "made for 131,072 tokens, but --target-length is 65,536"),
+        (("--factors", "{other}"), "made for base 10000 and a window of 8,192, but the model has"),
         (("--factors", "{right}", "--rule", "pi"), "give one of them"),
         (("--model", "nowhere"), "nowhere: no such folder"),
     ],
@@ -202,7 +202,7 @@ def test_own_factors_take_no_target(tmp_path: Path, lr2eval: Run) -> None:
     folder = _folder(tmp_path, published.llama3_config())
     got = lr2eval("rope", "--model", folder, "--target-length", "256k")
     assert got.code == 2
-    assert "the checkpoint's own factors are shown; drop the other flags" in got.error
+    assert "omit them to see the checkpoint's own factors" in got.error
 
 
 def test_rope_needs_no_torch(llama3: Path) -> None:
@@ -240,13 +240,13 @@ def test_export_of_a_rule(toy_checkpoint: Path, tmp_path: Path, lr2eval: Run) ->
     assert "the attention factors differ (1 inside the window" in got.err
     again = lr2eval(*flags, "--out", tmp_path / "out")
     assert again.code == 2
-    assert "exists already" in again.error
+    assert "already exists" in again.error
     already = lr2eval("export", "--model", tmp_path / "out", "--factors", tmp_path / "f.json", "--out", tmp_path / "3")
     assert already.code == 2
     assert "already rescaled (longrope from 1,024 to 4,096 tokens)" in already.error
     bad = lr2eval(*flags, "--out", tmp_path / "four", "--attention-factor", "-1")
     assert bad.code == 2
-    assert "--attention-factor -1: is not a positive number" in bad.error
+    assert "--attention-factor -1: not a positive number" in bad.error
     assert not (tmp_path / "four").exists()
 
 
@@ -255,7 +255,7 @@ def test_an_exported_model_runs(toy_checkpoint: Path, tmp_path: Path, lr2eval: R
     got = lr2eval("export", "--model", toy_checkpoint, "--factors", tmp_path / "f.csv", "--target-length", "2k",
                   "--out", tmp_path / "out", "--copy-weights")  # fmt: skip
     assert got.code == 0, got.err
-    assert "1 files copied" in got.out
+    assert "1 file copied" in got.out
     flags = ("--lengths", "768,2k", "--samples-per-task", "1", "--dtype", "float32", "--device", "cpu", "--offline")
     ran = lr2eval(
         "run", "--model", tmp_path / "out", "--tasks", "ruler:niah_single_1", *flags, "--out", tmp_path / "run"

@@ -169,11 +169,12 @@ def test_one_worker_says_how_much_memory_a_batch_may_take_before_another_is_star
     assert backend.memory_limit > 0
     lm = PooledLM(SimpleNamespace(), spread.store, {"model": "m"}, "error")
     fresh = Work(lm, SHARDS, lambda shard: None, 5, memory=True)
-    assert next(fresh) == Call()
-    assert next(fresh) is LATER, "nobody else has work, so nobody else is started"
+    calls = iter(fresh)
+    assert next(calls) == Call()
+    assert next(calls) is LATER, "nobody else has work, so nobody else is started"
     fresh.take(Reply("", memory=1))
     with pytest.raises(StopIteration):
-        next(fresh)
+        next(calls)
 
 
 def test_shards_are_opened_as_workers_want_them(tmp_path: Path) -> None:
@@ -186,13 +187,14 @@ def test_shards_are_opened_as_workers_want_them(tmp_path: Path) -> None:
 
     shards = [some_shard(task=f"t{i}", n=10) for i in range(50)]
     work = Work(lm, shards, finish, 16, memory=False)
-    found = [next(work) for _ in range(20)]
+    calls = iter(work)
+    found = [next(calls) for _ in range(20)]
     assert len(opened) == 4, "ten samples each for twice sixteen"
     assert found[4:] == [LATER] * 16
     reply = Reply(opened[0], plan=[[i] for i in range(10)])
     assert work.take(reply) == (0.0, 0)
-    assert [call.batch for call in (next(work) for _ in range(10))] == [(i,) for i in range(10)]  # type: ignore[union-attr]
-    next(work)
+    assert [call.batch for call in (next(calls) for _ in range(10))] == [(i,) for i in range(10)]  # type: ignore[union-attr]
+    next(calls)
     assert len(opened) == 5
 
 
@@ -250,9 +252,9 @@ def test_one_two_and_three_processes_give_the_same_digest(
         (("stray",), "Got unexpected extra argument (stray)"),
         (("--workers", "0"), "--workers '0': Input should be greater than or equal to 1"),
         (("--executor=slurm",), "--executor 'slurm': Input should be 'processes' or 'ray'"),
-        (("--workers=2", "--gpus-per-worker", "1"), "--gpus-per-worker is for --executor ray"),
+        (("--workers=2", "--gpus-per-worker", "1"), "--gpus-per-worker: only works with --executor ray"),
         (("--workers=2", "--backend=local-completions", "--set", "local_completions.base_url=http://x"), "spreads its"),
-        (("--set", "ray.adress=h:1"), "ray.adress: no such option; there is ray.address=HOST:PORT"),
+        (("--set", "ray.adress=h:1"), "ray.adress: unknown option; did you mean ray.address?"),
     ],
 )
 def test_one_line_says_what_is_wrong(

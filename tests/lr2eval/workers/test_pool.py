@@ -101,7 +101,7 @@ def test_what_a_worker_raises_is_raised_here_and_finished_results_came_before(tm
         assert [next(results), next(results)] == [(1, 1), (2, 4)]
         with pytest.raises(BackendError, match="an item that cannot be done; choose another"):
             next(results)
-        with pytest.raises(RunFailedError, match="cannot hand over its tuple"):
+        with pytest.raises(RunFailedError, match="cannot send back its tuple"):
             list(executor.run(["unpicklable"]))
 
 
@@ -116,7 +116,7 @@ def test_what_others_are_at_is_not_lost_to_an_error(tmp_path: Path) -> None:
 def test_workers_that_never_begin_are_given_up(tmp_path: Path) -> None:
     with (
         Processes(Unreadable(), 2) as executor,
-        pytest.raises(RunFailedError, match=r"3 workers died before they could"),
+        pytest.raises(RunFailedError, match=r"3 workers died before they were ready"),
     ):
         list(executor.run([1, 2]))
 
@@ -145,8 +145,41 @@ def test_a_source_may_make_items_out_of_results(tmp_path: Path) -> None:
         for _, square in executor.run(source()):
             made.append(square)
         assert made == [2, 4, 16, 256]
-        with pytest.raises(RuntimeError, match="no item runs"):
+        with pytest.raises(RuntimeError, match="no item is running"):
             list(executor.run(itertools.repeat(LATER)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    items=st.lists(st.integers(1, 9), max_size=40),
+    workers=st.integers(1, 6),
+    ahead=st.integers(0, 8),
+    failures=st.sampled_from([0.0, 0.3]),
+    seed=st.integers(0, 10_000),
+)
+def test_results_in_order_of_the_items(items: list[int], workers: int, ahead: int, failures: float, seed: int) -> None:
+    fake = schedule().FakePool(
+        workers, answer=lambda item: item, seconds=lambda item: item[1], loading=1.5, failures=failures, seed=seed
+    )
+    taken = 0
+
+    def source() -> Iterator[tuple[int, int]]:
+        nonlocal taken
+        for number, item in enumerate(items):
+            taken = number
+            yield number, item
+
+    for number, result in enumerate(fake.run_in_order(source(), ahead)):
+        assert result == (number, items[number])
+        assert taken <= number + ahead + 1, "few items are begun before their turn"
+    assert not fake._busy
+
+
+def test_processes_give_results_in_order(tmp_path: Path) -> None:
+    with pool(tmp_path) as executor:
+        assert list(executor.run_in_order([3, "die once", 5, 4], 2)) == [(3, 9), ("die once", -1), (5, 25), (4, 16)]
+        with pytest.raises(BackendError, match="cannot be done"):
+            list(executor.run_in_order([1, "raise"], 2))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5, 30])

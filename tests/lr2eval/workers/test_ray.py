@@ -16,6 +16,7 @@ import pytest
 
 from lr2eval.base import machine
 from lr2eval.errors import BackendError, CheckpointError, RunFailedError, UsageError
+from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.workers.ray import Ray, _connect
 from lr2eval.workers.settings import Workers
 from tests.lr2eval.runs.test_spread import SPREAD, undivided
@@ -71,17 +72,17 @@ def test_items_have_their_results_and_dead_workers_are_replaced(tmp_path: Path) 
 def test_a_worker_with_other_versions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = machine.versions()
     monkeypatch.setattr(machine, "versions", lambda: {**real, "transformers": "4.0.1"})
-    expected = rf"has transformers {real['transformers']}, this process 4\.0\.1; install the same everywhere"
+    expected = rf"has transformers {real['transformers']}, this process has 4\.0\.1; install the same version"
     with pool(tmp_path) as executor, pytest.raises(UsageError, match=expected):
         list(executor.run([1]))
 
 
 @pytest.mark.usefixtures("cluster")
 def test_gpus_that_no_machine_has_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"--gpus-per-worker 2: the cluster's machines have 0 at most"):
+    with pytest.raises(UsageError, match=r"--gpus-per-worker 2: no machine of the cluster has more than 0"):
         Ray(partial(Squares, folder=tmp_path), 1, gpus_per_worker=2)
-    with pytest.raises(UsageError, match=r"--gpus-per-worker 1: this run is on the device cpu; add --device cuda"):
-        Workers(2, "ray", 1).pool(partial(Squares, folder=tmp_path), "cpu")
+    with pytest.raises(UsageError, match=r"--gpus-per-worker 1: the device is cpu; add --device cuda"):
+        Workers(2, "ray", 1).pool(lambda _: Squares(0, tmp_path), Checkpoint.open(ASSET), "cpu")
 
 
 def test_two_workers_search_the_same_history(
@@ -121,15 +122,17 @@ def test_another_process_joins_by_address(cluster: str, tmp_path: Path) -> None:
 def test_another_model_at_the_same_path_is_refused(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from lr2eval.model.checkpoint import Checkpoint
-    from lr2eval.workers.settings import settle
+    from lr2eval.workers.settings import ModelLoader
+
+    def prepare(checkpoint: Checkpoint) -> str:
+        return ModelLoader(Workers(2, "ray"), lambda _: Squares(0, tmp_path), checkpoint, "cpu").prepare(0)
 
     checkpoint = Checkpoint.open(ASSET)
-    assert settle(0, "cpu", None, checkpoint, elsewhere=True) == "cpu"
-    with pytest.raises(CheckpointError, match="another model than here"):
-        settle(0, "cpu", None, replace(checkpoint, fingerprint="0" * 64), elsewhere=True)
+    assert prepare(checkpoint) == "cpu"
+    with pytest.raises(CheckpointError, match="has a different model at this path"):
+        prepare(replace(checkpoint, fingerprint="0" * 64))
     with pytest.raises(CheckpointError, match=r"no such folder.*at the same path"):
-        settle(0, "cpu", None, replace(checkpoint, folder=tmp_path / "gone"), elsewhere=True)
+        prepare(replace(checkpoint, folder=tmp_path / "gone"))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nowhere.invalid:6379", "ray", "127.0.0.1:port"])

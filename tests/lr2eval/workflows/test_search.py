@@ -160,7 +160,7 @@ def test_the_same_command_again_computes_nothing(folder: Path, lr2eval: Run, tmp
     (copy / "search.json").unlink()
     done = lr2eval("search", *SMALL, "--out", copy)
     assert done.code == 0, done.err
-    assert f"resuming: {len(rows)} evaluations are there" in done.err
+    assert f"resuming: {len(rows)} evaluations are already done" in done.err
     assert before == ((copy / "search.json").read_bytes(), (copy / "factors.json").read_bytes())
     with Journal.open(copy) as journal:
         assert journal.rows() == rows
@@ -188,7 +188,7 @@ def test_a_rescaled_model_needs_from_original(lr2eval: Run, tmp_path: Path) -> N
     model = rescaled(tmp_path / "yarn", rope_type="yarn", factor=2.0, original_max_position_embeddings=128)
     done = lr2eval("search", *SMALL, "--model", model, "--out", tmp_path / "run")
     assert done.code == 2
-    assert "already rescaled (yarn from 128 to 256 tokens); --from-original" in done.err
+    assert "already rescaled (yarn from 128 to 256 tokens); add --from-original" in done.err
     few = ("--iterations", 0, "--splits", 14)
     done = lr2eval("search", *SMALL, *few, "--model", model, "--out", tmp_path / "run", "--from-original")
     assert done.code == 0, done.err
@@ -202,16 +202,16 @@ def test_a_rescaled_model_needs_from_original(lr2eval: Run, tmp_path: Path) -> N
     [
         (("--target-length", "128"), "the target of 128 tokens is not longer than the window of 128"),
         (("--target-length", "abc"), "--target-length 'abc'"),
-        (("--splits", "32"), "a split at pair 32 is not between 1 and 31"),
-        (("--splits", "12,x"), "write pairs separated by commas"),
-        (("--splits", "12,12"), "name one twice"),
+        (("--splits", "32"), "split 32: is not a pair from 1 to 31"),
+        (("--splits", "12,x"), "give pairs separated by commas"),
+        (("--splits", "12,12"), "a pair is given twice"),
         (("--set", "popultion=3"), "popultion: unknown option; did you mean population?"),
-        (("--set", "parents=99"), "99 parents out of a population of 6"),
+        (("--set", "parents=99"), "99 parents cannot come from a population of 6"),
         (("--depths", "middle"), "--depths 'middle'"),
         (("--haystack", "/no/such/file"), "--haystack /no/such/file: no such file"),
         (("--wording", "/no/such/file"), "/no/such/file: No such file or directory"),
-        (("--set", "needles=60"), "60 needles, but the wording has 48 values"),
-        (("--race", "--samples", "4"), "looks at 4 samples before its last choice"),
+        (("--set", "needles=60"), "needles: 60 are asked for, but the wording has only 48 values"),
+        (("--race", "--samples", "4"), "makes its last choice after 4 samples"),
         (("--model", "/no/such/model"), "/no/such/model"),
     ],
 )
@@ -229,7 +229,7 @@ def test_a_haystack_that_is_too_short_is_refused_without_repeat(lr2eval: Run, tm
     flags = [flag for flag in SMALL if flag != "--repeat"]
     done = lr2eval("search", *flags, "--haystack", short, "--out", tmp_path / "run")
     assert done.code == 2
-    assert "haystack short.txt: 120 tokens where a sample of 512 needs" in done.err
+    assert "haystack short.txt: has 120 tokens, but a sample of 512 needs" in done.err
     assert "--repeat" in done.err
 
 
@@ -238,10 +238,10 @@ def test_far_targets_are_warned_about(lr2eval: Run, tmp_path: Path, monkeypatch:
     far = ("--target-length", 128 * 65, "--iterations", 0, "--set", "initial=1", "--splits", 14, "--samples", 1)
     done = lr2eval("search", *SMALL, *far, "--held-out", 0, "--out", tmp_path / "run")
     assert done.code == 0, done.err
-    assert "warning: s = 65 is beyond 64" in done.err
+    assert "warning: s = 65 is larger than in any published result (at most 64)" in done.err
 
 
-@pytest.mark.parametrize(("broken", "said"), [("nan", "every one of 9 candidates"), ("memory", "256 tokens do fit")])
+@pytest.mark.parametrize(("broken", "said"), [("nan", "none of 9 candidates"), ("memory", "256 tokens fit")])
 def test_a_failing_model_leaves_the_journal_whole(
     lr2eval: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str, said: str
 ) -> None:
@@ -268,7 +268,7 @@ def test_a_failing_model_leaves_the_journal_whole(
         monkeypatch.setattr(perplexity, "_mean_nll", whole)
         done = lr2eval("search", *SMALL, "--out", tmp_path / "run")
         assert done.code == 0, done.err
-        assert "resuming: 5 evaluations are there" in done.err
+        assert "resuming: 5 evaluations are already done" in done.err
 
 
 def test_plain_perplexity_as_the_objective(lr2eval: Run, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_plain_perplexity_as_the_objective(lr2eval: Run, tmp_path: Path) -> None
     assert done.code == 0, done.err
     found = SearchResult.read(tmp_path / "run")
     assert found.objective == "plain"
-    assert "plain perplexity on the samples of the search, needle perplexity on unseen ones" in done.out
+    assert "plain perplexity on the samples of the search, needle perplexity on held-out samples" in done.out
 
 
 @pytest.mark.xdist_group("processes")

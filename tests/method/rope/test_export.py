@@ -120,7 +120,7 @@ def test_copies_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "link", refuse)
     folder = _source(tmp_path / "source")
-    assert _export(folder, tmp_path / "out").notes == ["weights: 1 files copied"]
+    assert _export(folder, tmp_path / "out").notes == ["weights: 1 file copied"]
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
@@ -159,7 +159,7 @@ def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     out.mkdir()
     _export(folder, out)  # an empty one is as good as none
     before = (out / FACTORS).read_bytes()
-    with pytest.raises(UsageError, match="exists already; choose a new folder"):
+    with pytest.raises(UsageError, match="already exists; choose a new folder"):
         _export(folder, out)
     assert (out / FACTORS).read_bytes() == before
     with pytest.raises(UsageError, match="choose a folder that can be written"):
@@ -200,15 +200,15 @@ def test_warnings_where_stock_transformers_differs(tmp_path: Path) -> None:
     usual = longrope2(scaling.original, TARGET, split=4)
     assert len(_export(folder, tmp_path / "0", usual).warnings) == 1
     assert (
-        "does not rebuild the cache where generation crosses 32 tokens"
+        "does not rebuild the cache when generation crosses 32 tokens"
         in _export(folder, tmp_path / "1", usual).warnings[0]
     )
     told = _export(folder, tmp_path / "2", replace(usual, short_attention_factor=1.0, short_factor=(1.5,) * PAIRS))
     assert "the attention factors differ (1 inside the window, 1.26491 beyond)" in told.warnings[1]
-    assert "short factors are not all ones" in told.warnings[2]
+    assert "short factors are not all 1" in told.warnings[2]
     config = json.loads((tmp_path / "2" / "config.json").read_text())
     assert config["rope_parameters"]["lr2eval_short_attention_factor"] == 1.0
-    assert "engines that do not read attention_factor" in _export(folder, tmp_path / "3", scaling).warnings[1]
+    assert "engines that ignore attention_factor" in _export(folder, tmp_path / "3", scaling).warnings[1]
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": ORIGINAL}))
     assert "model_max_length 32" in _export(folder, tmp_path / "4", usual).warnings[1]
@@ -217,7 +217,7 @@ def test_warnings_where_stock_transformers_differs(tmp_path: Path) -> None:
     assert "sliding_window is 64" in _export(mistral, tmp_path / "5", usual).warnings[1]
     phi3 = _export(_source(tmp_path / "phi3", "phi3"), tmp_path / "6", usual)
     assert len(phi3.warnings) == 1
-    assert "takes one set of factors for a whole batch" in phi3.warnings[0]
+    assert "chooses one set of factors for a whole batch" in phi3.warnings[0]
     assert "rebuild" not in phi3.warnings[0]
 
 
@@ -227,7 +227,7 @@ def test_other_forms_of_the_weights_are_left_out_and_named(tmp_path: Path) -> No
     (folder / "onnx").mkdir()
     (folder / ".git").mkdir()
     (folder / "LICENSE").write_text("free")
-    assert _export(folder, tmp_path / "out").notes[1] == "left out: onnx/, pytorch_model.bin"
+    assert _export(folder, tmp_path / "out").notes[1] == "not copied: onnx/, pytorch_model.bin"
     assert (tmp_path / "out" / "LICENSE").read_text() == "free"
 
 
@@ -267,7 +267,7 @@ def test_models_that_cannot_carry_the_factors_are_named(tmp_path: Path) -> None:
         _export(tmp_path / "cohere", tmp_path / "out", ntk(OriginalRope(1e4, 16, ORIGINAL), TARGET))
     folder = _source(tmp_path / "source")
     _edit(folder, model_type="unheard-of")
-    with pytest.raises(UsageError, match="cannot carry longrope factors in stock transformers"):
+    with pytest.raises(UsageError, match="stock transformers cannot use longrope factors"):
         _export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     shutil.rmtree(folder)

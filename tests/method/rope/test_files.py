@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from lr2eval.errors import UsageError
 from lr2eval.method.rope import rules
-from lr2eval.method.rope.files import read_factors, write_csv
+from lr2eval.method.rope.files import read_factors
 from tests.method import published
+from tests.method.published import write_csv
 
 
 @given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=64))
@@ -47,18 +48,18 @@ def test_spellings(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "holds no factors"),
-        ("factor\n", "holds no factors"),
-        ("1\n-2\n", "'-2' at place 1 is no positive number"),
-        ("1\nnan\n", "'nan' at place 1"),
-        ("1\nx\n", "'x' at place 1"),
+        ("", "contains no factors"),
+        ("factor\n", "contains no factors"),
+        ("1\n-2\n", "line or item 2 is '-2', not a positive number"),
+        ("1\nnan\n", "item 2 is 'nan'"),
+        ("1\nx\n", "item 2 is 'x'"),
         ("0,1\n1,2\n", "several columns"),
-        ("[1, true]", "True at place 1"),
-        ("[]", "holds no factors"),
+        ("[1, true]", "item 2 is True"),
+        ("[]", "contains no factors"),
         ("[1,", "not readable as JSON"),
-        ("{}", "holds neither factors nor long_factor"),
-        ('{"factors": 3}', "factors is no list"),
-        ('{"factors": [1], "temperature": "x"}', "'x' at place 0"),
+        ("{}", "has neither `factors` nor `long_factor`"),
+        ('{"factors": 3}', "factors is not a list"),
+        ('{"factors": [1], "temperature": "x"}', "temperature is 'x', not a positive number"),
         ('{"long_factor": [1], "theta": 3}', "the field .* is missing"),
     ],
 )
@@ -72,5 +73,5 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_factors(tmp_path / "none")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\xd8")
-    with pytest.raises(UsageError, match="is not a text file"):
+    with pytest.raises(UsageError, match="not a text file"):
         read_factors(tmp_path / "binary")

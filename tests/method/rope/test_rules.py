@@ -209,14 +209,23 @@ def test_wrong_settings_are_named() -> None:
                 rule.make(LLAMA3, target, **given_)
         assert rule.about.endswith("."), name
     for call, said in (
-        (lambda: rules.yarn(LLAMA3, TARGET, beta_fast=1, beta_slow=2), "0 < slow <= fast"),
-        (lambda: rules.llama3(LLAMA3, TARGET, low_freq_factor=4), "not 0 < low_freq_factor 4 < high_freq_factor 4"),
-        (lambda: rules.longrope2(LLAMA3, TARGET, split=64), "leaves no right side"),
-        (lambda: rules.longrope2(LLAMA3, TARGET, split=60, right=[20, 21]), "2 factors on the right, 4 pairs"),
+        (lambda: rules.yarn(LLAMA3, TARGET, beta_fast=1, beta_slow=2), "0 < beta_slow <= beta_fast"),
+        (
+            lambda: rules.llama3(LLAMA3, TARGET, low_freq_factor=4),
+            "low_freq_factor 4 is not between 0 and high_freq_factor 4",
+        ),
+        (lambda: rules.longrope2(LLAMA3, TARGET, split=64), "leaves no pairs on its right"),
+        (
+            lambda: rules.longrope2(LLAMA3, TARGET, split=60, right=[20, 21]),
+            "right has 2 factors, but split 60 needs 4",
+        ),
         (lambda: rules.longrope2(LLAMA3, TARGET, right=-1.0), "factor at the split is -1.0"),
         (lambda: rules.longrope2(LLAMA3, TARGET, power=0), "the power is 0"),
         (lambda: rules.ntk_rcd(LLAMA3, TARGET, d_rcd=64), "d_rcd is pair 64"),
-        (lambda: rules.yarn_rcd(LLAMA3, TARGET, d_rcd=10), "begins at pair 18, not below d_rcd 10"),
+        (
+            lambda: rules.yarn_rcd(LLAMA3, TARGET, d_rcd=10),
+            "d_rcd is pair 10; it must be above the start of the ramp, pair 18",
+        ),
         (lambda: rules.longrope(LLAMA3, TARGET, factors=[1.0]), "has 1 numbers"),
         (lambda: rules.ntk_aware(OriginalRope(1e4, 2, 64), 128), "more than one rotary pair"),
     ):

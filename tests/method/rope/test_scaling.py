@@ -74,9 +74,9 @@ def test_is_one_value() -> None:
 
 
 def test_wrong_factor_lists_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^long_factor has 3 numbers, a rotary dimension of 16 needs 8$"):
+    with pytest.raises(ValueError, match=r"^long_factor has 3 numbers; a rotary dimension of 16 needs 8$"):
         RopeScaling.from_config(tiny_config("llama", longrope(long_factor=[1.0, 2.0, 3.0])))
-    with pytest.raises(ValueError, match=r"^short_factor holds a factor that is not a positive number$"):
+    with pytest.raises(ValueError, match=r"^short_factor contains a factor that is not a positive number$"):
         RopeScaling.from_config(tiny_config("llama", longrope(short_factor=[0.0] * 8)))
     with pytest.raises(ValueError, match=r"^rope_type is 'default', not 'longrope'$"):
         RopeScaling.from_config(tiny_config("llama", {"rope_type": "default", "rope_theta": 1e4}))
@@ -136,13 +136,13 @@ def test_json_with_a_fault_is_named() -> None:
     value = RopeScaling.from_config(tiny_config("llama")).to_json()
     with pytest.raises(ValueError, match=r"^the field theta is missing$"):
         RopeScaling.from_json({key: item for key, item in value.items() if key != "theta"})
-    with pytest.raises(ValueError, match=r"^the field long_factor holds something that is no number$"):
+    with pytest.raises(ValueError, match=r"^the field long_factor contains something that is not a number$"):
         RopeScaling.from_json(value | {"long_factor": ["x"]})
-    with pytest.raises(ValueError, match=r"^the field original_window holds something that is no number$"):
+    with pytest.raises(ValueError, match=r"^the field original_window contains something that is not a number$"):
         RopeScaling.from_json(value | {"original_window": None})
 
 
 def test_numbers_no_rope_has_are_refused() -> None:
-    for numbers, said in (((1e4, 7, 99), "dimension of 7"), ((1.0, 8, 99), "base is 1.0"), ((1e4, 8, 1), "1 tokens")):
+    for numbers, said in (((1e4, 7, 99), "dimension is 7"), ((1.0, 8, 99), "base is 1.0"), ((1e4, 8, 1), "1 tokens")):
         with pytest.raises(ValueError, match=said):
             OriginalRope(*numbers)

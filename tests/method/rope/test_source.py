@@ -51,7 +51,7 @@ def test_kinds_and_original_windows(tmp_path: Path, change: dict[str, Any], kind
         assert found.original() == OriginalRope(5e5, 16, 4096)
         return
     with pytest.raises(
-        UsageError, match=rf"already rescaled \({kind}.*--from-original starts from its original window$"
+        UsageError, match=rf"already rescaled \({kind}.*add --from-original to start from its original window$"
     ):
         found.original()
     if original is None:
@@ -104,16 +104,16 @@ def test_first_phi3_spelling(tmp_path: Path) -> None:
     [
         ({"model_type": "gpt2", "n_positions": 64, "n_embd": 32, "n_head": 2}, "has no RoPE"),
         ({"model_type": "unheard-of"}, "has no RoPE"),
-        ({**LLAMA, "rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, r"each kind of layer \(full_"),
+        ({**LLAMA, "rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, r"kinds of layers \(full_"),
         ({**LLAMA, "max_position_embeddings": "x"}, "max_position_embeddings is 'x'"),
-        ({**LLAMA, "head_dim": "x"}, "states no head dimension"),
+        ({**LLAMA, "head_dim": "x"}, "has no head dimension"),
         ({**LLAMA, "head_dim": 7}, None),
-        ([], "holds no JSON object"),
+        ([], "not a JSON object"),
     ],
 )  # fmt: skip
 def test_configurations_without_one_rope(tmp_path: Path, config: Any, said: str | None) -> None:
     if said is None:
-        with pytest.raises(CheckpointError, match=r"config\.json: a rotary dimension of 7 .*; correct it$"):
+        with pytest.raises(CheckpointError, match=r"config\.json: the rotary dimension is 7.*; correct it$"):
             _read(tmp_path, config).original()
         return
     with pytest.raises(CheckpointError, match=said):
@@ -121,7 +121,7 @@ def test_configurations_without_one_rope(tmp_path: Path, config: Any, said: str 
 
 
 def test_unreadable_configurations(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"no such file; give a folder that holds a model's config\.json"):
+    with pytest.raises(CheckpointError, match=r"no such file; give a folder with a model's config\.json"):
         ModelRope.read(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="not readable as JSON"):
@@ -139,5 +139,5 @@ def test_broken_factors_of_its_own(tmp_path: Path) -> None:
             _read(tmp_path, config).own()
     config = published.llama3_config()
     del config["original_max_position_embeddings"]
-    with pytest.raises(CheckpointError, match="longrope without original_max_position_embeddings"):
+    with pytest.raises(CheckpointError, match="longrope needs original_max_position_embeddings"):
         _read(tmp_path, config).own()

@@ -142,7 +142,7 @@ def test_packed_batches_that_would_mix_documents_are_refused(architecture: str) 
     for silent in ({"attention_mask": torch.ones_like(row), "use_cache": False}, {}):
         mixed = stock(row, position_ids=position_ids, **silent).logits[0, SHORT:]
         assert (mixed - alone).abs().max() > 0.1
-    with pytest.raises(ValueError, match=r"packs several documents .* leave the mask out$"):
+    with pytest.raises(ValueError, match=r"packs several documents .* omit the mask$"):
         ours(row, position_ids=position_ids, attention_mask=torch.ones_like(row), use_cache=False)
     with pytest.raises(ValueError, match=r"packs several documents .* pass use_cache=False$"):
         ours(row, position_ids=position_ids)
@@ -151,7 +151,7 @@ def test_packed_batches_that_would_mix_documents_are_refused(architecture: str) 
     ours.config.use_cache = False
     ours(row, position_ids=position_ids)
     ours.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(ValueError, match=r"in one row only; pack the 2 rows into one$"):
+    with pytest.raises(ValueError, match=r"pack the 2 rows into one$"):
         ours(row.expand(2, -1), position_ids=position_ids.expand(2, -1), use_cache=False)
 
 
@@ -185,11 +185,14 @@ def test_lengths_may_be_stated_per_segment() -> None:
             assert torch.equal(rotary(x, ids)[0], torch.cat(wanted))
     with rotary.window([[LONG, SHORT]]):  # one row of ids for all rows
         assert torch.equal(rotary(x, ids[:1])[0], wanted[0].expand(2, -1, -1))
-    with rotary.window([[LONG], [2, 2, 2]]), pytest.raises(ValueError, match=r"1 final lengths .* a row of 2 segments"):
+    with (
+        rotary.window([[LONG], [2, 2, 2]]),
+        pytest.raises(ValueError, match=r"1 final lengths .* the row has 2 segments"),
+    ):
         rotary(x, ids)
     with rotary.window([[LONG, 1, 1], [2, 2, 2]]), pytest.raises(ValueError, match=r"3 final lengths .* 2 segments"):
         rotary(x, ids)
-    with rotary.window([[1], [1], [1]]), pytest.raises(ValueError, match=r"3 final lengths .* a batch of 2 rows"):
+    with rotary.window([[1], [1], [1]]), pytest.raises(ValueError, match=r"3 final lengths .* the batch has 2 rows"):
         rotary(x, ids)
 
 
@@ -234,7 +237,7 @@ def test_chunks_of_a_prompt_equal_the_whole_prompt(architecture: str) -> None:
 def test_a_cache_is_not_continued_under_other_factors(architecture: str) -> None:
     _, ours, rotary = _both(architecture)
     ids = torch.tensor([_ids(LONG)])
-    said = r"filled under the short factors and would be continued under the long ones; .* `with rotary.window"
+    said = r"filled with the short factors but would be continued with the long ones; .* `with rotary.window"
     cache = DynamicCache()
     ours(ids[:, :ORIGINAL], past_key_values=cache)
     with pytest.raises(ValueError, match=said):
@@ -249,7 +252,7 @@ def test_a_cache_is_not_continued_under_other_factors(architecture: str) -> None
         ours(ids[:, 8:9], past_key_values=copied)
     with rotary.window(LONG):
         long = ours(ids[:, :8]).past_key_values
-    with pytest.raises(ValueError, match="filled under the long factors and would be continued under the short ones"):
+    with pytest.raises(ValueError, match="filled with the long factors but would be continued with the short ones"):
         ours(ids[:, 8:9], past_key_values=long)
     # An emptied cache is a new one.
     long.crop(-8)
@@ -272,7 +275,7 @@ def test_generation_across_the_window_by_two_calls_equals_cache_free_decoding(ar
 def test_generation_that_would_go_stale_is_refused(architecture: str) -> None:
     _, ours, _ = _both(architecture)
     prompt = torch.tensor([_ids(24)])
-    with pytest.raises(ValueError, match="filled under the short factors"):
+    with pytest.raises(ValueError, match="filled with the short factors"):
         ours.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=24, do_sample=False)
 
 
@@ -294,7 +297,10 @@ def test_stated_lengths_overrule_ids_and_end_with_the_block() -> None:
     assert not torch.equal(stated, free)
     assert torch.equal(mixed[0], free[0])
     assert torch.equal(mixed[1], stated[0])
-    with rotary.window([8, 8, 8]), pytest.raises(ValueError, match="3 final lengths were stated for a batch of 2 rows"):
+    with (
+        rotary.window([8, 8, 8]),
+        pytest.raises(ValueError, match="3 final lengths are stated, but the batch has 2 rows"),
+    ):
         rotary(x, ids)
 
 
@@ -330,7 +336,7 @@ def test_install_names_a_rotary_module_it_cannot_replace() -> None:
     assert install_rope(gpt2) is None
     with pytest.raises(ValueError, match="GPT2LMHeadModel has no single rotary module"):
         install_rope(gpt2, scaling)
-    with pytest.raises(ValueError, match="LlamaRotaryEmbedding turns 8 pairs where the factors are for 4"):
+    with pytest.raises(ValueError, match="LlamaRotaryEmbedding has 8 pairs, but there are 4 factors"):
         install_rope(tiny_model("llama"), longrope2(OriginalRope(1e4, 8, 64), 256, split=2))
     model = tiny_model("llama")
     model.model.rotary_emb.forward = lambda x, position_ids, layer_type: (x, x)
@@ -371,7 +377,7 @@ def test_a_copied_model_watches_itself() -> None:
     with rotary.window(LONG):
         assert not torch.equal(ours(ids).logits, twin(ids).logits)
     cache = twin(ids).past_key_values
-    with twin.model.rotary_emb.window(LONG), pytest.raises(ValueError, match="filled under the short factors"):
+    with twin.model.rotary_emb.window(LONG), pytest.raises(ValueError, match="filled with the short factors"):
         twin(ids, past_key_values=cache)
 
 
@@ -391,7 +397,7 @@ def test_attention_factors_may_differ_between_windows() -> None:
 
 @pytest.mark.parametrize(("architecture", "right"), [("llama", 0), ("mistral", 0), ("qwen3", 0), ("phi3", 10)])
 def test_stock_generation_across_the_window(architecture: str, right: int) -> None:
-    """A cache filled under the short factors goes stale at ``Lt``; only Phi-3 reads the whole sequence again, and that
+    """A cache filled with the short factors goes stale at ``Lt``; only Phi-3 reads the whole sequence again, and that
     went wrong before transformers learnt to say so (``next_sequence_length``): 5.19 then reads the last token alone."""
     stock = tiny_model(architecture)
     if "next_sequence_length" not in type(stock).prepare_inputs_for_generation.__code__.co_consts:

@@ -1,26 +1,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.search.config import SearchConfig, default_splits
-from lr2eval.method.search.evolution import SearchSettings
 from tests.method.published import LLAMA3, PHI4_MINI
 
 
 def test_defaults_are_the_published_search() -> None:
     config = SearchConfig(model="m", target_length=131_072)
-    assert config.plan().settings == SearchSettings()
-    assert config.plan().racing is None
-    assert config.plan().split_cost() == 14_080
+    assert (config.population, config.initial, config.iterations, config.rate) == (64, 128, 40, 0.3)
+    assert (config.parents, config.mutations, config.crossovers, config.race) == (32, 16, 16, False)
+    assert config.split_cost() == 14_080
     spaces = config.spaces(LLAMA3)
     assert [space.split for space in spaces] == [29, 31, 33, 35]
     assert (spaces[0].low, spaces[0].high, spaces[0].powers) == (1600, 3200, None)
-    needles = config.needle_settings()
-    assert (needles.length, needles.depths, needles.needles, needles.distractors) == (131_072, "start", 1, 0)
+    assert (config.depths, config.needles, config.distractors) == ("start", 1, 0)
 
 
 def test_default_splits_stay_in_the_papers_range() -> None:
@@ -44,3 +45,37 @@ def test_a_folder_belongs_to_what_decides_the_result() -> None:
     for change in ({"seed": 1}, {"race": True}, {"samples": 3}, {"repeat": True}, {"powers": (1.0, 2.0)}):
         other = SearchConfig.model_validate({"model": "a", "target_length": 4096, **change})
         assert other.settings() != one.settings()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parents": 65}, "65 parents cannot come from a population of 64"),
+        ({"rate": 0.0}, "rate is 0; give a share between 0 and 1"),
+        ({"shifts": 1.5}, "shifts is 1.5; give a share"),
+        ({"initial": 0}, "initial is 0; give 1 or more"),
+        ({"mutations": 0, "crossovers": 0}, "an iteration has no candidates"),
+        ({"patience": 0}, "patience is 0"),
+        ({"race_rungs": ()}, r"race_rungs is \[\]; give ascending"),
+        ({"race_rungs": (3, 1)}, r"race_rungs is \[3, 1\]; give ascending"),
+        ({"race_keep": 1.0}, "race_keep is 1; give a share between 0 and 1"),
+        ({"samples": 0}, "samples"),
+        ({"samples": 4, "race": True, "race_rungs": (1, 4)}, "after 4 samples, so it needs more than the 4"),
+    ],
+)
+def test_impossible_settings(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        SearchConfig.model_validate({"model": "m", "target_length": 4096, **changes})
+
+
+@given(st.integers(1, 200), st.integers(2, 30), st.data())
+def test_cost_of_a_race_is_what_it_takes(candidates: int, samples: int, data: Any) -> None:
+    rungs = tuple(sorted(data.draw(st.sets(st.integers(1, samples - 1), min_size=1, max_size=3))))
+    keep = data.draw(st.floats(0.05, 0.95))
+    config = SearchConfig(model="m", target_length=4096, samples=samples, race=True, race_rungs=rungs, race_keep=keep)
+    alive, cost = candidates, 0
+    for sample in range(samples):
+        if sample in rungs:
+            alive = config.survivors(alive)
+        cost += alive
+    assert config.round_cost(candidates) == cost <= candidates * samples

@@ -9,39 +9,37 @@ import pytest
 from lr2eval.errors import StoreError
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope
-from lr2eval.method.search.journal import FILE, Evaluation, Journal, factors_key
+from lr2eval.method.search.journal import FILE, Journal, TrialResult, factors_key
 
 ROPE = OriginalRope(1000.0, 64, 128)
 
 
 def test_evaluations_come_back_exactly_and_in_order(tmp_path: Path) -> None:
     found = [
-        Evaluation("b", 3, 0.1 + 0.2, 2048, 0.5),
-        Evaluation("a", 0, math.nan, 2048, 0.25),
-        Evaluation("a", 1, math.inf, 2048, 0.125),
+        TrialResult("b", 3, 0.1 + 0.2, 2048, 0.5),
+        TrialResult("a", 0, math.nan, 2048, 0.25),
+        TrialResult("a", 1, math.inf, 2048, 0.125),
     ]
     with Journal.open(tmp_path) as journal:
         for each in found:
             journal.add(each)
-        assert journal.known("b", 3) == 0.1 + 0.2
-        assert journal.known("b", 4) is None
+        assert journal.scores["b", 3] == 0.1 + 0.2
+        assert ("b", 4) not in journal.scores
     with Journal.open(tmp_path) as journal:
         assert len(journal) == 3
         rows = journal.rows()
         assert [(row.factors, row.sample) for row in rows] == [("b", 3), ("a", 0), ("a", 1)]
         assert rows[0] == found[0]
         assert rows[2] == found[2]
-        known = journal.known("a", 0)
-        assert known is not None
-        assert math.isnan(known)
+        assert math.isnan(journal.scores["a", 0])
 
 
 def test_the_same_evaluation_twice_is_a_mistake(tmp_path: Path) -> None:
     with Journal.open(tmp_path) as journal:
-        journal.add(Evaluation("a", 0, 1.0, 1, 1.0))
+        journal.add(TrialResult("a", 0, 1.0, 1, 1.0))
         with pytest.raises(StoreError, match="UNIQUE"):
-            journal.add(Evaluation("a", 0, 2.0, 1, 1.0))
-        assert journal.known("a", 0) == 1.0
+            journal.add(TrialResult("a", 0, 2.0, 1, 1.0))
+        assert journal.scores["a", 0] == 1.0
 
 
 def test_what_decides_a_score_decides_the_key() -> None:

@@ -48,7 +48,7 @@ def test_a_model_that_changes_its_logits_is_refused_where_that_would_be_missed(m
     monkeypatch.setattr(module, "CHUNK", 16)
     model = tiny_model("llama")
     model.config.final_logit_softcapping = 30.0
-    with pytest.raises(BackendError, match=r"final_logit_softcapping.*search on needles"):
+    with pytest.raises(BackendError, match=r"final_logit_softcapping.*use --objective needle"):
         mean_nll(model, Sample(IDS, tuple(range(1, 60))))
 
 
@@ -83,7 +83,7 @@ def test_out_of_memory_names_the_length_that_fits(error: Exception, monkeypatch:
         return whole(model, sample)
 
     monkeypatch.setattr(module, "_mean_nll", limited)
-    with pytest.raises(BackendError, match=r"60 tokens does not fit into memory, 15 tokens do fit.*--target-length"):
+    with pytest.raises(BackendError, match=r"60 tokens does not fit into memory \(15 tokens fit\).*--target-length"):
         mean_nll(model, Sample(IDS, (59,)))
     assert length_that_fits(model, Sample(IDS, (59,))) == 15
 

@@ -10,18 +10,20 @@ from scipy import stats
 
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope
-from lr2eval.method.search.evolution import Scored
+from lr2eval.method.search.evolution import ScoredCandidate
 from lr2eval.method.search.result import FILE, SearchResult, difference, rule_facts, sealed, split_facts
-from lr2eval.method.search.run import Round, SplitDone
+from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
+from lr2eval.record.search import RoundFacts
 
 ROPE = OriginalRope(1000.0, 64, 128)
 
 
 def result(**changes: Any) -> SearchResult:
     space = Space(ROPE, 2048, 14)
-    best = Scored(space.seeds()[3], 0.5)
-    rounds = (Round(14, 0, 8, 1, 2, 80, 0.5, None),)
+    best = ScoredCandidate(space.seeds()[3], 0.5)
+    counts = {"asked": 8, "given_up": 1, "discarded": 2, "evaluations": 80}
+    rounds = (RoundFacts(split=14, iteration=0, **counts, best_nll=0.5, round_nll=None),)
     done = SplitDone(14, best, space.scaling(best.candidate), None, rounds, "patience")
     facts: dict[str, Any] = {
         "model": "m", "fingerprint": "f", "original_window": 128, "target_length": 2048, "scale": 16.0, "theta": 1000.0,

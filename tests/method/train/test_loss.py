@@ -186,7 +186,7 @@ def test_a_mask_or_a_cache_on_a_packed_row_raises() -> None:
     model, _ = _model()
     batch = micro_batch([tiny_segments.short_row(0, (32, 20, 9, 25), 10)])
     ids = {"input_ids": batch.input_ids, "position_ids": batch.position_ids}
-    with pytest.raises(ValueError, match="leave the mask out"):
+    with pytest.raises(ValueError, match="omit the mask"):
         model(**ids, attention_mask=torch.ones_like(batch.input_ids), use_cache=False)
     with pytest.raises(ValueError, match="pass use_cache=False"):
         model(**ids, use_cache=True)

@@ -6,9 +6,9 @@ import torch
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.rope.windowed import install_rope
-from lr2eval.method.search.executors import InProcess, Job
+from lr2eval.method.search.journal import Trial, factors_key
 from lr2eval.method.search.needles import Sample
-from lr2eval.method.search.perplexity import mean_nll
+from lr2eval.method.search.perplexity import ModelExecutor, mean_nll
 from tests.tiny_models import ARCHITECTURES, ORIGINAL, VOCABULARY, tiny_model
 
 PLAIN = {"rope_type": "default", "rope_theta": 1000.0}
@@ -23,9 +23,9 @@ def test_factors_are_swapped_and_nothing_is_left_of_the_last_ones(architecture: 
     model = tiny_model(architecture, rope=PLAIN, **changes)
     weights = [p.data_ptr() for p in model.parameters()]
     scalings = [rules.pi(ROPE, 120), rules.yarn(ROPE, 120), rules.pi(ROPE, 120)]
-    jobs = [Job(i, scaling, sample) for i, scaling in enumerate(scalings) for sample in range(3)]
-    results = list(InProcess(model, SAMPLES).run(jobs))
-    assert [result.job for result in results] == jobs
+    jobs = [Trial(scaling, sample) for scaling in scalings for sample in range(3)]
+    results = list(ModelExecutor(model, SAMPLES).run(jobs))
+    assert [(r.factors, r.sample) for r in results] == [(factors_key(job.scaling), job.sample) for job in jobs]
     assert [result.tokens for result in results] == [60, 61, 62] * 3
     assert [result.nll for result in results[:3]] == [result.nll for result in results[6:]]
     for job, result in zip(jobs, results, strict=True):
@@ -40,4 +40,4 @@ def test_a_model_without_a_known_rotary_module_is_named() -> None:
     model = tiny_model("llama", rope=PLAIN)
     del model.model.rotary_emb
     with pytest.raises(ValueError, match="LlamaForCausalLM has no single rotary module"):
-        list(InProcess(model, SAMPLES).run([Job(0, rules.pi(ROPE, 120), 0)]))
+        list(ModelExecutor(model, SAMPLES).run([Trial(rules.pi(ROPE, 120), 0)]))
