@@ -201,7 +201,7 @@ def test_a_rescaled_model_needs_from_original(lr2eval: Run, tmp_path: Path) -> N
     ("flags", "said"),
     [
         (("--target-length", "128"), "the target of 128 tokens is not longer than the window of 128"),
-        (("--target-length", "abc"), "--target-length 'abc'"),
+        (("--target-length", "abc"), "--target-length: 'abc' is not a length"),
         (("--splits", "32"), "split 32: is not a pair from 1 to 31"),
         (("--splits", "12,x"), "give pairs separated by commas"),
         (("--splits", "12,12"), "a pair is given twice"),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
+from lr2eval.errors import UsageError
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.search.config import SearchConfig, default_splits
 from tests.method.published import LLAMA3, PHI4_MINI
@@ -35,7 +35,7 @@ def test_lengths_and_splits_as_typed() -> None:
     config = SearchConfig.model_validate({"model": "m", "target_length": "128k", "splits": "27, 29"})
     assert (config.target_length, config.splits) == (131_072, (27, 29))
     assert SearchConfig.model_validate({"model": "m", "target_length": 9, "splits": 3}).splits == (3,)
-    with pytest.raises(ValidationError):
+    with pytest.raises(UsageError):
         SearchConfig.model_validate({"model": "m", "target_length": "x"})
 
 
@@ -51,20 +51,20 @@ def test_a_folder_belongs_to_what_decides_the_result() -> None:
     ("changes", "said"),
     [
         ({"parents": 65}, "65 parents cannot come from a population of 64"),
-        ({"rate": 0.0}, "rate is 0; give a share between 0 and 1"),
-        ({"shifts": 1.5}, "shifts is 1.5; give a share"),
-        ({"initial": 0}, "initial is 0; give 1 or more"),
+        ({"rate": 0.0}, "rate 0.0: must be greater than 0"),
+        ({"shifts": 1.5}, "shifts 1.5: must be less than or equal to 1"),
+        ({"initial": 0}, "initial 0: must be greater than or equal to 1"),
         ({"mutations": 0, "crossovers": 0}, "an iteration has no candidates"),
-        ({"patience": 0}, "patience is 0"),
+        ({"patience": 0}, "patience 0: must be"),
         ({"race_rungs": ()}, r"race_rungs is \[\]; give ascending"),
         ({"race_rungs": (3, 1)}, r"race_rungs is \[3, 1\]; give ascending"),
-        ({"race_keep": 1.0}, "race_keep is 1; give a share between 0 and 1"),
+        ({"race_keep": 1.0}, "race_keep 1.0: must be less than 1"),
         ({"samples": 0}, "samples"),
         ({"samples": 4, "race": True, "race_rungs": (1, 4)}, "after 4 samples, so it needs more than the 4"),
     ],
 )
 def test_impossible_settings(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(UsageError, match=said):
         SearchConfig.model_validate({"model": "m", "target_length": 4096, **changes})
 
 
