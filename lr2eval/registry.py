@@ -10,8 +10,8 @@ from typing import Any
 
 from lr2eval import plugins
 from lr2eval.base.console import suggestion
-from lr2eval.benchmark import Benchmark, TaskInfo
-from lr2eval.errors import TaskError
+from lr2eval.benchmark import Benchmark, DataNeed, TaskInfo
+from lr2eval.errors import TaskError, UsageError
 
 LM_EVAL = EntryPoint("lm_eval", "lr2eval.tasks.lmeval:lm_eval_benchmark", plugins.TASKS)
 """Who answers for names that no plug-in owns. It is found like a plug-in, so that the core imports no task."""
@@ -73,6 +73,20 @@ def _owner(name: str, include_path: Path | None) -> tuple[Benchmark, Sequence[st
             f"{name}: unknown task; {suggestion(name, [*plugins.names(plugins.TASKS), *ours, *foreign.names()])}"
         )
     return foreign, foreign.select(name)
+
+
+def data_needs(benchmark: Benchmark, tasks: Sequence[str]) -> Sequence[DataNeed]:
+    """The data sets that tasks read. Raises :class:`UsageError` if a benchmark reads data but does not state which."""
+    stated = getattr(benchmark, "data_needs", None)
+    if stated is not None:
+        needs: Sequence[DataNeed] = stated(tasks)
+        return needs
+    if any(info.needs != "nothing" for info in benchmark.tasks()):
+        raise UsageError(
+            f"{benchmark.name}:{tasks[0]}: {benchmark.name} does not state what data it reads, so a bundle cannot hold "
+            "it; run the task once with a network and copy the hub's cache ($HF_HOME)"
+        )
+    return []
 
 
 @cache

@@ -11,7 +11,7 @@ from lr2eval.base.console import print_json, printed_table, table
 from lr2eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from lr2eval.record.bundle import DataSet
+    from lr2eval.record.bundle import BundledData
 
 
 def _size(count: float) -> str:
@@ -32,7 +32,7 @@ def data_prepare(
 
     from lr2eval.workflows.bundle import prepare_data
 
-    def done(name: str, made: DataSet | None) -> None:
+    def done(name: str, made: BundledData | None) -> None:
         print(f"{name}: kept" if made is None else f"{name}: {_size(made.size)} from {made.source}")
 
     prepare_data(tasks, out, data_dir, offline=offline, done=done)

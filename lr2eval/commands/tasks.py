@@ -50,7 +50,8 @@ def tasks(
     for benchmark in benchmarks().values():
         known = benchmark.tasks()
         needs = list(dict.fromkeys(info.needs for info in known))
-        print(f"\n{benchmark.name}: {len(known)} tasks" + (f"; needs {needs[0]}" if len(needs) == 1 else ""))
+        count = "1 task" if len(known) == 1 else f"{len(known)} tasks"
+        print(f"\n{benchmark.name}: {count}" + (f"; needs {needs[0]}" if len(needs) == 1 else ""))
         if all(info.min_length is None for info in known):
             names = ", ".join(info.name for info in known)
             print_wrapped(names, first="  ", rest="  ")

@@ -5,14 +5,13 @@ A bundle is a ``--data-dir`` with this manifest. ``lr2eval data prepare`` makes 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lr2eval.base.files import write_json
+from lr2eval.base.files import sha256, write_json
 from lr2eval.errors import UsageError
 
 BUNDLE_FILE = "bundle.json"
@@ -27,7 +26,7 @@ class BundleFile(BaseModel):
     bytes: int
 
 
-class DataSet(BaseModel):
+class BundledData(BaseModel):
     """One data set of a bundle. ``tasks`` is the least that ``--tasks`` must name to get it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,7 +60,7 @@ class Bundle(BaseModel):
 
     kind: Literal["lr2eval bundle"] = "lr2eval bundle"
     version: Literal[1] = 1
-    data_sets: dict[str, DataSet] = {}
+    data_sets: dict[str, BundledData] = {}
 
 
 def read_bundle(folder: Path) -> Bundle | None:
@@ -96,7 +95,7 @@ def check(folder: Path, benchmarks: Collection[str]) -> None:
             raise UsageError(problem)
 
 
-def first_damage(folder: Path, data: DataSet) -> str | None:
+def first_damage(folder: Path, data: BundledData) -> str | None:
     """One line about the first file that is not as the manifest says, or ``None``."""
     for name, file in data.files.items():
         path = folder / name
@@ -110,12 +109,6 @@ def first_damage(folder: Path, data: DataSet) -> str | None:
             state = f"damaged or changed (its sha256 is {found[:12]}, {BUNDLE_FILE} says {file.sha256[:12]})"
         return f"{path}: {state}; get it again: lr2eval data prepare --tasks {data.tasks} --out {folder}"
     return None
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def how_to_get(tasks: Sequence[str]) -> str:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._version import __version__
-from lr2eval.base.files import cache_dir, write_json
+from lr2eval.base.files import cache_dir, read_parts, write_hashed, write_json
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.listener import Listener
 
@@ -116,32 +113,13 @@ def _is_ours(manifest: Path) -> bool:
 
 
 def _write(out: Path, sources: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:
-    """The manifest goes first and comes last: while it is there, it tells the truth about every file."""
+    """Remove the old manifest first and write the new one last, so that a manifest never lists a wrong file."""
     try:
         (out / MANIFEST).unlink(missing_ok=True)
-        for name, source in sources.items():
-            _copy(source, out / name)
     except OSError as error:
         raise StoreError(f"{out}: {error.strerror or error}; fix this and run the same command again") from error
-    damaged = [name for name in sources if _sha256(out / name) != manifest["files"][name]["sha256"]]
-    if damaged:
-        raise StoreError(f"{out / damaged[0]}: copied badly or changed meanwhile; run the same command again")
+    for name, source in sources.items():
+        written, _ = write_hashed(out / name, read_parts(source))
+        if written != manifest["files"][name]["sha256"]:
+            raise StoreError(f"{source}: changed while it was copied; run the same command again")
     write_json(out / MANIFEST, manifest)
-
-
-def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with source.open("rb") as read, temporary.open("wb") as write:
-            shutil.copyfileobj(read, write, 1 << 20)
-            write.flush()
-            os.fsync(write.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr2eval.base.files import cache_dir
+from lr2eval.base.files import cache_dir, lock_file
 from lr2eval.base.ids import digest
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.method.data.config import MixtureConfig
@@ -25,7 +25,7 @@ from lr2eval.method.data.packing import Joined, join, pack
 from lr2eval.method.data.rows import Segment, SegmentData, SegmentWriter
 from lr2eval.method.data.selection import Cell, Drawn, budget, draw, shares
 from lr2eval.method.data.sources import Part, SourceConfig, parts
-from lr2eval.method.data.token_cache import ChunkReader, Encoder, Say, locked, tokenise
+from lr2eval.method.data.token_cache import ChunkReader, Encoder, Say, tokenise
 from lr2eval.model.tokenizer import PromptTokenizer
 
 WASTE = 0.02
@@ -49,7 +49,7 @@ def prepare_mixture(
     }
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        with locked(out_dir / ".lock", say):
+        with lock_file(out_dir / ".lock", say):
             if (there := already_there(out_dir, settings)) is not None:
                 return there
             sources = [(source, read) for source, read, _ in found]

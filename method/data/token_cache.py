@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from lr2eval.base.files import write_json, write_parts
+from lr2eval.base.files import lock_file, write_json, write_parts
 from lr2eval.base.ids import digest
 from lr2eval.base.units import format_seconds
 from lr2eval.errors import StoreError, UsageError
@@ -145,7 +144,7 @@ def tokenise(
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{home}: {error.strerror or error}; choose another token_cache") from error
-    with locked(home / "lock", say), Processes(_Build(encoder), workers) as pool, _one_core_each():
+    with lock_file(home / "lock", say), Processes(_Build(encoder), workers) as pool, _one_core_each():
         here = InProcess(encoder)
         return [_tokenise_source(source, parts, home, pool if workers > 1 else here, say) for source, parts in sources]
 
@@ -254,20 +253,6 @@ class _Progress:
         if self._documents:
             took = time.monotonic() - self._began
             self._say(f"tokenised {self._name}: {self._documents:,} documents, {self._tokens:,} tokens in {took:.0f} s")
-
-
-@contextmanager
-def locked(path: Path, say: Say) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        say(f"waiting for another lr2eval that works in {path.parent}")
-        lock.acquire()  # the system releases the lock of a process that dies
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval.base import ids
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks.facts import table
 from lr2eval.tasks.shared import lm_eval
@@ -39,6 +40,7 @@ class Facts:
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """All facts, or the first ``limit`` of them in an order that mixes people and relations."""
+        refuse_unknown(context.options, (), group=self.name)
         rows = _rows()
         rows = rows[: limited(len(rows), context.limit)]
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lr2eval.base import ids
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.exact import files, parallel
 from lr2eval.tasks.exact.fit import sufficient
 from lr2eval.tasks.niah import benchmark
 from lr2eval.tasks.niah.draw import Variant
-from lr2eval.tasks.niah.generate import VERSION, Plan
+from lr2eval.tasks.niah.generate import VERSION, NiahMaker
 from lr2eval.tasks.niah.options import HAYSTACK, Grid
 from lr2eval.tasks.shared import lm_eval
 from lr2eval.tasks.shared.select import by_length, limited, one_or_all
@@ -31,7 +31,6 @@ DESCRIPTIONS: dict[Variant, str] = {
     "multi": "several numbers from each depth to the end, all asked for",
     "distractor": "one number among others with similar keys",
 }
-NEEDS = "a haystack: essays (--data-dir or hub), or --set niah.haystack=python-docs or a text file"
 MIN_LENGTHS: dict[Variant, int] = {"single": 512, "multi": 1024, "distractor": 512}
 
 
@@ -44,7 +43,8 @@ class Niah:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """The three variants."""
-        return [TaskInfo(name, self.name, text, NEEDS, MIN_LENGTHS[name]) for name, text in DESCRIPTIONS.items()]
+        needs = haystacks.essays(self.name).needs
+        return [TaskInfo(name, self.name, text, needs, MIN_LENGTHS[name]) for name, text in DESCRIPTIONS.items()]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All variants, or the one named."""
@@ -59,13 +59,17 @@ class Niah:
         workers = parallel.chosen_workers(context.options, self.name)
         fingerprint = context.tokenizer.fingerprint()
         cells = by_length(self.name, context.options.get("samples", {}), context.lengths)
-        plans = [
-            Plan(variant, length, _with(grid, cells.get(length)), context.seed, haystack)
+        makers = [
+            NiahMaker(variant, length, _with(grid, cells.get(length)), context.seed, haystack)
             for variant in get_args(Variant)
             if variant in tasks
             for length in context.lengths
         ]
-        return [_shard(plan, _data_file(plan, context, fingerprint, workers), context) for plan in plans]
+        return [_shard(maker, _data_file(maker, context, fingerprint, workers), context) for maker in makers]
+
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """The essays."""
+        return [haystacks.essays(self.name)]
 
     def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
         """Lengths (tokens) that suffice for the first samples of ``context``, by variant; and what is not at hand."""
@@ -76,8 +80,8 @@ class Niah:
 
         def length(variant: Variant) -> int:
             def needed(length: int) -> int:
-                plan = Plan(variant, length, Grid.parse(context.options), context.seed, haystack)
-                return max(plan.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
+                maker = NiahMaker(variant, length, Grid.parse(context.options), context.seed, haystack)
+                return max(maker.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
 
             return sufficient(1, needed)
 
@@ -114,7 +118,7 @@ def _haystack(context: TaskContext) -> haystacks.Haystack:
     return haystacks.load(chosen, context.data_dir, context.offline, benchmark=NIAH.name)
 
 
-def _shard(plan: Plan, data: files.DataFile, context: TaskContext) -> Shard:
+def _shard(maker: NiahMaker, data: files.DataFile, context: TaskContext) -> Shard:
     source = data.path.relative_to(context.cache_dir).as_posix()
     manifest = data.manifest
 
@@ -128,55 +132,55 @@ def _shard(plan: Plan, data: files.DataFile, context: TaskContext) -> Shard:
 
     return Shard(
         benchmark=NIAH.name,
-        task=plan.variant,
-        length=plan.length,
+        task=maker.variant,
+        length=maker.length,
         n=manifest["samples"],
-        version=plan.version,
+        version=maker.version,
         data_hash=manifest["sha256"],
         metric=METRIC,
         load=lambda: lm_eval.generation_task(
-            plan.variant, data.rows, METRIC, lambda answer, doc: benchmark.found(answer, doc["answers"]),
-            max_new_tokens=plan.max_new_tokens, version=VERSION,
+            maker.variant, data.rows, METRIC, lambda answer, doc: benchmark.found(answer, doc["answers"]),
+            max_new_tokens=maker.max_new_tokens, version=VERSION,
         ),
         describe=describe,
         data={
-            **plan.haystack.facts,
-            **({"wording": ids.digest(plan.grid.changes)[:8]} if plan.grid.changes else {}),
+            **maker.haystack.facts,
+            **({"wording": ids.digest(maker.grid.changes)[:8]} if maker.grid.changes else {}),
             "comparable": False,  # the wording is ours: no published number was measured with it
-            "depths": len(plan.grid.depths),
+            "depths": len(maker.grid.depths),
             "file": source,
             "sha256": manifest["sha256"],
             **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
         },
-        max_new_tokens=plan.max_new_tokens,
+        max_new_tokens=maker.max_new_tokens,
         cells="depth",
     )  # fmt: skip
 
 
-def _data_file(plan: Plan, context: TaskContext, fingerprint: str, workers: int | None) -> files.DataFile:
-    grid = plan.grid
+def _data_file(maker: NiahMaker, context: TaskContext, fingerprint: str, workers: int | None) -> files.DataFile:
+    grid = maker.grid
     count = limited(grid.samples_per_cell * len(grid.depths), context.limit)
     facts = {
-        "generator": plan.version,
+        "generator": maker.version,
         "benchmark": NIAH.name,
-        "task": plan.variant,
-        "length": plan.length,
-        "seed": plan.seed,
+        "task": maker.variant,
+        "length": maker.length,
+        "seed": maker.seed,
         "depths": list(grid.depths),
         "needles": grid.needles,
         "distractors": grid.distractors,
-        "haystack": dict(plan.haystack.facts),
+        "haystack": dict(maker.haystack.facts),
         **grid.changes,
         "tokenizer": fingerprint,
         "chat": context.tokenizer.chat,
-        "max_new_tokens": plan.max_new_tokens,
+        "max_new_tokens": maker.max_new_tokens,
     }
     key = ids.digest([facts, count])[:16]
     return files.ensure(
-        context.cache_dir / "data" / NIAH.name / f"{plan.variant}-{plan.length}-{key}.jsonl",
+        context.cache_dir / "data" / NIAH.name / f"{maker.variant}-{maker.length}-{key}.jsonl",
         facts,
-        lambda: parallel.rows(plan, count, context.tokenizer, workers),
-        lambda row: float(row["token_count"]) / plan.length,
+        lambda: parallel.rows(maker, count, context.tokenizer, workers),
+        lambda row: float(row["token_count"]) / maker.length,
         context.progress,
     )
 

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval.base import ids
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.base.settings import refuse_unknown
+from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks.exact import files, parallel
 from lr2eval.tasks.ruler import generate, outside
-from lr2eval.tasks.ruler.outside import NEEDS, OUTSIDE
+from lr2eval.tasks.ruler.outside import OUTSIDE
 from lr2eval.tasks.ruler.score import COMPAT, METRICS
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
 from lr2eval.tasks.shared import jsonl, lm_eval, upstream
@@ -56,6 +57,7 @@ class Ruler:
         """
         if not context.lengths:
             raise TaskError("ruler needs at least one length in tokens, for instance --lengths 4k")
+        refuse_unknown(context.options, outside.OPTIONS, group=self.name)
         counts = _counts(context)
         scoring = _scoring(context)
         known = TASKS | outside.load(tasks, context)
@@ -67,6 +69,10 @@ class Ruler:
             for task in tasks
             for length in context.lengths
         ]
+
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """The texts behind the tasks that read any."""
+        return [outside.need(source) for source in dict.fromkeys(OUTSIDE[t].source for t in tasks if t in OUTSIDE)]
 
     def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
         """Lengths that suffice for the first samples of ``context``, and hardly more; and what is not at hand.
@@ -142,7 +148,7 @@ def _info(name: str) -> TaskInfo:
         task = TASKS[name]
         return TaskInfo(name, RULER.name, task.description, min_length=task.min_length)
     other = OUTSIDE[name]
-    return TaskInfo(name, RULER.name, other.description, NEEDS[other.source], other.min_length)
+    return TaskInfo(name, RULER.name, other.description, outside.need(other.source).needs, other.min_length)
 
 
 def lm_eval_task(data: files.DataFile, name: str, metric: str) -> Any:

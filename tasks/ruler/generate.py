@@ -18,7 +18,7 @@ from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
 @dataclass(frozen=True)
-class Plan:
+class RulerMaker:
     """How the samples of one task and length are made. ``near`` is sample 0's size where prompts are counted by words.
 
     It follows from task, length, seed and tokenizer, so it does not matter which process makes which samples. It can be
@@ -42,7 +42,7 @@ class Plan:
         return self.near is not None
 
     def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[parallel.Row]]:
-        """A maker of the samples with these numbers (:class:`lr2eval.tasks.exact.parallel.Plan`)."""
+        """A maker of the samples with these numbers (:class:`lr2eval.tasks.exact.parallel.SampleMaker`)."""
         memo: dict[str, int] = {}
         return lambda indices: (make_sample(self, index, tokenizer, memo) for index in indices)
 
@@ -57,7 +57,7 @@ def samples(
     out of text below it.
     """
     try:
-        yield from parallel.rows(make_plan(task, length, seed, tokenizer), count, tokenizer, workers)
+        yield from parallel.rows(ruler_maker(task, length, seed, tokenizer), count, tokenizer, workers)
     except TooSmallError as error:
         enough = sufficient_length(task, length, count, seed, tokenizer)
         generation = task.recipe(tokenizer, length, seed).max_new_tokens
@@ -67,38 +67,40 @@ def samples(
         ) from error
 
 
-def make_plan(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenizer) -> Plan:
+def ruler_maker(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenizer) -> RulerMaker:
     """Size sample 0 the long way; if its real tokenisation is as long as its words say, the rest starts from there."""
-    plan = Plan(task.name, task.recipe(tokenizer, length, seed), length, seed, None)
+    maker = RulerMaker(task.name, task.recipe(tokenizer, length, seed), length, seed, None)
     counter = counting(tokenizer)
     if not counter.additive:
-        return plan
-    draw = _draw(plan.task, plan.recipe, length, 0, seed)
-    fit = largest_fitting(draw, counter, length - plan.recipe.max_new_tokens)
+        return maker
+    draw = _draw(maker.task, maker.recipe, length, 0, seed)
+    fit = largest_fitting(draw, counter, length - maker.recipe.max_new_tokens)
     if not counter.verified(fit.draft.prompt, fit.draft.answer_prefix):
-        return plan
+        return maker
     smallest = draw.render(draw.smallest)
     tokens = fit.tokens - counter.count_prompt(smallest.prompt, smallest.answer_prefix)
     near = Near(fit.size, max(tokens / max(fit.size - draw.smallest, 1), 1.0))
-    return Plan(plan.task, plan.recipe, length, seed, near)
+    return RulerMaker(maker.task, maker.recipe, length, seed, near)
 
 
-def make_sample(plan: Plan, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
+def make_sample(
+    maker: RulerMaker, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]
+) -> dict[str, Any]:
     """One sample. ``memo`` caches token counts only; ``token_count`` includes the generation budget."""
-    length, seed, new_tokens = plan.length, plan.seed, plan.recipe.max_new_tokens
-    draw = _draw(plan.task, plan.recipe, length, index, seed)
-    if plan.near is None:
+    length, seed, new_tokens = maker.length, maker.seed, maker.recipe.max_new_tokens
+    draw = _draw(maker.task, maker.recipe, length, index, seed)
+    if maker.near is None:
         fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
     else:
-        fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, plan.near)
+        fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, maker.near)
     if fit.size == fit.available:
         raise TaskError(
-            f"ruler:{plan.task} at length {length}: its haystack has only {fit.available} words, which fit into "
+            f"ruler:{maker.task} at length {length}: its haystack has only {fit.available} words, which fit into "
             f"{fit.tokens + new_tokens} tokens; use a shorter length or repeat it (--set ruler.repeat=true)"
         )
     return {
-        "id": ids.sample_id(VERSION, full_name(plan.task), length, index, seed),
-        "task": plan.task,
+        "id": ids.sample_id(VERSION, full_name(maker.task), length, index, seed),
+        "task": maker.task,
         "length": length,
         "index": index,
         "prompt": fit.draft.prompt,

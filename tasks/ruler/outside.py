@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from lr2eval.benchmark import TaskContext
-from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.benchmark import DataNeed, TaskContext
+from lr2eval.errors import MissingDataError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.exact.draft import Recipe
@@ -16,17 +16,16 @@ from lr2eval.tasks.ruler import questions
 from lr2eval.tasks.ruler.essay import EssayRecipe
 from lr2eval.tasks.ruler.qa import QaRecipe
 from lr2eval.tasks.ruler.suite import RulerTask
+from lr2eval.tasks.shared.hub import load_each
 
 Source = Literal["essays", "squad", "hotpotqa"]
 Text = haystacks.Haystack | questions.Questions
-NEEDS: dict[Source, str] = {
-    "essays": "PaulGrahamEssays.zip or PaulGrahamEssays/*.txt under --data-dir, the hub data set "
-    "baber/paul_graham_essays, or --set ruler.haystack=PATH (python-docs: nothing)",
-    "squad": "squad/dev-v2.0.json under --data-dir, the hub data set rajpurkar/squad_v2, or --set ruler.squad=FILE",
-    "hotpotqa": "hotpotqa/hotpot_dev_distractor_v1.json under --data-dir, the hub data set hotpotqa/hotpot_qa, "
-    "or --set ruler.hotpotqa=FILE",
-}
 OPTIONS = ("haystack", "repeat", "squad", "hotpotqa", "workers", "compat", "samples")
+
+
+def need(source: Source) -> DataNeed:
+    """The data set behind the tasks of one source."""
+    return haystacks.essays() if source == "essays" else questions.need(source)
 
 
 @dataclass(frozen=True)
@@ -87,28 +86,23 @@ OUTSIDE: dict[str, OutsideTask] = {
 
 
 def load(names: Sequence[str], context: TaskContext) -> dict[str, RulerTask]:
-    """Those of ``names`` that read outside text, with it.
+    """The tasks among ``names`` that read outside text, with their text.
 
-    Raises :class:`MissingDataError` that lists every text that is not there and the tasks that would read it.
+    Raises :class:`MissingDataError` that lists every missing text and the tasks that would read it.
     """
-    for key in context.options:
-        if key not in OPTIONS:
-            raise TaskError(f"--set ruler.{key}: ruler has no such option; its options are {', '.join(OPTIONS)}")
     tasks = [OUTSIDE[name] for name in names if name in OUTSIDE]
-    texts: dict[Source, Text] = {}
-    missing: dict[Source, str] = {}
-    for source in dict.fromkeys(task.source for task in tasks):
-        try:
-            texts[source] = _text(source, context)
-        except MissingDataError as error:
-            missing[source] = str(error)
-    if missing:
-        without = {task.name: missing[task.source] for task in tasks if task.source in missing}
-        raise MissingDataError("; ".join(missing.values()), tuple(missing.values()), tasks=without)
+    readers: dict[str, list[str]] = {}
+    for task in tasks:
+        readers.setdefault(task.source, []).append(task.name)
+    try:
+        texts = load_each("ruler", list(readers), lambda source: _text(source, context))
+    except MissingDataError as error:
+        without = {name: why for source, why in error.tasks.items() for name in readers[source]}
+        raise MissingDataError(str(error), error.missing, tasks=without) from error
     return {task.name: task.over(texts[task.source]) for task in tasks}
 
 
-def _text(source: Source, context: TaskContext) -> Text:
+def _text(source: str, context: TaskContext) -> Text:
     if source == "essays":
         return haystacks.load(context.options, context.data_dir, context.offline)
     return questions.load(source, context.options.get(source), context.data_dir, context.offline)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.base import ids
-from lr2eval.benchmark import Scalar
-from lr2eval.errors import MissingDataError, UsageError
-from lr2eval.tasks.shared.hub import first_line, hub_access
-
-HOTPOT_SITE = "hotpot_dev_distractor_v1.json from https://hotpotqa.github.io"
-SQUAD_SITE = "dev-v2.0.json from https://rajpurkar.github.io/SQuAD-explorer"
+from lr2eval.benchmark import DataNeed, Scalar
+from lr2eval.errors import UsageError
+from lr2eval.tasks.shared import jsonl
+from lr2eval.tasks.shared.hub import hub_rows
+from lr2eval.tasks.shared.rows import json_bytes, one_file
 
 
 @dataclass(frozen=True)
@@ -58,49 +55,63 @@ class Questions:
 
 
 @dataclass(frozen=True)
-class Layout:
+class QuestionSet:
     """How one data set is found and read. ``published`` counts the questions of the whole file."""
 
-    folder: str
+    file: str
+    """Place of the published file in a data folder."""
     patterns: tuple[str, ...]
+    """Other names of the file."""
     parse: Callable[[Any, str], tuple[list[str], list[Question]]]
     published: int
-    origin: str
-    hub: tuple[str, str | None]
-    """Data set and configuration on the hub; its validation split is the published file in rows."""
+    site: str
+    hub: str
+    config: str | None
+    """Name and configuration on the hub. Its validation split has the rows of the published file."""
     from_hub: Callable[[list[dict[str, Any]]], Any]
-    """Rows of the hub's set in the published layout."""
+    """From rows of the hub to the published layout."""
 
 
 def load(name: str, given: object, data_dir: Path | None, offline: bool = True) -> Questions:
-    """Questions ``name`` (``squad`` or ``hotpotqa``): the file ``given``, the first one under ``data_dir``, the hub's.
+    """Questions of ``squad`` or ``hotpotqa``: the file ``given``, or the one in ``data_dir``, or else the hub's.
 
-    With ``offline`` the hub's local cache is looked at, not the hub. Raises :class:`MissingDataError` if there is
-    nothing to be had and :class:`UsageError` naming file, item and field if the layout is another.
+    With ``offline`` only the hub's local cache is read. Raises :class:`MissingDataError` if there is none of them and
+    :class:`UsageError` naming file, item and field for another layout.
     """
-    layout = LAYOUTS[name]
-    path = Path(str(given)).expanduser() if given is not None else find(layout, data_dir)
-    data, file = (_read(path, name), str(path)) if path else (hub_file(name, layout, offline), f"hub:{layout.hub[0]}")
-    documents, items = layout.parse(data, file)
+    known = SETS[name]
+    path = Path(str(given)).expanduser() if given is not None else _find(known, data_dir)
+    data, file = (_read(path), str(path)) if path else (_hub_file(name, offline, data_dir), f"hub:{known.hub}")
+    documents, items = known.parse(data, file)
     if not items:
-        raise UsageError(f"{file}: holds no answerable question; give {layout.origin}")
-    return Questions(path.name if path else file, len(items) == layout.published, tuple(documents), tuple(items))
+        raise UsageError(f"{file}: has no question with an answer; download {_advice(name)}")
+    return Questions(path.name if path else file, len(items) == known.published, tuple(documents), tuple(items))
 
 
-def hub_file(name: str, layout: Layout, offline: bool) -> Any:
-    """The hub's rows in the published layout; :class:`MissingDataError` if they are not to be had."""
-    import datasets
+def need(name: str) -> DataNeed:
+    """``squad`` or ``hotpotqa`` as a data set of RULER."""
+    known = SETS[name]
+    return DataNeed(
+        name=name,
+        tasks="ruler:qa_1" if name == "squad" else "ruler:qa_2",
+        read_by=("ruler",),
+        licence="CC BY-SA 4.0",
+        hub=known.hub,
+        file=known.file,
+        local=lambda data_dir: one_file(_find(known, data_dir), known.file),
+        fetch=lambda offline: [(known.file, json_bytes(_hub_file(name, offline)))],
+        check=lambda data_dir: load(name, None, data_dir),
+        instead=f"--set ruler.{name}=FILE",
+    )
 
-    try:
-        with hub_access(offline):
-            rows = datasets.load_dataset(*layout.hub, split="validation")
-    except Exception as error:  # no network, no cache, hub trouble: all mean that the questions are not to be had
-        raise MissingDataError(
-            f"ruler: {name}: no {layout.patterns[0]} under --data-dir DIR (DIR/{layout.folder}/), and {layout.hub[0]} "
-            f"cannot be read ({first_line(error)}); download {layout.origin} and give it there or with "
-            f"--set ruler.{name}=FILE, or connect once"
-        ) from error
-    return layout.from_hub(list(rows))
+
+def _hub_file(name: str, offline: bool, searched: Path | None = None) -> Any:
+    known = SETS[name]
+    rows = hub_rows(need(name), known.config, "validation", offline, searched, f"download {_advice(name)}")
+    return known.from_hub(rows)
+
+
+def _advice(name: str) -> str:
+    return f"{Path(SETS[name].file).name} from {SETS[name].site}"
 
 
 def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,32 +129,18 @@ def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def find(layout: Layout, data_dir: Path | None) -> Path | None:
-    """The file under ``data_dir`` that a run would take."""
-    folders = [data_dir / layout.folder, data_dir] if data_dir else []
-    files = (sorted(folder.glob(pattern)) for folder in folders for pattern in layout.patterns)
+def _find(known: QuestionSet, data_dir: Path | None) -> Path | None:
+    folders = [(data_dir / known.file).parent, data_dir] if data_dir else []
+    files = (sorted(folder.glob(pattern)) for folder in folders for pattern in (Path(known.file).name, *known.patterns))
     return next((file for group in files for file in group if file.is_file()), None)
 
 
-def _read(path: Path, name: str) -> Any:
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"{path}: cannot be read ({reason}); give a {name} file, --set ruler.{name}=FILE") from error
-    except (EOFError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: damaged or no text ({type(error).__name__}); download it again") from error
-    try:
-        if ".jsonl" in path.suffixes:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON ({error}); download it again") from error
+def _read(path: Path) -> Any:
+    return [row for _, row in jsonl.read(path)] if ".jsonl" in path.suffixes else jsonl.read_value(path)
 
 
 class _Documents:
-    """Distinct documents, numbered in the order of their texts, once all are known."""
+    """Distinct documents, numbered in the order of their texts."""
 
     def __init__(self, texts: Iterator[str]) -> None:
         self.texts = sorted(set(texts))
@@ -175,7 +172,7 @@ def _squad(data: Any, file: str) -> tuple[list[str], list[Question]]:
 
 def _hotpot(data: Any, file: str) -> tuple[list[str], list[Question]]:
     if not isinstance(data, list):
-        raise UsageError(f"{file}: not a list of questions but {type(data).__name__}; give {HOTPOT_SITE}")
+        raise UsageError(f"{file}: not a list of questions; download {_advice('hotpotqa')}")
     rows = [(entry, _hotpot_documents(entry, place), place) for place, entry in _each(data, f"{file}, item")]
     documents = _Documents(text for _, texts, _ in rows for text in texts)
     items = []
@@ -225,26 +222,28 @@ def _field(entry: Any, key: str, kind: type | tuple[type, ...], place: str) -> A
 
 
 def _wrong(place: str, key: str, expected: str) -> UsageError:
-    return UsageError(f"{place}, field {key}: missing or not of the published layout (expected {expected})")
+    return UsageError(f"{place}, field {key}: is missing or not in the published layout (expected {expected})")
 
 
-LAYOUTS = {
-    "squad": Layout(
-        "squad",
-        ("dev-v2.0.json", "dev-v2.0*.json*"),
+SETS = {
+    "squad": QuestionSet(
+        "squad/dev-v2.0.json",
+        ("dev-v2.0*.json*",),
         _squad,
         5928,
-        SQUAD_SITE,
-        ("rajpurkar/squad_v2", None),
+        "https://rajpurkar.github.io/SQuAD-explorer",
+        "rajpurkar/squad_v2",
+        None,
         _squad_articles,
     ),
-    "hotpotqa": Layout(
-        "hotpotqa",
-        ("hotpot_dev_distractor_v1.json", "hotpot_dev_distractor_v1.json*", "hotpot*distractor*.json*"),
+    "hotpotqa": QuestionSet(
+        "hotpotqa/hotpot_dev_distractor_v1.json",
+        ("hotpot_dev_distractor_v1.json*", "hotpot*distractor*.json*"),
         _hotpot,
         7405,
-        HOTPOT_SITE,
-        ("hotpotqa/hotpot_qa", "distractor"),
+        "https://hotpotqa.github.io",
+        "hotpotqa/hotpot_qa",
+        "distractor",
         list,
     ),
 }

@@ -106,6 +106,18 @@ def mmlu_files() -> dict[str, Path]:
     return files
 
 
+@cache
+def mmlu_definition(subject: str) -> dict[str, str]:
+    """Hub name (``dataset_path``) and ``category`` (stem, humanities, social_sciences or other) of an MMLU subject."""
+    import yaml  # type: ignore[import-untyped]
+
+    path = mmlu_files()[subject]
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    shared = yaml.safe_load((path.parent / own["include"]).read_text(encoding="utf-8"))
+    category = own["tag"].removeprefix("mmlu_").removesuffix("_tasks")
+    return {"dataset_path": shared["dataset_path"], "category": category}
+
+
 def _layout_changed(file: str, constant: str) -> TaskError:
     return TaskError(
         f"lm_eval/{file}: no readable {constant}; this lm-eval has another layout, install lm-eval>=0.4.13,<0.5"

@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from lr2eval.base import ids
 from lr2eval.base.console import suggestion
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.base.settings import refuse_unknown
+from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import UsageError
 from lr2eval.tasks.mmlu import MMLU
 from lr2eval.tasks.mmlu.benchmark import SHOTS as MMLU_SHOTS
 from lr2eval.tasks.shared import lm_eval, upstream
+from lr2eval.tasks.shared.hub import load_each
 from lr2eval.tasks.shared.select import limited, one_or_all
 from lr2eval.tasks.short import source
 
@@ -76,51 +78,44 @@ class Short:
         return one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
-        """Read the rows. Raises :class:`MissingDataError` naming every task that lacks data, and what it lacks."""
+        """Read the rows. Raises :class:`MissingDataError` naming every task without data, and what is missing."""
         _check_options(context.options)
-        shards: list[Shard] = []
-        missing: dict[str, str] = {}
-        for task in tasks:
-            try:
-                if task == "mmlu":
-                    shards += MMLU.prepare(MMLU.select(None), replace(context, options={}))
-                else:
-                    shards += _shards(task, context)
-            except MissingDataError as error:
-                missing[task] = str(error)
-        if missing:
-            # Both measures of TruthfulQA lack the same file: say it once.
-            raise MissingDataError(
-                "; ".join(dict.fromkeys(missing.values())), tuple(dict.fromkeys(missing.values())), tasks=missing
-            )
-        return shards
+
+        def load(task: str) -> list[Shard]:
+            if task == "mmlu":
+                return list(MMLU.prepare(MMLU.select(None), replace(context, options={})))
+            return _shards(task, context)
+
+        return [shard for shards in load_each(self.name, tasks, load).values() for shard in shards]
+
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """MMLU, and every split of the others."""
+        names = dict.fromkeys(COLUMNS[task].data for task in tasks if task != "mmlu")
+        rows = [source.rows_of(name, split).need for name in names for split in source.SETS[name].files]
+        return [*(MMLU.data_needs(MMLU.select(None)) if "mmlu" in tasks else []), *rows]
 
 
 SHORT = Short()
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    known = [*(f"{name}_shots" for name, column in COLUMNS.items() if column.examples), NEW_TOKENS]
+    shots = [f"{name}_shots" for name, column in COLUMNS.items() if column.examples]
+    refuse_unknown(options, [*shots, NEW_TOKENS], group="short")
     for key, value in options.items():
-        if key not in known:
-            raise TaskError(f"--set short.{key}: short has no such option; its options are {', '.join(known)}")
         if not isinstance(value, int) or isinstance(value, bool) or value < (key == NEW_TOKENS):
             raise UsageError(f"--set short.{key}={value}: must be a whole number")
 
 
 def _shards(task: str, context: TaskContext) -> list[Shard]:
-    column, layout = COLUMNS[task], source.LAYOUTS[COLUMNS[task].data]
+    column, layout = COLUMNS[task], source.SETS[COLUMNS[task].data]
     shots = int(context.options.get(f"{task}_shots", column.shots))
-    found: dict[str, tuple[str, list[Any]]] = {}
-    missing = []
-    for split in [layout.split, *([column.examples] if shots and column.examples else [])]:
-        mend = "" if split == layout.split else f", or ask without examples: --set short.{task}_shots=0"
-        try:
-            found[split] = source.load(column.data, split, context.data_dir, context.offline, mend)
-        except MissingDataError as error:
-            missing.append(str(error))
-    if missing:
-        raise MissingDataError("; ".join(missing))
+
+    def load(split: str) -> tuple[str, list[Any]]:
+        advice = "" if split == layout.split else f"ask without examples: --set short.{task}_shots=0"
+        return source.rows_of(column.data, split).read(context.data_dir, offline=context.offline, advice=advice)
+
+    asked = [layout.split, *([column.examples] if shots and column.examples else [])]
+    found = load_each(f"short:{task}", asked, load)
     where, rows = found[layout.split]
     facts: dict[str, Any] = {"source": where, "shots": shots}
     examples: list[Any] = []
@@ -167,7 +162,7 @@ def _shard(
     facts: Mapping[str, Any],
     context: TaskContext,
 ) -> Shard:
-    column, layout = COLUMNS[task], source.LAYOUTS[COLUMNS[task].data]
+    column, layout = COLUMNS[task], source.SETS[COLUMNS[task].data]
     rows = rows[: limited(len(rows), context.limit)]
     new = column.max_new_tokens and int(context.options.get(NEW_TOKENS, column.max_new_tokens))
     splits = {layout.split: rows}

@@ -91,9 +91,9 @@ def test_upstream_file_is_comparable(tmp_path: Path) -> None:
 def test_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load_dataset(name: str, split: str) -> dict[str, list[str]]:
+    def load_dataset(name: str, split: str) -> list[dict[str, str]]:
         asked.append((name, split))
-        return {"text": ["One essay.", "Another."]}
+        return [{"text": "One essay."}, {"text": "Another."}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     haystack = load({}, None, offline=False)
