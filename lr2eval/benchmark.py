@@ -38,11 +38,12 @@ class TaskInfo:
     min_length: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataNeed:
     """A data set that tasks read. ``lr2eval data prepare`` copies it into a bundle.
 
-    A benchmark states its data sets in a method ``data_needs(tasks)``, which returns one ``DataNeed`` for each of them.
+    A benchmark returns its data sets from a method ``data_needs(tasks)``: objects of subclasses, which add the methods
+    that find the data.
     """
 
     name: str
@@ -56,21 +57,26 @@ class DataNeed:
     """Name on the Hugging Face hub."""
     file: str
     """Where it belongs in a data folder: ``longbench/trec.jsonl``."""
-    local: Callable[[Path], Iterable[tuple[str, Path]]]
-    """The files of a data folder that a run would read, each with its place in a bundle. Empty if there are none."""
-    fetch: Callable[[bool], Iterable[tuple[str, bytes]]]
-    """The same as contents, from the hub. The argument is ``offline``: only the hub's cache may be read then."""
-    check: Callable[[Path], object]
-    """Reads a data folder as a run does, and raises the same errors."""
     instead: str = ""
     """What a user can do without it: ``--set ruler.haystack=python-docs``."""
+
+    def local(self, data_dir: Path) -> Iterable[tuple[str, Path]]:
+        """The files of a data folder that a run would read, each with its place in a bundle; maybe none."""
+        raise NotImplementedError
+
+    def fetch(self, offline: bool) -> Iterable[tuple[str, bytes]]:
+        """Places and contents of the same files, from the hub; from its local cache only if ``offline``."""
+        raise NotImplementedError
+
+    def check(self, data_dir: Path) -> None:
+        """Read a data folder as a run does, and raise the same errors."""
+        raise NotImplementedError
 
     @property
     def needs(self) -> str:
         """In words, for :class:`TaskInfo`."""
-        return f"{self.file} under --data-dir, or the hub data set {self.hub}" + (
-            f", or {self.instead}" if self.instead else ""
-        )
+        more = f", or {self.instead}" if self.instead else ""
+        return f"{self.file} under --data-dir, or the hub data set {self.hub}{more}"
 
     def missing(self, why: str, advice: str = "") -> MissingDataError:
         """The error of a run that cannot get it."""

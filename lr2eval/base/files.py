@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lr2eval.errors import StoreError
+from lr2eval.errors import StoreError, UsageError
 
 
 def cache_dir() -> Path:
@@ -93,3 +93,12 @@ def lock_file(path: Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def output_folder(out: Path) -> set[str]:
+    """Make the folder of ``--out`` and list it, without temporary files that a killed command left there."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return {path.name for path in out.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")}
+    except OSError as error:
+        raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error

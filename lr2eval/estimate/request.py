@@ -214,10 +214,9 @@ def _works(asked: Request) -> list[Asked]:
 
 
 def _ruler(task: str, asked: Request) -> list[Asked]:
-    from lr2eval.tasks.shared.upstream import niah_texts, task_texts
+    from lr2eval.tasks.shared.upstream import texts_of
 
-    known = niah_texts() if task.startswith("niah") else task_texts(task.partition("_")[0])
-    return _full("ruler", task, asked, asked.samples_per_task, known.max_new_tokens)
+    return _full("ruler", task, asked, asked.samples_per_task, texts_of(task).max_new_tokens)
 
 
 def _niah(task: str, asked: Request) -> list[Asked]:

@@ -1,4 +1,4 @@
-"""Bundles of benchmark data for machines without a network: gather one, look at one."""
+"""Bundles of benchmark data for machines without a network: make one, show one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lr2eval._version import __version__
-from lr2eval.base.files import read_parts, write_hashed
+from lr2eval.base.files import output_folder, read_parts, write_hashed
 from lr2eval.errors import MissingDataError, UsageError
 from lr2eval.record.bundle import BUNDLE_FILE, Bundle, BundledData, BundleFile, first_damage, read_bundle, write_bundle
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataShown:
-    """A bundle, and for each of its data sets what is damaged (``None``: it is whole)."""
+    """A bundle, and for each of its data sets what is damaged (``None``: nothing)."""
 
     bundle: Bundle
     damage: Mapping[str, str | None]
@@ -34,9 +34,10 @@ def prepare_data(
 ) -> None:
     """Gather the data of ``tasks`` in ``out``, from ``data_dir`` before the hub, and write its ``bundle.json``.
 
-    Data sets that are there and whole are kept, so the same call resumes. ``done`` hears of every data set: what was
-    gathered, or ``None`` if it was kept. Raises :class:`UsageError` for a folder that is not a bundle and for malformed
-    data. Raises :class:`MissingDataError` at the end, with what is missing; everything else is in the bundle then.
+    Complete data sets in ``out`` are kept, so the same call resumes. ``done`` is called with the name of every data set
+    and with what was gathered, or ``None`` if it was kept. Raises :class:`UsageError` for a folder that is not a bundle
+    and for malformed data. Raises :class:`MissingDataError` at the end if data is missing; all other data is then in
+    the bundle.
     """
     from lr2eval.registry import data_needs, resolve
 
@@ -61,38 +62,34 @@ def prepare_data(
         done(need.name, made)
     if missing:
         raise MissingDataError(
-            f"{out}: holds {len(wanted) - len(missing)} of {len(wanted)} data sets asked for; missing: "
-            f"{', '.join(missing)} ({next(iter(missing.values()))}); run the same command again where they can be had",
+            f"{out}: has {len(wanted) - len(missing)} of the {len(wanted)} data sets; missing: {', '.join(missing)} "
+            f"({next(iter(missing.values()))}); run the same command again where the data can be read",
             tuple(missing.values()),
         )
 
 
 def show_data(folder: Path) -> DataShown:
-    """What a bundle holds. Raises :class:`UsageError` for a folder that is not one."""
+    """What a bundle holds. Raises :class:`UsageError` for a folder that is not a bundle."""
     bundle = read_bundle(folder)
     if bundle is None:
-        what = f"holds no {BUNDLE_FILE}" if folder.is_dir() else "no such folder"
+        what = f"has no {BUNDLE_FILE}" if folder.is_dir() else "no such folder"
         raise UsageError(f"{folder}: {what}; make a bundle with lr2eval data prepare --tasks TASKS --out {folder}")
     return DataShown(bundle, {name: first_damage(folder, data) for name, data in bundle.data_sets.items()})
 
 
 def _open(out: Path) -> Bundle:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        entries = sorted(path.name for path in out.iterdir() if not path.name.endswith(".tmp"))
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
+    entries = sorted(output_folder(out))
     bundle = read_bundle(out)
     if bundle is None:
         if entries:
-            raise UsageError(f"--out {out}: holds {entries[0]} and is no bundle; choose an empty or new folder")
+            raise UsageError(f"--out {out}: holds {entries[0]} and is not a bundle; choose an empty or new folder")
         bundle = Bundle()
         write_bundle(out, bundle)
     return bundle
 
 
 def _whole(out: Path, data: BundledData, need: DataNeed) -> bool:
-    """Whether nothing is damaged, and everything that the tasks need is there: a bundle may have been for fewer."""
+    """Whether nothing is damaged and everything that the tasks need is there. The bundle may be of fewer tasks."""
     if first_damage(out, data):
         return False
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._version import __version__
-from lr2eval.base.files import cache_dir, read_parts, write_hashed, write_json
+from lr2eval.base.files import cache_dir, output_folder, read_parts, write_hashed, write_json
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.listener import Listener
 
@@ -19,16 +19,14 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 KIND = "lr2eval data"
-"""What the manifest of such a folder says it is."""
+"""Marks the manifest of such a folder."""
 
 
 def make_data(config: RunConfig, out: Path, listener: Listener | None = None) -> dict[str, dict[str, Any]]:
-    """Write one JSONL file per task and length, byte for byte the one a run reads, and a manifest.
+    """Write a manifest and one JSONL file per task and length, byte for byte the file that a run reads.
 
-    Returns the facts of every file by its name.
-
-    Raises :class:`UsageError` for tasks whose prompts are not made from data files and for a folder that holds
-    anything else. The same call again leaves the same bytes.
+    Returns the facts of every file by its name. Raises :class:`UsageError` for tasks whose prompts are not made from
+    data files and for a folder that holds anything else. The same call writes the same bytes again.
     """
     from lr2eval.model.names import locate
     from lr2eval.model.tokenizer import PromptTokenizer
@@ -39,12 +37,12 @@ def make_data(config: RunConfig, out: Path, listener: Listener | None = None) ->
     folder = locate(config.model, offline=config.offline)
     tokenizer = PromptTokenizer.load(folder, chat=config.chat)
     lengths = config.lengths or default_lengths(_window(folder))
-    # Before hours of making: is there a place for it?
+    # Before hours of work: can the files be written there?
     _check_folder(out, {f"{task}-{n}.jsonl" for _, tasks in resolve(config.tasks) for task in tasks for n in lengths})
     shards, not_run, _ = make_shards(config, tokenizer, lengths, (listener or Listener()).message)
     sources = {_name(shard): (_source(shard), shard) for shard in shards}
     if len(sources) < len(shards):
-        raise UsageError("two benchmarks have tasks of the same name; make the data of each with a command of its own")
+        raise UsageError("two benchmarks have tasks of the same name; run this command once for each benchmark")
     settings = config.settings()
     files = {name: _facts(shard) for name, (_, shard) in sources.items()}
     manifest = {
@@ -74,7 +72,8 @@ def _source(shard: Shard) -> Path:
     file = shard.data.get("file")
     if file is None or shard.length is None:
         raise UsageError(
-            f"{shard.benchmark}: its prompts are not made to a length, so there is no data to make; drop it"
+            f"{shard.benchmark}: its prompts are not made to a length, so there is no data to make; "
+            "leave it out of --tasks"
         )
     return cache_dir() / str(file)
 
@@ -91,13 +90,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
 
 
 def _check_folder(out: Path, names: set[str]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # What a killed command left half-copied is ours to overwrite.
-        entries = {path.name for path in out.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")}
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
-    foreign = sorted(entries - names - ({MANIFEST} if _is_ours(out / MANIFEST) else set()))
+    foreign = sorted(output_folder(out) - names - ({MANIFEST} if _is_ours(out / MANIFEST) else set()))
     if foreign:
         raise UsageError(
             f"--out {out}: holds {foreign[0]}, which this command does not write; choose an empty or new folder"

@@ -45,22 +45,18 @@ class Draw(Protocol):
         """The sample with ``size`` units."""
 
 
-class Recipe(Protocol):
-    """A task at one length: draws samples from generators and knows their generation budget."""
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
+class TaskRecipe(Protocol):
+    """A task at one length: makes samples from random generators."""
 
     def draw(self, rng: Random) -> Draw:
         """Make every random choice of one sample."""
 
 
 @runtime_checkable
-class Numbered(Protocol):
+class IndexedRecipe(Protocol):
     """A recipe whose samples differ by more than chance: ``at`` gives the recipe of one sample."""
 
-    def at(self, index: int) -> Recipe:
+    def at(self, index: int) -> TaskRecipe:
         """The recipe of sample number ``index``."""
 
 

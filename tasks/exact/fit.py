@@ -109,27 +109,17 @@ def largest_fitting(
     :class:`TooSmallError` if nothing fits and :class:`TaskError` if the tokenizer gives units no tokens at all. When
     the draw runs out of units first, the size is ``draw.largest``.
     """
-    fits = _measure(draw, tokenizer, draw.smallest)
-    if fits.tokens > budget:
-        raise TooSmallError(fits.tokens)
-    limit = _limit(draw, budget)
-    costs = UnitCosts(draw, tokenizer, memo if memo is not None else {}, limit)
-    base, offset = fits.tokens, costs.upto(draw.smallest)
-    too_big = limit + 1
-    rate = 1.0  # real tokens per estimated token
-    for step in range(2 * limit.bit_length() + GUESSES):
-        if too_big - fits.size <= 1:
-            break
-        proportional = costs.fitting(offset + (budget - base) / rate)
-        guess = proportional if step < GUESSES else (fits.size + too_big) // 2
-        guess = min(max(guess, fits.size + 1), too_big - 1)
-        tried = _measure(draw, tokenizer, guess)
-        if tried.tokens <= budget:
-            fits = tried
-        else:
-            too_big = guess
-        rate = max(tried.tokens - base, 1) / max(costs.upto(guess) - offset, 1)
-    return _checked(fits, limit, tokenizer, budget)
+    costs = UnitCosts(draw, tokenizer, memo if memo is not None else {}, _limit(draw, budget))
+    tokens: list[int] = []  # of the smallest sample
+
+    def guess(tried: Fit) -> int:
+        tokens.extend([] if tokens else [tried.tokens])
+        offset = costs.upto(draw.smallest)
+        # Real tokens per estimated token.
+        rate = max(tried.tokens - tokens[0], 1) / max(costs.upto(tried.size) - offset, 1)
+        return costs.fitting(offset + (budget - tokens[0]) / rate)
+
+    return _search(draw, tokenizer, budget, draw.smallest, guess)
 
 
 def largest_fitting_near(draw: Draw, tokenizer: PromptTokenizer, budget: int, near: Near) -> Fit:
@@ -137,30 +127,36 @@ def largest_fitting_near(draw: Draw, tokenizer: PromptTokenizer, budget: int, ne
 
     Where a larger size may take fewer tokens, which of several right answers is found depends on ``near``.
     """
+    before: Fit | None = None
+    rate = near.unit_tokens
+
+    def guess(tried: Fit) -> int:
+        nonlocal before, rate
+        if before is not None and abs(before.size - tried.size) > STEADY:
+            rate = max((before.tokens - tried.tokens) / (before.size - tried.size), 1.0)
+        before = tried
+        return tried.size + int((budget - tried.tokens) // rate)
+
+    return _search(draw, tokenizer, budget, near.size, guess)
+
+
+def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, guess: Callable[[Fit], int]) -> Fit:
+    """Try ``size``, then sizes that ``guess`` derives from the last one, then halve the interval."""
     limit = _limit(draw, budget)
     fits: Fit | None = None
-    before: Fit | None = None
     too_big = limit + 1
-    guess, rate = near.size, near.unit_tokens
-    for step in range(2 * limit.bit_length() + GUESSES):
-        smallest = draw.smallest if fits is None else fits.size + 1
-        guess = min(max(guess, smallest), too_big - 1)
-        tried = _measure(draw, tokenizer, guess)
+    for step in range(2 * limit.bit_length() + GUESSES + 1):
+        size = min(max(size, draw.smallest if fits is None else fits.size + 1), too_big - 1)
+        tried = _measure(draw, tokenizer, size)
         if tried.tokens <= budget:
             fits = tried
-        elif guess == draw.smallest:
+        elif size == draw.smallest:
             raise TooSmallError(tried.tokens)
         else:
-            too_big = guess
+            too_big = size
         if fits is not None and too_big - fits.size == 1:
             return _checked(fits, limit, tokenizer, budget)
-        if step < GUESSES:
-            if before is not None and abs(before.size - guess) > STEADY:
-                rate = max((before.tokens - tried.tokens) / (before.size - guess), 1.0)
-            before = tried
-            guess += int((budget - tried.tokens) // rate)
-        else:
-            guess = ((draw.smallest if fits is None else fits.size) + too_big) // 2
+        size = guess(tried) if step < GUESSES else ((draw.smallest if fits is None else fits.size) + too_big) // 2
     raise AssertionError("halving an interval ends")  # pragma: no cover
 
 

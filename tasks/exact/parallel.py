@@ -80,7 +80,7 @@ def make_in_processes(
             yield range(start, min(start + chunk, count))
 
     try:
-        with _Processes(_Build(maker, tokenizer), workers) as pool:
+        with SampleProcesses(MakerInProcess(maker, tokenizer), workers) as pool:
             for start, made in pool.run(chunks()):
                 done[start] = made
                 while given in done:
@@ -95,7 +95,7 @@ def make_in_processes(
         ) from error
 
 
-class _Processes(Processes[range, tuple[int, list[Row]]]):
+class SampleProcesses(Processes[range, tuple[int, list[Row]]]):
     """Worker processes that never see Ctrl-C, not even while they start."""
 
     def _start(self, number: int) -> Process:
@@ -122,14 +122,14 @@ def _hold_ctrl_c() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-class _Build:
+class MakerInProcess:
     """Goes to a worker process and makes the samples of a chunk there."""
 
     def __init__(self, maker: SampleMaker, tokenizer: PromptTokenizer) -> None:
         self._maker = maker
         self._tokenizer = PromptTokenizer(tokenizer.tokenizer, chat=tokenizer.chat, name=tokenizer.name)
 
-    def __call__(self, number: int) -> _Build:
+    def __call__(self, number: int) -> MakerInProcess:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
         self._make = self._maker.start(self._tokenizer)
         return self

@@ -90,16 +90,11 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _task(rows: Sequence[Mapping[str, Any]]) -> Any:
-    def dataset(**_: Any) -> Any:
-        import datasets
-
-        return datasets.DatasetDict({"test": datasets.Dataset.from_list([dict(row) for row in rows])})
-
     return lm_eval.build_task(
         {
             "task": "facts",
             "output_type": "multiple_choice",
-            "custom_dataset": dataset,
+            "custom_dataset": lm_eval.dataset(lambda: {"test": rows}),
             "test_split": "test",
             "doc_to_text": "stem",
             "doc_to_choice": "choices",

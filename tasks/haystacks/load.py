@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from lr2eval.benchmark import DataNeed
 from lr2eval.errors import UsageError
 from lr2eval.tasks.haystacks import filler, python_docs
 from lr2eval.tasks.haystacks.haystack import Haystack
+from lr2eval.tasks.shared import jsonl
 from lr2eval.tasks.shared.hub import hub_rows
 from lr2eval.tasks.shared.rows import json_bytes
 
@@ -38,7 +39,7 @@ def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, be
         raise UsageError(f"--set {benchmark}.repeat={repeat}: must be true or false")
     if chosen == ESSAYS:
         local = _local_essays(data_dir) if data_dir else None
-        name, comparable, texts = local or (f"hub:{HUB_SET}", True, _hub_essays(essays(benchmark), offline, data_dir))
+        name, comparable, texts = local or (f"hub:{HUB_SET}", True, essays(benchmark).from_hub(offline, data_dir))
     elif chosen == python_docs.PREFIX:
         name, comparable, texts = python_docs.name(), False, python_docs.pieces()
     elif chosen == filler.NAME:
@@ -62,10 +63,10 @@ def read(path: Path) -> tuple[str, ...]:
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in SUFFIXES]
         files.sort(key=lambda file: file.relative_to(path).as_posix())
-        return _texts(((str(file), _bytes(file)) for file in files), path)
+        return _texts(((str(file), jsonl.read_bytes(file)) for file in files), path)
     if path.suffix.lower() == ".zip":
         return _texts(_members(path), path)
-    return _texts([(str(path), _bytes(path))], path)
+    return _texts([(str(path), jsonl.read_bytes(path))], path)
 
 
 def _members(path: Path) -> Iterable[tuple[str, bytes]]:
@@ -78,29 +79,14 @@ def _members(path: Path) -> Iterable[tuple[str, bytes]]:
         raise UsageError(f"{path}: not a readable zip file ({error}); download it again") from error
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"haystack {path}: cannot be read ({error.strerror}); make it readable") from error
-
-
 def _texts(files: Iterable[tuple[str, bytes]], path: Path) -> tuple[str, ...]:
-    texts = tuple(_decoded(name, data) for name, data in files)
+    texts = tuple(jsonl.decoded(data, name) for name, data in files)
+    if any("\0" in text for text in texts):
+        raise UsageError(f"haystack {path}: binary data (it has NUL bytes); choose a text file")
     if not any(text.strip() for text in texts):
         what = f"no {', '.join(SUFFIXES)} file with text in it" if path.is_dir() else "no text in it"
         raise UsageError(f"haystack {path}: empty ({what}); choose a text file or a folder of text files")
     return texts
-
-
-def _decoded(name: str, data: bytes) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"haystack {name}: not UTF-8 text (byte {error.start}); convert it to UTF-8") from error
-    if "\0" in text:
-        raise UsageError(f"haystack {name}: a binary file (it has NUL bytes); choose a text file")
-    return text
 
 
 def find(data_dir: Path) -> Path | None:
@@ -122,16 +108,26 @@ def _local_essays(data_dir: Path) -> tuple[str, bool, tuple[str, ...]] | None:
 
 def _upstream_json(path: Path) -> str:
     try:
-        text = json.loads(_decoded(str(path), _bytes(path)))["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f'haystack {path}: not upstream\'s layout {{"text": ...}}; download it again') from error
+        text = jsonl.read_value(path)["text"]
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f'haystack {path}: not in the layout of NVIDIA/RULER, {{"text": ...}}; download it again'
+        ) from error
     return str(text)
 
 
-def essays(benchmark: str = "ruler") -> DataNeed:
-    """The essays as a data set of ``benchmark``."""
+@dataclass(frozen=True, kw_only=True)
+class Essays(DataNeed):
+    """Paul Graham's essays, the haystack of published RULER numbers."""
 
-    def local(data_dir: Path) -> Iterable[tuple[str, Path]]:
+    name: str = ESSAYS
+    tasks: str = "niah"
+    read_by: tuple[str, ...] = ("ruler", "niah")
+    licence: str = "none: copyright Paul Graham; for your own use, do not pass on"
+    hub: str = HUB_SET
+    file: str = f"{FOLDER}/{ZIP_NAME}"
+
+    def local(self, data_dir: Path) -> Iterable[tuple[str, Path]]:
         path = find(data_dir)
         if path is None:
             return
@@ -139,23 +135,17 @@ def essays(benchmark: str = "ruler") -> DataNeed:
             if file.is_file():
                 yield f"{FOLDER}/{file.relative_to(path.parent).as_posix()}", file
 
-    def fetch(offline: bool) -> Iterable[tuple[str, bytes]]:
-        yield f"{FOLDER}/{JSON_NAME}", json_bytes({"text": "\n".join(_hub_essays(need, offline))})
+    def fetch(self, offline: bool) -> Iterable[tuple[str, bytes]]:
+        yield f"{FOLDER}/{JSON_NAME}", json_bytes({"text": "\n".join(self.from_hub(offline))})
 
-    need = DataNeed(
-        name="essays",
-        tasks="niah",
-        read_by=("ruler", "niah"),
-        licence="none: copyright Paul Graham; for your own use, do not pass on",
-        hub=HUB_SET,
-        file=f"{FOLDER}/{ZIP_NAME}",
-        local=local,
-        fetch=fetch,
-        check=lambda folder: load({}, folder, True),
-        instead=f"--set {benchmark}.haystack={python_docs.PREFIX} (or a text file)",
-    )
-    return need
+    def check(self, data_dir: Path) -> None:
+        load({}, data_dir, True)
+
+    def from_hub(self, offline: bool, searched: Path | None = None) -> tuple[str, ...]:
+        """The texts on the hub."""
+        return tuple(row["text"] for row in hub_rows(self, None, "train", offline, searched))
 
 
-def _hub_essays(need: DataNeed, offline: bool, searched: Path | None = None) -> tuple[str, ...]:
-    return tuple(row["text"] for row in hub_rows(need, None, "train", offline, searched))
+def essays(benchmark: str = "ruler") -> Essays:
+    """The essays as a data set of ``benchmark``."""
+    return Essays(instead=f"--set {benchmark}.haystack={python_docs.PREFIX} (or a text file)")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval.base.settings import refuse_unknown
-from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.tasks.longbench import layout, metrics, source
 from lr2eval.tasks.longbench.prompts import prompt
 from lr2eval.tasks.longbench.suite import BUCKETS, DATA_SETS, bucket
@@ -38,12 +38,12 @@ class LongBench:
     def tasks(self) -> Sequence[TaskInfo]:
         """The data sets, in the paper's order."""
         file = "longbench/DATASET_e.jsonl" if self.extended else "longbench/DATASET.jsonl"
-        needs = replace(source.rows_of(self._names[0], extended=self.extended).need, file=file).needs
+        needs = replace(source.rows_of(self._names[0], extended=self.extended), file=file).needs
         return [TaskInfo(name, self.name, DATA_SETS[name].asks, needs) for name in self._names]
 
     def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
         """One data set for each task."""
-        return [source.rows_of(task, extended=self.extended).need for task in tasks]
+        return [source.rows_of(task, extended=self.extended) for task in tasks]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All data sets, or the one named."""
@@ -89,41 +89,25 @@ class LongBench:
         rules, asked = DATA_SETS[task], prompt(task)
         name = f"{self.name}/{task}"
         data = layout.lay_out(name, VERSION, items, asked, window, context, fingerprint, chat=rules.chat)
-        known = layout.known(data, context, where)
+        facts = {"source": where}
         if rules.metric == "classification" and items:
             # One list for the whole data set, as in LongBench; scoring a run again needs it.
-            known["classes"] = json.dumps(items[0].extra["all_classes"], ensure_ascii=False)
+            facts["classes"] = json.dumps(items[0].extra["all_classes"], ensure_ascii=False)
 
-        def describe(doc: Mapping[str, Any]) -> SampleInfo:
-            return SampleInfo(
-                gold=tuple(doc["answers"]),
-                columns={
-                    "document": doc["document"],
-                    "item": layout.item(doc),
-                    "source_length": doc["length"],
-                    **({"bucket": bucket(doc["length"])} if self.extended else {}),
-                },
-                source=(str(known["file"]), doc["offset"]),
-                truncated_tokens=doc["truncated_tokens"],
-            )
+        def columns(row: Mapping[str, Any]) -> dict[str, Any]:
+            group = {"bucket": bucket(row["length"])} if self.extended else {}
+            return {"document": row["document"], "item": layout.item(row), "source_length": row["length"], **group}
 
-        def score(answer: str, doc: Mapping[str, Any]) -> float:
-            return metrics.score(task, answer, doc["answers"], doc["all_classes"])
-
-        return Shard(
+        return lm_eval.file_shard(
+            data,
+            context,
             benchmark=self.name,
             task=task,
-            length=window,
-            n=len(items),
             version=VERSION,
-            data_hash=data.manifest["sha256"],
             metric=rules.metric,
-            load=lambda: lm_eval.generation_task(
-                task, data.rows, rules.metric, score, max_new_tokens=asked.max_new_tokens, version=VERSION
-            ),
-            describe=describe,
-            data=known,
-            max_new_tokens=asked.max_new_tokens,
+            score=lambda answer, row: metrics.score(task, answer, row["answers"], row["all_classes"]),
+            columns=columns,
+            facts=facts,
             chat=rules.chat,
         )
 

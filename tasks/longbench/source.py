@@ -32,7 +32,7 @@ def rows_of(dataset: str, *, extended: bool) -> RowFile:
 
     return RowFile(
         name=f"longbench/{name}",
-        benchmark=benchmark,
+        read_by=(benchmark,),
         tasks=f"{benchmark}:{dataset}",
         licence="MIT for LongBench; its sources have terms of their own",
         hub=prompt(dataset).hub,

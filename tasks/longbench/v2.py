@@ -7,15 +7,15 @@ compares log-probabilities of the letters instead, which gives other scores.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from lr2eval.base.settings import refuse_unknown
-from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.errors import TaskError, UsageError
+from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
+from lr2eval.errors import UsageError
 from lr2eval.tasks.longbench import layout
-from lr2eval.tasks.longbench.prompts import Prompt, read_yaml
+from lr2eval.tasks.longbench.prompts import Prompt, changed, read_yaml
 from lr2eval.tasks.shared import jsonl, lm_eval
 from lr2eval.tasks.shared.rows import RowFile
 from lr2eval.tasks.shared.select import limited, one_or_all
@@ -52,12 +52,12 @@ class LongBench2:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """The domains, in the paper's order."""
-        needs = DATA.need.needs
+        needs = DATA.needs
         return [TaskInfo(name, self.name, f"{domain}, four choices", needs) for name, domain in DOMAINS.items()]
 
     def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
         """One data set for all domains."""
-        return [DATA.need]
+        return [DATA]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All domains, or the one named."""
@@ -113,10 +113,10 @@ def _template() -> str:
     try:
         text = str(read_yaml(FILE)["doc_to_text"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise TaskError(f"lm_eval/{FILE}: no readable prompt; install lm-eval>=0.4.13,<0.5") from error
+        raise changed(FILE) from error
     fields = ["{{context}}", "{{question.strip()}}", *(f"{{{{choices[{n}]}}}}" for n in range(4))]
     if re.findall(r"\{\{.*?\}\}", text) != fields or not text.endswith(ENDINGS[0]):
-        raise TaskError(f"lm_eval/{FILE}: not the prompt we know; install lm-eval>=0.4.13,<0.5")
+        raise changed(FILE)
     return text.removesuffix(ENDINGS[0]) + ENDINGS[1]
 
 
@@ -135,7 +135,7 @@ def _item(row: jsonl.Row) -> tuple[str, layout.Item]:
 
 DATA = RowFile(
     name="longbench_v2",
-    benchmark="longbench2",
+    read_by=("longbench2",),
     tasks="longbench2",
     licence=f"see the card of {HUB}; its sources have terms of their own",
     hub=HUB,
@@ -152,37 +152,20 @@ def _shard(
     task: str, where: str, items: Sequence[layout.Item], window: int, context: TaskContext, fingerprint: str
 ) -> Shard:
     data = layout.lay_out(f"longbench2/{task}", VERSION, items, prompt(), window, context, fingerprint, chat=True)
-    known = layout.known(data, context, where)
-
-    def describe(doc: Mapping[str, Any]) -> SampleInfo:
-        return SampleInfo(
-            gold=tuple(doc["answers"]),
-            columns={
-                "document": doc["document"],
-                "item": layout.item(doc),
-                "difficulty": doc["difficulty"],
-                "bucket": doc["length"],
-                "sub_domain": doc["sub_domain"],
-            },
-            source=(str(known["file"]), doc["offset"]),
-            truncated_tokens=doc["truncated_tokens"],
-        )
-
-    def score(answer: str, doc: Mapping[str, Any]) -> float:
-        return float([letter(answer)] == doc["answers"])
-
-    return Shard(
+    return lm_eval.file_shard(
+        data,
+        context,
         benchmark=LongBench2.name,
         task=task,
-        length=window,
-        n=len(items),
         version=VERSION,
-        data_hash=data.manifest["sha256"],
         metric="letter",
-        load=lambda: lm_eval.generation_task(
-            task, data.rows, "letter", score, max_new_tokens=MAX_NEW_TOKENS, version=VERSION
-        ),
-        describe=describe,
-        data=known,
-        max_new_tokens=MAX_NEW_TOKENS,
+        score=lambda answer, row: float([letter(answer)] == row["answers"]),
+        columns=lambda row: {
+            "document": row["document"],
+            "item": layout.item(row),
+            "difficulty": row["difficulty"],
+            "bucket": row["length"],
+            "sub_domain": row["sub_domain"],
+        },
+        facts={"source": where},
     )

@@ -31,7 +31,7 @@ class Mmlu:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """The 57 subjects in alphabetical order."""
-        needs = source.need().needs
+        needs = source.MmluData().needs
         return [
             TaskInfo(subject, self.name, f"{subject.replace('_', ' ')}, {SHOTS}-shot multiple choice", needs)
             for subject in upstream.mmlu_files()
@@ -49,7 +49,7 @@ class Mmlu:
 
     def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
         """One data set for all subjects."""
-        return [source.need(tasks)]
+        return [source.MmluData(subjects=tasks)]
 
     def _shard(self, subject: str, found: MmluQuestions, context: TaskContext) -> Shard:
         rows = {split: found.rows(subject, split) for split in SPLITS}
@@ -84,11 +84,5 @@ MMLU = Mmlu()
 
 def lm_eval_task(subject: str, rows: Mapping[str, Sequence[Row]]) -> Any:
     """lm-eval's task for a subject with our rows as its ``test`` and ``dev`` splits."""
-
-    def dataset(**_: Any) -> Any:
-        import datasets
-
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(list(rows[split])) for split in SPLITS})
-
-    overrides = {"task": f"mmlu_{subject}", "num_fewshot": SHOTS, "custom_dataset": dataset}
+    overrides = {"task": f"mmlu_{subject}", "num_fewshot": SHOTS, "custom_dataset": lm_eval.dataset(lambda: rows)}
     return lm_eval.build_task(overrides, upstream.mmlu_files()[subject].parent)

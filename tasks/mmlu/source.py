@@ -6,7 +6,7 @@ import csv
 import io
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,27 @@ class MmluQuestions:
     rows: Callable[[str, str], list[Row]]
 
 
-def need(subjects: Sequence[str] = ()) -> DataNeed:
-    """MMLU as a data set. A bundle gets all subjects, they are small; ``subjects`` must be among them."""
+@dataclass(frozen=True, kw_only=True)
+class MmluData(DataNeed):
+    """A bundle gets all subjects, they are small; ``subjects`` must be among them."""
 
-    def local(data_dir: Path) -> Iterator[tuple[str, Path]]:
+    name: str = "mmlu"
+    tasks: str = "mmlu"
+    read_by: tuple[str, ...] = ("mmlu", "short")
+    licence: str = "MIT"
+    file: str = "mmlu/{test,dev}/*.csv"
+    hub: str = field(default_factory=lambda: upstream.mmlu_definition("abstract_algebra")["dataset_path"])
+    subjects: Sequence[str] = ()
+
+    def local(self, data_dir: Path) -> Iterator[tuple[str, Path]]:
         path = find(data_dir)
-        for file in [] if path is None else [path] if path.is_file() else sorted(path.glob("*/*.csv")):
-            if path == file or file.parent.name in SPLITS:
-                yield f"mmlu/{file.relative_to(file.parent if path == file else file.parents[1]).as_posix()}", file
+        if path is not None and path.is_file():
+            yield f"mmlu/{path.name}", path
+        elif path is not None:
+            for split in SPLITS:
+                yield from ((f"mmlu/{split}/{file.name}", file) for file in sorted((path / split).glob("*.csv")))
 
-    def fetch(offline: bool) -> Iterator[tuple[str, bytes]]:
+    def fetch(self, offline: bool) -> Iterator[tuple[str, bytes]]:
         found = read(None, offline)
         for subject in upstream.mmlu_files():
             for split in SPLITS:
@@ -50,31 +61,19 @@ def need(subjects: Sequence[str] = ()) -> DataNeed:
                 )
                 yield f"mmlu/{split}/{subject}_{split}.csv", text.getvalue().encode()
 
-    def check(folder: Path) -> None:
-        found = read(folder, offline=True)
-        for subject in subjects:
+    def check(self, data_dir: Path) -> None:
+        found = read(data_dir, offline=True)
+        for subject in self.subjects:
             for split in SPLITS:
                 found.rows(subject, split)
-
-    return DataNeed(
-        name="mmlu",
-        tasks="mmlu",
-        read_by=("mmlu", "short"),
-        licence="MIT",
-        hub=upstream.mmlu_definition("abstract_algebra")["dataset_path"],
-        file="mmlu/{test,dev}/*.csv",
-        local=local,
-        fetch=fetch,
-        check=check,
-    )
 
 
 def read(data_dir: Path | None, offline: bool) -> MmluQuestions:
     """The questions in ``data_dir``, or else those of the hub (``offline``: only of its local cache)."""
     path = find(data_dir) if data_dir else None
     if path is not None:
-        return MmluQuestions(ZIP_NAME, _from_zip(path)) if path.is_file() else MmluQuestions("csv", _from_folder(path))
-    known = need()
+        return MmluQuestions(ZIP_NAME if path.is_file() else "csv", _reader(path))
+    known = MmluData()
     failed: list[MissingDataError] = []
 
     def rows(subject: str, split: str) -> list[Row]:
@@ -100,29 +99,22 @@ def find(data_dir: Path) -> Path | None:
     return None
 
 
-def _from_zip(path: Path) -> Callable[[str, str], list[Row]]:
+def _reader(path: Path) -> Callable[[str, str], list[Row]]:
     def rows(subject: str, split: str) -> list[Row]:
         name = f"{split}/{subject}_{split}.csv"
+        place = f"{path}:{name}" if path.is_file() else str(path / name)
         try:
-            with zipfile.ZipFile(path) as archive:
-                data = archive.read(name)
-        except KeyError as error:
-            raise need().missing(f"{path} has no {name}") from error
-        except (OSError, zipfile.BadZipFile) as error:
+            if path.is_file():
+                with zipfile.ZipFile(path) as archive:
+                    data = archive.read(name)
+            else:
+                data = (path / name).read_bytes()
+        except zipfile.BadZipFile as error:
             raise UsageError(f"{path}: not a readable zip file ({error}); download it again") from error
-        return parse(data, subject, f"{path}:{name}")
-
-    return rows
-
-
-def _from_folder(folder: Path) -> Callable[[str, str], list[Row]]:
-    def rows(subject: str, split: str) -> list[Row]:
-        path = folder / split / f"{subject}_{split}.csv"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise need().missing(f"{path} cannot be read ({error.strerror})") from error
-        return parse(data, subject, str(path))
+        except (KeyError, OSError) as error:
+            reason = getattr(error, "strerror", None) or "not in the zip file"
+            raise MmluData().missing(f"{place} cannot be read ({reason})") from error
+        return parse(data, subject, place)
 
     return rows
 
@@ -149,9 +141,9 @@ def _row(cells: Sequence[str], subject: str, place: str) -> Row:
     if len(cells) != 6:
         raise UsageError(f"{place}: {len(cells)} fields instead of question, four choices and answer; correct the file")
     question, *choices, answer = cells
-    for field, text in zip(("question", "choice0", "choice1", "choice2", "choice3"), cells, strict=False):
+    for name, text in zip(("question", "choice0", "choice1", "choice2", "choice3"), cells, strict=False):
         if not text.strip():
-            raise UsageError(f"{place}, field {field}: is empty; correct the file")
+            raise UsageError(f"{place}, field {name}: is empty; correct the file")
     key = answer.strip()
     if len(key) != 1 or key not in LETTERS + "0123":
         raise UsageError(f"{place}, field answer: {answer!r} is neither A..D nor 0..3; correct the file")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lr2eval.base import ids
-from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.exact import files, parallel
 from lr2eval.tasks.exact.fit import sufficient
-from lr2eval.tasks.niah import benchmark
 from lr2eval.tasks.niah.draw import Variant
 from lr2eval.tasks.niah.generate import VERSION, NiahMaker
 from lr2eval.tasks.niah.options import HAYSTACK, Grid
@@ -53,7 +52,7 @@ class Niah:
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Make or find the data of every variant and length. Raises :class:`TaskError` for too short a length."""
         if not context.lengths:
-            raise TaskError("niah needs at least one length in tokens, for instance --lengths 4k")
+            raise TaskError("niah: needs at least one length in tokens, for example --lengths 4k")
         grid, haystack = Grid.parse(context.options), _haystack(context)
         _check_wording(grid, tasks)
         workers = parallel.chosen_workers(context.options, self.name)
@@ -72,7 +71,7 @@ class Niah:
         return [haystacks.essays(self.name)]
 
     def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
-        """Lengths (tokens) that suffice for the first samples of ``context``, by variant; and what is not at hand."""
+        """Minimum lengths (tokens) of the first samples of ``context`` by variant; why others cannot be measured."""
         try:
             haystack = _haystack(context)
         except MissingDataError as error:
@@ -89,14 +88,14 @@ class Niah:
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run keeps."""
-        return benchmark.found(sample.answer, sample.gold)
+        return found(sample.answer, sample.gold)
 
 
 NIAH = Niah()
 
 
 def _with(grid: Grid, samples: int | None) -> Grid:
-    """The grid with so many samples in each cell, where a length has a number of its own."""
+    """The grid with this number of samples in each cell, if a length has its own number."""
     return grid if samples is None else replace(grid, samples_per_cell=samples)
 
 
@@ -104,12 +103,14 @@ def _check_wording(grid: Grid, tasks: Sequence[str]) -> None:
     if grid.wording is None:
         return
     if "multi" in tasks:
-        raise UsageError("--set niah.wording: it asks for one needle; choose --tasks niah:single,niah:distractor")
+        raise UsageError(
+            "--set niah.wording: niah:multi cannot use it (one needle only); choose --tasks niah:single,niah:distractor"
+        )
     for name, given in (("keys", grid.wording.keys), ("values", grid.wording.values)):
         if "distractor" in tasks and given and grid.distractors >= len(given):
             raise UsageError(
-                f"--set niah.wording: {grid.distractors} distractors need more than its {len(given)} {name}; give it "
-                "more, or --set niah.distractors=N"
+                f"--set niah.wording: {grid.distractors} distractors need more than {len(given)} {name}; add {name} to "
+                "the file, or use fewer distractors with --set niah.distractors=N"
             )
 
 
@@ -119,42 +120,23 @@ def _haystack(context: TaskContext) -> haystacks.Haystack:
 
 
 def _shard(maker: NiahMaker, data: files.DataFile, context: TaskContext) -> Shard:
-    source = data.path.relative_to(context.cache_dir).as_posix()
-    manifest = data.manifest
-
-    def describe(doc: Mapping[str, Any]) -> SampleInfo:
-        return SampleInfo(
-            gold=tuple(doc["answers"]),
-            columns={key: doc[key] for key in ("depth", "token_depth", "token_count")},
-            marks=tuple(doc["marks"]),
-            source=(source, doc["offset"]),
-        )
-
-    return Shard(
+    return lm_eval.file_shard(
+        data,
+        context,
         benchmark=NIAH.name,
         task=maker.variant,
-        length=maker.length,
-        n=manifest["samples"],
         version=maker.version,
-        data_hash=manifest["sha256"],
         metric=METRIC,
-        load=lambda: lm_eval.generation_task(
-            maker.variant, data.rows, METRIC, lambda answer, doc: benchmark.found(answer, doc["answers"]),
-            max_new_tokens=maker.max_new_tokens, version=VERSION,
-        ),
-        describe=describe,
-        data={
+        score=lambda answer, row: found(answer, row["answers"]),
+        columns=lambda row: {key: row[key] for key in ("depth", "token_depth", "token_count")},
+        facts={
             **maker.haystack.facts,
             **({"wording": ids.digest(maker.grid.changes)[:8]} if maker.grid.changes else {}),
             "comparable": False,  # the wording is ours: no published number was measured with it
             "depths": len(maker.grid.depths),
-            "file": source,
-            "sha256": manifest["sha256"],
-            **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
         },
-        max_new_tokens=maker.max_new_tokens,
         cells="depth",
-    )  # fmt: skip
+    )
 
 
 def _data_file(maker: NiahMaker, context: TaskContext, fingerprint: str, workers: int | None) -> files.DataFile:

@@ -8,7 +8,7 @@ needles alike in every sample; here the order is the sample's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -44,11 +44,6 @@ class EssayRecipe:
                 f"({sentences} in its first {LOOKED_AT} words); give a text of sentences with --set ruler.haystack=PATH"
             )
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
-        return upstream.niah_texts().max_new_tokens
-
     def draw(self, rng: Random) -> EssayDraw:
         """Keys and values, the order of their needles, their depths and what is asked."""
         keys = _distinct(rng, "words", self.keys)
@@ -60,50 +55,51 @@ class EssayRecipe:
         return EssayDraw(self, facts, tuple(needles), tuple(depths), tuple(rng.sample(keys, self.queries)))
 
 
+@dataclass(frozen=True)
 class EssayDraw:
-    """One sample; a unit is one word of the essays."""
+    """One sample; a unit is one word of the essays. ``needles`` are (key, value) pairs; ``asked`` are keys."""
 
-    def __init__(
-        self,
-        recipe: EssayRecipe,
-        facts: dict[str, tuple[str, ...]],
-        needles: tuple[tuple[str, str], ...],
-        depths: tuple[int, ...],
-        asked: tuple[str, ...],
-    ) -> None:
-        self._recipe = recipe
-        self._facts = facts
-        self._needles = needles
-        self._depths = depths
-        self._asked = asked
-        self.smallest = len(needles)
-        self.largest = recipe.haystack.available
+    recipe: EssayRecipe
+    facts: Mapping[str, tuple[str, ...]]
+    needles: tuple[tuple[str, str], ...]
+    depths: tuple[int, ...]
+    asked: tuple[str, ...]
+
+    @property
+    def smallest(self) -> int:
+        """One word for each needle."""
+        return len(self.needles)
+
+    @property
+    def largest(self) -> int | None:
+        """The words of the text."""
+        return self.recipe.haystack.available
 
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """The words, each with the space before it."""
-        return [(f" {word}",) for word in self._recipe.haystack.take(start, stop)]
+        return [(f" {word}",) for word in self.recipe.haystack.take(start, stop)]
 
     @property
     def answers(self) -> tuple[str, ...]:
         """What is asked for, whatever the size."""
-        return tuple(value for key in self._asked for value in self._facts[key])
+        return tuple(value for key in self.asked for value in self.facts[key])
 
     def render(self, size: int) -> Draft:
         """The sample with the first ``size`` words of the essays."""
         texts = upstream.niah_texts()
-        template, prefix, kind = texts.template, texts.answer_prefix, str(self._recipe.kind)
+        template, prefix, kind = texts.template, texts.answer_prefix, str(self.recipe.kind)
         if len(self.answers) == 1:
             template, prefix = upstream.single_answer(template), upstream.single_answer(prefix)
             kind = kind.removesuffix("s")
-        needles = [texts.needle.format(type_needle_v=self._recipe.kind, key=k, value=v) for k, v in self._needles]
-        stretch = self._recipe.haystack.first(size)
-        places = [int(len(stretch) * (depth / 100)) for depth in self._depths]
+        needles = [texts.needle.format(type_needle_v=self.recipe.kind, key=k, value=v) for k, v in self.needles]
+        stretch = self.recipe.haystack.first(size)
+        places = [int(len(stretch) * (depth / 100)) for depth in self.depths]
         parts = []
         for begin, end, needle in zip([0, *places], places, needles, strict=False):
             parts += [stretch.text(begin, end), needle]
         parts.append(stretch.text(places[-1]))
-        asked = [at for at, (key, _) in enumerate(self._needles) if key in self._asked]
-        query = enumeration(self._asked)
+        asked = [at for at, (key, _) in enumerate(self.needles) if key in self.asked]
+        query = enumeration(self.asked)
         return Draft(
             prompt=template.format(type_needle_v=kind, context=" ".join(parts), query=query),
             answer_prefix=prefix.format(type_needle_v=kind, query=query),

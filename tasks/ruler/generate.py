@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -12,7 +12,7 @@ from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.counting import counting
-from lr2eval.tasks.exact.draft import Draw, Numbered, Recipe
+from lr2eval.tasks.exact.draft import Draw, IndexedRecipe, TaskRecipe
 from lr2eval.tasks.exact.fit import Near, TooSmallError, largest_fitting, largest_fitting_near, sufficient
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
@@ -26,10 +26,11 @@ class RulerMaker:
     """
 
     task: str
-    recipe: Recipe
+    recipe: TaskRecipe
     length: int
     seed: int
-    near: Near | None
+    max_new_tokens: int
+    near: Near | None = None
 
     @property
     def name(self) -> str:
@@ -60,34 +61,33 @@ def samples(
         yield from parallel.rows(ruler_maker(task, length, seed, tokenizer), count, tokenizer, workers)
     except TooSmallError as error:
         enough = sufficient_length(task, length, count, seed, tokenizer)
-        generation = task.recipe(tokenizer, length, seed).max_new_tokens
         raise TaskError(
             f"ruler:{task.name} at length {length}: the smallest sample takes "
-            f"{error.tokens + generation} tokens with this tokenizer; use a length of at least {enough}"
+            f"{error.tokens + task.max_new_tokens} tokens with this tokenizer; use a length of at least {enough}"
         ) from error
 
 
 def ruler_maker(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenizer) -> RulerMaker:
     """Size sample 0 the long way; if its real tokenisation is as long as its words say, the rest starts from there."""
-    maker = RulerMaker(task.name, task.recipe(tokenizer, length, seed), length, seed, None)
+    maker = RulerMaker(task.name, task.recipe(tokenizer, length, seed), length, seed, task.max_new_tokens)
     counter = counting(tokenizer)
     if not counter.additive:
         return maker
     draw = _draw(maker.task, maker.recipe, length, 0, seed)
-    fit = largest_fitting(draw, counter, length - maker.recipe.max_new_tokens)
+    fit = largest_fitting(draw, counter, length - maker.max_new_tokens)
     if not counter.verified(fit.draft.prompt, fit.draft.answer_prefix):
         return maker
     smallest = draw.render(draw.smallest)
     tokens = fit.tokens - counter.count_prompt(smallest.prompt, smallest.answer_prefix)
     near = Near(fit.size, max(tokens / max(fit.size - draw.smallest, 1), 1.0))
-    return RulerMaker(maker.task, maker.recipe, length, seed, near)
+    return replace(maker, near=near)
 
 
 def make_sample(
     maker: RulerMaker, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]
 ) -> dict[str, Any]:
     """One sample. ``memo`` caches token counts only; ``token_count`` includes the generation budget."""
-    length, seed, new_tokens = maker.length, maker.seed, maker.recipe.max_new_tokens
+    length, seed, new_tokens = maker.length, maker.seed, maker.max_new_tokens
     draw = _draw(maker.task, maker.recipe, length, index, seed)
     if maker.near is None:
         fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
@@ -118,8 +118,8 @@ def full_name(task: str) -> str:
     return f"ruler/{task}"
 
 
-def _draw(task: str, recipe: Recipe, length: int, index: int, seed: int) -> Draw:
-    if isinstance(recipe, Numbered):
+def _draw(task: str, recipe: TaskRecipe, length: int, index: int, seed: int) -> Draw:
+    if isinstance(recipe, IndexedRecipe):
         recipe = recipe.at(index)
     return recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, seed)))
 
@@ -131,8 +131,6 @@ def sufficient_length(task: RulerTask, length: int, count: int, seed: int, token
         recipe = task.recipe(tokenizer, length, seed)
         draws = (_draw(task.name, recipe, length, index, seed) for index in range(count))
         drafts = (draw.render(draw.smallest) for draw in draws)
-        return recipe.max_new_tokens + max(
-            tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts
-        )
+        return task.max_new_tokens + max(tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts)
 
     return sufficient(length, needed)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from lr2eval.benchmark import DataNeed, TaskContext
 from lr2eval.errors import MissingDataError
-from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks import haystacks
-from lr2eval.tasks.exact.draft import Recipe
+from lr2eval.tasks.exact.draft import TaskRecipe
 from lr2eval.tasks.ruler import questions
 from lr2eval.tasks.ruler.essay import EssayRecipe
 from lr2eval.tasks.ruler.qa import QaRecipe
@@ -25,7 +23,7 @@ OPTIONS = ("haystack", "repeat", "squad", "hotpotqa", "workers", "compat", "samp
 
 def need(source: Source) -> DataNeed:
     """The data set behind the tasks of one source."""
-    return haystacks.essays() if source == "essays" else questions.need(source)
+    return haystacks.essays() if source == "essays" else questions.SETS[source]
 
 
 @dataclass(frozen=True)
@@ -36,20 +34,23 @@ class OutsideTask:
     description: str
     source: Source
     min_length: int
-    recipe: Callable[[Any], Recipe]
+    recipe: Callable[[Any], TaskRecipe]
     metric: str = "string_match_all"
 
     def over(self, text: Text) -> RulerTask:
         """The task over this text."""
-        recipe = partial(_any_length, self.recipe(text))
+        recipe = self.recipe(text)
         available = len(text.items) if isinstance(text, questions.Questions) else None
         return RulerTask(
-            self.name, self.description, text.name, self.min_length, recipe, self.metric, text.facts, available
+            self.name,
+            self.description,
+            text.name,
+            self.min_length,
+            lambda *_: recipe,
+            self.metric,
+            text.facts,
+            available,
         )
-
-
-def _any_length(recipe: Recipe, tokenizer: PromptTokenizer, length: int, seed: int) -> Recipe:
-    return recipe
 
 
 def _essay(name: str, description: str, min_length: int = 512, **numbers: Any) -> OutsideTask:

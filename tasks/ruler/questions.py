@@ -54,22 +54,53 @@ class Questions:
         }
 
 
-@dataclass(frozen=True)
-class QuestionSet:
+@dataclass(frozen=True, kw_only=True)
+class QuestionSet(DataNeed):
     """How one data set is found and read. ``published`` counts the questions of the whole file."""
 
-    file: str
-    """Place of the published file in a data folder."""
+    read_by: tuple[str, ...] = ("ruler",)
+    licence: str = "CC BY-SA 4.0"
     patterns: tuple[str, ...]
     """Other names of the file."""
     parse: Callable[[Any, str], tuple[list[str], list[Question]]]
     published: int
     site: str
-    hub: str
     config: str | None
-    """Name and configuration on the hub. Its validation split has the rows of the published file."""
+    """Configuration on the hub. Its validation split has the rows of the published file."""
     from_hub: Callable[[list[dict[str, Any]]], Any]
     """From rows of the hub to the published layout."""
+
+    @property
+    def _download(self) -> str:
+        return f"download {Path(self.file).name} from {self.site}"
+
+    def find(self, data_dir: Path | None) -> Path | None:
+        folders = [(data_dir / self.file).parent, data_dir] if data_dir else []
+        names = (Path(self.file).name, *self.patterns)
+        files = (sorted(folder.glob(name)) for folder in folders for name in names)
+        return next((file for group in files for file in group if file.is_file()), None)
+
+    def local(self, data_dir: Path) -> list[tuple[str, Path]]:
+        return one_file(self.find(data_dir), self.file)
+
+    def fetch(self, offline: bool) -> list[tuple[str, bytes]]:
+        return [(self.file, json_bytes(self._hub_file(offline)))]
+
+    def check(self, data_dir: Path) -> None:
+        load(self.name, None, data_dir)
+
+    def _hub_file(self, offline: bool, searched: Path | None = None) -> Any:
+        return self.from_hub(hub_rows(self, self.config, "validation", offline, searched, self._download))
+
+    def load(self, given: object, data_dir: Path | None, offline: bool) -> Questions:
+        """See :func:`load`."""
+        path = Path(str(given)).expanduser() if given is not None else self.find(data_dir)
+        data, file = (_read(path), str(path)) if path else (self._hub_file(offline, data_dir), f"hub:{self.hub}")
+        documents, items = self.parse(data, file)
+        if not items:
+            raise UsageError(f"{file}: has no question with an answer; {self._download}")
+        comparable = len(items) == self.published
+        return Questions(path.name if path else file, comparable, tuple(documents), tuple(items))
 
 
 def load(name: str, given: object, data_dir: Path | None, offline: bool = True) -> Questions:
@@ -78,40 +109,7 @@ def load(name: str, given: object, data_dir: Path | None, offline: bool = True) 
     With ``offline`` only the hub's local cache is read. Raises :class:`MissingDataError` if there is none of them and
     :class:`UsageError` naming file, item and field for another layout.
     """
-    known = SETS[name]
-    path = Path(str(given)).expanduser() if given is not None else _find(known, data_dir)
-    data, file = (_read(path), str(path)) if path else (_hub_file(name, offline, data_dir), f"hub:{known.hub}")
-    documents, items = known.parse(data, file)
-    if not items:
-        raise UsageError(f"{file}: has no question with an answer; download {_advice(name)}")
-    return Questions(path.name if path else file, len(items) == known.published, tuple(documents), tuple(items))
-
-
-def need(name: str) -> DataNeed:
-    """``squad`` or ``hotpotqa`` as a data set of RULER."""
-    known = SETS[name]
-    return DataNeed(
-        name=name,
-        tasks="ruler:qa_1" if name == "squad" else "ruler:qa_2",
-        read_by=("ruler",),
-        licence="CC BY-SA 4.0",
-        hub=known.hub,
-        file=known.file,
-        local=lambda data_dir: one_file(_find(known, data_dir), known.file),
-        fetch=lambda offline: [(known.file, json_bytes(_hub_file(name, offline)))],
-        check=lambda data_dir: load(name, None, data_dir),
-        instead=f"--set ruler.{name}=FILE",
-    )
-
-
-def _hub_file(name: str, offline: bool, searched: Path | None = None) -> Any:
-    known = SETS[name]
-    rows = hub_rows(need(name), known.config, "validation", offline, searched, f"download {_advice(name)}")
-    return known.from_hub(rows)
-
-
-def _advice(name: str) -> str:
-    return f"{Path(SETS[name].file).name} from {SETS[name].site}"
+    return SETS[name].load(given, data_dir, offline)
 
 
 def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -127,12 +125,6 @@ def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for paragraphs in articles.values()
         ]
     }
-
-
-def _find(known: QuestionSet, data_dir: Path | None) -> Path | None:
-    folders = [(data_dir / known.file).parent, data_dir] if data_dir else []
-    files = (sorted(folder.glob(pattern)) for folder in folders for pattern in (Path(known.file).name, *known.patterns))
-    return next((file for group in files for file in group if file.is_file()), None)
 
 
 def _read(path: Path) -> Any:
@@ -172,7 +164,7 @@ def _squad(data: Any, file: str) -> tuple[list[str], list[Question]]:
 
 def _hotpot(data: Any, file: str) -> tuple[list[str], list[Question]]:
     if not isinstance(data, list):
-        raise UsageError(f"{file}: not a list of questions; download {_advice('hotpotqa')}")
+        raise UsageError(f"{file}: not a list of questions; give a file in the layout of https://hotpotqa.github.io")
     rows = [(entry, _hotpot_documents(entry, place), place) for place, entry in _each(data, f"{file}, item")]
     documents = _Documents(text for _, texts, _ in rows for text in texts)
     items = []
@@ -227,23 +219,29 @@ def _wrong(place: str, key: str, expected: str) -> UsageError:
 
 SETS = {
     "squad": QuestionSet(
-        "squad/dev-v2.0.json",
-        ("dev-v2.0*.json*",),
-        _squad,
-        5928,
-        "https://rajpurkar.github.io/SQuAD-explorer",
-        "rajpurkar/squad_v2",
-        None,
-        _squad_articles,
+        name="squad",
+        tasks="ruler:qa_1",
+        file="squad/dev-v2.0.json",
+        patterns=("dev-v2.0*.json*",),
+        parse=_squad,
+        published=5928,
+        site="https://rajpurkar.github.io/SQuAD-explorer",
+        hub="rajpurkar/squad_v2",
+        config=None,
+        from_hub=_squad_articles,
+        instead="--set ruler.squad=FILE",
     ),
     "hotpotqa": QuestionSet(
-        "hotpotqa/hotpot_dev_distractor_v1.json",
-        ("hotpot_dev_distractor_v1.json*", "hotpot*distractor*.json*"),
-        _hotpot,
-        7405,
-        "https://hotpotqa.github.io",
-        "hotpotqa/hotpot_qa",
-        "distractor",
-        list,
+        name="hotpotqa",
+        tasks="ruler:qa_2",
+        file="hotpotqa/hotpot_dev_distractor_v1.json",
+        patterns=("hotpot_dev_distractor_v1.json*", "hotpot*distractor*.json*"),
+        parse=_hotpot,
+        published=7405,
+        site="https://hotpotqa.github.io",
+        hub="hotpotqa/hotpot_qa",
+        config="distractor",
+        from_hub=list,
+        instead="--set ruler.hotpotqa=FILE",
     ),
 }

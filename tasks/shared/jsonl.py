@@ -56,9 +56,9 @@ def read(path: Path, id_fields: Sequence[str] = ()) -> Iterator[tuple[str, Row]]
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     # Split at newlines alone: str.splitlines would also split inside strings, at U+2028 for instance.
-    for number, line in enumerate(_bytes(path).split(b"\n"), 1):
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
         place = f"{path}, line {number}"
-        if text := _text(line, place).strip():
+        if text := decoded(line, place).strip():
             yield number, _parsed(text, place)
 
 
@@ -71,10 +71,11 @@ def _items(path: Path) -> Iterator[tuple[int, Any]]:
 
 def read_value(path: Path) -> Any:
     """The one JSON value of a file. Raises :class:`UsageError` as :func:`read` does."""
-    return _parsed(_text(_bytes(path), str(path)), str(path))
+    return _parsed(decoded(read_bytes(path), str(path)), str(path))
 
 
-def _text(data: bytes, place: str) -> str:
+def decoded(data: bytes, place: str) -> str:
+    """UTF-8 text, with or without a byte order mark."""
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -88,7 +89,8 @@ def _parsed(text: str, place: str) -> Any:
         raise UsageError(f"{place}: not valid JSON ({error}); correct it or download it again") from error
 
 
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, decompressed if it is gzipped."""
     try:
         data = path.read_bytes()
         return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data

@@ -15,21 +15,15 @@ from lr2eval.tasks.shared import jsonl
 from lr2eval.tasks.shared.hub import hub_rows
 
 
-@dataclass(frozen=True)
-class RowFile:
+@dataclass(frozen=True, kw_only=True)
+class RowFile(DataNeed):
     """``parse`` turns a row into what a run uses; its :class:`UsageError` names the field.
 
     ``pattern`` (a regular expression) matches names of the file. ``ids``: fields whose values must differ.
     """
 
-    name: str
-    benchmark: str
-    tasks: str
-    licence: str
-    hub: str
     config: str | None
     split: str
-    file: str
     pattern: str
     parse: Callable[[jsonl.Row], Any]
     ids: tuple[str, ...] = ()
@@ -38,20 +32,15 @@ class RowFile:
     also_beside: bool = False
     """Whether the file may also lie in the data folder itself."""
 
-    @property
-    def need(self) -> DataNeed:
-        """For ``lr2eval data prepare`` and errors."""
-        return DataNeed(
-            name=self.name,
-            tasks=self.tasks,
-            read_by=(self.benchmark,),
-            licence=self.licence,
-            hub=self.hub,
-            file=self.file,
-            local=lambda folder: one_file(self.find(folder), self.file),
-            fetch=self._fetch,
-            check=lambda folder: self.read(folder, offline=True),
-        )
+    def local(self, data_dir: Path) -> list[tuple[str, Path]]:
+        return one_file(self.find(data_dir), self.file)
+
+    def fetch(self, offline: bool) -> Iterator[tuple[str, bytes]]:
+        rows = self._parsed(self._hub(offline), self.parse if self.keep_parsed else dict)
+        yield str(Path(self.file).with_suffix(".jsonl")), b"".join(json_bytes(row) + b"\n" for row in rows)
+
+    def check(self, data_dir: Path) -> None:
+        self.read(data_dir, offline=True)
 
     def find(self, data_dir: Path) -> Path | None:
         """The file in a data folder. Raises :class:`UsageError` if there are two."""
@@ -78,7 +67,7 @@ class RowFile:
 
     def _hub(self, offline: bool, searched: Path | None = None, advice: str = "") -> Iterator[tuple[str, jsonl.Row]]:
         part = ", ".join(filter(None, (self.config, self.split)))
-        rows = hub_rows(self.need, self.config, self.split, offline, searched, advice)
+        rows = hub_rows(self, self.config, self.split, offline, searched, advice)
         return ((f"{self.hub} ({part}), row {number}", row) for number, row in enumerate(rows, 1))
 
     def _parsed(self, rows: Iterable[tuple[str, jsonl.Row]], parse: Callable[[jsonl.Row], Any]) -> list[Any]:
@@ -89,10 +78,6 @@ class RowFile:
             except UsageError as error:
                 raise UsageError(f"{place}, {error}") from error
         return found
-
-    def _fetch(self, offline: bool) -> Iterator[tuple[str, bytes]]:
-        rows = self._parsed(self._hub(offline), self.parse if self.keep_parsed else dict)
-        yield str(Path(self.file).with_suffix(".jsonl")), b"".join(json_bytes(row) + b"\n" for row in rows)
 
 
 def one_file(path: Path | None, place: str) -> list[tuple[str, Path]]:

@@ -73,9 +73,7 @@ class Short:
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All of them, or the one named; ``truthfulqa`` is both of its measures."""
-        if selector in GROUPS:
-            return GROUPS[selector]
-        return one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
+        return one_or_all(self.name, selector, NAMES, GROUPS)
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Read the rows. Raises :class:`MissingDataError` naming every task without data, and what is missing."""
@@ -91,7 +89,7 @@ class Short:
     def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
         """MMLU, and every split of the others."""
         names = dict.fromkeys(COLUMNS[task].data for task in tasks if task != "mmlu")
-        rows = [source.rows_of(name, split).need for name in names for split in source.SETS[name].files]
+        rows = [source.rows_of(name, split) for name in names for split in source.SETS[name].files]
         return [*(MMLU.data_needs(MMLU.select(None)) if "mmlu" in tasks else []), *rows]
 
 
@@ -186,13 +184,7 @@ def _shard(
 
 def lm_eval_task(task: str, name: str, splits: Mapping[str, Sequence[Any]], shots: int, new: int | None) -> Any:
     """lm-eval's task ``name`` over rows of ours, with so many examples and at most ``new`` tokens generated."""
-
-    def dataset(**_: Any) -> Any:
-        import datasets
-
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(list(rows)) for split, rows in splits.items()})
-
-    overrides: dict[str, Any] = {"task": name, "num_fewshot": shots, "custom_dataset": dataset}
+    overrides: dict[str, Any] = {"task": name, "num_fewshot": shots, "custom_dataset": lm_eval.dataset(lambda: splits)}
     if task == "truthfulqa_mc2":
         overrides["process_results"] = true_probability
     made = lm_eval.build_task(overrides, _folder(COLUMNS[task].data))

@@ -41,7 +41,7 @@ def rows_of(name: str, split: str) -> RowFile:
     known = SETS[name]
     return RowFile(
         name=f"{name}/{split}",
-        benchmark="short",
+        read_by=("short",),
         tasks=f"short:{name}",
         licence=known.licence,
         hub=known.hub,

@@ -56,8 +56,6 @@ def test_little_work_stays_here(one_tokenizer: PromptTokenizer, trained: dict[st
 class Dying:
     """A recipe whose samples end their process."""
 
-    max_new_tokens = 1
-
     def draw(self, rng: Any) -> NiahDraw:
         if os.environ["MAKER"] != str(os.getpid()):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -73,7 +71,7 @@ def ensure(path: Path, rows: Any) -> files.DataFile:
 
 def test_a_dying_process(one_tokenizer: PromptTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAKER", str(os.getpid()))
-    dying = generate.RulerMaker("vt", Dying(), 1024, 0, None)
+    dying = generate.RulerMaker("vt", Dying(), 1024, 0, 1)
     with pytest.raises(TaskError, match=r"ruler:vt at length 1024: .* died .*workers=1") as caught:
         ensure(tmp_path / "vt.jsonl", parallel.make_in_processes(dying, 4, one_tokenizer, 2))
     assert "\n" not in str(caught.value)
