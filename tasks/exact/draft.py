@@ -7,7 +7,7 @@ the number that fits never touches the random generator again. A *draft* is the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol, runtime_checkable
@@ -75,3 +75,11 @@ def places(fractions: Sequence[float], size: int) -> list[int]:
         taken.append(place)
         taken.sort()
     return taken
+
+
+def distinct(count: int, make: Callable[[], str]) -> list[str]:
+    """``count`` different texts from a function that may repeat itself."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[make()] = None
+    return list(found)

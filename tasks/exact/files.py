@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lr2eval.base import ids
 from lr2eval.base.files import lock_file, sha256, write_hashed
+from lr2eval.benchmark import TaskContext
 from lr2eval.errors import StoreError, UsageError
 
 
@@ -31,6 +33,20 @@ class DataFile:
             for line in file:
                 yield {**json.loads(line), "offset": offset}
                 offset += len(line)
+
+
+def sample_file(
+    context: TaskContext,
+    benchmark: str,
+    facts: Mapping[str, Any],
+    count: int,
+    make: Callable[[], Iterable[Mapping[str, Any]]],
+) -> DataFile:
+    """The data file of ``count`` samples. ``facts`` hold its task, length, and all else it depends on."""
+    task, length = facts["task"], facts["length"]
+    key = ids.digest([facts, count])[:16]
+    path = context.cache_dir / "data" / benchmark / f"{task}-{length}-{key}.jsonl"
+    return ensure(path, facts, make, lambda row: float(row["token_count"]) / length, context.progress)
 
 
 def ensure(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
@@ -53,41 +53,41 @@ class TooSmallError(Exception):
         self.tokens = tokens
 
 
+@dataclass
 class UnitCosts:
     """Prefix sums over the token counts of a draw's units, extended only as far as they are asked for."""
 
-    def __init__(self, draw: Draw, tokenizer: PromptTokenizer, memo: MutableMapping[str, int], limit: int) -> None:
-        self._draw = draw
-        self._tokenizer = tokenizer
-        self._memo = memo
-        self._limit = limit
-        self._sums = [0]
+    draw: Draw
+    tokenizer: PromptTokenizer
+    memo: MutableMapping[str, int]
+    limit: int
+    sums: list[int] = field(default_factory=lambda: [0])
 
     def upto(self, size: int) -> int:
         """Estimated tokens of the first ``size`` units."""
         self._extend(size)
-        return self._sums[size]
+        return self.sums[size]
 
     def fitting(self, tokens: float) -> int:
         """The most units whose estimate is at most ``tokens`` (never more than the limit)."""
-        while self._sums[-1] <= tokens and len(self._sums) <= self._limit:
-            done = len(self._sums) - 1
-            mean = max(self._sums[-1] / done, 1.0) if done else 16.0
-            self._extend(min(self._limit, done + 8 + int((tokens - self._sums[-1]) / mean)))
-        return bisect_right(self._sums, tokens) - 1
+        while self.sums[-1] <= tokens and len(self.sums) <= self.limit:
+            done = len(self.sums) - 1
+            mean = max(self.sums[-1] / done, 1.0) if done else 16.0
+            self._extend(min(self.limit, done + 8 + int((tokens - self.sums[-1]) / mean)))
+        return bisect_right(self.sums, tokens) - 1
 
     def _extend(self, size: int) -> None:
-        start = len(self._sums) - 1
+        start = len(self.sums) - 1
         if size <= start:
             return
-        units = self._draw.units(start, size)
-        new = sorted({piece for unit in units for piece in unit if piece not in self._memo})
-        counts = dict(zip(new, self._tokenizer.counts(new), strict=True))
-        if len(self._memo) + len(counts) <= MEMO_LIMIT:
-            self._memo.update(counts)
+        units = self.draw.units(start, size)
+        new = sorted({piece for unit in units for piece in unit if piece not in self.memo})
+        counts = dict(zip(new, self.tokenizer.counts(new), strict=True))
+        if len(self.memo) + len(counts) <= MEMO_LIMIT:
+            self.memo.update(counts)
         for unit in units:
-            cost = sum(counts[piece] if piece in counts else self._memo[piece] for piece in unit)
-            self._sums.append(self._sums[-1] + cost)
+            cost = sum(counts[piece] if piece in counts else self.memo[piece] for piece in unit)
+            self.sums.append(self.sums[-1] + cost)
 
 
 def sufficient(length: int, needed: Callable[[int], int]) -> int:

@@ -1,4 +1,4 @@
-"""Making many samples in several processes. Which process makes a sample, and how many there are, changes no byte."""
+"""Makes many samples in several processes. The samples do not depend on which process makes them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lr2eval.workers.pool import LATER, Later, Process, Processes
 
 Row = dict[str, Any]
 BIG, BIG_BY_WORDS = 2_000_000, 20_000_000
-"""Tokens from where on starting processes (seconds each) pays: counting whole prompts, and counting by words."""
+"""Tokens above which more processes pay (each takes seconds to start): for whole prompts, and for counts by words."""
 CHUNK_TOKENS = 500_000
-"""Tokens made per message between processes."""
+"""Tokens of the samples in one message between processes."""
 AHEAD = 2
-"""Finished or running chunks per process that wait for their turn in the file."""
+"""Chunks per process that may be made before their turn in the file."""
 
 
 class SampleMaker(Protocol):
@@ -42,9 +42,9 @@ class SampleMaker(Protocol):
 
 
 def rows(maker: SampleMaker, count: int, tokenizer: PromptTokenizer, workers: int | None) -> Iterator[Row]:
-    """The first ``count`` samples, in order, made here or by ``workers`` processes (``None``: as many as it deserves).
+    """The first ``count`` samples, in order, made here or by ``workers`` processes (``None``: chosen here).
 
-    Raises :class:`TaskError` when a process dies, and whatever the plan raises.
+    Raises :class:`TaskError` when processes die, and what the maker raises.
     """
     workers = processes(maker, count) if workers is None else workers
     if workers > 1 and count > 1:
@@ -61,7 +61,7 @@ def chosen_workers(options: Mapping[str, Any], benchmark: str) -> int | None:
 
 
 def processes(maker: SampleMaker, count: int) -> int:
-    """How many processes the work deserves: the cores of this machine, or one when it is little."""
+    """Number of processes: all cores of this machine, or one for little work."""
     return (os.cpu_count() or 1) if maker.length * count >= (BIG_BY_WORDS if maker.by_words else BIG) else 1
 
 

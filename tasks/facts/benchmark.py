@@ -32,7 +32,7 @@ class Facts:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """One task."""
-        return [TaskInfo(self.name, self.name, "1,000 invented facts, four choices as cloze (demo models only)")]
+        return [TaskInfo(self.name, self.name, "1,000 invented facts, four choices, cloze (for the demo models only)")]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """The task."""

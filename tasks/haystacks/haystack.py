@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lr2eval.base import ids
@@ -23,6 +23,7 @@ class Haystack:
     comparable: bool
     texts: tuple[str, ...]
     repeat: bool = True
+    _rounds: list[RepeatedText] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -64,10 +65,6 @@ class Haystack:
             known = self._rounds[-1].rounds if self._rounds else 0
             self._rounds[:] = [RepeatedText(self.words, max(rounds, 2 * known))]
         return self._rounds[-1].first(count)
-
-    @cached_property
-    def _rounds(self) -> list[RepeatedText]:
-        return []
 
 
 class SentenceView:

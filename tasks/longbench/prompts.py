@@ -1,7 +1,7 @@
 """LongBench's prompts and generation limits, read at run time from lm-eval's YAML files without importing its metrics.
 
-lm-eval's port lost white space in six prompts. :data:`FIXES` restores it, so that all prompts are byte for byte those of
-upstream's ``dataset2prompt.json``, which a test checks.
+lm-eval's port lost white space in six prompts. :data:`FIXES` restores it, so that all prompts are byte for byte those
+of upstream's ``dataset2prompt.json``, which a test checks.
 """
 
 from __future__ import annotations

@@ -33,15 +33,15 @@ DATA_SETS: dict[str, DatasetRules] = {
     "qmsum": DatasetRules("rouge", "question about a meeting, answered by a summary"),
     "multi_news": DatasetRules("rouge", "summary of several news articles", extended=True),
     "vcsum": DatasetRules("rouge_zh", "summary of a meeting, Chinese"),
-    "trec": DatasetRules("classification", "kinds of questions, few-shot", first_line=True, chat=False, extended=True),
+    "trec": DatasetRules("classification", "classify questions, few-shot", first_line=True, chat=False, extended=True),
     "triviaqa": DatasetRules("qa_f1", "trivia questions, few-shot", first_line=True, chat=False, extended=True),
     "samsum": DatasetRules("rouge", "summary of a chat, few-shot", first_line=True, chat=False, extended=True),
-    "lsht": DatasetRules("classification", "kinds of news, few-shot, Chinese", first_line=True, chat=False),
+    "lsht": DatasetRules("classification", "classify news, few-shot, Chinese", first_line=True, chat=False),
     "passage_count": DatasetRules("count", "how many paragraphs are different", extended=True),
-    "passage_retrieval_en": DatasetRules("retrieval", "which paragraph a summary is of", extended=True),
-    "passage_retrieval_zh": DatasetRules("retrieval_zh", "which paragraph a summary is of, Chinese"),
+    "passage_retrieval_en": DatasetRules("retrieval", "which paragraph a summary describes", extended=True),
+    "passage_retrieval_zh": DatasetRules("retrieval_zh", "which paragraph a summary describes, Chinese"),
     "lcc": DatasetRules("code_similarity", "next line of code", chat=False, extended=True),
-    "repobench-p": DatasetRules("code_similarity", "next line of code, of several files", chat=False, extended=True),
+    "repobench-p": DatasetRules("code_similarity", "next line of code, from several files", chat=False, extended=True),
 }
 """In the order of LongBench's paper."""
 

@@ -126,9 +126,9 @@ def _item(row: jsonl.Row) -> tuple[str, layout.Item]:
     if task is None:
         raise UsageError(f"field domain: {domain!r} is not a domain of LongBench v2 ({', '.join(DOMAINS.values())})")
     if answer not in tuple(LETTERS):
-        raise UsageError(f"field answer: {answer!r} is none of A, B, C, D")
+        raise UsageError(f"field answer: {answer!r} is not A, B, C or D")
     if length not in LENGTHS:
-        raise UsageError(f"field length: {length!r} is none of {', '.join(LENGTHS)}")
+        raise UsageError(f"field length: {length!r} is not {', '.join(LENGTHS[:-1])} or {LENGTHS[-1]}")
     extra = {"length": length, **{name: jsonl.text(row, name) for name in ("difficulty", "sub_domain")}}
     return task, layout.Item(jsonl.text(row, "context").strip(), question(row), (answer,), extra)
 

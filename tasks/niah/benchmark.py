@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 METRIC = "found"
 DESCRIPTIONS: dict[Variant, str] = {
     "single": "one number hidden at each depth of the grid",
-    "multi": "several numbers from each depth to the end, all asked for",
+    "multi": "several numbers between each depth and the end, all asked for",
     "distractor": "one number among others with similar keys",
 }
 MIN_LENGTHS: dict[Variant, int] = {"single": 512, "multi": 1024, "distractor": 512}
@@ -157,13 +157,8 @@ def _data_file(maker: NiahMaker, context: TaskContext, fingerprint: str, workers
         "chat": context.tokenizer.chat,
         "max_new_tokens": maker.max_new_tokens,
     }
-    key = ids.digest([facts, count])[:16]
-    return files.ensure(
-        context.cache_dir / "data" / NIAH.name / f"{maker.variant}-{maker.length}-{key}.jsonl",
-        facts,
-        lambda: parallel.rows(maker, count, context.tokenizer, workers),
-        lambda row: float(row["token_count"]) / maker.length,
-        context.progress,
+    return files.sample_file(
+        context, NIAH.name, facts, count, lambda: parallel.rows(maker, count, context.tokenizer, workers)
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.base.wording import Wording
 from lr2eval.errors import UsageError
+from lr2eval.tasks.exact.draft import distinct
 from lr2eval.tasks.ruler import words
 from lr2eval.tasks.shared import upstream
 
@@ -99,9 +100,7 @@ KEYS = 2000
 def ruler_wording() -> Wording:
     """The texts of the installed lm-eval for one number; keys are adjective-noun pairs, the same ones every time."""
     texts, rng = upstream.niah_texts(), Random(0)
-    keys: dict[str, None] = {}
-    while len(keys) < KEYS:
-        keys[words.word(rng)] = None
+    keys = distinct(KEYS, lambda: words.word(rng))
     before, after = upstream.single_answer(texts.template).format(
         type_needle_v="number", context="\0", query="{key}"
     ).split("\0")  # fmt: skip

@@ -168,12 +168,10 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, f
     if task.available is not None and task.available < count:
         context.progress(f"ruler:{task.name}: {task.haystack} has {task.available} questions, so not {count} samples")
         count = task.available
-    key = ids.digest([facts, count])[:16]
-    path = context.cache_dir / "data" / "ruler" / f"{task.name}-{length}-{key}.jsonl"
-    return files.ensure(
-        path,
+    return files.sample_file(
+        context,
+        RULER.name,
         facts,
+        count,
         lambda: generate.samples(task, length, count, context.seed, tokenizer, workers),
-        lambda row: row["token_count"] / length,
-        context.progress,
     )

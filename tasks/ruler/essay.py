@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from random import Random
 
 from lr2eval.errors import TaskError
-from lr2eval.tasks.exact.draft import Draft
+from lr2eval.tasks.exact.draft import Draft, distinct
 from lr2eval.tasks.haystacks import Haystack, split
 from lr2eval.tasks.ruler.niah import RANDOM, Kind
 from lr2eval.tasks.shared import upstream
@@ -46,8 +46,9 @@ class EssayRecipe:
 
     def draw(self, rng: Random) -> EssayDraw:
         """Keys and values, the order of their needles, their depths and what is asked."""
-        keys = _distinct(rng, "words", self.keys)
-        drawn = _distinct(rng, self.kind, self.keys * self.values)
+        # Upstream draws with repetition; a key or value drawn twice would make the question ambiguous.
+        keys = distinct(self.keys, lambda: RANDOM["words"](rng))
+        drawn = distinct(self.keys * self.values, lambda: RANDOM[self.kind](rng))
         facts = {key: tuple(drawn[at * self.values : (at + 1) * self.values]) for at, key in enumerate(keys)}
         needles = [(key, value) for key, values in facts.items() for value in values]
         rng.shuffle(needles)
@@ -113,11 +114,3 @@ def enumeration(queries: Sequence[str]) -> str:
     """``a``, or ``a, and b``, or ``a, b, and c``: upstream's way to name what is asked for."""
     *most, last = queries
     return f"{', '.join(most)}, and {last}" if most else last
-
-
-def _distinct(rng: Random, kind: Kind, count: int) -> list[str]:
-    """Upstream draws with repetition; a key or value drawn twice would make the question ambiguous."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[RANDOM[kind](rng)] = None
-    return list(found)

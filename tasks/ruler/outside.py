@@ -64,11 +64,11 @@ OUTSIDE: dict[str, OutsideTask] = {
         _essay("niah_single_2", "one word -> number needle in essays"),
         _essay("niah_single_3", "one word -> UUID needle in essays", kind="uuids"),
         _essay("niah_multikey_1", "one of four word -> number needles in essays", keys=4),
-        _essay("niah_multivalue", "four numbers of one word, in needles in essays", values=4),
+        _essay("niah_multivalue", "four needles in essays with numbers of one word, all asked for", values=4),
         _essay("niah_multiquery", "four word -> number needles in essays, all asked for", keys=4, queries=4),
         OutsideTask(
             "qa_1",
-            "SQuAD question over its paragraph among others",
+            "SQuAD question; its paragraph is among other paragraphs",
             "squad",
             2048,
             QaRecipe,
@@ -76,7 +76,7 @@ OUTSIDE: dict[str, OutsideTask] = {
         ),
         OutsideTask(
             "qa_2",
-            "HotpotQA question over its documents among others",
+            "HotpotQA question; its documents are among other documents",
             "hotpotqa",
             4096,
             QaRecipe,

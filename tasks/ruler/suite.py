@@ -53,14 +53,14 @@ TASKS: dict[str, RulerTask] = {
         ),
         RulerTask(
             "niah_multikey_2",
-            "one word -> number needle among nothing but such needles",
+            "one word -> number needle; the whole text is similar needles",
             "needles",
             512,
             lambda tokenizer, length, seed: NiahRecipe("needles", "words", "numbers"),
         ),
         RulerTask(
             "niah_multikey_3",
-            "one UUID -> UUID needle among nothing but such needles",
+            "one UUID -> UUID needle; the whole text is similar needles",
             "needles",
             1024,
             lambda tokenizer, length, seed: NiahRecipe("needles", "uuids", "uuids"),

@@ -46,7 +46,7 @@ class Column:
 
 COLUMNS: dict[str, Column] = {
     "mmlu_pro": Column("ten choices, reasoning in words", "mmlu_pro", 5, "exact_match", "validation", 2048),
-    "hellaswag": Column("how a text goes on, four endings", "hellaswag", 10, "acc_norm", "train"),
+    "hellaswag": Column("how a text continues, four endings", "hellaswag", 10, "acc_norm", "train"),
     "truthfulqa_mc1": Column("the true answer among false ones", "truthfulqa", 0, "acc"),
     "truthfulqa_mc2": Column("probability of the true answers", "truthfulqa", 0, "acc"),
     "gsm8k": Column("school mathematics, reasoning in words", "gsm8k", 5, "exact_match", "train", 256),
@@ -129,8 +129,8 @@ def _shards(task: str, context: TaskContext) -> list[Shard]:
     for name, (_, own) in parts.items():
         if shots and shots + spare > len(own):
             raise UsageError(
-                f"short:{name}: {shots} examples need {shots + spare} rows, {facts['examples']} has {len(own)}; lower "
-                f"them with --set short.{task}_shots=N or give the whole file"
+                f"short:{name}: {shots} examples need {shots + spare} rows, {facts['examples']} has {len(own)}; use "
+                f"fewer with --set short.{task}_shots=N, or the complete file"
             )
     return [_shard(task, name, of, own, shots, facts, context) for name, (of, own) in parts.items()]
 
@@ -144,7 +144,7 @@ def _by_category(rows: Sequence[Any], examples: Sequence[Any]) -> dict[str, tupl
     for side, part in enumerate((rows, examples)):
         for number, row in enumerate(part, 1):
             if row["category"] not in known:
-                raise UsageError(f"mmlu_pro, row {number}, field category: {row['category']!r} is no category; "
+                raise UsageError(f"mmlu_pro, row {number}, field category: {row['category']!r} is not a category; "
                                  f"{suggestion(row['category'], known)}")  # fmt: skip
             if not side or known[row["category"]] in found:
                 found.setdefault(known[row["category"]], ([], []))[side].append(row)

@@ -66,7 +66,7 @@ def _hellaswag(row: jsonl.Row) -> dict[str, Any]:
 def _gsm8k(row: jsonl.Row) -> dict[str, Any]:
     question, answer = jsonl.text(row, "question"), jsonl.text(row, "answer")
     if not re.search(r"#### -?[0-9.,]+", answer):
-        raise UsageError('field answer: ends in no "#### NUMBER"')
+        raise UsageError('field answer: does not end in "#### NUMBER"')
     return {"question": question, "answer": answer}
 
 
@@ -101,7 +101,7 @@ def _mmlu_pro(row: jsonl.Row) -> dict[str, Any]:
     options, answer = jsonl.texts(row, "options"), jsonl.text(row, "answer")
     letters = LETTERS[: len(options)]
     if answer not in tuple(letters) or row.get("answer_index", letters.find(answer)) != letters.find(answer):
-        raise UsageError(f"field answer: {answer!r} is none of {', '.join(letters)}, or not that of answer_index")
+        raise UsageError(f"field answer: {answer!r} is not among {', '.join(letters)}, or differs from answer_index")
     texts = {key: jsonl.text(row, key) for key in ("question", "category", "cot_content")}
     return {**texts, "options": options, "answer": answer}
 

@@ -91,7 +91,7 @@ def test_an_lm_eval_that_was_fixed_itself(lm_eval: Path) -> None:
 )
 def test_another_layout(lm_eval: Path, dataset: str, content: str) -> None:
     (lm_eval / f"{dataset}.yaml").write_text(content)
-    with pytest.raises(TaskError, match=rf"lm_eval/tasks/longbench/{dataset}\.yaml: not the prompt we know"):
+    with pytest.raises(TaskError, match=rf"lm_eval/tasks/longbench/{dataset}\.yaml: not the prompt that lr2eval knows"):
         prompts.prompt(dataset)
 
 

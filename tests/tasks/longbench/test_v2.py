@@ -109,11 +109,11 @@ def test_middle_truncation(tmp_path: Path, context: Context) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        (item(answer="E"), "line 2, field answer: 'E' is none of A, B, C, D"),
+        (item(answer="E"), "line 2, field answer: 'E' is not A, B, C or D"),
         (item(answer="AB"), "field answer: 'AB'"),
         (item(domain="QA"), "line 2, field domain: 'QA' is not a domain of"),
         (item(length=5), "line 2, field length: is 5, must be text"),
-        (item(length="huge"), "field length: 'huge' is none of short, medium, long"),
+        (item(length="huge"), "field length: 'huge' is not short, medium or long"),
         (item(choice_B=None), "line 2, field choice_B: is null"),
         (item(_id="0"), "line 2, field _id: line 1 has '0' too"),
     ],

@@ -193,7 +193,7 @@ def test_missing_is_listed_whole(tmp_path: Path, data: Path, context: Context) -
 
 def test_unknown_category(data: Path, context: Context) -> None:
     write(data, "mmlu_pro", "test.jsonl", {**MMLU_PRO, "category": "laws"})
-    with pytest.raises(UsageError, match=r"mmlu_pro, row 1, field category: 'laws' is no category; did you mean 'law'"):
+    with pytest.raises(UsageError, match=r"mmlu_pro, row 1, field category: 'laws' is not a category; did you mean"):
         SHORT.prepare(["mmlu_pro"], context(data_dir=data, offline=True))
 
 
