@@ -68,7 +68,7 @@ def tasks(
     source = (
         f"measured on the first {MEASURED} samples with the tokenizer of {model}"
         if model
-        else "that are enough with common tokenizers (--model DIR measures them)"
+        else "rounded, for common tokenizers (--model DIR measures them)"
     )
     print(
         f"\nShortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks, such as hellaswag."

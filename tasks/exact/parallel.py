@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Protocol
 
 from lr2eval.errors import RunFailedError, TaskError, UsageError
@@ -90,7 +91,7 @@ def make_in_processes(
     except RunFailedError as error:
         benchmark = maker.name.partition(":")[0]
         raise TaskError(
-            f"{maker.name} at length {maker.length}: processes that make samples died, often because memory ran out; "
+            f"{maker.name} at length {maker.length}: processes that make samples died (often because memory ran out); "
             f"make them in one process with --set {benchmark}.workers=1"
         ) from error
 
@@ -99,8 +100,15 @@ class SampleProcesses(Processes[range, tuple[int, list[Row]]]):
     """Worker processes that never see Ctrl-C, not even while they start."""
 
     def _start(self, number: int) -> Process:
+        ensure_running()  # Python's helper process; starting it would end the hold
         with _hold_ctrl_c():
             return super()._start(number)
+
+    def close(self) -> None:
+        """End all processes, also one whose start was interrupted."""
+        super().close()
+        for worker in list(self._all.values()):
+            self._stop(worker)
 
 
 @contextmanager

@@ -251,11 +251,20 @@ class Strange:
 PLUGIN = """
 from lr2eval import DataNeed, TaskInfo
 
-NEED = DataNeed(
-    name="riddles", tasks="riddles", read_by=("riddles",), licence="CC0", hub="me/riddles", file="riddles/all.txt",
-    local=lambda folder: [(f"riddles/{path.name}", path) for path in folder.glob("riddles/all.txt")],
-    fetch=lambda offline: [("riddles/all.txt", b"from the hub")],
-    check=lambda folder: (folder / "riddles" / "all.txt").read_text(),
+
+class Texts(DataNeed):
+    def local(self, data_dir):
+        return [(f"riddles/{path.name}", path) for path in data_dir.glob("riddles/all.txt")]
+
+    def fetch(self, offline):
+        return [("riddles/all.txt", b"from the hub")]
+
+    def check(self, data_dir):
+        (data_dir / "riddles" / "all.txt").read_text()
+
+
+NEED = Texts(
+    name="riddles", tasks="riddles", read_by=("riddles",), licence="CC0", hub="me/riddles", file="riddles/all.txt"
 )
 
 
@@ -314,10 +323,10 @@ def test_bad_input(data: Path, tmp_path: Path, lr2eval: Run) -> None:
     assert data_needs(Strange("nothing"), ["one"]) == []
     assert lr2eval(*PREPARE, "facts", *out).out.splitlines() == [str(out[1])]  # it reads nothing
     assert "no such folder" in error("prepare", "--tasks", "mmlu", *out, "--data-dir", tmp_path / "none")
-    assert "holds gsm8k and is no bundle" in error("prepare", "--tasks", "mmlu", "--out", data)
-    assert f"{data}: holds no bundle.json; make a bundle with" in error("show", data)
+    assert "holds gsm8k and is not a bundle" in error("prepare", "--tasks", "mmlu", "--out", data)
+    assert f"{data}: has no bundle.json; make a bundle with" in error("show", data)
     assert "no such folder" in error("show", tmp_path / "none")
-    for text, says in (("{", "not a bundle of this lr2eval"), ('{"version": 2}', "version: ")):
+    for text, says in (("{", "not a bundle that this version"), ('{"version": 2}', "version: ")):
         (data / "bundle.json").write_text(text)
         assert says in error("show", data)
 
@@ -327,7 +336,7 @@ def test_a_manifest_cannot_point_elsewhere(tmp_path: Path) -> None:
     for name in ("../secret", "/etc/passwd", "a\\..\\b"):
         files = {name: {"sha256": "0", "bytes": 1}}
         (tmp_path / "bundle.json").write_text(json.dumps({"data_sets": {"x": {**facts, "files": files}}}))
-        with pytest.raises(UsageError, match="leads out of the folder"):
+        with pytest.raises(UsageError, match="points outside the folder"):
             check(tmp_path, ["mmlu"])
 
 
