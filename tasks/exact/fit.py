@@ -144,7 +144,7 @@ def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, gues
     """Try ``size``, then sizes that ``guess`` derives from the last one, then halve the interval."""
     limit = _limit(draw, budget)
     fits: Fit | None = None
-    too_big = limit + 1
+    too_big = max(limit, draw.smallest) + 1
     for step in range(2 * limit.bit_length() + GUESSES + 1):
         size = min(max(size, draw.smallest if fits is None else fits.size + 1), too_big - 1)
         tried = _measure(draw, tokenizer, size)

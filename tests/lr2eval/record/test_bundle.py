@@ -145,7 +145,7 @@ def test_the_manifest_tells_everything(data: Path, tmp_path: Path, lr2eval: Run)
         *PREPARE, "mmlu:anatomy,mmlu:sociology,niah,longbench:trec,short:gsm8k", "--data-dir", data, "--out", bundle
     )
     assert done.code == 2
-    assert "holds 4 of 5 data sets asked for; missing: essays (" in done.error
+    assert "has 4 of the 5 data sets; missing: essays (" in done.error
     made = json.loads((bundle / "bundle.json").read_text())["data_sets"]
     assert list(made) == ["mmlu", "longbench/trec", "gsm8k/test", "gsm8k/train"]
     listed = {name: facts for each in made.values() for name, facts in each["files"].items()}

@@ -176,7 +176,7 @@ def test_measured_minimums_suffice(tokenizer: PromptTokenizer, context: Context,
     exact, missing = NIAH.min_lengths(context(data_dir=tmp_path, offline=True))
     assert exact == {}
     assert set(missing) == set(VARIANTS)
-    assert f"none under {tmp_path}" in missing["single"]
+    assert f"no paul_graham/PaulGrahamEssays.zip under {tmp_path}" in missing["single"]
 
 
 def test_bad_input_is_one_line(context: Context, tmp_path: Path) -> None:
