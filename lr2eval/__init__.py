@@ -10,7 +10,7 @@ from lr2eval._version import __version__
 
 TYPE_CHECKING = False  # importing typing takes longer than all the rest of this module
 if TYPE_CHECKING:
-    from lr2eval.benchmark import BackendRequest, Benchmark, SampleInfo, Shard, TaskContext, TaskInfo
+    from lr2eval.benchmark import BackendRequest, Benchmark, DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
     from lr2eval.comparisons.gate_config import GateConfig
     from lr2eval.errors import (
         BackendError,
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from lr2eval.workflows.train import TrainConfig, TrainOutcome, train
 
 _HOMES = {
-    "benchmark": ("BackendRequest", "Benchmark", "SampleInfo", "Shard", "TaskContext", "TaskInfo"),
+    "benchmark": ("BackendRequest", "Benchmark", "DataNeed", "SampleInfo", "Shard", "TaskContext", "TaskInfo"),
     "comparisons.gate_config": ("GateConfig",),
     "errors": (
         "BackendError",
@@ -126,6 +126,7 @@ __all__ = [  # noqa: RUF022  # functions first, then what they take and return
     "RopeScaling",
     "Benchmark",
     "TaskInfo",
+    "DataNeed",
     "TaskContext",
     "Shard",
     "SampleInfo",

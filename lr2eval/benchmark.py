@@ -6,10 +6,12 @@ length. A *sample* is one item of a shard and has one identity (:func:`lr2eval.b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from lr2eval.errors import MissingDataError
 
 if TYPE_CHECKING:
     from lr2eval.model.tokenizer import PromptTokenizer
@@ -24,9 +26,9 @@ WindowPolicy = Literal["exact", "budget"]
 class TaskInfo:
     """What ``lr2eval tasks`` prints about one task.
 
-    ``needs`` says in words which outside data the task reads ("nothing" when none). ``min_length`` is a round
-    number of tokens that suffices with common tokenizers; the exact minimum depends on the tokenizer and is
-    checked when the data is made. ``None`` for tasks whose prompts have the length they have.
+    ``needs`` says in words which outside data the task reads ("nothing" if it reads none; :class:`DataNeed` has the
+    words). ``min_length`` is a round number of tokens that is enough with common tokenizers. The exact minimum depends
+    on the tokenizer and is checked when the data is made. ``None`` for tasks whose prompts have their own length.
     """
 
     name: str
@@ -34,6 +36,53 @@ class TaskInfo:
     description: str
     needs: str = "nothing"
     min_length: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataNeed:
+    """A data set that tasks read. ``lr2eval data prepare`` copies it into a bundle.
+
+    A benchmark returns its data sets from a method ``data_needs(tasks)``: objects of subclasses, which add the methods
+    that find the data.
+    """
+
+    name: str
+    """No other data set of any benchmark has this name: ``longbench/trec``."""
+    tasks: str
+    """The shortest ``--tasks`` that reads it: ``longbench:trec``."""
+    read_by: tuple[str, ...]
+    """Names of the benchmarks that read it."""
+    licence: str
+    hub: str
+    """Name on the Hugging Face hub."""
+    file: str
+    """Where it belongs in a data folder: ``longbench/trec.jsonl``."""
+    instead: str = ""
+    """What a user can do without it: ``--set ruler.haystack=python-docs``."""
+
+    def local(self, data_dir: Path) -> Iterable[tuple[str, Path]]:
+        """The files of a data folder that a run would read, each with its place in a bundle; maybe none."""
+        raise NotImplementedError
+
+    def fetch(self, offline: bool) -> Iterable[tuple[str, bytes]]:
+        """Places and contents of the same files, from the hub; from its local cache only if ``offline``."""
+        raise NotImplementedError
+
+    def check(self, data_dir: Path) -> None:
+        """Read a data folder as a run does, and raise the same errors."""
+        raise NotImplementedError
+
+    @property
+    def needs(self) -> str:
+        """In words, for :class:`TaskInfo`."""
+        more = f", or {self.instead}" if self.instead else ""
+        return f"{self.file} under --data-dir, or the hub data set {self.hub}{more}"
+
+    def missing(self, why: str, advice: str = "") -> MissingDataError:
+        """The error of a run that cannot get it."""
+        ways = f"add --data-dir DIR with DIR/{self.file}, or connect once so that it is cached"
+        more = "".join(f", or {way}" for way in (self.instead, advice) if way)
+        return MissingDataError(f"{self.name}: {why}; {ways}{more}")
 
 
 @dataclass(frozen=True)
@@ -46,14 +95,14 @@ class TaskContext:
     seed: int
     cache_dir: Path
     limit: int | float | None = None
-    """At most so many samples per shard (int) or this share of them (float below 1); always the first ones."""
+    """The most samples of a shard (int), or a share of them (float below 1). The first samples are taken."""
     data_dir: Path | None = None
     offline: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
     """What ``--set BENCHMARK.key=value`` gave for this benchmark."""
     windows: tuple[int, ...] = ()
-    """Where prompts have lengths of their own, the windows (tokens, ascending) to run them at: the lengths asked for,
-    else the original model's (``--baseline``) and the model's."""
+    """For prompts that have their own length: the windows (tokens, ascending) to run them at. They are the lengths that
+    were asked for, or else the windows of the original model (``--baseline``) and of the model."""
     truncation: Truncation = "error"
     """What to do with prompts longer than a window."""
     progress: Callable[[str], None] = lambda message: None
@@ -61,11 +110,11 @@ class TaskContext:
 
 @dataclass(frozen=True)
 class SampleInfo:
-    """What the store keeps of one document beside prompt and response.
+    """What the store keeps of one document in addition to prompt and response.
 
-    ``columns`` become queryable columns of the sample (depth, subject). ``marks`` are strings that stand in the
-    prompt verbatim and deserve marking in a report (needles). ``source`` says where the whole prompt can be
-    found again: data file name and byte offset of its line.
+    ``columns`` become queryable columns of the sample (depth, subject). ``marks`` are parts of the prompt that a report
+    highlights (needles). ``source`` says where the whole prompt is stored: name of the data file and byte offset of its
+    line.
     """
 
     gold: tuple[str, ...]
@@ -73,7 +122,7 @@ class SampleInfo:
     marks: tuple[str, ...] = ()
     source: tuple[str, int] | None = None
     truncated_tokens: int = 0
-    """Tokens that the benchmark took out of the prompt so that it fits; the backend may take more."""
+    """Tokens that the benchmark removed from the prompt so that it fits; the backend may remove more."""
 
 
 @dataclass(frozen=True)
@@ -100,9 +149,9 @@ class Shard:
     max_new_tokens: int | None = None
     """Tokens each sample may generate; ``None`` for scored choices."""
     chat: bool = True
-    """Whether ``--chat`` wraps the prompts; few-shot and code prompts may be left as they are."""
+    """Whether ``--chat`` wraps the prompts in the chat template."""
     cells: str | None = None
-    """Sample column (a number) by whose values the shard's score is stored as well: ``depth`` of a needle grid."""
+    """A numeric sample column. The score is also stored for each of its values: ``depth`` of a needle grid."""
 
     @property
     def id(self) -> str:
@@ -112,7 +161,12 @@ class Shard:
 
 
 class Benchmark(Protocol):
-    """A task plug-in: an object found through the entry-point group ``lr2eval.tasks``."""
+    """A task plug-in: an object found through the entry-point group ``lr2eval.tasks``.
+
+    Optional methods: ``data_needs(tasks)`` returns the :class:`DataNeed` of each data set that the tasks read.
+    ``lr2eval tasks --model`` calls ``min_lengths(context)``. ``lr2eval score`` calls ``score_row(task, row)`` and
+    ``rescore(shard, sample)``.
+    """
 
     name: str
     version: str
@@ -135,10 +189,10 @@ class Benchmark(Protocol):
 
 @dataclass(frozen=True)
 class BackendRequest:
-    """What a back end of another package is asked for: the model, and how to run it.
+    """What a back end of another package gets: the model, and how to run it.
 
-    The entry point (group ``lr2eval.backends``) is a function of one such request that returns an
-    ``lm_eval.api.model.LM``. Its name is the value of ``--backend``.
+    The entry point (group ``lr2eval.backends``) is a function from a request to an ``lm_eval.api.model.LM``. Its name
+    is the value of ``--backend``.
     """
 
     folder: Path

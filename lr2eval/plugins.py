@@ -1,4 +1,4 @@
-"""Plug-ins of other packages, found through entry points. One that fails does no harm until somebody asks for it.
+"""Plug-ins of other packages, found through entry points. A broken plug-in does no harm until somebody uses it.
 
 The groups: ``lr2eval.tasks`` (an object like :class:`lr2eval.Benchmark`), ``lr2eval.rope_rules`` (a function from
 :class:`lr2eval.OriginalRope` and a target length to :class:`lr2eval.RopeScaling`), ``lr2eval.backends`` (a function
@@ -20,7 +20,7 @@ _KIND = {TASKS: "task", ROPE_RULES: "RoPE rule", BACKENDS: "back end"}
 
 
 class PluginError(Exception):
-    """A plug-in that cannot be used: one line with its distribution, the reason and what to do."""
+    """A plug-in that cannot be used: one line with its package, the reason and what to do."""
 
 
 def names(group: str) -> list[str]:
@@ -34,9 +34,9 @@ def load(group: str, name: str) -> Any:
     if len(points) > 1:
         owners = " and ".join(sorted(distribution(point) for point in points))
         raise PluginError(f"{_KIND[group]} plug-in {name!r} is provided by {owners}; uninstall one of them")
-    found = _import(points[0])
-    if isinstance(found, _Failed):
-        raise unusable(group, name, found.reason)
+    found, reason = _import(points[0])
+    if reason:
+        raise unusable(group, name, reason)
     return found
 
 
@@ -59,7 +59,7 @@ def distribution(point: EntryPoint) -> str:
 
 
 def _points(group: str) -> dict[str, list[EntryPoint]]:
-    """Entry points by name. Several with one target are one: a source tree may be seen twice on ``sys.path``."""
+    """Entry points by name. Several with the same target count as one: ``sys.path`` may hold a source tree twice."""
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=group):
         same = found.setdefault(point.name, [])
@@ -68,28 +68,24 @@ def _points(group: str) -> dict[str, list[EntryPoint]]:
     return found
 
 
-class _Failed:
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-
-
 @cache
-def _import(point: EntryPoint) -> Any:
+def _import(point: EntryPoint) -> tuple[Any, str]:
+    """The object, or the reason why it cannot be imported."""
     try:
-        return point.load()
-    except (Exception, SystemExit) as error:  # whatever a stranger's module does while it is imported
+        return point.load(), ""
+    except (Exception, SystemExit) as error:  # a module of another package may raise anything
         private = _private(error) if isinstance(error, ImportError) else None
-        return _Failed(private or raised(error))
+        return None, private or raised(error)
 
 
 def raised(error: BaseException) -> str:
-    """What a stranger's code raised, on one line."""
+    """What code of another package raised, on one line."""
     first = (str(error).strip().splitlines() or [""])[0][:200]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _private(error: ImportError) -> str | None:
-    """What to import instead, where a plug-in imports a name that is private and has changed, or never was."""
+    """What to import instead, if a plug-in imports a private or unknown name of lr2eval."""
     module = error.name or ""
     if module.partition(".")[0] != "lr2eval":
         return None

@@ -10,11 +10,11 @@ from typing import Any
 
 from lr2eval import plugins
 from lr2eval.base.console import suggestion
-from lr2eval.benchmark import Benchmark, TaskInfo
-from lr2eval.errors import TaskError
+from lr2eval.benchmark import Benchmark, DataNeed, TaskInfo
+from lr2eval.errors import TaskError, UsageError
 
 LM_EVAL = EntryPoint("lm_eval", "lr2eval.tasks.lmeval:lm_eval_benchmark", plugins.TASKS)
-"""Who answers for names that no plug-in owns. It is found like a plug-in, so that the core imports no task."""
+"""Handles all names that belong to no plug-in. It is loaded like a plug-in, so that the core imports no task."""
 
 
 def benchmarks() -> dict[str, Benchmark]:
@@ -30,8 +30,8 @@ def failures() -> dict[str, str]:
 def resolve(spec: str | Sequence[str], *, include_path: Path | None = None) -> list[tuple[Benchmark, list[str]]]:
     """Benchmarks and their tasks for what the user typed: ``ruler``, ``ruler:vt,mmlu:anatomy``, ``hellaswag``.
 
-    Names are separated by commas; ``benchmark:task`` selects one task. The order is the user's, a benchmark stands
-    where it is first named and nothing is run twice. A name that no plug-in owns is looked up among lm-eval's tasks
+    Names are separated by commas; ``benchmark:task`` selects one task. Benchmarks keep the order in which the user
+    first names them, and no task occurs twice. A name that no plug-in owns is looked up among lm-eval's tasks
     and the YAML files under ``include_path``. Raises :class:`TaskError` for unknown names (with the nearest known
     ones) and for plug-ins that cannot be loaded.
     """
@@ -39,15 +39,12 @@ def resolve(spec: str | Sequence[str], *, include_path: Path | None = None) -> l
     names = [name.strip() for text in texts for name in text.split(",") if name.strip()]
     if not names:
         raise TaskError("no task given; `lr2eval tasks` lists all names")
-    order: list[Benchmark] = []
-    chosen: dict[str, list[str]] = {}
+    chosen: dict[str, tuple[Benchmark, list[str]]] = {}
     for name in names:
         benchmark, tasks = _owner(name, include_path)
-        if benchmark.name not in chosen:
-            order.append(benchmark)
-        known = chosen.setdefault(benchmark.name, [])
+        _, known = chosen.setdefault(benchmark.name, (benchmark, []))
         known.extend(task for task in tasks if task not in known)
-    return [(benchmark, chosen[benchmark.name]) for benchmark in order]
+    return list(chosen.values())
 
 
 def _owner(name: str, include_path: Path | None) -> tuple[Benchmark, Sequence[str]]:
@@ -65,8 +62,10 @@ def _owner(name: str, include_path: Path | None) -> tuple[Benchmark, Sequence[st
     own = [full for full in ours if full.partition(":")[0] not in shared]
     meant = [full for full in own if name in (full.partition(":")[2], full.replace(":", "_"))]
     if meant:
-        # lm-eval has tasks of such names too (its own port of RULER, 0-shot MMLU): never run them by mistake.
-        raise TaskError(f"{name}: did you mean {' or '.join(meant)}? (lm-eval's own would be {LM_EVAL.name}:{name})")
+        # lm-eval has tasks of these names too (its own port of RULER, 0-shot MMLU). Never run them by mistake.
+        raise TaskError(
+            f"{name}: did you mean {' or '.join(meant)}? (for lm-eval's own task write {LM_EVAL.name}:{name})"
+        )
     foreign = LM_EVAL.load()(include_path)
     if not foreign.knows(name):
         raise TaskError(
@@ -75,9 +74,23 @@ def _owner(name: str, include_path: Path | None) -> tuple[Benchmark, Sequence[st
     return foreign, foreign.select(name)
 
 
+def data_needs(benchmark: Benchmark, tasks: Sequence[str]) -> Sequence[DataNeed]:
+    """The data sets that tasks read. Raises :class:`UsageError` if a benchmark reads data but does not state which."""
+    stated = getattr(benchmark, "data_needs", None)
+    if stated is not None:
+        needs: Sequence[DataNeed] = stated(tasks)
+        return needs
+    if any(info.needs != "nothing" for info in benchmark.tasks()):
+        raise UsageError(
+            f"{benchmark.name}:{tasks[0]}: {benchmark.name} does not state what data it reads, so a bundle cannot hold "
+            "it; run the task once with a network and copy the hub's cache ($HF_HOME)"
+        )
+    return []
+
+
 @cache
 def _load(name: str) -> Benchmark | str:
-    """The plug-in, or the one line that says why not."""
+    """The plug-in, or one line that says why it cannot be used."""
     try:
         plugin: Any = plugins.load(plugins.TASKS, name)
         missing = [each for each in ("version", "headline", "tasks", "select", "prepare") if not hasattr(plugin, each)]
@@ -94,10 +107,10 @@ def _load(name: str) -> Benchmark | str:
 
 
 def _check_tasks(name: str, plugin: Any) -> None:
-    """Every list of tasks asks every benchmark: one that fails must not fail them all."""
+    """``lr2eval tasks`` calls ``tasks()`` of every benchmark, so one that fails must not break the list."""
     try:
         fine = all(isinstance(info, TaskInfo) for info in plugin.tasks())
-    except (Exception, SystemExit) as error:  # whatever a stranger's code raises
+    except (Exception, SystemExit) as error:  # code of another package may raise anything
         raise plugins.unusable(plugins.TASKS, name, f"tasks() raised {plugins.raised(error)}") from error
     if not fine:
         raise plugins.unusable(plugins.TASKS, name, "tasks() returned something that is not a TaskInfo")

@@ -24,7 +24,7 @@ from lr2eval.tasks.shared.select import limited
 NAME = LM_EVAL.name
 OUTPUT_TYPES = ("generate_until", "multiple_choice", "loglikelihood")
 DEFAULT_NEW_TOKENS = 256
-"""What lm-eval's models generate for a task that sets no ``max_gen_toks``."""
+"""lm-eval's default for tasks that do not set ``max_gen_toks``."""
 
 
 @cache
@@ -36,7 +36,7 @@ def lm_eval_benchmark(include_path: Path | None) -> LmEval:
 
 
 class LmEval:
-    """lm-eval's task index. Building it takes about 10 s, so it is built for the first name only we do not know."""
+    """lm-eval's task index. It takes about 10 s to build, so it is built only for the first name that is not ours."""
 
     name = NAME
     headline: Literal["tasks", "samples"] = "samples"
@@ -61,22 +61,15 @@ class LmEval:
     def select(self, selector: str | None) -> Sequence[str]:
         """The task or group itself; a group becomes its tasks when it is prepared."""
         if selector is None:
-            raise TaskError(f"{NAME} is thousands of tasks; name one, for instance {NAME}:hellaswag")
+            raise TaskError(f"{NAME}: lm-eval has thousands of tasks; name one, for example {NAME}:hellaswag")
         if not self.knows(selector):
             raise TaskError(f"{selector}: no such lm-eval task; {suggestion(selector, self.names())}")
         return [selector]
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
-        """Load the tasks. Raises :class:`MissingDataError` naming every data set that is not to be had."""
-        loaded: dict[str, Any] = {}
-        missing: list[str] = []
-        for name in tasks:
-            try:
-                loaded.update(self._load(name, context.offline))
-            except MissingDataError as error:
-                missing.extend(error.missing)
-        if missing:
-            raise MissingDataError("; ".join(missing), tuple(missing))
+        """Load the tasks. Raises :class:`MissingDataError` naming every task whose data set cannot be read."""
+        groups = hub.load_each(NAME, tasks, lambda name: self._load(name, context.offline))
+        loaded = {name: task for group in groups.values() for name, task in group.items()}
         return [_shard(name, task, self.version, context) for name, task in loaded.items()]
 
     def _load(self, name: str, offline: bool) -> dict[str, Any]:
@@ -84,7 +77,9 @@ class LmEval:
             with hub.hub_access(offline), lm_eval.quiet_lm_eval():
                 tasks: dict[str, Any] = self._manager_for(name).load([name])["tasks"]
         except ImportError as error:
-            raise TaskError(f"{name}: needs a package that is not installed ({hub.first_line(error)})") from error
+            raise TaskError(
+                f"{name}: needs a package that is not installed ({hub.first_line(error)}); install it"
+            ) from error
         except Exception as error:
             if hub.is_missing_data(error):
                 raise MissingDataError(
@@ -113,11 +108,9 @@ def _everything(include_path: Path | None) -> Any:
 def _shard(name: str, task: Any, version: str, context: TaskContext) -> Shard:
     kind = task.OUTPUT_TYPE
     if kind not in OUTPUT_TYPES or getattr(task, "MULTIMODAL", False):
-        raise TaskError(
-            f"{name}: lr2eval runs {', '.join(OUTPUT_TYPES)} tasks on text, and this is another kind ({kind})"
-        )
+        raise TaskError(f"{name}: lr2eval cannot run {kind} tasks; it runs {', '.join(OUTPUT_TYPES)} on text")
     if getattr(task, "UNSAFE_CODE", False):
-        raise TaskError(f"{name}: scoring it runs code that the model writes; use lm-eval itself in a sandbox")
+        raise TaskError(f"{name}: its score runs code that the model writes; use lm-eval itself in a sandbox")
     docs = list(task.eval_docs)
     count = limited(len(docs), context.limit)
     _keep_first(task, count)
@@ -141,8 +134,8 @@ def _metric(name: str, task: Any) -> str:
     means = [metric for metric, function in task.aggregation().items() if function.__name__ in ("mean", "nanmean")]
     if not means:
         raise TaskError(
-            f"{name}: its metrics ({', '.join(task.aggregation())}) have no value per sample, "
-            "so runs cannot be compared"
+            f"{name}: its metrics ({', '.join(task.aggregation())}) are not means over samples, so runs cannot be "
+            "compared; choose another task"
         )
     metric: str = means[0]
     return metric

@@ -12,7 +12,7 @@ from lr2eval.commands.options import AsJson, DataDir, Offline
 from lr2eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from lr2eval.record.bundle import DataSet
+    from lr2eval.record.bundle import BundledData
 
 
 def _size(count: float) -> str:
@@ -32,7 +32,7 @@ def data_prepare(
     """Collect the data that tasks need in one folder, for `lr2eval run --offline --data-dir FOLDER`."""
     from lr2eval.workflows.bundle import prepare_data
 
-    def done(name: str, made: DataSet | None) -> None:
+    def done(name: str, made: BundledData | None) -> None:
         print(f"{name}: kept" if made is None else f"{name}: {_size(made.size)} from {made.source}")
 
     prepare_data(tasks, out, data_dir, offline=offline, done=done)

@@ -13,11 +13,11 @@ from lr2eval.commands.options import DataDir
 from lr2eval.errors import UsageError
 
 MEASURED = 20
-"""Samples from which ``lr2eval tasks --model`` tells a minimum length."""
+"""Number of samples from which ``lr2eval tasks --model`` measures a minimum length."""
 
 
 def _exact_minimums(model: str, data_dir: Path | None) -> tuple[dict[str, int], dict[str, str]]:
-    """Minimum length by ``benchmark:task``, and why some are not measured. Reads what is here, never the network."""
+    """Minimum length by ``benchmark:task``, and why some are not measured. Never uses the network."""
     from lr2eval.benchmark import TaskContext
     from lr2eval.model.names import locate
     from lr2eval.model.tokenizer import PromptTokenizer
@@ -51,12 +51,13 @@ def tasks(
     for benchmark in benchmarks().values():
         known = benchmark.tasks()
         needs = list(dict.fromkeys(info.needs for info in known))
-        print(f"\n{benchmark.name}: {len(known)} tasks" + (f"; needs {needs[0]}" if len(needs) == 1 else ""))
+        count = "1 task" if len(known) == 1 else f"{len(known)} tasks"
+        print(f"\n{benchmark.name}: {count}" + (f"; needs {needs[0]}" if len(needs) == 1 else ""))
         if all(info.min_length is None for info in known):
             names = ", ".join(info.name for info in known)
             print_wrapped(names, first="  ", rest="  ")
             continue
-        shown = table("task", "what it asks", "shortest length", *(["needs"] if len(needs) > 1 else []))
+        shown = table("task", "description", "shortest length", *(["needs"] if len(needs) > 1 else []))
         for info in known:
             name = f"{info.benchmark}:{info.name}"
             usual = "-" if info.min_length is None else f"{'~' if model else ''}{info.min_length}"
@@ -66,13 +67,13 @@ def tasks(
     for problem in (*failures().values(), *rule_failures().values(), *backend_failures().values()):
         print(f"\n{problem}")
     source = (
-        f"that suffice for the first {MEASURED} samples with the tokenizer of {model}"
+        f"measured on the first {MEASURED} samples with the tokenizer of {model}"
         if model
-        else "with common tokenizers; exact with --model DIR"
+        else "rounded, for common tokenizers (--model DIR measures them)"
     )
     print(
-        f"\nShortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks (hellaswag, ...)."
+        f"\nShortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks, such as hellaswag."
     )
     for reason in dict.fromkeys(missing.values()):
         names = ", ".join(name for name, why in missing.items() if why == reason)
-        print(f"\n~ not measured, the data is not at hand: {names} ({reason})")
+        print(f"\n~ not measured, because the data is missing: {names} ({reason})")

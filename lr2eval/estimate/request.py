@@ -211,7 +211,7 @@ def _sizes(asked: Request) -> Iterator[tuple[str, int, int, int]]:
     from lr2eval.registry import resolve
     from lr2eval.tasks.longbench.prompts import prompt
     from lr2eval.tasks.niah.options import Grid
-    from lr2eval.tasks.shared.upstream import niah_texts, task_texts
+    from lr2eval.tasks.shared.upstream import texts_of
 
     for name in asked.tasks:
         if name.partition(":")[0] not in KNOWN:
@@ -225,7 +225,7 @@ def _sizes(asked: Request) -> Iterator[tuple[str, int, int, int]]:
             continue
         lengths, samples, fill = asked.lengths, asked.samples_per_task, float("inf")
         if benchmark == "ruler":
-            new = (niah_texts() if task.startswith("niah") else task_texts(task.partition("_")[0])).max_new_tokens
+            new = texts_of(task).max_new_tokens
         elif benchmark == "niah":
             grid = Grid.parse({})
             new = grid.tokens_per_value * (grid.needles if task == "multi" else 1)

@@ -5,21 +5,20 @@ A bundle is a ``--data-dir`` with this manifest. ``lr2eval data prepare`` makes 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from lr2eval.base.files import write_json
+from lr2eval.base.files import sha256, write_json
 from lr2eval.errors import UsageError
 
 BUNDLE_FILE = "bundle.json"
 
 
 class BundleFile(BaseModel):
-    """A file as it must be."""
+    """What the manifest says about a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -27,8 +26,8 @@ class BundleFile(BaseModel):
     bytes: int
 
 
-class DataSet(BaseModel):
-    """One data set of a bundle. ``tasks`` is the least that ``--tasks`` must name to get it."""
+class BundledData(BaseModel):
+    """One data set of a bundle. ``tasks``: the shortest ``--tasks`` that reads it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,7 +44,7 @@ class DataSet(BaseModel):
         for name in value:
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or "\\" in name:
-                raise ValueError(f"{name!r} leads out of the folder")
+                raise ValueError(f"{name!r} points outside the folder")
         return value
 
     @property
@@ -61,11 +60,11 @@ class Bundle(BaseModel):
 
     kind: Literal["lr2eval bundle"] = "lr2eval bundle"
     version: Literal[1] = 1
-    data_sets: dict[str, DataSet] = {}
+    data_sets: dict[str, BundledData] = {}
 
 
 def read_bundle(folder: Path) -> Bundle | None:
-    """The manifest of ``folder``, ``None`` if it has none; :class:`UsageError` for one that we do not understand."""
+    """The manifest of ``folder``, ``None`` if it has none. Raises :class:`UsageError` if it is not valid."""
     path = folder / BUNDLE_FILE
     try:
         return Bundle.model_validate_json(path.read_bytes())
@@ -76,7 +75,9 @@ def read_bundle(folder: Path) -> Bundle | None:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "whole"
-        raise UsageError(f"{path}: not a bundle of this lr2eval ({where}: {problem['msg']}); copy it again") from error
+        raise UsageError(
+            f"{path}: not a bundle that this version of lr2eval can read ({where}: {problem['msg']}); copy it again"
+        ) from error
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> None:
@@ -85,9 +86,9 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
 
 
 def check(folder: Path, benchmarks: Collection[str]) -> None:
-    """Whether everything in a bundle that these benchmarks may read is as its manifest says; no bundle is fine.
+    """Check the files of a bundle that these benchmarks may read. A folder without a manifest passes.
 
-    Raises :class:`UsageError` naming the first file that is not, and the command that gets it again.
+    Raises :class:`UsageError` naming the first wrong file, and the command that gets it again.
     """
     bundle = read_bundle(folder)
     for data in bundle.data_sets.values() if bundle else ():
@@ -96,35 +97,29 @@ def check(folder: Path, benchmarks: Collection[str]) -> None:
             raise UsageError(problem)
 
 
-def first_damage(folder: Path, data: DataSet) -> str | None:
-    """One line about the first file that is not as the manifest says, or ``None``."""
+def first_damage(folder: Path, data: BundledData) -> str | None:
+    """One line about the first file that differs from the manifest, or ``None``."""
     for name, file in data.files.items():
         path = folder / name
         try:
             found = sha256(path)
         except OSError as error:
-            state = f"listed in {BUNDLE_FILE} but cannot be read ({error.strerror or error})"
+            state = f"is listed in {BUNDLE_FILE} but cannot be read ({error.strerror or error})"
         else:
             if found == file.sha256:
                 continue
-            state = f"damaged or changed (its sha256 is {found[:12]}, {BUNDLE_FILE} says {file.sha256[:12]})"
+            state = f"is damaged or changed (its sha256 is {found[:12]}, {BUNDLE_FILE} says {file.sha256[:12]})"
         return f"{path}: {state}; get it again: lr2eval data prepare --tasks {data.tasks} --out {folder}"
     return None
 
 
-def sha256(path: Path) -> str:
-    """Of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def how_to_get(tasks: Sequence[str]) -> str:
-    """The command that gathers the data of ``tasks``, as the beginning of a mend; empty for tasks of lm-eval."""
+    """Advice with the command that gathers the data of ``tasks``; empty for tasks of lm-eval."""
     by_benchmark: dict[str, list[str]] = {}
     for task in tasks:
         by_benchmark.setdefault(task.partition(":")[0], []).append(task)
     by_benchmark.pop("lm_eval", None)
-    # A line of dozens of names helps nobody: the whole benchmark then.
+    # Instead of dozens of names, the whole benchmark.
     shown = [name for each, own in by_benchmark.items() for name in (own if len(own) <= 8 else [each])]
     names = ",".join(dict.fromkeys(shown))
-    return f"get it where there is a network: lr2eval data prepare --tasks {names} --out DIR, " if names else ""
+    return f"on a machine with a network, run lr2eval data prepare --tasks {names} --out DIR, " if names else ""

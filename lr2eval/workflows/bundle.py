@@ -1,27 +1,24 @@
-"""Bundles of benchmark data for machines without a network: gather one, look at one."""
+"""Bundles of benchmark data for machines without a network: make one, show one."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lr2eval._version import __version__
-from lr2eval.base.files import write_parts
+from lr2eval.base.files import output_folder, read_parts, write_hashed
 from lr2eval.errors import MissingDataError, UsageError
-from lr2eval.record.bundle import BUNDLE_FILE, Bundle, BundleFile, DataSet, first_damage, read_bundle, write_bundle
+from lr2eval.record.bundle import BUNDLE_FILE, Bundle, BundledData, BundleFile, first_damage, read_bundle, write_bundle
 
 if TYPE_CHECKING:
-    from lr2eval.tasks.needs import Need
-
-CHUNK = 1 << 20
+    from lr2eval.benchmark import DataNeed
 
 
 @dataclass(frozen=True)
 class DataShown:
-    """A bundle, and for each of its data sets what is damaged (``None``: it is whole)."""
+    """A bundle, and for each of its data sets what is damaged (``None``: nothing)."""
 
     bundle: Bundle
     damage: Mapping[str, str | None]
@@ -33,21 +30,20 @@ def prepare_data(
     data_dir: Path | None = None,
     *,
     offline: bool = False,
-    done: Callable[[str, DataSet | None], None] = lambda name, made: None,
+    done: Callable[[str, BundledData | None], None] = lambda name, made: None,
 ) -> None:
     """Gather the data of ``tasks`` in ``out``, from ``data_dir`` before the hub, and write its ``bundle.json``.
 
-    Data sets that are there and whole are kept, so the same call resumes. ``done`` hears of every data set: what was
-    gathered, or ``None`` if it was kept. Raises :class:`UsageError` for a folder that is not a bundle and for malformed
-    data. Raises :class:`MissingDataError` at the end, with what is missing; everything else is in the bundle then.
+    Complete data sets in ``out`` are kept, so the same call resumes. ``done`` is called with the name of every data set
+    and with what was gathered, or ``None`` if it was kept. Raises :class:`UsageError` for a folder that is not a bundle
+    and for malformed data. Raises :class:`MissingDataError` at the end if data is missing; all other data is then in
+    the bundle.
     """
-    from lr2eval.registry import resolve
-    from lr2eval.tasks.needs import needs
+    from lr2eval.registry import data_needs, resolve
 
     if data_dir is not None and not data_dir.is_dir():
         raise UsageError(f"--data-dir {data_dir}: no such folder")
-    reading = [(each, names) for each, names in resolve(tasks) if any(i.needs != "nothing" for i in each.tasks())]
-    wanted = {need.name: need for each, names in reading for need in needs(each.name, names)}
+    wanted = {need.name: need for benchmark, names in resolve(tasks) for need in data_needs(benchmark, names)}
     bundle = _open(out)
     missing = {}
     for need in wanted.values():
@@ -66,38 +62,34 @@ def prepare_data(
         done(need.name, made)
     if missing:
         raise MissingDataError(
-            f"{out}: holds {len(wanted) - len(missing)} of {len(wanted)} data sets asked for; missing: "
-            f"{', '.join(missing)} ({next(iter(missing.values()))}); run the same command again where they can be had",
+            f"{out}: has {len(wanted) - len(missing)} of the {len(wanted)} data sets; missing: {', '.join(missing)} "
+            f"({next(iter(missing.values()))}); run the same command again where the data can be read",
             tuple(missing.values()),
         )
 
 
 def show_data(folder: Path) -> DataShown:
-    """What a bundle holds. Raises :class:`UsageError` for a folder that is not one."""
+    """What a bundle holds. Raises :class:`UsageError` for a folder that is not a bundle."""
     bundle = read_bundle(folder)
     if bundle is None:
-        what = f"holds no {BUNDLE_FILE}" if folder.is_dir() else "no such folder"
+        what = f"has no {BUNDLE_FILE}" if folder.is_dir() else "no such folder"
         raise UsageError(f"{folder}: {what}; make a bundle with lr2eval data prepare --tasks TASKS --out {folder}")
     return DataShown(bundle, {name: first_damage(folder, data) for name, data in bundle.data_sets.items()})
 
 
 def _open(out: Path) -> Bundle:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        entries = sorted(path.name for path in out.iterdir() if not path.name.endswith(".tmp"))
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
+    entries = sorted(output_folder(out))
     bundle = read_bundle(out)
     if bundle is None:
         if entries:
-            raise UsageError(f"--out {out}: holds {entries[0]} and is no bundle; choose an empty or new folder")
+            raise UsageError(f"--out {out}: holds {entries[0]} and is not a bundle; choose an empty or new folder")
         bundle = Bundle()
         write_bundle(out, bundle)
     return bundle
 
 
-def _whole(out: Path, data: DataSet, need: Need) -> bool:
-    """Whether nothing is damaged, and everything that the tasks need is there: a bundle may have been for fewer."""
+def _whole(out: Path, data: BundledData, need: DataNeed) -> bool:
+    """Whether nothing is damaged and everything that the tasks need is there. The bundle may be of fewer tasks."""
     if first_damage(out, data):
         return False
     try:
@@ -107,42 +99,24 @@ def _whole(out: Path, data: DataSet, need: Need) -> bool:
     return True
 
 
-def _gather(need: Need, out: Path, data_dir: Path | None, offline: bool) -> DataSet:
+def _gather(need: DataNeed, out: Path, data_dir: Path | None, offline: bool) -> BundledData:
     local = list(need.local(data_dir)) if data_dir else []
     contents: Iterable[tuple[str, Iterable[bytes]]]
-    if local:
-        assert data_dir is not None
-        need.check(data_dir)  # nothing that no run could read goes into a bundle
-        contents = ((name, _chunks(path)) for name, path in local)
+    if data_dir and local:
+        need.check(data_dir)  # a bundle never holds data that a run could not read
+        contents = ((name, read_parts(path)) for name, path in local)
         source = local[0][1].name if len(local) == 1 else f"{len(local)} files of {local[0][1].parent.name}"
     else:
         contents = ((name, [content]) for name, content in need.fetch(offline))
         source = f"hub:{need.hub}"
-    files = {f"{need.folder}/{name}": _write(out / need.folder / name, parts) for name, parts in contents}
+    files = {}
+    for name, parts in contents:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        sha256, size = write_hashed(out / name, parts)
+        files[name] = BundleFile(sha256=sha256, bytes=size)
     if not local:
         need.check(out)
-    return DataSet(
+    return BundledData(
         licence=need.licence, source=source, tasks=need.tasks, read_by=list(need.read_by), made_with=__version__,
         files=files,
     )  # fmt: skip
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            yield chunk
-
-
-def _write(path: Path, parts: Iterable[bytes]) -> BundleFile:
-    running, size = hashlib.sha256(), 0
-
-    def passed() -> Iterator[bytes]:
-        nonlocal size
-        for part in parts:
-            running.update(part)
-            size += len(part)
-            yield part
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_parts(path, passed())
-    return BundleFile(sha256=running.hexdigest(), bytes=size)

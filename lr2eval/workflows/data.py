@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._version import __version__
-from lr2eval.base.files import cache_dir, write_json
+from lr2eval.base.files import cache_dir, output_folder, read_parts, write_hashed, write_json
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.listener import Listener
 
@@ -22,16 +19,14 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 KIND = "lr2eval data"
-"""What the manifest of such a folder says it is."""
+"""Marks the manifest of such a folder."""
 
 
 def make_data(config: RunConfig, out: Path, listener: Listener | None = None) -> dict[str, dict[str, Any]]:
-    """Write one JSONL file per task and length, byte for byte the one a run reads, and a manifest.
+    """Write a manifest and one JSONL file per task and length, byte for byte the file that a run reads.
 
-    Returns the facts of every file by its name.
-
-    Raises :class:`UsageError` for tasks whose prompts are not made from data files and for a folder that holds
-    anything else. The same call again leaves the same bytes.
+    Returns the facts of every file by its name. Raises :class:`UsageError` for tasks whose prompts are not made from
+    data files and for a folder that holds anything else. The same call writes the same bytes again.
     """
     from lr2eval.model.names import locate
     from lr2eval.model.tokenizer import PromptTokenizer
@@ -42,12 +37,12 @@ def make_data(config: RunConfig, out: Path, listener: Listener | None = None) ->
     folder = locate(config.model, offline=config.offline)
     tokenizer = PromptTokenizer.load(folder, chat=config.chat)
     lengths = config.lengths or default_lengths(_window(folder))
-    # Before hours of making: is there a place for it?
+    # Before hours of work: can the files be written there?
     _check_folder(out, {f"{task}-{n}.jsonl" for _, tasks in resolve(config.tasks) for task in tasks for n in lengths})
     shards, not_run, _ = make_shards(config, tokenizer, lengths, (listener or Listener()).message)
     sources = {_name(shard): (_source(shard), shard) for shard in shards}
     if len(sources) < len(shards):
-        raise UsageError("two benchmarks have tasks of the same name; make the data of each with a command of its own")
+        raise UsageError("two benchmarks have tasks of the same name; run this command once for each benchmark")
     settings = config.settings()
     files = {name: _facts(shard) for name, (_, shard) in sources.items()}
     manifest = {
@@ -77,7 +72,8 @@ def _source(shard: Shard) -> Path:
     file = shard.data.get("file")
     if file is None or shard.length is None:
         raise UsageError(
-            f"{shard.benchmark}: its prompts are not made to a length, so there is no data to make; drop it"
+            f"{shard.benchmark}: its prompts are not made to a length, so there is no data to make; "
+            "leave it out of --tasks"
         )
     return cache_dir() / str(file)
 
@@ -94,13 +90,7 @@ def _facts(shard: Shard) -> dict[str, Any]:
 
 
 def _check_folder(out: Path, names: set[str]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        # What a killed command left half-copied is ours to overwrite.
-        entries = {path.name for path in out.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")}
-    except OSError as error:
-        raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
-    foreign = sorted(entries - names - ({MANIFEST} if _is_ours(out / MANIFEST) else set()))
+    foreign = sorted(output_folder(out) - names - ({MANIFEST} if _is_ours(out / MANIFEST) else set()))
     if foreign:
         raise UsageError(
             f"--out {out}: holds {foreign[0]}, which this command does not write; choose an empty or new folder"
@@ -116,32 +106,13 @@ def _is_ours(manifest: Path) -> bool:
 
 
 def _write(out: Path, sources: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:
-    """The manifest goes first and comes last: while it is there, it tells the truth about every file."""
+    """Remove the old manifest first and write the new one last, so that a manifest never lists a wrong file."""
     try:
         (out / MANIFEST).unlink(missing_ok=True)
-        for name, source in sources.items():
-            _copy(source, out / name)
     except OSError as error:
         raise StoreError(f"{out}: {error.strerror or error}; fix this and run the same command again") from error
-    damaged = [name for name in sources if _sha256(out / name) != manifest["files"][name]["sha256"]]
-    if damaged:
-        raise StoreError(f"{out / damaged[0]}: copied badly or changed meanwhile; run the same command again")
+    for name, source in sources.items():
+        written, _ = write_hashed(out / name, read_parts(source))
+        if written != manifest["files"][name]["sha256"]:
+            raise StoreError(f"{source}: changed while it was copied; run the same command again")
     write_json(out / MANIFEST, manifest)
-
-
-def _copy(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with source.open("rb") as read, temporary.open("wb") as write:
-            shutil.copyfileobj(read, write, 1 << 20)
-            write.flush()
-            os.fsync(write.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

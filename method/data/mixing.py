@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr2eval.base.files import cache_dir
+from lr2eval.base.files import cache_dir, lock_file
 from lr2eval.base.ids import digest
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.method.data.config import MixtureConfig
@@ -24,7 +24,7 @@ from lr2eval.method.data.packing import Joined, join, pack
 from lr2eval.method.data.rows import Segment, SegmentData, SegmentWriter
 from lr2eval.method.data.selection import Drawn, MixtureCell, budget, draw, shares
 from lr2eval.method.data.sources import SourceConfig, parts
-from lr2eval.method.data.token_cache import Encoder, Say, locked, read_lengths, read_tokens, tokenise
+from lr2eval.method.data.token_cache import Encoder, Say, read_lengths, read_tokens, tokenise
 from lr2eval.model.tokenizer import PromptTokenizer
 
 WASTE = 0.02
@@ -49,7 +49,7 @@ def prepare_mixture(
     ledger = Ledger([(source, len(read), ignored) for source, read, ignored in found])
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        with locked(out_dir / ".lock", say):
+        with lock_file(out_dir / ".lock", say):
             if (there := already_there(out_dir, settings)) is not None:
                 return there
             cache = config.token_cache or cache_dir() / "tokens"

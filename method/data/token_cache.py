@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from lr2eval.base.files import write_json, write_parts
+from lr2eval.base.files import lock_file, write_json, write_parts
 from lr2eval.base.ids import digest
 from lr2eval.base.units import format_seconds
 from lr2eval.errors import StoreError, UsageError
@@ -131,7 +130,7 @@ def tokenise(
     home = cache / encoder.key[:16]
     try:
         home.mkdir(parents=True, exist_ok=True)
-        with locked(home / "lock", say), Processes(partial(_in_worker, encoder), workers) as pool:
+        with lock_file(home / "lock", say), Processes(partial(_in_worker, encoder), workers) as pool:
             executor = pool if workers > 1 else ChunkMaker(encoder)
             return [_tokenise_source(source, parts, home, executor, say) for source, parts in sources]
     except OSError as error:
@@ -242,20 +241,6 @@ class _Progress:
         if self._documents:
             took = time.monotonic() - self._began
             self._say(f"tokenised {self._name}: {self._documents:,} documents, {self._tokens:,} tokens in {took:.0f} s")
-
-
-@contextmanager
-def locked(path: Path, say: Say) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        say(f"{path.parent}: waiting for another lr2eval that is writing there")
-        lock.acquire()  # the system releases the lock of a process that dies
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 _HEADER = struct.Struct("<8sQQBBI")

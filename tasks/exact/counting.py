@@ -21,8 +21,6 @@ from lr2eval.tasks.exact.cuts import PLAIN, cuts_before_spaces, parts_of_words
 
 MEMO_LIMIT = 200_000
 """Distinct words whose token counts are remembered (some 20 megabytes)."""
-REACH = 400
-"""Characters before the first difference of two texts in which a cut is looked for."""
 
 
 # A space starts a new word unless white space stands before it; U+180E counted as white space in older Unicode.
@@ -40,7 +38,6 @@ class CountingTokenizer(PromptTokenizer):
         self._memo: dict[str, int] = {}
         self._special = 0
         self._parts: dict[str, int] = {}
-        self._last = ("", 0)
         self._cut: Callable[[str], list[str]] | None = None
         self.additive = False
         if getattr(self.tokenizer, "is_fast", False):
@@ -60,9 +57,7 @@ class CountingTokenizer(PromptTokenizer):
             return self._plain.count_prompt(prompt, answer_prefix)
         text = self.render(prompt, answer_prefix)
         bos = getattr(self.tokenizer, "bos_token", None)
-        count = self._changed(text)
-        self._last = (text, self._count(text) if count is None else count)
-        return self._last[1] + (0 if bos and text.startswith(bos) else self._special)
+        return self._count(text) + (0 if bos and text.startswith(bos) else self._special)
 
     def verified(self, prompt: str, answer_prefix: str) -> bool:
         """Whether both ways of counting agree on this prompt; where they do not, whole prompts are counted on."""
@@ -71,27 +66,6 @@ class CountingTokenizer(PromptTokenizer):
         ):
             self.additive = False
         return self.additive
-
-    def _changed(self, text: str) -> int | None:
-        """Tokens of a text from those of the last one, if most of both is the same beginning and end.
-
-        The search for a size asks for the same sample with a few units more or less. Both texts are cut at the same
-        places before and behind the stretch in which they differ, so only its words change the count.
-        """
-        last, count = self._last
-        shorter = min(len(last), len(text))
-        same = _common(shorter, lambda length: last[:length] == text[:length])
-        start = max((match.start() for match in _CUT.finditer(text, max(same - REACH, 0), same)), default=0)
-        rest = shorter - start
-        tail = _common(rest, lambda length: last[len(last) - length :] == text[len(text) - length :])
-        behind = _CUT.search(text, len(text) - tail + 1) if tail else None
-        if not start or behind is None or behind.start() > start + len(text) // 2:
-            return None
-        stop = len(text) - behind.start()
-        old, new = last[start : len(last) - stop], text[start : len(text) - stop]
-        return count + sum(
-            sign * self._sum(Counter(_CUT.split(stretch[1:]))) for sign, stretch in ((-1, old), (1, new)) if stretch
-        )
 
     def _count(self, text: str) -> int:
         """Tokens of a text: repeated lines first, the rest by words."""
@@ -145,15 +119,6 @@ class CountingTokenizer(PromptTokenizer):
 def _unsound(word: str) -> bool:
     """Whether what a plain split calls a word is none, since white space stands before the space behind it."""
     return not word or word[-1].isspace() or word[-1] == "\u180e"
-
-
-def _common(longest: int, same: Callable[[int], bool]) -> int:
-    """The greatest length up to ``longest`` for which ``same`` holds; it holds for every length below that."""
-    low, high = 0, longest + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if same(middle) else (low, middle)
-    return low
 
 
 _COUNTING: WeakKeyDictionary[PromptTokenizer, CountingTokenizer] = WeakKeyDictionary()

@@ -7,7 +7,7 @@ the number that fits never touches the random generator again. A *draft* is the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Protocol, runtime_checkable
@@ -45,22 +45,18 @@ class Draw(Protocol):
         """The sample with ``size`` units."""
 
 
-class Recipe(Protocol):
-    """A task at one length: draws samples from generators and knows their generation budget."""
-
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
+class TaskRecipe(Protocol):
+    """A task at one length: makes samples from random generators."""
 
     def draw(self, rng: Random) -> Draw:
         """Make every random choice of one sample."""
 
 
 @runtime_checkable
-class Numbered(Protocol):
+class IndexedRecipe(Protocol):
     """A recipe whose samples differ by more than chance: ``at`` gives the recipe of one sample."""
 
-    def at(self, index: int) -> Recipe:
+    def at(self, index: int) -> TaskRecipe:
         """The recipe of sample number ``index``."""
 
 
@@ -79,3 +75,11 @@ def places(fractions: Sequence[float], size: int) -> list[int]:
         taken.append(place)
         taken.sort()
     return taken
+
+
+def distinct(count: int, make: Callable[[], str]) -> list[str]:
+    """``count`` different texts from a function that may repeat itself."""
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[make()] = None
+    return list(found)

@@ -7,19 +7,16 @@ making the same file twice.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from lr2eval.errors import UsageError
+from lr2eval.base import ids
+from lr2eval.base.files import lock_file, sha256, write_hashed
+from lr2eval.benchmark import TaskContext
+from lr2eval.errors import StoreError, UsageError
 
 
 @dataclass(frozen=True)
@@ -36,6 +33,20 @@ class DataFile:
             for line in file:
                 yield {**json.loads(line), "offset": offset}
                 offset += len(line)
+
+
+def sample_file(
+    context: TaskContext,
+    benchmark: str,
+    facts: Mapping[str, Any],
+    count: int,
+    make: Callable[[], Iterable[Mapping[str, Any]]],
+) -> DataFile:
+    """The data file of ``count`` samples. ``facts`` hold its task, length, and all else it depends on."""
+    task, length = facts["task"], facts["length"]
+    key = ids.digest([facts, count])[:16]
+    path = context.cache_dir / "data" / benchmark / f"{task}-{length}-{key}.jsonl"
+    return ensure(path, facts, make, lambda row: float(row["token_count"]) / length, context.progress)
 
 
 def ensure(
@@ -55,51 +66,36 @@ def ensure(
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path, say):
+        with lock_file(path.with_suffix(".lock"), say):
             found = _checked(path)  # another run may have made it while we waited
             if isinstance(found, DataFile):
                 return found
             if found:
                 say(f"{path.name}: {found}; making it again")
             return _write(path, facts, make(), summary)
-    except OSError as error:
+    except (OSError, StoreError) as error:
+        cause = error.__cause__ or error
         raise UsageError(
-            f"{path.parent}: cannot write benchmark data ({error.strerror or error}); free space there or choose "
-            "another cache folder"
+            f"{path.parent}: cannot write benchmark data ({getattr(cause, 'strerror', None) or cause}); free some "
+            "space or set LR2EVAL_CACHE to another cache folder"
         ) from error
 
 
 def _checked(path: Path) -> DataFile | str:
-    """The whole file, or the reason why it is not one ("" when there is nothing at all)."""
+    """The whole file, or the reason why it cannot be used ("" if it does not exist)."""
     if not path.exists():
         return ""
     try:
         manifest = json.loads(_manifest_path(path).read_text(encoding="utf-8"))
-        with path.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if isinstance(manifest, dict) and manifest.get("sha256") == actual:
+        if isinstance(manifest, dict) and manifest.get("sha256") == sha256(path):
             return DataFile(path, manifest)
     except (OSError, ValueError):
-        return "cached data without a readable manifest"
-    return "cached data is damaged (its sha256 is not the manifest's)"
+        return "the cached file has no readable manifest"
+    return "the cached file is damaged (its sha256 differs from the manifest's)"
 
 
 def _manifest_path(path: Path) -> Path:
     return path.with_suffix(".manifest.json")
-
-
-@contextmanager
-def _locked(path: Path, say: Callable[[str], None]) -> Iterator[None]:
-    lock = FileLock(path.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0.5)
-    except Timeout:
-        say(f"{path.name}: waiting for another run that is making it")
-        lock.acquire()  # the system releases the lock of a process that dies
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _write(
@@ -109,35 +105,19 @@ def _write(
     summary: Callable[[Mapping[str, Any]], float],
 ) -> DataFile:
     fill: list[float] = []
-    running = hashlib.sha256()
-    with _replacing(path) as file:
+
+    def lines() -> Iterator[bytes]:
         for row in rows:
-            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-            running.update(line)
-            file.write(line)
             fill.append(summary(row))
+            yield json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+    digest, _ = write_hashed(path, lines())
     manifest = {
         **facts,
         "file": path.name,
-        "sha256": running.hexdigest(),
+        "sha256": digest,
         "samples": len(fill),
         "fill": {"min": min(fill), "mean": sum(fill) / len(fill), "max": max(fill)},
     }
-    with _replacing(_manifest_path(path)) as file:
-        file.write(json.dumps(manifest, indent=1, sort_keys=True).encode() + b"\n")
+    write_hashed(_manifest_path(path), [json.dumps(manifest, indent=1, sort_keys=True).encode() + b"\n"])
     return DataFile(path, manifest)
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Any]:
-    """A temporary file in the same folder that becomes ``path`` when the block ends well, and vanishes otherwise."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

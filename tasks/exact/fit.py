@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
@@ -53,41 +53,41 @@ class TooSmallError(Exception):
         self.tokens = tokens
 
 
+@dataclass
 class UnitCosts:
     """Prefix sums over the token counts of a draw's units, extended only as far as they are asked for."""
 
-    def __init__(self, draw: Draw, tokenizer: PromptTokenizer, memo: MutableMapping[str, int], limit: int) -> None:
-        self._draw = draw
-        self._tokenizer = tokenizer
-        self._memo = memo
-        self._limit = limit
-        self._sums = [0]
+    draw: Draw
+    tokenizer: PromptTokenizer
+    memo: MutableMapping[str, int]
+    limit: int
+    sums: list[int] = field(default_factory=lambda: [0])
 
     def upto(self, size: int) -> int:
         """Estimated tokens of the first ``size`` units."""
         self._extend(size)
-        return self._sums[size]
+        return self.sums[size]
 
     def fitting(self, tokens: float) -> int:
         """The most units whose estimate is at most ``tokens`` (never more than the limit)."""
-        while self._sums[-1] <= tokens and len(self._sums) <= self._limit:
-            done = len(self._sums) - 1
-            mean = max(self._sums[-1] / done, 1.0) if done else 16.0
-            self._extend(min(self._limit, done + 8 + int((tokens - self._sums[-1]) / mean)))
-        return bisect_right(self._sums, tokens) - 1
+        while self.sums[-1] <= tokens and len(self.sums) <= self.limit:
+            done = len(self.sums) - 1
+            mean = max(self.sums[-1] / done, 1.0) if done else 16.0
+            self._extend(min(self.limit, done + 8 + int((tokens - self.sums[-1]) / mean)))
+        return bisect_right(self.sums, tokens) - 1
 
     def _extend(self, size: int) -> None:
-        start = len(self._sums) - 1
+        start = len(self.sums) - 1
         if size <= start:
             return
-        units = self._draw.units(start, size)
-        new = sorted({piece for unit in units for piece in unit if piece not in self._memo})
-        counts = dict(zip(new, self._tokenizer.counts(new), strict=True))
-        if len(self._memo) + len(counts) <= MEMO_LIMIT:
-            self._memo.update(counts)
+        units = self.draw.units(start, size)
+        new = sorted({piece for unit in units for piece in unit if piece not in self.memo})
+        counts = dict(zip(new, self.tokenizer.counts(new), strict=True))
+        if len(self.memo) + len(counts) <= MEMO_LIMIT:
+            self.memo.update(counts)
         for unit in units:
-            cost = sum(counts[piece] if piece in counts else self._memo[piece] for piece in unit)
-            self._sums.append(self._sums[-1] + cost)
+            cost = sum(counts[piece] if piece in counts else self.memo[piece] for piece in unit)
+            self.sums.append(self.sums[-1] + cost)
 
 
 def sufficient(length: int, needed: Callable[[int], int]) -> int:
@@ -109,27 +109,17 @@ def largest_fitting(
     :class:`TooSmallError` if nothing fits and :class:`TaskError` if the tokenizer gives units no tokens at all. When
     the draw runs out of units first, the size is ``draw.largest``.
     """
-    fits = _measure(draw, tokenizer, draw.smallest)
-    if fits.tokens > budget:
-        raise TooSmallError(fits.tokens)
-    limit = _limit(draw, budget)
-    costs = UnitCosts(draw, tokenizer, memo if memo is not None else {}, limit)
-    base, offset = fits.tokens, costs.upto(draw.smallest)
-    too_big = limit + 1
-    rate = 1.0  # real tokens per estimated token
-    for step in range(2 * limit.bit_length() + GUESSES):
-        if too_big - fits.size <= 1:
-            break
-        proportional = costs.fitting(offset + (budget - base) / rate)
-        guess = proportional if step < GUESSES else (fits.size + too_big) // 2
-        guess = min(max(guess, fits.size + 1), too_big - 1)
-        tried = _measure(draw, tokenizer, guess)
-        if tried.tokens <= budget:
-            fits = tried
-        else:
-            too_big = guess
-        rate = max(tried.tokens - base, 1) / max(costs.upto(guess) - offset, 1)
-    return _checked(fits, limit, tokenizer, budget)
+    costs = UnitCosts(draw, tokenizer, memo if memo is not None else {}, _limit(draw, budget))
+    tokens: list[int] = []  # of the smallest sample
+
+    def guess(tried: Fit) -> int:
+        tokens.extend([] if tokens else [tried.tokens])
+        offset = costs.upto(draw.smallest)
+        # Real tokens per estimated token.
+        rate = max(tried.tokens - tokens[0], 1) / max(costs.upto(tried.size) - offset, 1)
+        return costs.fitting(offset + (budget - tokens[0]) / rate)
+
+    return _search(draw, tokenizer, budget, draw.smallest, guess)
 
 
 def largest_fitting_near(draw: Draw, tokenizer: PromptTokenizer, budget: int, near: Near) -> Fit:
@@ -137,30 +127,36 @@ def largest_fitting_near(draw: Draw, tokenizer: PromptTokenizer, budget: int, ne
 
     Where a larger size may take fewer tokens, which of several right answers is found depends on ``near``.
     """
+    before: Fit | None = None
+    rate = near.unit_tokens
+
+    def guess(tried: Fit) -> int:
+        nonlocal before, rate
+        if before is not None and abs(before.size - tried.size) > STEADY:
+            rate = max((before.tokens - tried.tokens) / (before.size - tried.size), 1.0)
+        before = tried
+        return tried.size + int((budget - tried.tokens) // rate)
+
+    return _search(draw, tokenizer, budget, near.size, guess)
+
+
+def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, guess: Callable[[Fit], int]) -> Fit:
+    """Try ``size``, then sizes that ``guess`` derives from the last one, then halve the interval."""
     limit = _limit(draw, budget)
     fits: Fit | None = None
-    before: Fit | None = None
-    too_big = limit + 1
-    guess, rate = near.size, near.unit_tokens
-    for step in range(2 * limit.bit_length() + GUESSES):
-        smallest = draw.smallest if fits is None else fits.size + 1
-        guess = min(max(guess, smallest), too_big - 1)
-        tried = _measure(draw, tokenizer, guess)
+    too_big = max(limit, draw.smallest) + 1
+    for step in range(2 * limit.bit_length() + GUESSES + 1):
+        size = min(max(size, draw.smallest if fits is None else fits.size + 1), too_big - 1)
+        tried = _measure(draw, tokenizer, size)
         if tried.tokens <= budget:
             fits = tried
-        elif guess == draw.smallest:
+        elif size == draw.smallest:
             raise TooSmallError(tried.tokens)
         else:
-            too_big = guess
+            too_big = size
         if fits is not None and too_big - fits.size == 1:
             return _checked(fits, limit, tokenizer, budget)
-        if step < GUESSES:
-            if before is not None and abs(before.size - guess) > STEADY:
-                rate = max((before.tokens - tried.tokens) / (before.size - guess), 1.0)
-            before = tried
-            guess += int((budget - tried.tokens) // rate)
-        else:
-            guess = ((draw.smallest if fits is None else fits.size) + too_big) // 2
+        size = guess(tried) if step < GUESSES else ((draw.smallest if fits is None else fits.size) + too_big) // 2
     raise AssertionError("halving an interval ends")  # pragma: no cover
 
 

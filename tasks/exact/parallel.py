@@ -1,33 +1,29 @@
-"""Making many samples in several processes. Which process makes a sample, and how many there are, changes no byte."""
+"""Makes many samples in several processes. The samples do not depend on which process makes them."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Protocol
 
-from lr2eval.base.processes import main_is_not_run_again
-from lr2eval.errors import TaskError, UsageError
+from lr2eval.errors import RunFailedError, TaskError, UsageError
 from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.workers.pool import LATER, Later, Process, Processes
 
 Row = dict[str, Any]
 BIG, BIG_BY_WORDS = 2_000_000, 20_000_000
-"""Tokens from where on starting processes (seconds each) pays: counting whole prompts, and counting by words."""
+"""Tokens above which more processes pay (each takes seconds to start): for whole prompts, and for counts by words."""
 CHUNK_TOKENS = 500_000
-"""Tokens made per message between processes."""
+"""Tokens of the samples in one message between processes."""
 AHEAD = 2
-"""Finished or running chunks per process that wait for their turn in the file."""
+"""Chunks per process that may be made before their turn in the file."""
 
 
-class Plan(Protocol):
+class SampleMaker(Protocol):
     """How the samples of one task and length are made. It is sent to every process once."""
 
     @property
@@ -46,15 +42,15 @@ class Plan(Protocol):
         """A maker of the samples with these numbers; what it remembers between calls changes no sample."""
 
 
-def rows(plan: Plan, count: int, tokenizer: PromptTokenizer, workers: int | None) -> Iterator[Row]:
-    """The first ``count`` samples, in order, made here or by ``workers`` processes (``None``: as many as it deserves).
+def rows(maker: SampleMaker, count: int, tokenizer: PromptTokenizer, workers: int | None) -> Iterator[Row]:
+    """The first ``count`` samples, in order, made here or by ``workers`` processes (``None``: chosen here).
 
-    Raises :class:`TaskError` when a process dies, and whatever the plan raises.
+    Raises :class:`TaskError` when processes die, and what the maker raises.
     """
-    workers = processes(plan, count) if workers is None else workers
+    workers = processes(maker, count) if workers is None else workers
     if workers > 1 and count > 1:
-        return make_in_processes(plan, count, tokenizer, min(workers, count))
-    return plan.start(tokenizer)(range(count))
+        return make_in_processes(maker, count, tokenizer, min(workers, count))
+    return maker.start(tokenizer)(range(count))
 
 
 def chosen_workers(options: Mapping[str, Any], benchmark: str) -> int | None:
@@ -65,80 +61,87 @@ def chosen_workers(options: Mapping[str, Any], benchmark: str) -> int | None:
     raise UsageError(f"{benchmark}.workers is {workers!r}; give a whole number of processes, 1 or more")
 
 
-def processes(plan: Plan, count: int) -> int:
-    """How many processes the work deserves: the cores of this machine, or one when it is little."""
-    return (os.cpu_count() or 1) if plan.length * count >= (BIG_BY_WORDS if plan.by_words else BIG) else 1
+def processes(maker: SampleMaker, count: int) -> int:
+    """Number of processes: all cores of this machine, or one for little work."""
+    return (os.cpu_count() or 1) if maker.length * count >= (BIG_BY_WORDS if maker.by_words else BIG) else 1
 
 
 def make_in_processes(
-    plan: Plan, count: int, tokenizer: PromptTokenizer, workers: int, chunk: int | None = None
+    maker: SampleMaker, count: int, tokenizer: PromptTokenizer, workers: int, chunk: int | None = None
 ) -> Iterator[Row]:
-    """The same with ``workers`` processes in any case, ``chunk`` samples per message; few chunks are held at a time."""
-    chunk = chunk or max(1, min(CHUNK_TOKENS // plan.length, -(-count // workers)))
-    jobs = (range(start, min(start + chunk, count)) for start in range(0, count, chunk))
-    # A fresh interpreter each: a fork would inherit the threads of torch and of the tokenizer.
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=get_context("spawn"),
-        initializer=_start,
-        initargs=(plan, tokenizer.tokenizer, tokenizer.chat, tokenizer.name),
-    )
+    """The same, always with ``workers`` processes; each handles ``chunk`` samples at a time."""
+    chunk = chunk or max(1, min(CHUNK_TOKENS // maker.length, -(-count // workers)))
+    done: dict[int, list[Row]] = {}
+    given = 0  # the first sample that was not yielded yet
+
+    def chunks() -> Iterator[range | Later]:
+        for start in range(0, count, chunk):
+            while start >= given + AHEAD * workers * chunk:
+                yield LATER
+            yield range(start, min(start + chunk, count))
+
     try:
-        waiting: deque[Future[list[Row]]] = deque()
-        with _deaf(), main_is_not_run_again():
-            waiting.extend(pool.submit(_make, job) for job in islice(jobs, AHEAD * workers))
-        while waiting:
-            made = waiting.popleft().result()
-            with _deaf(), main_is_not_run_again():
-                waiting.extend(pool.submit(_make, job) for job in islice(jobs, 1))
-            yield from made
-    except BrokenProcessPool as error:
-        benchmark = plan.name.partition(":")[0]
+        with SampleProcesses(MakerInProcess(maker, tokenizer), workers) as pool:
+            for start, made in pool.run(chunks()):
+                done[start] = made
+                while given in done:
+                    rows = done.pop(given)
+                    given += len(rows)
+                    yield from rows
+    except RunFailedError as error:
+        benchmark = maker.name.partition(":")[0]
         raise TaskError(
-            f"{plan.name} at length {plan.length}: a process making samples died (often for lack of memory); "
+            f"{maker.name} at length {maker.length}: processes that make samples died (often because memory ran out); "
             f"make them in one process with --set {benchmark}.workers=1"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)  # chunks are short, so running ones are waited for
+
+
+class SampleProcesses(Processes[range, tuple[int, list[Row]]]):
+    """Worker processes that never see Ctrl-C, not even while they start."""
+
+    def _start(self, number: int) -> Process:
+        ensure_running()  # Python's helper process; starting it would end the hold
+        with _hold_ctrl_c():
+            return super()._start(number)
+
+    def close(self) -> None:
+        """End all processes, also one whose start was interrupted."""
+        super().close()
+        for worker in list(self._all.values()):
+            self._stop(worker)
 
 
 @contextmanager
-def _deaf() -> Iterator[None]:
-    """Hold Ctrl-C back while processes are started: they never hear it, and none is lost half started. We do, after."""
-    heard: list[int] = []
-    here = threading.current_thread() is threading.main_thread()  # only there does Python answer signals
-    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if here else None
-    # What is blocked stays blocked in a process started meanwhile.
+def _hold_ctrl_c() -> Iterator[None]:
+    """Deliver Ctrl-C only after the block. A process that is started inside the block does not receive it."""
+    pressed: list[int] = []
+    main = threading.current_thread() is threading.main_thread()  # only there does Python answer signals
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if main else None
+    # A process that is started meanwhile inherits this mask.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
     try:
         yield
     finally:
         if mask is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if here:
+        if main:
             signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-        if heard:
+        if pressed:
             signal.raise_signal(signal.SIGINT)
 
 
-_here: dict[str, Callable[[Iterable[int]], Iterator[Row]]] = {}
-"""The maker of a process started here."""
+class MakerInProcess:
+    """Goes to a worker process and makes the samples of a chunk there."""
 
+    def __init__(self, maker: SampleMaker, tokenizer: PromptTokenizer) -> None:
+        self._maker = maker
+        self._tokenizer = PromptTokenizer(tokenizer.tokenizer, chat=tokenizer.chat, name=tokenizer.name)
 
-def _start(plan: Plan, tokenizer: Any, chat: bool, name: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _here["make"] = plan.start(PromptTokenizer(tokenizer, chat=chat, name=name))
+    def __call__(self, number: int) -> MakerInProcess:
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        self._make = self._maker.start(self._tokenizer)
+        return self
 
-
-def _end_with_the_parent() -> None:
-    """A killed parent cannot tell its processes to end, and they would wait for work without end."""
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _make(indices: range) -> list[Row]:
-    return list(_here["make"](indices))
+    def run(self, chunks: Sequence[range], /) -> Iterator[tuple[int, list[Row]]]:
+        for indices in chunks:
+            yield indices.start, list(self._make(indices))

@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval.base import ids
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.tasks.facts import table
 from lr2eval.tasks.shared import lm_eval
@@ -31,7 +32,7 @@ class Facts:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """One task."""
-        return [TaskInfo(self.name, self.name, "1,000 invented facts, four choices as cloze (demo models only)")]
+        return [TaskInfo(self.name, self.name, "1,000 invented facts, four choices, cloze (for the demo models only)")]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """The task."""
@@ -39,6 +40,7 @@ class Facts:
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """All facts, or the first ``limit`` of them in an order that mixes people and relations."""
+        refuse_unknown(context.options, (), group=self.name)
         rows = _rows()
         rows = rows[: limited(len(rows), context.limit)]
 
@@ -88,16 +90,11 @@ def _rows() -> list[dict[str, Any]]:
 
 
 def _task(rows: Sequence[Mapping[str, Any]]) -> Any:
-    def dataset(**_: Any) -> Any:
-        import datasets
-
-        return datasets.DatasetDict({"test": datasets.Dataset.from_list([dict(row) for row in rows])})
-
     return lm_eval.build_task(
         {
             "task": "facts",
             "output_type": "multiple_choice",
-            "custom_dataset": dataset,
+            "custom_dataset": lm_eval.dataset(lambda: {"test": rows}),
             "test_split": "test",
             "doc_to_text": "stem",
             "doc_to_choice": "choices",

@@ -6,10 +6,11 @@ table is a function of a fixed seed; names and towns are made of syllables.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from random import Random
+
+from lr2eval.tasks.exact.draft import distinct
 
 PEOPLE = 500
 OBJECTS = 40
@@ -51,8 +52,8 @@ class Fact:
 def facts() -> tuple[Fact, ...]:
     """All 1,000, people in a fixed order, two for each."""
     rng = Random(_SEED)
-    people = _distinct(PEOPLE, lambda: f"{_word(rng)} {_word(rng)}")
-    relations = {"home town": _distinct(OBJECTS, lambda: _word(rng)), "favorite food": _FOODS}
+    people = distinct(PEOPLE, lambda: f"{_word(rng)} {_word(rng)}")
+    relations = {"home town": tuple(distinct(OBJECTS, lambda: _word(rng))), "favorite food": _FOODS}
     return tuple(
         Fact(relation, person, rng.choice(objects), objects)
         for person in people
@@ -63,10 +64,3 @@ def facts() -> tuple[Fact, ...]:
 def _word(rng: Random) -> str:
     syllables = "".join(rng.choice(_ONSETS) + rng.choice(_VOWELS) for _ in range(2))
     return syllables.capitalize() + rng.choice(_CODAS)
-
-
-def _distinct(count: int, make: Callable[[], str]) -> tuple[str, ...]:
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[make()] = None
-    return tuple(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from lr2eval.base import ids
@@ -23,6 +23,7 @@ class Haystack:
     comparable: bool
     texts: tuple[str, ...]
     repeat: bool = True
+    _rounds: list[RepeatedText] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -57,23 +58,19 @@ class Haystack:
         count = len(self.words)
         return [self.words[index % count] for index in range(start, stop)]
 
-    def first(self, count: int) -> Stretch:
+    def first(self, count: int) -> SentenceView:
         """The first ``count`` words, split into sentences."""
         rounds = -(-count // len(self.words))
         if not self._rounds or self._rounds[-1].rounds < rounds:
             known = self._rounds[-1].rounds if self._rounds else 0
-            self._rounds[:] = [_Rounds(self.words, max(rounds, 2 * known))]
+            self._rounds[:] = [RepeatedText(self.words, max(rounds, 2 * known))]
         return self._rounds[-1].first(count)
 
-    @cached_property
-    def _rounds(self) -> list[_Rounds]:
-        return []
 
-
-class Stretch:
+class SentenceView:
     """The sentences of a haystack's beginning. ``len`` counts them."""
 
-    def __init__(self, whole: _Rounds, kept: int, tail: Sequence[str]) -> None:
+    def __init__(self, whole: RepeatedText, kept: int, tail: Sequence[str]) -> None:
         self._whole = whole
         self._kept = kept
         self._tail = tail
@@ -89,8 +86,8 @@ class Stretch:
         return " ".join([kept, *tail] if kept else tail)
 
 
-class _Rounds:
-    """The text some times over, split once. Beginnings of it share all sentences but their last ones."""
+class RepeatedText:
+    """The text repeated ``rounds`` times and split once. All its beginnings share their sentences, except the last."""
 
     def __init__(self, words: Sequence[str], rounds: int) -> None:
         self.rounds = rounds
@@ -108,7 +105,7 @@ class _Rounds:
     def joined(self, start: int, stop: int) -> str:
         return self._joined[self._places[start] : self._places[stop] - 1] if start < stop else ""
 
-    def first(self, count: int) -> Stretch:
+    def first(self, count: int) -> SentenceView:
         # Where a sentence ends depends on the word there and on the next: only the end of the text is split anew,
         # from the last sentence that begins with a word that has another whole word after it.
         safe = self._ends[max(count - 2, 0)] + 1
@@ -116,4 +113,4 @@ class _Rounds:
         while kept and self._text[self._starts[kept] - 1] != " ":
             kept -= 1
         tail = sentences.split(self._text[self._starts[kept] : self._ends[count]])
-        return Stretch(self, kept, tail)
+        return SentenceView(self, kept, tail)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lr2eval.errors import MissingDataError, UsageError
+from lr2eval.benchmark import DataNeed
+from lr2eval.errors import UsageError
 from lr2eval.tasks.haystacks import filler, python_docs
 from lr2eval.tasks.haystacks.haystack import Haystack
-from lr2eval.tasks.shared import hub
+from lr2eval.tasks.shared import jsonl
+from lr2eval.tasks.shared.hub import hub_rows
+from lr2eval.tasks.shared.rows import json_bytes
 
 ESSAYS = "essays"
 HUB_SET = "baber/paul_graham_essays"
+FOLDER = "paul_graham"
 ZIP_NAME = "PaulGrahamEssays.zip"
 FOLDER_NAME = "PaulGrahamEssays"
 JSON_NAME = "PaulGrahamEssays.json"
@@ -24,10 +28,10 @@ SUFFIXES = (".txt", ".md", ".rst")
 
 
 def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, benchmark: str = "ruler") -> Haystack:
-    """The haystack that ``options`` ask for: ``haystack`` (``essays``, ``python-docs``, ``demo-filler``, path).
+    """The haystack that ``options`` name: ``haystack`` (``essays``, ``python-docs``, ``demo-filler``, path).
 
-    Without options the essays are taken: from ``data_dir``, else from the hub (its cache only, if ``offline``).
-    Raises :class:`MissingDataError` if they are nowhere and :class:`UsageError` if what is there is no text.
+    The default is the essays: from ``data_dir``, or else from the hub (only its cache if ``offline``). Raises
+    :class:`MissingDataError` if there is neither, and :class:`UsageError` for a file that holds no text.
     """
     chosen = str(options.get("haystack", ESSAYS))
     repeat = options.get("repeat", True)
@@ -35,7 +39,7 @@ def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, be
         raise UsageError(f"--set {benchmark}.repeat={repeat}: must be true or false")
     if chosen == ESSAYS:
         local = _local_essays(data_dir) if data_dir else None
-        name, comparable, texts = local or hub_essays(offline, data_dir, benchmark)
+        name, comparable, texts = local or (f"hub:{HUB_SET}", True, essays(benchmark).from_hub(offline, data_dir))
     elif chosen == python_docs.PREFIX:
         name, comparable, texts = python_docs.name(), False, python_docs.pieces()
     elif chosen == filler.NAME:
@@ -44,8 +48,8 @@ def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, be
         path = Path(chosen).expanduser()
         if not path.exists():
             raise UsageError(
-                f"--set {benchmark}.haystack={chosen}: no such file or folder "
-                f"(nor is it {ESSAYS!r}, {python_docs.PREFIX!r} or {filler.NAME!r})"
+                f"--set {benchmark}.haystack={chosen}: no such file or folder; give a path, {ESSAYS}, "
+                f"{python_docs.PREFIX} or {filler.NAME}"
             )
         name, comparable, texts = path.name, False, read(path)
     haystack = Haystack(name, comparable, tuple(texts), repeat)
@@ -59,10 +63,10 @@ def read(path: Path) -> tuple[str, ...]:
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in SUFFIXES]
         files.sort(key=lambda file: file.relative_to(path).as_posix())
-        return _texts(((str(file), _bytes(file)) for file in files), path)
+        return _texts(((str(file), jsonl.read_bytes(file)) for file in files), path)
     if path.suffix.lower() == ".zip":
         return _texts(_members(path), path)
-    return _texts([(str(path), _bytes(path))], path)
+    return _texts([(str(path), jsonl.read_bytes(path))], path)
 
 
 def _members(path: Path) -> Iterable[tuple[str, bytes]]:
@@ -75,34 +79,19 @@ def _members(path: Path) -> Iterable[tuple[str, bytes]]:
         raise UsageError(f"{path}: not a readable zip file ({error}); download it again") from error
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"haystack {path}: cannot be read ({error.strerror})") from error
-
-
 def _texts(files: Iterable[tuple[str, bytes]], path: Path) -> tuple[str, ...]:
-    texts = tuple(_decoded(name, data) for name, data in files)
+    texts = tuple(jsonl.decoded(data, name) for name, data in files)
+    if any("\0" in text for text in texts):
+        raise UsageError(f"haystack {path}: binary data (it has NUL bytes); choose a text file")
     if not any(text.strip() for text in texts):
         what = f"no {', '.join(SUFFIXES)} file with text in it" if path.is_dir() else "no text in it"
-        raise UsageError(f"haystack {path}: empty ({what}); give a text file or a folder of them")
+        raise UsageError(f"haystack {path}: empty ({what}); choose a text file or a folder of text files")
     return texts
-
-
-def _decoded(name: str, data: bytes) -> str:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"haystack {name}: not UTF-8 text (byte {error.start}); convert it or give another") from error
-    if "\0" in text:
-        raise UsageError(f"haystack {name}: a binary file (it has NUL bytes); give a text file")
-    return text
 
 
 def find(data_dir: Path) -> Path | None:
     """The essays under ``data_dir``: upstream's JSON file, a zip file or a folder of texts."""
-    places = (folder / name for folder in (data_dir / "paul_graham", data_dir) for name in NAMES)
+    places = (folder / name for folder in (data_dir / FOLDER, data_dir) for name in NAMES)
     return next((path for path in places if path.exists()), None)
 
 
@@ -119,24 +108,44 @@ def _local_essays(data_dir: Path) -> tuple[str, bool, tuple[str, ...]] | None:
 
 def _upstream_json(path: Path) -> str:
     try:
-        text = json.loads(_decoded(str(path), _bytes(path)))["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f'haystack {path}: not upstream\'s layout {{"text": ...}}; download it again') from error
+        text = jsonl.read_value(path)["text"]
+    except (KeyError, TypeError) as error:
+        raise UsageError(
+            f'haystack {path}: not in the layout of NVIDIA/RULER, {{"text": ...}}; download it again'
+        ) from error
     return str(text)
 
 
-def hub_essays(offline: bool, searched: Path | None, benchmark: str) -> tuple[str, bool, tuple[str, ...]]:
-    """(name, whether published numbers use them, texts) of the hub's essays. Raises :class:`MissingDataError`."""
-    import datasets
+@dataclass(frozen=True, kw_only=True)
+class Essays(DataNeed):
+    """Paul Graham's essays, the haystack of published RULER numbers."""
 
-    try:
-        with hub.hub_access(offline):
-            texts = tuple(datasets.load_dataset(HUB_SET, split="train")["text"])
-    except Exception as error:  # no network, no cache, hub trouble: all mean that the essays are not to be had
-        local = f"none under {searched}, and " if searched else ""
-        raise MissingDataError(
-            f"{benchmark}: essays: {local}{HUB_SET} cannot be read ({hub.first_line(error)}); give them with "
-            f"--data-dir DIR (DIR/paul_graham/{ZIP_NAME} or DIR/{FOLDER_NAME}/*.txt), connect once so that they are "
-            f"cached, or name a stand-in: --set {benchmark}.haystack={python_docs.PREFIX} (or a text file)"
-        ) from error
-    return f"hub:{HUB_SET}", True, texts
+    name: str = ESSAYS
+    tasks: str = "niah"
+    read_by: tuple[str, ...] = ("ruler", "niah")
+    licence: str = "none: copyright Paul Graham; for your own use, do not pass on"
+    hub: str = HUB_SET
+    file: str = f"{FOLDER}/{ZIP_NAME}"
+
+    def local(self, data_dir: Path) -> Iterable[tuple[str, Path]]:
+        path = find(data_dir)
+        if path is None:
+            return
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                yield f"{FOLDER}/{file.relative_to(path.parent).as_posix()}", file
+
+    def fetch(self, offline: bool) -> Iterable[tuple[str, bytes]]:
+        yield f"{FOLDER}/{JSON_NAME}", json_bytes({"text": "\n".join(self.from_hub(offline))})
+
+    def check(self, data_dir: Path) -> None:
+        load({}, data_dir, True)
+
+    def from_hub(self, offline: bool, searched: Path | None = None) -> tuple[str, ...]:
+        """The texts on the hub."""
+        return tuple(row["text"] for row in hub_rows(self, None, "train", offline, searched))
+
+
+def essays(benchmark: str = "ruler") -> Essays:
+    """The essays as a data set of ``benchmark``."""
+    return Essays(instead=f"--set {benchmark}.haystack={python_docs.PREFIX} (or a text file)")

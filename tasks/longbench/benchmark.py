@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.base.settings import refuse_unknown
+from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.tasks.longbench import layout, metrics, source
 from lr2eval.tasks.longbench.prompts import prompt
 from lr2eval.tasks.longbench.suite import BUCKETS, DATA_SETS, bucket
 from lr2eval.tasks.shared import lm_eval
+from lr2eval.tasks.shared.hub import load_each
 from lr2eval.tasks.shared.select import limited, one_or_all
 
 if TYPE_CHECKING:
@@ -36,8 +38,12 @@ class LongBench:
     def tasks(self) -> Sequence[TaskInfo]:
         """The data sets, in the paper's order."""
         file = "longbench/DATASET_e.jsonl" if self.extended else "longbench/DATASET.jsonl"
-        needs = f"{file} under --data-dir, or the hub data set Xnhyacinth/LongBench"
+        needs = replace(source.rows_of(self._names[0], extended=self.extended), file=file).needs
         return [TaskInfo(name, self.name, DATA_SETS[name].asks, needs) for name in self._names]
+
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """One data set for each task."""
+        return [source.rows_of(task, extended=self.extended) for task in tasks]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All data sets, or the one named."""
@@ -49,25 +55,17 @@ class LongBench:
         Raises :class:`MissingDataError` naming every data set that is not there, and :class:`TaskError` for prompts
         longer than a window unless the truncation policy says what to do with them.
         """
-        if context.options:
-            raise TaskError(f"--set {self.name}.{next(iter(context.options))}: {self.name} has no options")
+        refuse_unknown(context.options, (), group=self.name)
         metrics.check_installed(tasks)  # before hours of answers that could not be scored
-        found: dict[str, tuple[str, list[layout.Item]]] = {}
-        missing: dict[str, MissingDataError] = {}
-        for task in tasks:
-            try:
-                found[task] = self._load(task, context)
-            except MissingDataError as error:
-                missing[task] = error
-        if missing:
-            names = [f"{task}_e" if self.extended else task for task in missing]
-            first = next(iter(missing.values()))
-            # All from one place on the hub: one reason for all of them.
-            line = source.missing(names, prompt(tasks[0]).hub, context.data_dir, first.__cause__ or first)
-            raise MissingDataError(line, (line,), tasks={task: str(error) for task, error in missing.items()})
+
+        def load(task: str) -> tuple[str, list[layout.Item]]:
+            rows = source.rows_of(task, extended=self.extended)
+            return rows.read(context.data_dir, offline=context.offline)
+
+        found = load_each(self.name, tasks, load, brief=True)
         fingerprint = context.tokenizer.fingerprint()
         return [
-            self._shard(task, where, items, window, context, fingerprint)
+            self._shard(task, where, items[: limited(len(items), context.limit)], window, context, fingerprint)
             for task, (where, items) in found.items()
             for window in context.windows or context.lengths
         ]
@@ -85,57 +83,31 @@ class LongBench:
         labels = shard.data.get("classes")
         return metrics.score(shard.task, sample.answer, sample.gold, json.loads(str(labels)) if labels else None)
 
-    def _load(self, task: str, context: TaskContext) -> tuple[str, list[layout.Item]]:
-        where, items = source.load(
-            task,
-            extended=self.extended,
-            hub=prompt(task).hub,
-            data_dir=context.data_dir,
-            offline=context.offline,
-        )
-        return where, items[: limited(len(items), context.limit)]
-
     def _shard(
         self, task: str, where: str, items: list[layout.Item], window: int, context: TaskContext, fingerprint: str
     ) -> Shard:
         rules, asked = DATA_SETS[task], prompt(task)
         name = f"{self.name}/{task}"
         data = layout.lay_out(name, VERSION, items, asked, window, context, fingerprint, chat=rules.chat)
-        known = layout.known(data, context, where)
+        facts = {"source": where}
         if rules.metric == "classification" and items:
             # One list for the whole data set, as in LongBench; scoring a run again needs it.
-            known["classes"] = json.dumps(items[0].extra["all_classes"], ensure_ascii=False)
+            facts["classes"] = json.dumps(items[0].extra["all_classes"], ensure_ascii=False)
 
-        def describe(doc: Mapping[str, Any]) -> SampleInfo:
-            return SampleInfo(
-                gold=tuple(doc["answers"]),
-                columns={
-                    "document": doc["document"],
-                    "item": layout.item(doc),
-                    "source_length": doc["length"],
-                    **({"bucket": bucket(doc["length"])} if self.extended else {}),
-                },
-                source=(str(known["file"]), doc["offset"]),
-                truncated_tokens=doc["truncated_tokens"],
-            )
+        def columns(row: Mapping[str, Any]) -> dict[str, Any]:
+            group = {"bucket": bucket(row["length"])} if self.extended else {}
+            return {"document": row["document"], "item": layout.item(row), "source_length": row["length"], **group}
 
-        def score(answer: str, doc: Mapping[str, Any]) -> float:
-            return metrics.score(task, answer, doc["answers"], doc["all_classes"])
-
-        return Shard(
+        return lm_eval.file_shard(
+            data,
+            context,
             benchmark=self.name,
             task=task,
-            length=window,
-            n=len(items),
             version=VERSION,
-            data_hash=data.manifest["sha256"],
             metric=rules.metric,
-            load=lambda: lm_eval.generation_task(
-                task, data.rows, rules.metric, score, max_new_tokens=asked.max_new_tokens, version=VERSION
-            ),
-            describe=describe,
-            data=known,
-            max_new_tokens=asked.max_new_tokens,
+            score=lambda answer, row: metrics.score(task, answer, row["answers"], row["all_classes"]),
+            columns=columns,
+            facts=facts,
             chat=rules.chat,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lr2eval.base import ids
 from lr2eval.base.units import format_length
-from lr2eval.benchmark import Scalar, TaskContext
+from lr2eval.benchmark import TaskContext
 from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import files
@@ -79,16 +79,6 @@ def lay_out(
 def item(row: Row) -> str:
     """What a sample asks, whatever window its prompt was cut to: its place in the data set, and its document."""
     return f"{row['index']}:{row['document']}"
-
-
-def known(data: files.DataFile, context: TaskContext, where: str) -> dict[str, Scalar]:
-    """Facts for manifest and report: where the samples come from, the data file, how full its prompts are."""
-    return {
-        "source": where,
-        "file": data.path.relative_to(context.cache_dir).as_posix(),
-        "sha256": data.manifest["sha256"],
-        **{f"fill_{key}": data.manifest["fill"][key] for key in ("min", "mean", "max")},
-    }
 
 
 def _rows(

@@ -147,7 +147,7 @@ def _chinese_words(text: str) -> list[str]:
 def _number_after(words: str, answer: str) -> str:
     found = re.search(rf"{words}(\d+)", answer)
     if found is None:
-        raise UsageError(f"the answer {answer[:40]!r} names no {words.strip()!r} with a number; mend the data")
+        raise UsageError(f"the answer {answer[:40]!r} has no {words.strip()!r} with a number; correct the data")
     return found[1]
 
 

@@ -1,7 +1,7 @@
 """LongBench's prompts and generation limits, read at run time from lm-eval's YAML files without importing its metrics.
 
-lm-eval's port lost white space in six prompts, which is put back here (:data:`MENDS`); with that all are upstream's
-``dataset2prompt.json`` to the byte, which a test pins.
+lm-eval's port lost white space in six prompts. :data:`FIXES` restores it, so that all prompts are byte for byte those
+of upstream's ``dataset2prompt.json``, which a test checks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lr2eval.errors import TaskError
 from lr2eval.tasks.shared.upstream import lm_eval_folder
 
 _CONTEXT, _QUESTION = "{{context}}", "{{question}}"
-MENDS = {
+FIXES = {
     "triviaqa": (f"{_CONTEXT}\n{_QUESTION}", f"{_CONTEXT}\n\n{_QUESTION}"),
     "samsum": (f"{_CONTEXT}\n{_QUESTION}", f"{_CONTEXT}\n\n{_QUESTION}"),
     "passage_count": ("answer is:", "answer is: "),
@@ -50,16 +50,16 @@ def prompt(dataset: str) -> Prompt:
         text, hub = str(definition["doc_to_text"]), str(definition["dataset_path"])
         limit = int(definition["generation_kwargs"]["max_gen_toks"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _changed(file) from error
-    if dataset in MENDS:
-        theirs, upstream = MENDS[dataset]
+        raise changed(file) from error
+    if dataset in FIXES:
+        theirs, upstream = FIXES[dataset]
         if text.endswith(theirs):
             text = text.removesuffix(theirs) + upstream
         elif not text.endswith(upstream):
-            raise _changed(file)
+            raise changed(file)
     pieces = tuple(piece for piece in re.split(r"(\{\{.*?\}\})", text) if piece)
     if pieces.count(_CONTEXT) != 1 or any("{{" in p for p in pieces if p not in (_CONTEXT, _QUESTION)):
-        raise _changed(file)
+        raise changed(file)
     return Prompt(pieces, limit, hub)
 
 
@@ -75,9 +75,10 @@ def read_yaml(file: str) -> Mapping[str, Any]:
     try:
         found: Mapping[str, Any] = yaml.load((lm_eval_folder() / file).read_text(encoding="utf-8"), Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"{file}: no YAML that we read") from error
+        raise ValueError(f"{file}: not valid YAML") from error
     return found
 
 
-def _changed(file: str) -> TaskError:
-    return TaskError(f"lm_eval/{file}: not the prompt we know; install lm-eval>=0.4.13,<0.5")
+def changed(file: str) -> TaskError:
+    """The error for a file of lm-eval that holds another prompt."""
+    return TaskError(f"lm_eval/{file}: not the prompt that lr2eval knows; install lm-eval>=0.4.13,<0.5")

@@ -2,64 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import re
+from collections.abc import Sequence
+from typing import Any
 
-from lr2eval.errors import MissingDataError, UsageError
+from lr2eval.errors import UsageError
 from lr2eval.tasks.longbench import metrics
 from lr2eval.tasks.longbench.layout import Item
+from lr2eval.tasks.longbench.prompts import prompt
 from lr2eval.tasks.longbench.suite import DATA_SETS, bucket
 from lr2eval.tasks.shared import jsonl
-from lr2eval.tasks.shared.hub import first_line
-from lr2eval.tasks.shared.hub import hub_rows as read_hub
-
-FOLDER = "longbench"
+from lr2eval.tasks.shared.rows import RowFile
 
 
-def load(dataset: str, *, extended: bool, hub: str, data_dir: Path | None, offline: bool) -> tuple[str, list[Item]]:
-    """(where they come from, the samples in the data set's order). Their ``extra``: ``all_classes`` and ``length``.
+def rows_of(dataset: str, *, extended: bool) -> RowFile:
+    """The samples of a data set (as :class:`Item`), of LongBench-E if ``extended``. Those must have a length.
 
-    ``extended`` reads LongBench-E's file, ``DATASET_e.jsonl``, whose samples must have a length. Raises
-    :class:`MissingDataError` if there is neither a file nor the hub, :class:`UsageError` naming file, line and field.
+    ``Item.extra``: ``all_classes`` and ``length``.
     """
     name = f"{dataset}_e" if extended else dataset
-    path = find(data_dir, name) if data_dir else None
-    rows = jsonl.read(path, ("_id",)) if path else hub_rows(hub, name, offline, data_dir)
-    items = []
-    for place, row in rows:
-        try:
-            items.append(_item(dataset, row, extended))
-        except UsageError as error:
-            raise UsageError(f"{place}, {error}") from error
-        if items[-1].extra["all_classes"] != items[0].extra["all_classes"]:
-            raise UsageError(f"{place}, field all_classes: differs from the first sample's; mend the file")
-    return path.name if path else f"hub:{hub}", items
+    benchmark = "longbench_e" if extended else "longbench"
+    labels: dict[str, Any] = {}
 
+    def parse(row: jsonl.Row) -> Item:
+        item = _item(dataset, row, extended)
+        if labels.setdefault("first", item.extra["all_classes"]) != item.extra["all_classes"]:
+            raise UsageError("field all_classes: differs from the first sample's; correct the file")
+        return item
 
-def find(data_dir: Path, name: str) -> Path | None:
-    """The file of a data set (``trec``, ``trec_e``) under ``data_dir``."""
-    places = [folder / f"{name}{end}" for folder in (data_dir / FOLDER, data_dir) for end in jsonl.ENDINGS]
-    return next((path for path in places if path.is_file()), None)
-
-
-def hub_rows(hub: str, name: str, offline: bool, searched: Path | None) -> Iterator[tuple[str, jsonl.Row]]:
-    """(place, row) of a data set of the hub; :class:`MissingDataError` if it is not to be had."""
-    try:
-        table = read_hub(hub, name, "test", offline, "")
-    except MissingDataError as error:
-        raise MissingDataError(missing([name], hub, searched, error.__cause__ or error)) from error.__cause__
-    return ((f"{hub} ({name}), row {number}", row) for number, row in enumerate(table, 1))
-
-
-def missing(names: Sequence[str], hub: str, searched: Path | None, cause: BaseException) -> str:
-    """What to say where these data sets are nowhere."""
-    # Named once: one line may be about all 21.
-    shown = "" if searched and len(names) > 1 else f" ({', '.join(names)})"
-    local = f"no {', '.join(f'{name}.jsonl' for name in names)} under {searched}, and " if searched else ""
-    files = f"{FOLDER}/{names[0] if len(names) == 1 else 'DATASET'}.jsonl"
-    return (
-        f"longbench: {local}{hub}{shown} cannot be read ({first_line(cause)}); give the "
-        f"file{'s' * (len(names) > 1)} with --data-dir DIR (DIR/{files}) or connect once so that they are cached"
+    return RowFile(
+        name=f"longbench/{name}",
+        read_by=(benchmark,),
+        tasks=f"{benchmark}:{dataset}",
+        licence="MIT for LongBench; its sources have terms of their own",
+        hub=prompt(dataset).hub,
+        config=name,
+        split="test",
+        file=f"longbench/{name}.jsonl",
+        pattern=rf"{re.escape(name)}\.jsonl(\.gz)?",
+        parse=parse,
+        ids=("_id",),
+        also_beside=True,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class DataSet:
+class DatasetRules:
     """``metric`` is a name of :data:`lr2eval.tasks.longbench.metrics.METRICS`.
 
     ``first_line``: only the first line of an answer counts. ``chat``: prompts may be wrapped in a chat template, which
@@ -20,28 +20,28 @@ class DataSet:
     extended: bool = False
 
 
-DATA_SETS: dict[str, DataSet] = {
-    "narrativeqa": DataSet("qa_f1", "questions about a story"),
-    "qasper": DataSet("qa_f1", "questions about a scientific paper", extended=True),
-    "multifieldqa_en": DataSet("qa_f1", "questions about one document", extended=True),
-    "multifieldqa_zh": DataSet("qa_f1_zh", "questions about one document, Chinese"),
-    "hotpotqa": DataSet("qa_f1", "questions over several passages", extended=True),
-    "2wikimqa": DataSet("qa_f1", "questions over several passages", extended=True),
-    "musique": DataSet("qa_f1", "questions over several passages"),
-    "dureader": DataSet("rouge_zh", "questions over search results, Chinese"),
-    "gov_report": DataSet("rouge", "summary of a government report", extended=True),
-    "qmsum": DataSet("rouge", "question about a meeting, answered by a summary"),
-    "multi_news": DataSet("rouge", "summary of several news articles", extended=True),
-    "vcsum": DataSet("rouge_zh", "summary of a meeting, Chinese"),
-    "trec": DataSet("classification", "kinds of questions, few-shot", first_line=True, chat=False, extended=True),
-    "triviaqa": DataSet("qa_f1", "trivia questions, few-shot", first_line=True, chat=False, extended=True),
-    "samsum": DataSet("rouge", "summary of a chat, few-shot", first_line=True, chat=False, extended=True),
-    "lsht": DataSet("classification", "kinds of news, few-shot, Chinese", first_line=True, chat=False),
-    "passage_count": DataSet("count", "how many paragraphs are different", extended=True),
-    "passage_retrieval_en": DataSet("retrieval", "which paragraph a summary is of", extended=True),
-    "passage_retrieval_zh": DataSet("retrieval_zh", "which paragraph a summary is of, Chinese"),
-    "lcc": DataSet("code_similarity", "next line of code", chat=False, extended=True),
-    "repobench-p": DataSet("code_similarity", "next line of code, of several files", chat=False, extended=True),
+DATA_SETS: dict[str, DatasetRules] = {
+    "narrativeqa": DatasetRules("qa_f1", "questions about a story"),
+    "qasper": DatasetRules("qa_f1", "questions about a scientific paper", extended=True),
+    "multifieldqa_en": DatasetRules("qa_f1", "questions about one document", extended=True),
+    "multifieldqa_zh": DatasetRules("qa_f1_zh", "questions about one document, Chinese"),
+    "hotpotqa": DatasetRules("qa_f1", "questions over several passages", extended=True),
+    "2wikimqa": DatasetRules("qa_f1", "questions over several passages", extended=True),
+    "musique": DatasetRules("qa_f1", "questions over several passages"),
+    "dureader": DatasetRules("rouge_zh", "questions over search results, Chinese"),
+    "gov_report": DatasetRules("rouge", "summary of a government report", extended=True),
+    "qmsum": DatasetRules("rouge", "question about a meeting, answered by a summary"),
+    "multi_news": DatasetRules("rouge", "summary of several news articles", extended=True),
+    "vcsum": DatasetRules("rouge_zh", "summary of a meeting, Chinese"),
+    "trec": DatasetRules("classification", "classify questions, few-shot", first_line=True, chat=False, extended=True),
+    "triviaqa": DatasetRules("qa_f1", "trivia questions, few-shot", first_line=True, chat=False, extended=True),
+    "samsum": DatasetRules("rouge", "summary of a chat, few-shot", first_line=True, chat=False, extended=True),
+    "lsht": DatasetRules("classification", "classify news, few-shot, Chinese", first_line=True, chat=False),
+    "passage_count": DatasetRules("count", "how many paragraphs are different", extended=True),
+    "passage_retrieval_en": DatasetRules("retrieval", "which paragraph a summary describes", extended=True),
+    "passage_retrieval_zh": DatasetRules("retrieval_zh", "which paragraph a summary describes, Chinese"),
+    "lcc": DatasetRules("code_similarity", "next line of code", chat=False, extended=True),
+    "repobench-p": DatasetRules("code_similarity", "next line of code, from several files", chat=False, extended=True),
 }
 """In the order of LongBench's paper."""
 

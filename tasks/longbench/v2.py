@@ -7,16 +7,17 @@ compares log-probabilities of the letters instead, which gives other scores.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.base.settings import refuse_unknown
+from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
+from lr2eval.errors import UsageError
 from lr2eval.tasks.longbench import layout
-from lr2eval.tasks.longbench.prompts import Prompt, read_yaml
-from lr2eval.tasks.shared import hub, jsonl, lm_eval
+from lr2eval.tasks.longbench.prompts import Prompt, changed, read_yaml
+from lr2eval.tasks.shared import jsonl, lm_eval
+from lr2eval.tasks.shared.rows import RowFile
 from lr2eval.tasks.shared.select import limited, one_or_all
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 VERSION = "1"
 HUB = "THUDM/LongBench-v2"
-FOLDER = "longbench_v2"
 LETTERS = "ABCD"
 MAX_NEW_TOKENS = 128
 FILE = "tasks/longbench2/_longbench_common_yaml"
@@ -52,8 +52,12 @@ class LongBench2:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """The domains, in the paper's order."""
-        needs = f"{FOLDER}/*.jsonl or {FOLDER}/data.json under --data-dir, or the hub data set {HUB}"
+        needs = DATA.needs
         return [TaskInfo(name, self.name, f"{domain}, four choices", needs) for name, domain in DOMAINS.items()]
+
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """One data set for all domains."""
+        return [DATA]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All domains, or the one named."""
@@ -61,9 +65,9 @@ class LongBench2:
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Read the questions and lay their prompts out for every window of ``context``; errors as for v1."""
-        if context.options:
-            raise TaskError(f"--set {self.name}.{next(iter(context.options))}: {self.name} has no options")
-        where, items = load(context.data_dir, context.offline)
+        refuse_unknown(context.options, (), group=self.name)
+        where, rows = DATA.read(context.data_dir, offline=context.offline)
+        items = {task: [item for domain, item in rows if domain == task] for task in tasks}
         fingerprint = context.tokenizer.fingerprint()
         return [
             _shard(task, where, items[task][: limited(len(items[task]), context.limit)], window, context,
@@ -109,10 +113,10 @@ def _template() -> str:
     try:
         text = str(read_yaml(FILE)["doc_to_text"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise TaskError(f"lm_eval/{FILE}: no readable prompt; install lm-eval>=0.4.13,<0.5") from error
+        raise changed(FILE) from error
     fields = ["{{context}}", "{{question.strip()}}", *(f"{{{{choices[{n}]}}}}" for n in range(4))]
     if re.findall(r"\{\{.*?\}\}", text) != fields or not text.endswith(ENDINGS[0]):
-        raise TaskError(f"lm_eval/{FILE}: not the prompt we know; install lm-eval>=0.4.13,<0.5")
+        raise changed(FILE)
     return text.removesuffix(ENDINGS[0]) + ENDINGS[1]
 
 
@@ -120,91 +124,48 @@ def _item(row: jsonl.Row) -> tuple[str, layout.Item]:
     domain, answer, length = (jsonl.text(row, name) for name in ("domain", "answer", "length"))
     task = next((name for name, each in DOMAINS.items() if each == domain), None)
     if task is None:
-        raise UsageError(f"field domain: {domain!r} is none of LongBench v2's ({', '.join(DOMAINS.values())})")
+        raise UsageError(f"field domain: {domain!r} is not a domain of LongBench v2 ({', '.join(DOMAINS.values())})")
     if answer not in tuple(LETTERS):
-        raise UsageError(f"field answer: {answer!r} is none of A, B, C, D")
+        raise UsageError(f"field answer: {answer!r} is not A, B, C or D")
     if length not in LENGTHS:
-        raise UsageError(f"field length: {length!r} is none of {', '.join(LENGTHS)}")
+        raise UsageError(f"field length: {length!r} is not {', '.join(LENGTHS[:-1])} or {LENGTHS[-1]}")
     extra = {"length": length, **{name: jsonl.text(row, name) for name in ("difficulty", "sub_domain")}}
     return task, layout.Item(jsonl.text(row, "context").strip(), question(row), (answer,), extra)
 
 
-def load(data_dir: Path | None, offline: bool) -> tuple[str, dict[str, list[layout.Item]]]:
-    """(where they come from, questions by domain). Errors name file, line and field."""
-    where, rows = read(data_dir, offline)
-    items: dict[str, list[layout.Item]] = {task: [] for task in DOMAINS}
-    for place, row in rows:
-        try:
-            task, item = _item(row)
-        except UsageError as error:
-            raise UsageError(f"{place}, {error}") from error
-        items[task].append(item)
-    return where, items
-
-
-def find(data_dir: Path) -> Path | None:
-    """The one file of questions under ``data_dir``; :class:`UsageError` if there are two."""
-    folder = data_dir / FOLDER
-    if not folder.is_dir():
-        return None
-    files = [*jsonl.find(folder).values(), *(path for path in (folder / "data.json",) if path.is_file())]
-    if len(files) > 1:
-        raise UsageError(f"{folder}: holds {files[0].name} and {files[1].name}; leave the one to use")
-    return files[0] if files else None
-
-
-def read(data_dir: Path | None, offline: bool) -> tuple[str, Iterable[tuple[str, jsonl.Row]]]:
-    """(where they come from, places and rows) of the questions, the file under ``data_dir`` before the hub."""
-    path = find(data_dir) if data_dir else None
-    if path is not None:
-        return path.name, (jsonl.read_list if path.suffix == ".json" else jsonl.read)(path, ("_id",))
-    try:
-        table = hub.hub_rows(HUB, None, "train", offline, "")
-    except MissingDataError as error:
-        cause = error.__cause__ or error
-        local = f"no {FOLDER}/*.jsonl under {data_dir}, and " if data_dir else ""
-        raise MissingDataError(
-            f"longbench2: {local}{HUB} cannot be read ({hub.first_line(cause)}); give the file with --data-dir DIR "
-            f"(DIR/{FOLDER}/data.json) or connect once so that it is cached"
-        ) from cause
-    return f"hub:{HUB}", ((f"{HUB}, question {number}", row) for number, row in enumerate(table, 1))
+DATA = RowFile(
+    name="longbench_v2",
+    read_by=("longbench2",),
+    tasks="longbench2",
+    licence=f"see the card of {HUB}; its sources have terms of their own",
+    hub=HUB,
+    config=None,
+    split="train",
+    file="longbench_v2/data.json",
+    pattern=r"[^.].*\.jsonl(\.gz)?|data\.json",
+    parse=_item,
+    ids=("_id",),
+)
 
 
 def _shard(
     task: str, where: str, items: Sequence[layout.Item], window: int, context: TaskContext, fingerprint: str
 ) -> Shard:
     data = layout.lay_out(f"longbench2/{task}", VERSION, items, prompt(), window, context, fingerprint, chat=True)
-    known = layout.known(data, context, where)
-
-    def describe(doc: Mapping[str, Any]) -> SampleInfo:
-        return SampleInfo(
-            gold=tuple(doc["answers"]),
-            columns={
-                "document": doc["document"],
-                "item": layout.item(doc),
-                "difficulty": doc["difficulty"],
-                "bucket": doc["length"],
-                "sub_domain": doc["sub_domain"],
-            },
-            source=(str(known["file"]), doc["offset"]),
-            truncated_tokens=doc["truncated_tokens"],
-        )
-
-    def score(answer: str, doc: Mapping[str, Any]) -> float:
-        return float([letter(answer)] == doc["answers"])
-
-    return Shard(
+    return lm_eval.file_shard(
+        data,
+        context,
         benchmark=LongBench2.name,
         task=task,
-        length=window,
-        n=len(items),
         version=VERSION,
-        data_hash=data.manifest["sha256"],
         metric="letter",
-        load=lambda: lm_eval.generation_task(
-            task, data.rows, "letter", score, max_new_tokens=MAX_NEW_TOKENS, version=VERSION
-        ),
-        describe=describe,
-        data=known,
-        max_new_tokens=MAX_NEW_TOKENS,
+        score=lambda answer, row: float([letter(answer)] == row["answers"]),
+        columns=lambda row: {
+            "document": row["document"],
+            "item": layout.item(row),
+            "difficulty": row["difficulty"],
+            "bucket": row["length"],
+            "sub_domain": row["sub_domain"],
+        },
+        facts={"source": where},
     )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval.base import ids
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError
-from lr2eval.tasks.mmlu.source import LETTERS, SPLITS, Row, Source, hub_source, local_source
+from lr2eval.base.settings import refuse_unknown
+from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.tasks.mmlu import source
+from lr2eval.tasks.mmlu.source import LETTERS, SPLITS, MmluQuestions, Row
 from lr2eval.tasks.shared import lm_eval, upstream
+from lr2eval.tasks.shared.hub import load_each
 from lr2eval.tasks.shared.select import limited, one_or_all
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Mmlu:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """The 57 subjects in alphabetical order."""
-        needs = "mmlu_test_dev.zip or {test,dev}/*.csv under --data-dir, or the hub data set cais/mmlu"
+        needs = source.MmluData().needs
         return [
             TaskInfo(subject, self.name, f"{subject.replace('_', ' ')}, {SHOTS}-shot multiple choice", needs)
             for subject in upstream.mmlu_files()
@@ -42,31 +42,20 @@ class Mmlu:
         return one_or_all(self.name, selector and selector.removeprefix("mmlu_"), list(upstream.mmlu_files()))
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
-        """Read the questions. Raises :class:`MissingDataError` naming the subjects that are not to be had."""
-        source = local_source(context.data_dir) if context.data_dir else None
-        if source is None:
-            source = hub_source(hub(), context.offline, searched=context.data_dir)
-        shards: list[Shard] = []
-        missing: dict[str, str] = {}
-        for subject in tasks:
-            try:
-                shards.append(self._shard(subject, source, context))
-            except MissingDataError as error:
-                missing[subject] = str(error)
-                if source.where.startswith("hub:") and not context.offline:
-                    missing |= dict.fromkeys(tasks[tasks.index(subject) :], str(error))
-                    break  # without a network every further subject would try for as long
-        if missing:
-            first = next(iter(missing.values()))
-            message = first if len(missing) == 1 else f"mmlu: no {', '.join(missing)} ({first.removeprefix('mmlu: ')})"
-            raise MissingDataError(message, (message,), tasks=missing)
-        return shards
+        """Read the questions. Raises :class:`MissingDataError` naming the subjects whose data is missing."""
+        refuse_unknown(context.options, (), group=self.name)
+        found = source.read(context.data_dir, context.offline)
+        return list(load_each(self.name, tasks, lambda each: self._shard(each, found, context), brief=True).values())
 
-    def _shard(self, subject: str, source: Source, context: TaskContext) -> Shard:
-        rows = {split: source.rows(subject, split) for split in SPLITS}
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """One data set for all subjects."""
+        return [source.MmluData(subjects=tasks)]
+
+    def _shard(self, subject: str, found: MmluQuestions, context: TaskContext) -> Shard:
+        rows = {split: found.rows(subject, split) for split in SPLITS}
         rows["test"] = rows["test"][: limited(len(rows["test"]), context.limit)]
         rows["dev"] = rows["dev"][:SHOTS]
-        category = _definition(upstream.mmlu_files()[subject])["category"]
+        category = upstream.mmlu_definition(subject)["category"]
 
         def describe(doc: Mapping[str, Any]) -> SampleInfo:
             return SampleInfo(gold=(LETTERS[doc["answer"]],), columns={"subject": subject, "category": category})
@@ -81,7 +70,7 @@ class Mmlu:
             metric="acc",
             load=lambda: lm_eval_task(subject, rows),
             describe=describe,
-            data={"source": source.where, "shots": SHOTS, "category": category},
+            data={"source": found.where, "shots": SHOTS, "category": category},
         )
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
@@ -95,27 +84,5 @@ MMLU = Mmlu()
 
 def lm_eval_task(subject: str, rows: Mapping[str, Sequence[Row]]) -> Any:
     """lm-eval's task for a subject with our rows as its ``test`` and ``dev`` splits."""
-
-    def dataset(**_: Any) -> Any:
-        import datasets
-
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(list(rows[split])) for split in SPLITS})
-
-    overrides = {"task": f"mmlu_{subject}", "num_fewshot": SHOTS, "custom_dataset": dataset}
+    overrides = {"task": f"mmlu_{subject}", "num_fewshot": SHOTS, "custom_dataset": lm_eval.dataset(lambda: rows)}
     return lm_eval.build_task(overrides, upstream.mmlu_files()[subject].parent)
-
-
-def hub() -> str:
-    """The hub data set of lm-eval's definition."""
-    return _definition(next(iter(upstream.mmlu_files().values())))["dataset_path"]
-
-
-@cache
-def _definition(path: Path) -> dict[str, str]:
-    """Hub name and category (stem, humanities, social_sciences or other) of a subject's YAML file."""
-    import yaml  # type: ignore[import-untyped]
-
-    own = yaml.safe_load(path.read_text(encoding="utf-8"))
-    shared = yaml.safe_load((path.parent / own["include"]).read_text(encoding="utf-8"))
-    category = own["tag"].removeprefix("mmlu_").removesuffix("_tasks")
-    return {"dataset_path": shared["dataset_path"], "category": category}

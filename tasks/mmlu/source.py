@@ -5,41 +5,92 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lr2eval.benchmark import DataNeed
 from lr2eval.errors import MissingDataError, UsageError
-from lr2eval.tasks.shared import hub
+from lr2eval.tasks.shared import upstream
+from lr2eval.tasks.shared.hub import hub_rows
 
 ZIP_NAME = "mmlu_test_dev.zip"
 SPLITS = ("test", "dev")
 LETTERS = "ABCD"
-MENDS = "give the files with --data-dir DIR (DIR/mmlu/{test,dev}/*.csv) or connect once so that they are cached"
 
 Row = dict[str, Any]
 """``question``, ``subject``, ``choices`` (four strings) and ``answer`` (0..3), as in the hub's copy."""
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where questions come from (``where`` is for manifest and report) and how to read a split of a subject."""
+class MmluQuestions:
+    """Where questions are from (``where`` is for manifest and report) and how to read a split of a subject."""
 
     where: str
     rows: Callable[[str, str], list[Row]]
 
 
-def local_source(data_dir: Path) -> Source | None:
-    """Questions under ``data_dir``, ``None`` if there are none."""
-    path = find(data_dir)
-    if path is None:
-        return None
-    return Source(ZIP_NAME, _from_zip(path)) if path.name == ZIP_NAME else Source("csv", _from_folder(path))
+@dataclass(frozen=True, kw_only=True)
+class MmluData(DataNeed):
+    """A bundle gets all subjects, they are small; ``subjects`` must be among them."""
+
+    name: str = "mmlu"
+    tasks: str = "mmlu"
+    read_by: tuple[str, ...] = ("mmlu", "short")
+    licence: str = "MIT"
+    file: str = "mmlu/{test,dev}/*.csv"
+    hub: str = field(default_factory=lambda: upstream.mmlu_definition("abstract_algebra")["dataset_path"])
+    subjects: Sequence[str] = ()
+
+    def local(self, data_dir: Path) -> Iterator[tuple[str, Path]]:
+        path = find(data_dir)
+        if path is not None and path.is_file():
+            yield f"mmlu/{path.name}", path
+        elif path is not None:
+            for split in SPLITS:
+                yield from ((f"mmlu/{split}/{file.name}", file) for file in sorted((path / split).glob("*.csv")))
+
+    def fetch(self, offline: bool) -> Iterator[tuple[str, bytes]]:
+        found = read(None, offline)
+        for subject in upstream.mmlu_files():
+            for split in SPLITS:
+                text = io.StringIO()
+                csv.writer(text, lineterminator="\n").writerows(
+                    [row["question"], *row["choices"], LETTERS[row["answer"]]] for row in found.rows(subject, split)
+                )
+                yield f"mmlu/{split}/{subject}_{split}.csv", text.getvalue().encode()
+
+    def check(self, data_dir: Path) -> None:
+        found = read(data_dir, offline=True)
+        for subject in self.subjects:
+            for split in SPLITS:
+                found.rows(subject, split)
+
+
+def read(data_dir: Path | None, offline: bool) -> MmluQuestions:
+    """The questions in ``data_dir``, or else those of the hub (``offline``: only of its local cache)."""
+    path = find(data_dir) if data_dir else None
+    if path is not None:
+        return MmluQuestions(ZIP_NAME if path.is_file() else "csv", _reader(path))
+    known = MmluData()
+    failed: list[MissingDataError] = []
+
+    def rows(subject: str, split: str) -> list[Row]:
+        if failed:
+            raise failed[0]  # without a network each further subject would wait as long
+        try:
+            found = hub_rows(known, subject, split, offline, data_dir)
+        except MissingDataError as error:
+            failed.extend([] if offline else [error])
+            raise
+        return [{key: row[key] for key in ("question", "subject", "choices", "answer")} for row in found]
+
+    return MmluQuestions(f"hub:{known.hub}", rows)
 
 
 def find(data_dir: Path) -> Path | None:
-    """A zip, or the folder of ``test`` and ``dev``: in ``data_dir`` or in its ``mmlu`` folder."""
+    """A zip file, or the folder of ``test`` and ``dev``: in ``data_dir`` or in its ``mmlu`` folder."""
     for folder in (data_dir / "mmlu", data_dir):
         if (folder / ZIP_NAME).is_file():
             return folder / ZIP_NAME
@@ -48,51 +99,22 @@ def find(data_dir: Path) -> Path | None:
     return None
 
 
-def hub_source(dataset: str, offline: bool, searched: Path | None = None) -> Source:
-    """Questions of the hub data set; ``offline`` reads its local cache only.
-
-    ``searched`` is a folder that was given and holds no questions; an error says so.
-    """
-    local = f"no questions under {searched}, and " if searched else ""
-
-    def rows(subject: str, split: str) -> list[Row]:
-        import datasets
-
-        try:
-            with hub.hub_access(offline):
-                table = datasets.load_dataset(dataset, subject, split=split)
-        except Exception as error:  # no network, no cache, hub trouble: all mean that the data is not to be had
-            raise MissingDataError(
-                f"mmlu: {local}{dataset} ({subject}, {split}) cannot be read ({hub.first_line(error)}); {MENDS}"
-            ) from error
-        return [{key: row[key] for key in ("question", "subject", "choices", "answer")} for row in table]
-
-    return Source(f"hub:{dataset}", rows)
-
-
-def _from_zip(path: Path) -> Callable[[str, str], list[Row]]:
+def _reader(path: Path) -> Callable[[str, str], list[Row]]:
     def rows(subject: str, split: str) -> list[Row]:
         name = f"{split}/{subject}_{split}.csv"
+        place = f"{path}:{name}" if path.is_file() else str(path / name)
         try:
-            with zipfile.ZipFile(path) as archive:
-                data = archive.read(name)
-        except KeyError as error:
-            raise MissingDataError(f"mmlu: {path} lacks {name}; {MENDS}") from error
-        except (OSError, zipfile.BadZipFile) as error:
+            if path.is_file():
+                with zipfile.ZipFile(path) as archive:
+                    data = archive.read(name)
+            else:
+                data = (path / name).read_bytes()
+        except zipfile.BadZipFile as error:
             raise UsageError(f"{path}: not a readable zip file ({error}); download it again") from error
-        return parse(data, subject, f"{path}:{name}")
-
-    return rows
-
-
-def _from_folder(folder: Path) -> Callable[[str, str], list[Row]]:
-    def rows(subject: str, split: str) -> list[Row]:
-        path = folder / split / f"{subject}_{split}.csv"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise MissingDataError(f"mmlu: {path} cannot be read ({error.strerror}); {MENDS}") from error
-        return parse(data, subject, str(path))
+        except (KeyError, OSError) as error:
+            reason = getattr(error, "strerror", None) or "not in the zip file"
+            raise MmluData().missing(f"{place} cannot be read ({reason})") from error
+        return parse(data, subject, place)
 
     return rows
 
@@ -111,19 +133,19 @@ def parse(data: bytes, subject: str, name: str) -> list[Row]:
     if lines and lines[0][1][:2] == ["question", "choice0"]:
         lines = lines[1:]
     if not lines:
-        raise UsageError(f"{name}: holds no questions; download it again")
+        raise UsageError(f"{name}: has no questions; download it again")
     return [_row(cells, subject, f"{name}, row {number}") for number, cells in lines]
 
 
 def _row(cells: Sequence[str], subject: str, place: str) -> Row:
     if len(cells) != 6:
-        raise UsageError(f"{place}: {len(cells)} fields instead of question, four choices and answer; mend the file")
+        raise UsageError(f"{place}: {len(cells)} fields instead of question, four choices and answer; correct the file")
     question, *choices, answer = cells
-    for field, text in zip(("question", "choice0", "choice1", "choice2", "choice3"), cells, strict=False):
+    for name, text in zip(("question", "choice0", "choice1", "choice2", "choice3"), cells, strict=False):
         if not text.strip():
-            raise UsageError(f"{place}, field {field}: is empty; mend the file")
+            raise UsageError(f"{place}, field {name}: is empty; correct the file")
     key = answer.strip()
     if len(key) != 1 or key not in LETTERS + "0123":
-        raise UsageError(f"{place}, field answer: {answer!r} is neither A..D nor 0..3; mend the file")
+        raise UsageError(f"{place}, field answer: {answer!r} is neither A..D nor 0..3; correct the file")
     index = LETTERS.find(key) if key in LETTERS else int(key)
     return {"question": question, "subject": subject, "choices": choices, "answer": index}

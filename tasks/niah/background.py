@@ -24,7 +24,7 @@ class Background:
         self.haystack = haystack
         self._between_words = places == "words"
         self._tokenizer = tokenizer
-        self._stretches: dict[int, _Stretch] = {}
+        self._beginnings: dict[int, _Beginning] = {}
 
     @property
     def available(self) -> int | None:
@@ -33,58 +33,58 @@ class Background:
 
     def words(self, start: int, stop: int) -> list[str]:
         """Words ``start`` to ``stop - 1`` with the space before them."""
-        stretch = self._stretch(stop)
-        ends = [0, *stretch.word_ends[:stop]] if start == 0 else stretch.word_ends[start - 1 : stop]
-        return [stretch.text[a:b] for a, b in pairwise(ends)]
+        beginning = self._beginning(stop)
+        ends = [0, *beginning.word_ends[:stop]] if start == 0 else beginning.word_ends[start - 1 : stop]
+        return [beginning.text[a:b] for a, b in pairwise(ends)]
 
     def text(self, words: int) -> str:
         """The first ``words`` words."""
-        stretch = self._stretch(words)
-        return stretch.text[: stretch.word_ends[words - 1]]
+        beginning = self._beginning(words)
+        return beginning.text[: beginning.word_ends[words - 1]]
 
     def place(self, words: int, depth: float) -> int:
         """The character at which a needle goes in: the sentence end nearest to ``depth`` of the tokens.
 
         0 and the end of the text are places too. Of two equally near ones the first is taken.
         """
-        stretch = self._stretch(words)
+        beginning = self._beginning(words)
         ends = self._ends(words)
         end = ends[-1]
-        target = depth * stretch.tokens(end)
+        target = depth * beginning.tokens(end)
         # Token counts rise with the places, so the nearest one is a neighbour of where the target would stand.
-        after = bisect_left(ends, target, key=stretch.tokens)
+        after = bisect_left(ends, target, key=beginning.tokens)
         near = ends[max(after - 1, 0) : after + 1] or [end]
-        return min(near, key=lambda char: abs(stretch.tokens(char) - target))
+        return min(near, key=lambda char: abs(beginning.tokens(char) - target))
 
     def places(self, words: int) -> int:
         """How many places there are for needles in so many words."""
         return len(self._ends(words))
 
     def _ends(self, words: int) -> list[int]:
-        stretch = self._stretch(words)
-        end = stretch.word_ends[words - 1]
-        return [0, *stretch.sentence_ends[: bisect_left(stretch.sentence_ends, end)], end]
+        beginning = self._beginning(words)
+        end = beginning.word_ends[words - 1]
+        return [0, *beginning.sentence_ends[: bisect_left(beginning.sentence_ends, end)], end]
 
     def depth(self, words: int, char: int) -> float:
         """The share of the haystack's tokens that stand before ``char``."""
-        stretch = self._stretch(words)
-        return stretch.tokens(char) / stretch.tokens(stretch.word_ends[words - 1])
+        beginning = self._beginning(words)
+        return beginning.tokens(char) / beginning.tokens(beginning.word_ends[words - 1])
 
-    def _stretch(self, words: int) -> _Stretch:
+    def _beginning(self, words: int) -> _Beginning:
         size = FIRST
         while size < words + MARGIN:
             size *= 2
         if self.available is not None:
             size = min(size, self.available)
-        if size not in self._stretches:
-            self._stretches[size] = _Stretch.make(
+        if size not in self._beginnings:
+            self._beginnings[size] = _Beginning.make(
                 " ".join(self.haystack.take(0, size)), self._tokenizer, between_words=self._between_words
             )
-        return self._stretches[size]
+        return self._beginnings[size]
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class _Beginning:
     """Places are numbers of characters; ``token_starts`` are the first characters of the tokens."""
 
     text: str
@@ -93,7 +93,7 @@ class _Stretch:
     token_starts: list[int]
 
     @classmethod
-    def make(cls, text: str, tokenizer: PromptTokenizer, *, between_words: bool) -> _Stretch:
+    def make(cls, text: str, tokenizer: PromptTokenizer, *, between_words: bool) -> _Beginning:
         word_ends = [match.end() for match in re.finditer(r"\S+", text)]
         return cls(
             text,

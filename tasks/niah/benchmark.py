@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from lr2eval.base import ids
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.exact import files, parallel
 from lr2eval.tasks.exact.fit import sufficient
-from lr2eval.tasks.niah import benchmark
 from lr2eval.tasks.niah.draw import Variant
-from lr2eval.tasks.niah.generate import VERSION, Plan
+from lr2eval.tasks.niah.generate import VERSION, NiahMaker
 from lr2eval.tasks.niah.options import HAYSTACK, Grid
 from lr2eval.tasks.shared import lm_eval
 from lr2eval.tasks.shared.select import by_length, limited, one_or_all
@@ -28,10 +27,9 @@ if TYPE_CHECKING:
 METRIC = "found"
 DESCRIPTIONS: dict[Variant, str] = {
     "single": "one number hidden at each depth of the grid",
-    "multi": "several numbers from each depth to the end, all asked for",
+    "multi": "several numbers between each depth and the end, all asked for",
     "distractor": "one number among others with similar keys",
 }
-NEEDS = "a haystack: essays (--data-dir or hub), or --set niah.haystack=python-docs or a text file"
 MIN_LENGTHS: dict[Variant, int] = {"single": 512, "multi": 1024, "distractor": 512}
 
 
@@ -44,7 +42,8 @@ class Niah:
 
     def tasks(self) -> Sequence[TaskInfo]:
         """The three variants."""
-        return [TaskInfo(name, self.name, text, NEEDS, MIN_LENGTHS[name]) for name, text in DESCRIPTIONS.items()]
+        needs = haystacks.essays(self.name).needs
+        return [TaskInfo(name, self.name, text, needs, MIN_LENGTHS[name]) for name, text in DESCRIPTIONS.items()]
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All variants, or the one named."""
@@ -53,22 +52,26 @@ class Niah:
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Make or find the data of every variant and length. Raises :class:`TaskError` for too short a length."""
         if not context.lengths:
-            raise TaskError("niah needs at least one length in tokens, for instance --lengths 4k")
+            raise TaskError("niah: needs at least one length in tokens, for example --lengths 4k")
         grid, haystack = Grid.parse(context.options), _haystack(context)
         _check_wording(grid, tasks)
         workers = parallel.chosen_workers(context.options, self.name)
         fingerprint = context.tokenizer.fingerprint()
         cells = by_length(self.name, context.options.get("samples", {}), context.lengths)
-        plans = [
-            Plan(variant, length, _with(grid, cells.get(length)), context.seed, haystack)
+        makers = [
+            NiahMaker(variant, length, _with(grid, cells.get(length)), context.seed, haystack)
             for variant in get_args(Variant)
             if variant in tasks
             for length in context.lengths
         ]
-        return [_shard(plan, _data_file(plan, context, fingerprint, workers), context) for plan in plans]
+        return [_shard(maker, _data_file(maker, context, fingerprint, workers), context) for maker in makers]
+
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """The essays."""
+        return [haystacks.essays(self.name)]
 
     def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
-        """Lengths (tokens) that suffice for the first samples of ``context``, by variant; and what is not at hand."""
+        """Minimum lengths (tokens) of the first samples of ``context`` by variant; why others cannot be measured."""
         try:
             haystack = _haystack(context)
         except MissingDataError as error:
@@ -76,8 +79,8 @@ class Niah:
 
         def length(variant: Variant) -> int:
             def needed(length: int) -> int:
-                plan = Plan(variant, length, Grid.parse(context.options), context.seed, haystack)
-                return max(plan.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
+                maker = NiahMaker(variant, length, Grid.parse(context.options), context.seed, haystack)
+                return max(maker.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
 
             return sufficient(1, needed)
 
@@ -85,14 +88,14 @@ class Niah:
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run keeps."""
-        return benchmark.found(sample.answer, sample.gold)
+        return found(sample.answer, sample.gold)
 
 
 NIAH = Niah()
 
 
 def _with(grid: Grid, samples: int | None) -> Grid:
-    """The grid with so many samples in each cell, where a length has a number of its own."""
+    """The grid with this number of samples in each cell, if a length has its own number."""
     return grid if samples is None else replace(grid, samples_per_cell=samples)
 
 
@@ -100,12 +103,14 @@ def _check_wording(grid: Grid, tasks: Sequence[str]) -> None:
     if grid.wording is None:
         return
     if "multi" in tasks:
-        raise UsageError("--set niah.wording: it asks for one needle; choose --tasks niah:single,niah:distractor")
+        raise UsageError(
+            "--set niah.wording: niah:multi cannot use it (one needle only); choose --tasks niah:single,niah:distractor"
+        )
     for name, given in (("keys", grid.wording.keys), ("values", grid.wording.values)):
         if "distractor" in tasks and given and grid.distractors >= len(given):
             raise UsageError(
-                f"--set niah.wording: {grid.distractors} distractors need more than its {len(given)} {name}; give it "
-                "more, or --set niah.distractors=N"
+                f"--set niah.wording: {grid.distractors} distractors need more than {len(given)} {name}; add {name} to "
+                "the file, or use fewer distractors with --set niah.distractors=N"
             )
 
 
@@ -114,70 +119,46 @@ def _haystack(context: TaskContext) -> haystacks.Haystack:
     return haystacks.load(chosen, context.data_dir, context.offline, benchmark=NIAH.name)
 
 
-def _shard(plan: Plan, data: files.DataFile, context: TaskContext) -> Shard:
-    source = data.path.relative_to(context.cache_dir).as_posix()
-    manifest = data.manifest
-
-    def describe(doc: Mapping[str, Any]) -> SampleInfo:
-        return SampleInfo(
-            gold=tuple(doc["answers"]),
-            columns={key: doc[key] for key in ("depth", "token_depth", "token_count")},
-            marks=tuple(doc["marks"]),
-            source=(source, doc["offset"]),
-        )
-
-    return Shard(
+def _shard(maker: NiahMaker, data: files.DataFile, context: TaskContext) -> Shard:
+    return lm_eval.file_shard(
+        data,
+        context,
         benchmark=NIAH.name,
-        task=plan.variant,
-        length=plan.length,
-        n=manifest["samples"],
-        version=plan.version,
-        data_hash=manifest["sha256"],
+        task=maker.variant,
+        version=maker.version,
         metric=METRIC,
-        load=lambda: lm_eval.generation_task(
-            plan.variant, data.rows, METRIC, lambda answer, doc: benchmark.found(answer, doc["answers"]),
-            max_new_tokens=plan.max_new_tokens, version=VERSION,
-        ),
-        describe=describe,
-        data={
-            **plan.haystack.facts,
-            **({"wording": ids.digest(plan.grid.changes)[:8]} if plan.grid.changes else {}),
+        score=lambda answer, row: found(answer, row["answers"]),
+        columns=lambda row: {key: row[key] for key in ("depth", "token_depth", "token_count")},
+        facts={
+            **maker.haystack.facts,
+            **({"wording": ids.digest(maker.grid.changes)[:8]} if maker.grid.changes else {}),
             "comparable": False,  # the wording is ours: no published number was measured with it
-            "depths": len(plan.grid.depths),
-            "file": source,
-            "sha256": manifest["sha256"],
-            **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
+            "depths": len(maker.grid.depths),
         },
-        max_new_tokens=plan.max_new_tokens,
         cells="depth",
-    )  # fmt: skip
+    )
 
 
-def _data_file(plan: Plan, context: TaskContext, fingerprint: str, workers: int | None) -> files.DataFile:
-    grid = plan.grid
+def _data_file(maker: NiahMaker, context: TaskContext, fingerprint: str, workers: int | None) -> files.DataFile:
+    grid = maker.grid
     count = limited(grid.samples_per_cell * len(grid.depths), context.limit)
     facts = {
-        "generator": plan.version,
+        "generator": maker.version,
         "benchmark": NIAH.name,
-        "task": plan.variant,
-        "length": plan.length,
-        "seed": plan.seed,
+        "task": maker.variant,
+        "length": maker.length,
+        "seed": maker.seed,
         "depths": list(grid.depths),
         "needles": grid.needles,
         "distractors": grid.distractors,
-        "haystack": dict(plan.haystack.facts),
+        "haystack": dict(maker.haystack.facts),
         **grid.changes,
         "tokenizer": fingerprint,
         "chat": context.tokenizer.chat,
-        "max_new_tokens": plan.max_new_tokens,
+        "max_new_tokens": maker.max_new_tokens,
     }
-    key = ids.digest([facts, count])[:16]
-    return files.ensure(
-        context.cache_dir / "data" / NIAH.name / f"{plan.variant}-{plan.length}-{key}.jsonl",
-        facts,
-        lambda: parallel.rows(plan, count, context.tokenizer, workers),
-        lambda row: float(row["token_count"]) / plan.length,
-        context.progress,
+    return files.sample_file(
+        context, NIAH.name, facts, count, lambda: parallel.rows(maker, count, context.tokenizer, workers)
     )
 
 

@@ -15,7 +15,7 @@ from lr2eval.tasks.ruler import words
 
 Variant = Literal["single", "multi", "distractor"]
 SMALLEST = 50
-"""Words of the shortest haystack: a needle in less is no needle."""
+"""Words of the shortest haystack."""
 
 NEEDLE = "The access code of {key} is {value}."
 PROMPT = "The text below holds access codes. You will be asked for {what} after it.\n\n{context}\n\n{question}"

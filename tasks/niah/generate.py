@@ -22,8 +22,8 @@ VERSION = "1"
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One variant at one length (tokens): the cells of all depths. See :class:`lr2eval.tasks.exact.parallel.Plan`."""
+class NiahMaker:
+    """One variant at one length (tokens): the cells of all depths (a ``SampleMaker``)."""
 
     variant: Variant
     length: int

@@ -9,9 +9,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal, get_args
 
-from lr2eval.base.console import suggestion
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.base.wording import Wording
 from lr2eval.errors import UsageError
+from lr2eval.tasks.exact.draft import distinct
 from lr2eval.tasks.ruler import words
 from lr2eval.tasks.shared import upstream
 
@@ -41,11 +42,9 @@ class Grid:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Grid:
-        """From what ``--set`` gave; :class:`UsageError` for anything that is no such option or no such value."""
+        """From what ``--set`` gave. Raises :class:`UsageError` for an unknown option or a value it cannot have."""
         known = ("depths", *_MOST, *HAYSTACK, "wording", "places", "workers", "samples")
-        for key in options:
-            if key not in known:
-                raise UsageError(f"--set niah.{key}: no such option; {suggestion(key, known)} ({', '.join(known)})")
+        refuse_unknown(options, known, group="niah")
         counts = {key: _count(key, options[key], most) for key, most in _MOST.items() if key in options}
         places = options.get("places", "sentences")
         if places not in get_args(Places):
@@ -75,12 +74,12 @@ def _depths(value: Any) -> tuple[float, ...]:
     """A number of depths from start to end, or the depths themselves in percent: ``0,50,100``."""
     if isinstance(value, int) and not isinstance(value, bool):
         if not 2 <= value <= 101:
-            raise UsageError(f"--set niah.depths={value}: a number of depths must be from 2 to 101")
+            raise UsageError(f"--set niah.depths={value}: must be from 2 to 101")
         return tuple(round(number / (value - 1), 6) for number in range(value))
     parts: Sequence[Any] = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
     try:
         if isinstance(value, bool):
-            raise TypeError("a switch is no depth")
+            raise TypeError("true and false are not depths")
         found = {round(float(part) / 100, 6) for part in parts}
     except (TypeError, ValueError):
         found = set()
@@ -101,9 +100,7 @@ KEYS = 2000
 def ruler_wording() -> Wording:
     """The texts of the installed lm-eval for one number; keys are adjective-noun pairs, the same ones every time."""
     texts, rng = upstream.niah_texts(), Random(0)
-    keys: dict[str, None] = {}
-    while len(keys) < KEYS:
-        keys[words.word(rng)] = None
+    keys = distinct(KEYS, lambda: words.word(rng))
     before, after = upstream.single_answer(texts.template).format(
         type_needle_v="number", context="\0", query="{key}"
     ).split("\0")  # fmt: skip

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval.base import ids
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.base.settings import refuse_unknown
+from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.errors import MissingDataError, TaskError, UsageError
 from lr2eval.tasks.exact import files, parallel
 from lr2eval.tasks.ruler import generate, outside
-from lr2eval.tasks.ruler.outside import NEEDS, OUTSIDE
+from lr2eval.tasks.ruler.outside import OUTSIDE
 from lr2eval.tasks.ruler.score import COMPAT, METRICS
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
 from lr2eval.tasks.shared import jsonl, lm_eval, upstream
@@ -27,7 +28,7 @@ NIAH = (
 QA = ("qa_1", "qa_2")
 NAMES = (*NIAH, "vt", "cwe", "fwe", *QA)
 """All 13 tasks in upstream's order."""
-GROUPS = {"niah": NIAH, "qa": QA}
+GROUPS: dict[str, Sequence[str]] = {"niah": NIAH, "qa": QA}
 WITH_CONFIG = ("vt", "cwe", "fwe", "qa")
 """Modules in which lm-eval keeps the texts of other tasks than niah."""
 
@@ -45,9 +46,7 @@ class Ruler:
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All tasks, the one named, or a group: ``niah``, ``qa``."""
-        if selector in GROUPS:
-            return list(GROUPS[selector])
-        return one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
+        return one_or_all(self.name, selector, NAMES, GROUPS)
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Make or find the data of every task and length.
@@ -55,7 +54,8 @@ class Ruler:
         Raises :class:`TaskError` below a task's minimum, and :class:`MissingDataError` before anything is made.
         """
         if not context.lengths:
-            raise TaskError("ruler needs at least one length in tokens, for instance --lengths 4k")
+            raise TaskError("ruler: needs at least one length in tokens, for example --lengths 4k")
+        refuse_unknown(context.options, outside.OPTIONS, group=self.name)
         counts = _counts(context)
         scoring = _scoring(context)
         known = TASKS | outside.load(tasks, context)
@@ -68,11 +68,12 @@ class Ruler:
             for length in context.lengths
         ]
 
-    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
-        """Lengths that suffice for the first samples of ``context``, and hardly more; and what is not at hand.
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """The texts behind the tasks that read any."""
+        return [outside.need(source) for source in dict.fromkeys(OUTSIDE[t].source for t in tasks if t in OUTSIDE)]
 
-        The first by task (tokens), the second by task in words.
-        """
+    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
+        """Minimum lengths (tokens) of the first samples of ``context`` by task, and why others cannot be measured."""
         missing: dict[str, str] = {}
         try:
             others = outside.load(list(OUTSIDE), context)
@@ -94,43 +95,31 @@ class Ruler:
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run of ours keeps, by the metric of that run."""
         if shard.metric not in METRICS:
-            raise TaskError(f"{shard.id}: scored by {shard.metric!r}, which this lr2eval does not have; run it again")
+            raise TaskError(f"{shard.id}: scored by {shard.metric!r}, an unknown metric; run it again")
         return METRICS[shard.metric](sample.answer, sample.gold)
 
     def _shard(self, task: RulerTask, data: files.DataFile, context: TaskContext, scoring: Mapping[str, str]) -> Shard:
-        path, manifest = data.path, data.manifest
         metric = scoring.get(task.metric, task.metric)
-        source = path.relative_to(context.cache_dir).as_posix()
 
-        def describe(doc: Mapping[str, Any]) -> SampleInfo:
-            # Questions about one paragraph, at whatever length, stand and fall together: a cluster in the statistics.
-            asked = {"document": ids.text_hash(doc["marks"][0])[:12]} if task.name in QA and doc["marks"] else {}
-            return SampleInfo(
-                gold=tuple(doc["answers"]),
-                columns={"depth": doc["depth"], "token_count": doc["token_count"], **asked},
-                marks=tuple(doc["marks"]),
-                source=(source, doc["offset"]),
-            )
+        def columns(row: Mapping[str, Any]) -> dict[str, Any]:
+            # Questions about one paragraph, at any length, are one cluster in the statistics.
+            asked = {"document": ids.text_hash(row["marks"][0])[:12]} if task.name in QA and row["marks"] else {}
+            return {"depth": row["depth"], "token_count": row["token_count"], **asked}
 
-        return Shard(
+        return lm_eval.file_shard(
+            data,
+            context,
             benchmark=self.name,
             task=task.name,
-            length=manifest["length"],
-            n=manifest["samples"],
             version=VERSION,
-            data_hash=manifest["sha256"],
             metric=metric,
-            load=lambda: lm_eval_task(data, task.name, metric),
-            describe=describe,
-            data={
+            score=lambda answer, row: METRICS[metric](answer, row["answers"]),
+            columns=columns,
+            facts={
                 "haystack": task.haystack,
-                "file": source,
-                "sha256": manifest["sha256"],
                 **task.facts,
                 **({} if metric == task.metric else {"scoring": context.options["compat"]}),
-                **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
             },
-            max_new_tokens=manifest["max_new_tokens"],
         )
 
 
@@ -142,17 +131,7 @@ def _info(name: str) -> TaskInfo:
         task = TASKS[name]
         return TaskInfo(name, RULER.name, task.description, min_length=task.min_length)
     other = OUTSIDE[name]
-    return TaskInfo(name, RULER.name, other.description, NEEDS[other.source], other.min_length)
-
-
-def lm_eval_task(data: files.DataFile, name: str, metric: str) -> Any:
-    """The lm-eval task over a data file: its prompts are exactly ``PromptTokenizer.render(prompt, prefix)``."""
-
-    def score(answer: str, doc: Mapping[str, Any]) -> float:
-        return METRICS[metric](answer, doc["answers"])
-
-    tokens = data.manifest["max_new_tokens"]
-    return lm_eval.generation_task(name, data.rows, metric, score, max_new_tokens=tokens, version=VERSION)
+    return TaskInfo(name, RULER.name, other.description, outside.need(other.source).needs, other.min_length)
 
 
 def _counts(context: TaskContext) -> Mapping[int, int]:
@@ -162,14 +141,12 @@ def _counts(context: TaskContext) -> Mapping[int, int]:
 
 
 def _scoring(context: TaskContext) -> Mapping[str, str]:
-    """``--set ruler.compat=lm-eval``: the metrics that take the place of others. Prompts and identities stay."""
+    """``--set ruler.compat=lm-eval``: metric -> the metric that replaces it. Prompts and identities stay the same."""
     compat = context.options.get("compat")
     if compat is None:
         return {}
     if not isinstance(compat, str) or compat not in COMPAT:
-        raise UsageError(
-            f"ruler.compat is {compat!r}; give {' or '.join(COMPAT)}, or leave it out for NVIDIA's scoring"
-        )
+        raise UsageError(f"ruler.compat is {compat!r}; give {' or '.join(COMPAT)}, or omit it for NVIDIA's scoring")
     return COMPAT[compat]
 
 
@@ -183,20 +160,18 @@ def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, f
         "haystack": task.haystack,
         "tokenizer": fingerprint,
         "chat": tokenizer.chat,
-        "max_new_tokens": task.recipe(tokenizer, length, context.seed).max_new_tokens,
+        "max_new_tokens": task.max_new_tokens,
         # The installed lm-eval provides the prompt texts.
         "texts": ids.digest([repr(upstream.niah_texts()), *(repr(upstream.task_texts(t)) for t in WITH_CONFIG)]),
         **task.facts,
     }
     if task.available is not None and task.available < count:
-        context.progress(f"ruler:{task.name}: {count} samples asked for, {task.available} questions in {task.haystack}")
+        context.progress(f"ruler:{task.name}: {task.haystack} has {task.available} questions, so not {count} samples")
         count = task.available
-    key = ids.digest([facts, count])[:16]
-    path = context.cache_dir / "data" / "ruler" / f"{task.name}-{length}-{key}.jsonl"
-    return files.ensure(
-        path,
+    return files.sample_file(
+        context,
+        RULER.name,
         facts,
+        count,
         lambda: generate.samples(task, length, count, context.seed, tokenizer, workers),
-        lambda row: row["token_count"] / length,
-        context.progress,
     )

@@ -36,11 +36,6 @@ class CweRecipe:
         """Upstream's numbers for this length (tokens)."""
         return cls((6, 1), 20, (3, 1)) if length < 4096 else cls((30, 3), 40, (10, 3))
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
-        return upstream.task_texts("cwe").max_new_tokens
-
     def draw(self, rng: Random) -> CweDraw:
         """The example, then the words of the question in the order in which a growing list takes them up."""
         texts = upstream.task_texts("cwe")
@@ -83,31 +78,31 @@ class WordList:
         return _numbered(self._stream.first(self.entries(size)))
 
 
+@dataclass(frozen=True)
 class CweDraw:
     """One sample; a unit is one word with all its repetitions. The smallest list has one word that is not common."""
 
+    example: str
+    words: WordList
+
     smallest = COMMON + 1
     largest = None
-
-    def __init__(self, example: str, words: WordList) -> None:
-        self._example = example
-        self._words = words
 
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """Each repetition of a word, and the numbers by which the list gets longer."""
         pieces = []
         for index in range(start, stop):
-            begin, end = self._words.entries(index), self._words.entries(index + 1)
+            begin, end = self.words.entries(index), self.words.entries(index + 1)
             numbers = [f" {number + 1}." for number in range(begin, end)]
-            pieces.append([f" {self._words.words[index]}"] * (end - begin) + numbers)
+            pieces.append([f" {self.words.words[index]}"] * (end - begin) + numbers)
         return pieces
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` different words."""
         return Draft(
-            prompt=self._example + _question(self._words.text(size)),
+            prompt=self.example + _question(self.words.text(size)),
             answer_prefix=upstream.task_texts("cwe").answer_prefix,
-            answers=self._words.common,
+            answers=self.words.common,
         )
 
 

@@ -8,12 +8,12 @@ needles alike in every sample; here the order is the sample's own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from lr2eval.errors import TaskError
-from lr2eval.tasks.exact.draft import Draft
+from lr2eval.tasks.exact.draft import Draft, distinct
 from lr2eval.tasks.haystacks import Haystack, split
 from lr2eval.tasks.ruler.niah import RANDOM, Kind
 from lr2eval.tasks.shared import upstream
@@ -44,15 +44,11 @@ class EssayRecipe:
                 f"({sentences} in its first {LOOKED_AT} words); give a text of sentences with --set ruler.haystack=PATH"
             )
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
-        return upstream.niah_texts().max_new_tokens
-
     def draw(self, rng: Random) -> EssayDraw:
         """Keys and values, the order of their needles, their depths and what is asked."""
-        keys = _distinct(rng, "words", self.keys)
-        drawn = _distinct(rng, self.kind, self.keys * self.values)
+        # Upstream draws with repetition; a key or value drawn twice would make the question ambiguous.
+        keys = distinct(self.keys, lambda: RANDOM["words"](rng))
+        drawn = distinct(self.keys * self.values, lambda: RANDOM[self.kind](rng))
         facts = {key: tuple(drawn[at * self.values : (at + 1) * self.values]) for at, key in enumerate(keys)}
         needles = [(key, value) for key, values in facts.items() for value in values]
         rng.shuffle(needles)
@@ -60,50 +56,51 @@ class EssayRecipe:
         return EssayDraw(self, facts, tuple(needles), tuple(depths), tuple(rng.sample(keys, self.queries)))
 
 
+@dataclass(frozen=True)
 class EssayDraw:
-    """One sample; a unit is one word of the essays."""
+    """One sample; a unit is one word of the essays. ``needles`` are (key, value) pairs; ``asked`` are keys."""
 
-    def __init__(
-        self,
-        recipe: EssayRecipe,
-        facts: dict[str, tuple[str, ...]],
-        needles: tuple[tuple[str, str], ...],
-        depths: tuple[int, ...],
-        asked: tuple[str, ...],
-    ) -> None:
-        self._recipe = recipe
-        self._facts = facts
-        self._needles = needles
-        self._depths = depths
-        self._asked = asked
-        self.smallest = len(needles)
-        self.largest = recipe.haystack.available
+    recipe: EssayRecipe
+    facts: Mapping[str, tuple[str, ...]]
+    needles: tuple[tuple[str, str], ...]
+    depths: tuple[int, ...]
+    asked: tuple[str, ...]
+
+    @property
+    def smallest(self) -> int:
+        """One word for each needle."""
+        return len(self.needles)
+
+    @property
+    def largest(self) -> int | None:
+        """The words of the text."""
+        return self.recipe.haystack.available
 
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """The words, each with the space before it."""
-        return [(f" {word}",) for word in self._recipe.haystack.take(start, stop)]
+        return [(f" {word}",) for word in self.recipe.haystack.take(start, stop)]
 
     @property
     def answers(self) -> tuple[str, ...]:
         """What is asked for, whatever the size."""
-        return tuple(value for key in self._asked for value in self._facts[key])
+        return tuple(value for key in self.asked for value in self.facts[key])
 
     def render(self, size: int) -> Draft:
         """The sample with the first ``size`` words of the essays."""
         texts = upstream.niah_texts()
-        template, prefix, kind = texts.template, texts.answer_prefix, str(self._recipe.kind)
+        template, prefix, kind = texts.template, texts.answer_prefix, str(self.recipe.kind)
         if len(self.answers) == 1:
             template, prefix = upstream.single_answer(template), upstream.single_answer(prefix)
             kind = kind.removesuffix("s")
-        needles = [texts.needle.format(type_needle_v=self._recipe.kind, key=k, value=v) for k, v in self._needles]
-        stretch = self._recipe.haystack.first(size)
-        places = [int(len(stretch) * (depth / 100)) for depth in self._depths]
+        needles = [texts.needle.format(type_needle_v=self.recipe.kind, key=k, value=v) for k, v in self.needles]
+        stretch = self.recipe.haystack.first(size)
+        places = [int(len(stretch) * (depth / 100)) for depth in self.depths]
         parts = []
         for begin, end, needle in zip([0, *places], places, needles, strict=False):
             parts += [stretch.text(begin, end), needle]
         parts.append(stretch.text(places[-1]))
-        asked = [at for at, (key, _) in enumerate(self._needles) if key in self._asked]
-        query = enumeration(self._asked)
+        asked = [at for at, (key, _) in enumerate(self.needles) if key in self.asked]
+        query = enumeration(self.asked)
         return Draft(
             prompt=template.format(type_needle_v=kind, context=" ".join(parts), query=query),
             answer_prefix=prefix.format(type_needle_v=kind, query=query),
@@ -117,11 +114,3 @@ def enumeration(queries: Sequence[str]) -> str:
     """``a``, or ``a, and b``, or ``a, b, and c``: upstream's way to name what is asked for."""
     *most, last = queries
     return f"{', '.join(most)}, and {last}" if most else last
-
-
-def _distinct(rng: Random, kind: Kind, count: int) -> list[str]:
-    """Upstream draws with repetition; a key or value drawn twice would make the question ambiguous."""
-    found: dict[str, None] = {}
-    while len(found) < count:
-        found[RANDOM[kind](rng)] = None
-    return list(found)

@@ -35,11 +35,6 @@ class FweRecipe:
         """Upstream's vocabulary for this length (tokens); lengths too short for five words fit no sample anyway."""
         return cls(max(length // TOKENS_PER_WORD, 5))
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
-        return upstream.task_texts("fwe").max_new_tokens
-
     def draw(self, rng: Random) -> FweDraw:
         """The vocabulary in order of rank, and a generator for the order of the text."""
         seen: dict[str, None] = {NOISE: None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -12,13 +12,13 @@ from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.counting import counting
-from lr2eval.tasks.exact.draft import Draw, Numbered, Recipe
+from lr2eval.tasks.exact.draft import Draw, IndexedRecipe, TaskRecipe
 from lr2eval.tasks.exact.fit import Near, TooSmallError, largest_fitting, largest_fitting_near, sufficient
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
 @dataclass(frozen=True)
-class Plan:
+class RulerMaker:
     """How the samples of one task and length are made. ``near`` is sample 0's size where prompts are counted by words.
 
     It follows from task, length, seed and tokenizer, so it does not matter which process makes which samples. It can be
@@ -26,10 +26,11 @@ class Plan:
     """
 
     task: str
-    recipe: Recipe
+    recipe: TaskRecipe
     length: int
     seed: int
-    near: Near | None
+    max_new_tokens: int
+    near: Near | None = None
 
     @property
     def name(self) -> str:
@@ -42,7 +43,7 @@ class Plan:
         return self.near is not None
 
     def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[parallel.Row]]:
-        """A maker of the samples with these numbers (:class:`lr2eval.tasks.exact.parallel.Plan`)."""
+        """A maker of the samples with these numbers (:class:`lr2eval.tasks.exact.parallel.SampleMaker`)."""
         memo: dict[str, int] = {}
         return lambda indices: (make_sample(self, index, tokenizer, memo) for index in indices)
 
@@ -57,48 +58,49 @@ def samples(
     out of text below it.
     """
     try:
-        yield from parallel.rows(make_plan(task, length, seed, tokenizer), count, tokenizer, workers)
+        yield from parallel.rows(ruler_maker(task, length, seed, tokenizer), count, tokenizer, workers)
     except TooSmallError as error:
         enough = sufficient_length(task, length, count, seed, tokenizer)
-        generation = task.recipe(tokenizer, length, seed).max_new_tokens
         raise TaskError(
             f"ruler:{task.name} at length {length}: the smallest sample takes "
-            f"{error.tokens + generation} tokens with this tokenizer; use a length of at least {enough}"
+            f"{error.tokens + task.max_new_tokens} tokens with this tokenizer; use a length of at least {enough}"
         ) from error
 
 
-def make_plan(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenizer) -> Plan:
+def ruler_maker(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenizer) -> RulerMaker:
     """Size sample 0 the long way; if its real tokenisation is as long as its words say, the rest starts from there."""
-    plan = Plan(task.name, task.recipe(tokenizer, length, seed), length, seed, None)
+    maker = RulerMaker(task.name, task.recipe(tokenizer, length, seed), length, seed, task.max_new_tokens)
     counter = counting(tokenizer)
     if not counter.additive:
-        return plan
-    draw = _draw(plan.task, plan.recipe, length, 0, seed)
-    fit = largest_fitting(draw, counter, length - plan.recipe.max_new_tokens)
+        return maker
+    draw = _draw(maker.task, maker.recipe, length, 0, seed)
+    fit = largest_fitting(draw, counter, length - maker.max_new_tokens)
     if not counter.verified(fit.draft.prompt, fit.draft.answer_prefix):
-        return plan
+        return maker
     smallest = draw.render(draw.smallest)
     tokens = fit.tokens - counter.count_prompt(smallest.prompt, smallest.answer_prefix)
     near = Near(fit.size, max(tokens / max(fit.size - draw.smallest, 1), 1.0))
-    return Plan(plan.task, plan.recipe, length, seed, near)
+    return replace(maker, near=near)
 
 
-def make_sample(plan: Plan, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
+def make_sample(
+    maker: RulerMaker, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]
+) -> dict[str, Any]:
     """One sample. ``memo`` caches token counts only; ``token_count`` includes the generation budget."""
-    length, seed, new_tokens = plan.length, plan.seed, plan.recipe.max_new_tokens
-    draw = _draw(plan.task, plan.recipe, length, index, seed)
-    if plan.near is None:
+    length, seed, new_tokens = maker.length, maker.seed, maker.max_new_tokens
+    draw = _draw(maker.task, maker.recipe, length, index, seed)
+    if maker.near is None:
         fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
     else:
-        fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, plan.near)
+        fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, maker.near)
     if fit.size == fit.available:
         raise TaskError(
-            f"ruler:{plan.task} at length {length}: its haystack has only {fit.available} words, which fit into "
+            f"ruler:{maker.task} at length {length}: its haystack has only {fit.available} words, which fit into "
             f"{fit.tokens + new_tokens} tokens; use a shorter length or repeat it (--set ruler.repeat=true)"
         )
     return {
-        "id": ids.sample_id(VERSION, full_name(plan.task), length, index, seed),
-        "task": plan.task,
+        "id": ids.sample_id(VERSION, full_name(maker.task), length, index, seed),
+        "task": maker.task,
         "length": length,
         "index": index,
         "prompt": fit.draft.prompt,
@@ -116,8 +118,8 @@ def full_name(task: str) -> str:
     return f"ruler/{task}"
 
 
-def _draw(task: str, recipe: Recipe, length: int, index: int, seed: int) -> Draw:
-    if isinstance(recipe, Numbered):
+def _draw(task: str, recipe: TaskRecipe, length: int, index: int, seed: int) -> Draw:
+    if isinstance(recipe, IndexedRecipe):
         recipe = recipe.at(index)
     return recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, seed)))
 
@@ -129,8 +131,6 @@ def sufficient_length(task: RulerTask, length: int, count: int, seed: int, token
         recipe = task.recipe(tokenizer, length, seed)
         draws = (_draw(task.name, recipe, length, index, seed) for index in range(count))
         drafts = (draw.render(draw.smallest) for draw in draws)
-        return recipe.max_new_tokens + max(
-            tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts
-        )
+        return task.max_new_tokens + max(tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts)
 
     return sufficient(length, needed)

@@ -28,11 +28,6 @@ class NiahRecipe:
     keys: Kind
     values: Kind
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
-        return upstream.niah_texts().max_new_tokens
-
     def draw(self, rng: Random) -> NiahDraw:
         """Key, value and place first; the haystack has a generator of its own and is drawn as far as needed."""
         key, value, place = RANDOM[self.keys](rng), RANDOM[self.values](rng), rng.random()

@@ -24,11 +24,6 @@ class QaRecipe:
     questions: Questions
     number: int = 0
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
-        return upstream.task_texts("qa").max_new_tokens
-
     def at(self, index: int) -> QaRecipe:
         """The recipe of sample number ``index``."""
         return QaRecipe(self.questions, index)

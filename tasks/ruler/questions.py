@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.base import ids
-from lr2eval.benchmark import Scalar
-from lr2eval.errors import MissingDataError, UsageError
-from lr2eval.tasks.shared.hub import first_line, hub_access
-
-HOTPOT_SITE = "hotpot_dev_distractor_v1.json from https://hotpotqa.github.io"
-SQUAD_SITE = "dev-v2.0.json from https://rajpurkar.github.io/SQuAD-explorer"
+from lr2eval.benchmark import DataNeed, Scalar
+from lr2eval.errors import UsageError
+from lr2eval.tasks.shared import jsonl
+from lr2eval.tasks.shared.hub import hub_rows
+from lr2eval.tasks.shared.rows import json_bytes, one_file
 
 
 @dataclass(frozen=True)
@@ -57,50 +54,62 @@ class Questions:
         }
 
 
-@dataclass(frozen=True)
-class Layout:
+@dataclass(frozen=True, kw_only=True)
+class QuestionSet(DataNeed):
     """How one data set is found and read. ``published`` counts the questions of the whole file."""
 
-    folder: str
+    read_by: tuple[str, ...] = ("ruler",)
+    licence: str = "CC BY-SA 4.0"
     patterns: tuple[str, ...]
+    """Other names of the file."""
     parse: Callable[[Any, str], tuple[list[str], list[Question]]]
     published: int
-    origin: str
-    hub: tuple[str, str | None]
-    """Data set and configuration on the hub; its validation split is the published file in rows."""
+    site: str
+    config: str | None
+    """Configuration on the hub. Its validation split has the rows of the published file."""
     from_hub: Callable[[list[dict[str, Any]]], Any]
-    """Rows of the hub's set in the published layout."""
+    """From rows of the hub to the published layout."""
+
+    @property
+    def _download(self) -> str:
+        return f"download {Path(self.file).name} from {self.site}"
+
+    def find(self, data_dir: Path | None) -> Path | None:
+        folders = [(data_dir / self.file).parent, data_dir] if data_dir else []
+        names = (Path(self.file).name, *self.patterns)
+        files = (sorted(folder.glob(name)) for folder in folders for name in names)
+        return next((file for group in files for file in group if file.is_file()), None)
+
+    def local(self, data_dir: Path) -> list[tuple[str, Path]]:
+        return one_file(self.find(data_dir), self.file)
+
+    def fetch(self, offline: bool) -> list[tuple[str, bytes]]:
+        return [(self.file, json_bytes(self._hub_file(offline)))]
+
+    def check(self, data_dir: Path) -> None:
+        load(self.name, None, data_dir)
+
+    def _hub_file(self, offline: bool, searched: Path | None = None) -> Any:
+        return self.from_hub(hub_rows(self, self.config, "validation", offline, searched, self._download))
+
+    def load(self, given: object, data_dir: Path | None, offline: bool) -> Questions:
+        """See :func:`load`."""
+        path = Path(str(given)).expanduser() if given is not None else self.find(data_dir)
+        data, file = (_read(path), str(path)) if path else (self._hub_file(offline, data_dir), f"hub:{self.hub}")
+        documents, items = self.parse(data, file)
+        if not items:
+            raise UsageError(f"{file}: has no question with an answer; {self._download}")
+        comparable = len(items) == self.published
+        return Questions(path.name if path else file, comparable, tuple(documents), tuple(items))
 
 
 def load(name: str, given: object, data_dir: Path | None, offline: bool = True) -> Questions:
-    """Questions ``name`` (``squad`` or ``hotpotqa``): the file ``given``, the first one under ``data_dir``, the hub's.
+    """Questions of ``squad`` or ``hotpotqa``: the file ``given``, or the one in ``data_dir``, or else the hub's.
 
-    With ``offline`` the hub's local cache is looked at, not the hub. Raises :class:`MissingDataError` if there is
-    nothing to be had and :class:`UsageError` naming file, item and field if the layout is another.
+    With ``offline`` only the hub's local cache is read. Raises :class:`MissingDataError` if there is none of them and
+    :class:`UsageError` naming file, item and field for another layout.
     """
-    layout = LAYOUTS[name]
-    path = Path(str(given)).expanduser() if given is not None else find(layout, data_dir)
-    data, file = (_read(path, name), str(path)) if path else (hub_file(name, layout, offline), f"hub:{layout.hub[0]}")
-    documents, items = layout.parse(data, file)
-    if not items:
-        raise UsageError(f"{file}: holds no answerable question; give {layout.origin}")
-    return Questions(path.name if path else file, len(items) == layout.published, tuple(documents), tuple(items))
-
-
-def hub_file(name: str, layout: Layout, offline: bool) -> Any:
-    """The hub's rows in the published layout; :class:`MissingDataError` if they are not to be had."""
-    import datasets
-
-    try:
-        with hub_access(offline):
-            rows = datasets.load_dataset(*layout.hub, split="validation")
-    except Exception as error:  # no network, no cache, hub trouble: all mean that the questions are not to be had
-        raise MissingDataError(
-            f"ruler: {name}: no {layout.patterns[0]} under --data-dir DIR (DIR/{layout.folder}/), and {layout.hub[0]} "
-            f"cannot be read ({first_line(error)}); download {layout.origin} and give it there or with "
-            f"--set ruler.{name}=FILE, or connect once"
-        ) from error
-    return layout.from_hub(list(rows))
+    return SETS[name].load(given, data_dir, offline)
 
 
 def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -118,32 +127,12 @@ def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def find(layout: Layout, data_dir: Path | None) -> Path | None:
-    """The file under ``data_dir`` that a run would take."""
-    folders = [data_dir / layout.folder, data_dir] if data_dir else []
-    files = (sorted(folder.glob(pattern)) for folder in folders for pattern in layout.patterns)
-    return next((file for group in files for file in group if file.is_file()), None)
-
-
-def _read(path: Path, name: str) -> Any:
-    try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"{path}: cannot be read ({reason}); give a {name} file, --set ruler.{name}=FILE") from error
-    except (EOFError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: damaged or no text ({type(error).__name__}); download it again") from error
-    try:
-        if ".jsonl" in path.suffixes:
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{path}: not JSON ({error}); download it again") from error
+def _read(path: Path) -> Any:
+    return [row for _, row in jsonl.read(path)] if ".jsonl" in path.suffixes else jsonl.read_value(path)
 
 
 class _Documents:
-    """Distinct documents, numbered in the order of their texts, once all are known."""
+    """Distinct documents, numbered in the order of their texts."""
 
     def __init__(self, texts: Iterator[str]) -> None:
         self.texts = sorted(set(texts))
@@ -175,7 +164,7 @@ def _squad(data: Any, file: str) -> tuple[list[str], list[Question]]:
 
 def _hotpot(data: Any, file: str) -> tuple[list[str], list[Question]]:
     if not isinstance(data, list):
-        raise UsageError(f"{file}: not a list of questions but {type(data).__name__}; give {HOTPOT_SITE}")
+        raise UsageError(f"{file}: not a list of questions; give a file in the layout of https://hotpotqa.github.io")
     rows = [(entry, _hotpot_documents(entry, place), place) for place, entry in _each(data, f"{file}, item")]
     documents = _Documents(text for _, texts, _ in rows for text in texts)
     items = []
@@ -225,26 +214,34 @@ def _field(entry: Any, key: str, kind: type | tuple[type, ...], place: str) -> A
 
 
 def _wrong(place: str, key: str, expected: str) -> UsageError:
-    return UsageError(f"{place}, field {key}: missing or not of the published layout (expected {expected})")
+    return UsageError(f"{place}, field {key}: is missing or not in the published layout (expected {expected})")
 
 
-LAYOUTS = {
-    "squad": Layout(
-        "squad",
-        ("dev-v2.0.json", "dev-v2.0*.json*"),
-        _squad,
-        5928,
-        SQUAD_SITE,
-        ("rajpurkar/squad_v2", None),
-        _squad_articles,
+SETS = {
+    "squad": QuestionSet(
+        name="squad",
+        tasks="ruler:qa_1",
+        file="squad/dev-v2.0.json",
+        patterns=("dev-v2.0*.json*",),
+        parse=_squad,
+        published=5928,
+        site="https://rajpurkar.github.io/SQuAD-explorer",
+        hub="rajpurkar/squad_v2",
+        config=None,
+        from_hub=_squad_articles,
+        instead="--set ruler.squad=FILE",
     ),
-    "hotpotqa": Layout(
-        "hotpotqa",
-        ("hotpot_dev_distractor_v1.json", "hotpot_dev_distractor_v1.json*", "hotpot*distractor*.json*"),
-        _hotpot,
-        7405,
-        HOTPOT_SITE,
-        ("hotpotqa/hotpot_qa", "distractor"),
-        list,
+    "hotpotqa": QuestionSet(
+        name="hotpotqa",
+        tasks="ruler:qa_2",
+        file="hotpotqa/hotpot_dev_distractor_v1.json",
+        patterns=("hotpot_dev_distractor_v1.json*", "hotpot*distractor*.json*"),
+        parse=_hotpot,
+        published=7405,
+        site="https://hotpotqa.github.io",
+        hub="hotpotqa/hotpot_qa",
+        config="distractor",
+        from_hub=list,
+        instead="--set ruler.hotpotqa=FILE",
     ),
 }

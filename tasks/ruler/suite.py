@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from lr2eval.benchmark import Scalar
 from lr2eval.model.tokenizer import PromptTokenizer
-from lr2eval.tasks.exact.draft import Recipe
+from lr2eval.tasks.exact.draft import TaskRecipe
 from lr2eval.tasks.ruler.cwe import BEYOND, CweRecipe
 from lr2eval.tasks.ruler.fwe import FweRecipe
 from lr2eval.tasks.ruler.niah import NiahRecipe
 from lr2eval.tasks.ruler.vt import VtRecipe
+from lr2eval.tasks.shared import upstream
 
 VERSION = "1"
 """Part of every sample's identity and seed: raise it when the same identity would give another text."""
@@ -21,17 +22,23 @@ VERSION = "1"
 class RulerTask:
     """One task of the suite. ``recipe`` makes it for a tokenizer, a length (tokens) and a seed.
 
-    ``facts`` tell manifest and report about its text; ``available`` is how many samples it has, ``None`` without end.
+    ``facts`` describe its text in manifest and report. ``available`` is the number of its samples, ``None`` if there
+    is no end.
     """
 
     name: str
     description: str
     haystack: str
     min_length: int
-    recipe: Callable[[PromptTokenizer, int, int], Recipe]
+    recipe: Callable[[PromptTokenizer, int, int], TaskRecipe]
     metric: str = "string_match_all"
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     available: int | None = None
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens to generate."""
+        return upstream.texts_of(self.name).max_new_tokens
 
 
 TASKS: dict[str, RulerTask] = {
@@ -46,14 +53,14 @@ TASKS: dict[str, RulerTask] = {
         ),
         RulerTask(
             "niah_multikey_2",
-            "one word -> number needle among nothing but such needles",
+            "one word -> number needle; the whole text is similar needles",
             "needles",
             512,
             lambda tokenizer, length, seed: NiahRecipe("needles", "words", "numbers"),
         ),
         RulerTask(
             "niah_multikey_3",
-            "one UUID -> UUID needle among nothing but such needles",
+            "one UUID -> UUID needle; the whole text is similar needles",
             "needles",
             1024,
             lambda tokenizer, length, seed: NiahRecipe("needles", "uuids", "uuids"),

@@ -77,11 +77,6 @@ class VtRecipe:
             size = VtDraw.smallest
         return cls(size, chain.fractions)
 
-    @property
-    def max_new_tokens(self) -> int:
-        """Tokens to generate."""
-        return upstream.task_texts("vt").max_new_tokens
-
     def draw(self, rng: Random) -> VtDraw:
         """A chain of its own and new names and a new value for the example."""
         chain = _chain(rng, NAME_LETTERS)
@@ -92,15 +87,15 @@ class VtRecipe:
         return VtDraw(chain, example)
 
 
+@dataclass(frozen=True)
 class VtDraw:
     """One sample; a unit is one noise line."""
 
+    chain: Chain
+    example: str
+
     smallest = HOPS + 1
     largest = None
-
-    def __init__(self, chain: Chain, example: str) -> None:
-        self._chain = chain
-        self._example = example
 
     def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
         """The noise line with its newline."""
@@ -108,7 +103,7 @@ class VtDraw:
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` noise lines."""
-        return self._chain.draft(size, before=self._example)
+        return self.chain.draft(size, before=self.example)
 
 
 def _chain(rng: Random, letters: int, not_value: str = "") -> Chain:

@@ -1,4 +1,4 @@
-"""Files of JSON objects, one a line or in a list, plain or gzipped; errors name file, line and field."""
+"""Files of JSON objects, one on each line or all in a list, plain or gzipped. Errors name file, line and field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = Mapping[str, Any]
 
 
 def find(folder: Path) -> dict[str, Path]:
-    """The JSON Lines files of ``folder`` by name without ending, sorted; :class:`UsageError` if one is there twice."""
+    """The JSON Lines files of ``folder`` by name without ending, sorted; no name may occur twice."""
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         ending = next((end for end in ENDINGS if path.name.endswith(end)), None)
@@ -24,90 +24,84 @@ def find(folder: Path) -> dict[str, Path]:
             continue
         name = path.name.removesuffix(ending)
         if name in found:
-            raise UsageError(f"{folder}: holds {found[name].name} and {path.name}; remove one of them")
+            raise UsageError(f"{folder}: holds {found[name].name} and {path.name}; keep only one of them")
         found[name] = path
     return found
 
 
 def read(path: Path, id_fields: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
-    """(place, object) of every line that is not blank; ``place`` is "FILE, line N" for errors.
+    """(place, object) of every line that is not blank, or of every item of one JSON list if the name has no ``.jsonl``.
 
-    ``id_fields`` may hold an identity: a value (not null) met twice is an error. Raises :class:`UsageError` for files
-    that cannot be read, are not UTF-8, or hold anything but objects, and for files without any.
+    ``place`` is "FILE, line N" or "FILE, item N". ``id_fields`` identify an object: no value (except null) may occur
+    twice. Raises :class:`UsageError` for files that cannot be read, are not UTF-8, hold anything but objects, or are
+    empty.
     """
-    repeated = _Ids(id_fields, "line")
-    empty = True
-    # Split at newlines alone: str.splitlines would also split inside strings, at U+2028 for instance.
-    for number, line in enumerate(_bytes(path).split(b"\n"), 1):
-        place = f"{path}, line {number}"
-        try:
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"{place}: not UTF-8 (byte {error.start + 1}); save the file as UTF-8") from error
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"{place}: not valid JSON ({error}); mend the line") from error
+    lines = ".jsonl" in path.suffixes
+    seen: dict[tuple[str, str], int] = {}
+    number = 0
+    for number, row in _lines(path) if lines else _items(path):
+        what = "line" if lines else "item"
+        place = f"{path}, {what} {number}"
         if not isinstance(row, dict):
-            raise UsageError(f"{place}: holds no JSON object; mend the line")
-        repeated.check(place, number, row)
-        empty = False
+            raise UsageError(f"{place}: not a JSON object; correct the {'line' if lines else 'file'}")
+        for key in id_fields:
+            value = row.get(key)
+            first = number if value is None else seen.setdefault((key, json.dumps(value)), number)
+            if first != number:
+                raise UsageError(f"{place}, field {key}: {what} {first} has {value!r} too; remove one of them")
         yield place, row
-    if empty:
+    if not number:
         raise UsageError(f"{path}: is empty; remove it or write it again")
 
 
-def read_list(path: Path, id_fields: Sequence[str] = ()) -> Iterator[tuple[str, Row]]:
-    """The same for one JSON list of objects; ``place`` is "FILE, item N"."""
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    # Split at newlines alone: str.splitlines would also split inside strings, at U+2028 for instance.
+    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+        place = f"{path}, line {number}"
+        if text := decoded(line, place).strip():
+            yield number, _parsed(text, place)
+
+
+def _items(path: Path) -> Iterator[tuple[int, Any]]:
+    rows = read_value(path)
+    if not isinstance(rows, list):
+        raise UsageError(f"{path}: not a list of objects; download it again")
+    return enumerate(rows, 1)
+
+
+def read_value(path: Path) -> Any:
+    """The one JSON value of a file. Raises :class:`UsageError` as :func:`read` does."""
+    return _parsed(decoded(read_bytes(path), str(path)), str(path))
+
+
+def decoded(data: bytes, place: str) -> str:
+    """UTF-8 text, with or without a byte order mark."""
     try:
-        rows = json.loads(_bytes(path).decode("utf-8-sig"))
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 (byte {error.start + 1}); save the file as UTF-8") from error
+        raise UsageError(f"{place}: not UTF-8 (byte {error.start + 1}); save the file as UTF-8") from error
+
+
+def _parsed(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
     except ValueError as error:
-        raise UsageError(f"{path}: not valid JSON ({error}); mend it or download it again") from error
-    if not isinstance(rows, list) or not rows:
-        raise UsageError(f"{path}: holds no list of objects; download it again")
-    repeated = _Ids(id_fields, "item")
-    for number, row in enumerate(rows, 1):
-        place = f"{path}, item {number}"
-        if not isinstance(row, dict):
-            raise UsageError(f"{place}: holds no JSON object; mend the file")
-        repeated.check(place, number, row)
-        yield place, row
+        raise UsageError(f"{place}: not valid JSON ({error}); correct it or download it again") from error
 
 
-class _Ids:
-    """What identities were met, and where first. ``what``: line or item."""
-
-    def __init__(self, fields: Sequence[str], what: str) -> None:
-        self._fields, self._what = fields, what
-        self._seen: dict[tuple[str, str], int] = {}
-
-    def check(self, place: str, number: int, row: Row) -> None:
-        """:class:`UsageError` for a value that is not null and was there before."""
-        for key in self._fields:
-            if (value := row.get(key)) is not None:
-                first = self._seen.setdefault((key, json.dumps(value)), number)
-                if first != number:
-                    raise UsageError(
-                        f"{place}, field {key}: {value!r} is also that of {self._what} {first}; remove one of them"
-                    )
-
-
-def _bytes(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The content of a file, decompressed if it is gzipped."""
     try:
         data = path.read_bytes()
         return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UsageError(f"{path}: not a whole gzip file ({error}); copy it again") from error
+        raise UsageError(f"{path}: not a complete gzip file ({error}); copy it again") from error
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}; make it readable") from error
 
 
 def text(row: Row, name: str) -> str:
-    """A field that holds text. :class:`UsageError` names the field; whoever knows the place puts it in front."""
+    """A field that holds text. Raises :class:`UsageError` that names the field; the caller adds the place."""
     value = row.get(name)
     if not isinstance(value, str):
         raise UsageError(f"field {name}: {_found(row, name)}, must be text")

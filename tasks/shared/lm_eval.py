@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lr2eval.benchmark import SampleInfo, Scalar, Shard, TaskContext
+from lr2eval.tasks.exact.files import DataFile
+
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
@@ -48,6 +51,18 @@ def task_manager(folder: Path | None) -> Any:
     return TaskManager(include_defaults=False, include_path=None if folder is None else [folder])
 
 
+def dataset(splits: Callable[[], Mapping[str, Iterable[Mapping[str, Any]]]]) -> Callable[..., Any]:
+    """What a task configuration takes as ``custom_dataset``: rows by split, read when the task is built."""
+
+    def load(**_: Any) -> Any:
+        import datasets
+
+        made = {split: datasets.Dataset.from_list([dict(row) for row in rows]) for split, rows in splits().items()}
+        return datasets.DatasetDict(made)
+
+    return load
+
+
 def generation_task(
     name: str,
     rows: Callable[[], Iterable[Mapping[str, Any]]],
@@ -61,17 +76,11 @@ def generation_task(
 
     ``score`` gets an answer and its row and gives 0..1.
     """
-
-    def dataset(**_: Any) -> Any:
-        import datasets
-
-        return datasets.DatasetDict({"test": datasets.Dataset.from_list(list(rows()))})
-
     return build_task(
         {
             "task": name,
             "output_type": "generate_until",
-            "custom_dataset": dataset,
+            "custom_dataset": dataset(lambda: {"test": rows()}),
             "test_split": "test",
             "doc_to_text": "prompt",
             "gen_prefix": "answer_prefix",
@@ -83,4 +92,53 @@ def generation_task(
             "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
             "metadata": {"version": version},
         }
+    )
+
+
+def file_shard(
+    data: DataFile,
+    context: TaskContext,
+    *,
+    benchmark: str,
+    task: str,
+    version: str,
+    metric: str,
+    score: Callable[[str, Mapping[str, Any]], float],
+    columns: Callable[[Mapping[str, Any]], Mapping[str, Scalar]],
+    facts: Mapping[str, Scalar],
+    chat: bool = True,
+    cells: str | None = None,
+) -> Shard:
+    """The shard of a data file. ``score`` and ``columns`` get its rows; ``facts`` are for manifest and report."""
+    manifest, file = data.manifest, data.path.relative_to(context.cache_dir).as_posix()
+    tokens = manifest["max_new_tokens"]
+
+    def describe(row: Mapping[str, Any]) -> SampleInfo:
+        return SampleInfo(
+            gold=tuple(row["answers"]),
+            columns=columns(row),
+            marks=tuple(row.get("marks", ())),
+            source=(file, row["offset"]),
+            truncated_tokens=row.get("truncated_tokens", 0),
+        )
+
+    return Shard(
+        benchmark=benchmark,
+        task=task,
+        length=manifest["length"],
+        n=manifest["samples"],
+        version=version,
+        data_hash=manifest["sha256"],
+        metric=metric,
+        load=lambda: generation_task(task, data.rows, metric, score, max_new_tokens=tokens, version=version),
+        describe=describe,
+        data={
+            **facts,
+            "file": file,
+            "sha256": manifest["sha256"],
+            **{f"fill_{key}": manifest["fill"][key] for key in ("min", "mean", "max")},
+        },
+        max_new_tokens=tokens,
+        chat=chat,
+        cells=cells,
     )

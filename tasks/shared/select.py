@@ -1,9 +1,9 @@
-"""What every benchmark does with a selector, a limit and numbers of samples by length."""
+"""Selectors, limits and numbers of samples by length: the same for every benchmark."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lr2eval.base.console import suggestion
@@ -11,13 +11,18 @@ from lr2eval.base.units import parse_length
 from lr2eval.errors import TaskError, UsageError
 
 
-def one_or_all(benchmark: str, selector: str | None, names: Sequence[str]) -> list[str]:
-    """All ``names`` without a selector, else the selected one; :class:`TaskError` suggests the nearest."""
+def one_or_all(
+    benchmark: str, selector: str | None, names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None
+) -> list[str]:
+    """All ``names`` without a selector, else the selected name or group. :class:`TaskError` suggests the nearest."""
+    groups = groups or {}
+    if selector is not None and selector in groups:
+        return list(groups[selector])
     if selector is None:
         return list(names)
     if selector in names:
         return [selector]
-    raise TaskError(f"{benchmark}:{selector}: {benchmark} has no such task; {suggestion(selector, names)}")
+    raise TaskError(f"{benchmark}:{selector}: {benchmark} has no such task; {suggestion(selector, [*names, *groups])}")
 
 
 def limited(count: int, limit: int | float | None) -> int:
@@ -31,17 +36,17 @@ def limited(count: int, limit: int | float | None) -> int:
 
 
 def by_length(benchmark: str, asked: Any, lengths: Sequence[int]) -> dict[int, int]:
-    """``--set 'ruler.samples={"4k": 500}'``: samples where some lengths shall have others; tokens to their number."""
+    """``--set 'ruler.samples={"4k": 500}'``: length (tokens) -> its own number of samples."""
     found: dict[int, int] = {}
     try:
         for length, count in asked.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{count!r} is no number of samples")
+                raise ValueError(f"{count!r} is not a number of samples")
             found[parse_length(length)] = count
     except (ValueError, AttributeError) as error:
         raise UsageError(
-            f'--set {benchmark}.samples={asked}: {error}; give lengths with their samples, {{"4k": 500}}'
+            f'--set {benchmark}.samples={asked}: {error}; write lengths and numbers of samples as {{"4k": 500}}'
         ) from error
     if other := [length for length in found if length not in lengths]:
-        raise UsageError(f"--set {benchmark}.samples: {other[0]} tokens is none of the lengths of this run")
+        raise UsageError(f"--set {benchmark}.samples: {other[0]} tokens is not among --lengths; add it there")
     return found

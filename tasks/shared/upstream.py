@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -61,11 +62,11 @@ def niah_texts() -> NiahTexts:
     """Texts of the niah tasks in the plural form (``single_answer`` makes the singular one)."""
     utils, prepare = "tasks/ruler/niah_utils.py", "tasks/ruler/prepare_niah.py"
     return NiahTexts(
-        template=_constant(utils, "TEMPLATE"),
-        answer_prefix=" " + _find(prepare, "gen_prefix", _plural_prefix),
-        max_new_tokens=_find(prepare, "tokens_to_generate", _default_of("generate_samples", "tokens_to_generate")),
-        needle=_constant(prepare, "NEEDLE"),
-        noise=_find(prepare, "get_haystack.haystack", _string_assigned_in("get_haystack", "haystack")).strip(),
+        template=_assigned(utils, "TEMPLATE"),
+        answer_prefix=" " + _plural_prefix(prepare),
+        max_new_tokens=_default(prepare, "generate_samples", "tokens_to_generate"),
+        needle=_assigned(prepare, "NEEDLE"),
+        noise=_assigned(prepare, "haystack", "get_haystack").strip(),
     )
 
 
@@ -73,7 +74,7 @@ def niah_texts() -> NiahTexts:
 def task_texts(task: str) -> TaskTexts:
     """Texts of ``vt``, ``cwe``, ``fwe`` or ``qa``."""
     file = f"tasks/ruler/{task}_utils.py"
-    config = _constant(file, "CONFIG")
+    config = _assigned(file, "CONFIG")
     if task == "vt":
         config = config.get("variable_tracking", {})
     try:
@@ -83,10 +84,15 @@ def task_texts(task: str) -> TaskTexts:
         raise _layout_changed(file, f"CONFIG[{error}]") from error
 
 
+def texts_of(task: str) -> TaskTexts:
+    """Texts of a RULER task by its full name: ``niah_single_1``, ``qa_1``."""
+    return niah_texts() if task.startswith("niah") else task_texts(task.partition("_")[0])
+
+
 @cache
 def document_prompt() -> str:
     """How qa numbers a document: a template with ``i`` and ``document``."""
-    return str(_constant("tasks/ruler/qa_utils.py", "DOCUMENT_PROMPT"))
+    return str(_assigned("tasks/ruler/qa_utils.py", "DOCUMENT_PROMPT"))
 
 
 def single_answer(text: str) -> str:
@@ -106,6 +112,18 @@ def mmlu_files() -> dict[str, Path]:
     return files
 
 
+@cache
+def mmlu_definition(subject: str) -> dict[str, str]:
+    """Hub name (``dataset_path``) and ``category`` (stem, humanities, social_sciences or other) of an MMLU subject."""
+    import yaml  # type: ignore[import-untyped]
+
+    path = mmlu_files()[subject]
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    shared = yaml.safe_load((path.parent / own["include"]).read_text(encoding="utf-8"))
+    category = own["tag"].removeprefix("mmlu_").removesuffix("_tasks")
+    return {"dataset_path": shared["dataset_path"], "category": category}
+
+
 def _layout_changed(file: str, constant: str) -> TaskError:
     return TaskError(
         f"lm_eval/{file}: no readable {constant}; this lm-eval has another layout, install lm-eval>=0.4.13,<0.5"
@@ -120,86 +138,53 @@ def _tree(file: str) -> ast.Module:
         raise _layout_changed(file, "source") from error
 
 
-def _find(file: str, constant: str, extract: Callable[[ast.Module], Any]) -> Any:
-    value = extract(_tree(file))
-    if value is None:
-        raise _layout_changed(file, constant)
-    return value
+def _nodes(file: str, function: str) -> Iterator[ast.AST]:
+    """Every node of a function of a file, of the whole file without a name."""
+    tree = _tree(file)
+    found = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == function)
+    root = next(found, None) if function else tree
+    return ast.walk(root) if root else iter(())
 
 
-def _constant(file: str, name: str) -> Any:
-    """Literal value of a module-level assignment."""
-
-    def extract(tree: ast.Module) -> Any:
-        for node in tree.body:
-            if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
-                return _literal(node.value)
-        return None
-
-    return _find(file, name, extract)
+def _assigned(file: str, name: str, function: str = "") -> Any:
+    """The first literal that is assigned to ``name``."""
+    for node in _nodes(file, function):
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            with suppress(ValueError):
+                return ast.literal_eval(node.value)
+    raise _layout_changed(file, f"{function}.{name}" if function else name)
 
 
-def _literal(node: ast.expr) -> Any:
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return None
+def _default(file: str, function: str, argument: str) -> Any:
+    """The default of a keyword argument."""
+    for node in _nodes(file, function):
+        if isinstance(node, ast.FunctionDef):
+            for arg, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
+                if arg.arg == argument and isinstance(default, ast.Constant):
+                    return default.value
+    raise _layout_changed(file, argument)
 
 
-def _function(tree: ast.Module, name: str) -> ast.FunctionDef | None:
-    found = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    return next(found, None)
-
-
-def _default_of(function: str, argument: str) -> Callable[[ast.Module], Any]:
-    def extract(tree: ast.Module) -> Any:
-        node = _function(tree, function)
-        if node is None:
-            return None
-        pairs = zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
-        return next((_literal(default) for arg, default in pairs if default and arg.arg == argument), None)
-
-    return extract
-
-
-def _string_assigned_in(function: str, name: str) -> Callable[[ast.Module], Any]:
-    def extract(tree: ast.Module) -> Any:
-        node = _function(tree, function)
-        for child in ast.walk(node) if node else ():
-            if isinstance(child, ast.Assign) and isinstance(child.value, ast.Constant):
-                targets = [target.id for target in child.targets if isinstance(target, ast.Name)]
-                if name in targets and isinstance(child.value.value, str):
-                    return child.value.value
-        return None
-
-    return extract
-
-
-def _plural_prefix(tree: ast.Module) -> str | None:
+def _plural_prefix(file: str) -> str:
     """``f"... {kinds} for {query} ..."`` under the key ``gen_prefix``, as a ``str.format`` template.
 
     The source chooses between a singular and a plural f-string; the plural one is the ``else`` branch, and the
     singular follows from it by :func:`single_answer`.
     """
-    node = _function(tree, "generate_samples")
-    for child in ast.walk(node) if node else ():
-        if not isinstance(child, ast.Dict):
-            continue
-        for key, value in zip(child.keys, child.values, strict=True):
+    for node in _nodes(file, "generate_samples"):
+        for key, value in zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ():
             if isinstance(key, ast.Constant) and key.value == "gen_prefix" and isinstance(value, ast.IfExp):
-                return _as_format(value.orelse)
-    return None
+                return _as_format(value.orelse, file)
+    raise _layout_changed(file, "gen_prefix")
 
 
-def _as_format(node: ast.expr) -> str | None:
-    if not isinstance(node, ast.JoinedStr):
-        return None
+def _as_format(node: ast.expr, file: str) -> str:
     parts: list[str] = []
-    for part in node.values:
-        if isinstance(part, ast.Constant):
-            parts.append(str(part.value).replace("{", "{{").replace("}", "}}"))
-        elif isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name):
+    for part in node.values if isinstance(node, ast.JoinedStr) else [node]:
+        if isinstance(part, ast.FormattedValue) and isinstance(part.value, ast.Name):
             parts.append("{" + part.value.id + "}")
+        elif isinstance(part, ast.Constant) and isinstance(node, ast.JoinedStr):
+            parts.append(str(part.value).replace("{", "{{").replace("}", "}}"))
         else:
-            return None
+            raise _layout_changed(file, "gen_prefix")
     return "".join(parts)

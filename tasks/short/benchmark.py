@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 from lr2eval.base import ids
 from lr2eval.base.console import suggestion
-from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.base.settings import refuse_unknown
+from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.errors import UsageError
 from lr2eval.tasks.mmlu import MMLU
 from lr2eval.tasks.mmlu.benchmark import SHOTS as MMLU_SHOTS
 from lr2eval.tasks.shared import lm_eval, upstream
+from lr2eval.tasks.shared.hub import load_each
 from lr2eval.tasks.shared.select import limited, one_or_all
 from lr2eval.tasks.short import source
 
@@ -44,7 +46,7 @@ class Column:
 
 COLUMNS: dict[str, Column] = {
     "mmlu_pro": Column("ten choices, reasoning in words", "mmlu_pro", 5, "exact_match", "validation", 2048),
-    "hellaswag": Column("how a text goes on, four endings", "hellaswag", 10, "acc_norm", "train"),
+    "hellaswag": Column("how a text continues, four endings", "hellaswag", 10, "acc_norm", "train"),
     "truthfulqa_mc1": Column("the true answer among false ones", "truthfulqa", 0, "acc"),
     "truthfulqa_mc2": Column("probability of the true answers", "truthfulqa", 0, "acc"),
     "gsm8k": Column("school mathematics, reasoning in words", "gsm8k", 5, "exact_match", "train", 256),
@@ -71,56 +73,47 @@ class Short:
 
     def select(self, selector: str | None) -> Sequence[str]:
         """All of them, or the one named; ``truthfulqa`` is both of its measures."""
-        if selector in GROUPS:
-            return GROUPS[selector]
-        return one_or_all(self.name, selector, [*NAMES, *GROUPS] if selector else NAMES)
+        return one_or_all(self.name, selector, NAMES, GROUPS)
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
-        """Read the rows. Raises :class:`MissingDataError` naming every task that lacks data, and what it lacks."""
+        """Read the rows. Raises :class:`MissingDataError` naming every task without data, and what is missing."""
         _check_options(context.options)
-        shards: list[Shard] = []
-        missing: dict[str, str] = {}
-        for task in tasks:
-            try:
-                if task == "mmlu":
-                    shards += MMLU.prepare(MMLU.select(None), replace(context, options={}))
-                else:
-                    shards += _shards(task, context)
-            except MissingDataError as error:
-                missing[task] = str(error)
-        if missing:
-            # Both measures of TruthfulQA lack the same file: say it once.
-            raise MissingDataError(
-                "; ".join(dict.fromkeys(missing.values())), tuple(dict.fromkeys(missing.values())), tasks=missing
-            )
-        return shards
+
+        def load(task: str) -> list[Shard]:
+            if task == "mmlu":
+                return list(MMLU.prepare(MMLU.select(None), replace(context, options={})))
+            return _shards(task, context)
+
+        return [shard for shards in load_each(self.name, tasks, load).values() for shard in shards]
+
+    def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
+        """MMLU, and every split of the others."""
+        names = dict.fromkeys(COLUMNS[task].data for task in tasks if task != "mmlu")
+        rows = [source.rows_of(name, split) for name in names for split in source.SETS[name].files]
+        return [*(MMLU.data_needs(MMLU.select(None)) if "mmlu" in tasks else []), *rows]
 
 
 SHORT = Short()
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    known = [*(f"{name}_shots" for name, column in COLUMNS.items() if column.examples), NEW_TOKENS]
+    shots = [f"{name}_shots" for name, column in COLUMNS.items() if column.examples]
+    refuse_unknown(options, [*shots, NEW_TOKENS], group="short")
     for key, value in options.items():
-        if key not in known:
-            raise TaskError(f"--set short.{key}: short has no such option; its options are {', '.join(known)}")
         if not isinstance(value, int) or isinstance(value, bool) or value < (key == NEW_TOKENS):
             raise UsageError(f"--set short.{key}={value}: must be a whole number")
 
 
 def _shards(task: str, context: TaskContext) -> list[Shard]:
-    column, layout = COLUMNS[task], source.LAYOUTS[COLUMNS[task].data]
+    column, layout = COLUMNS[task], source.SETS[COLUMNS[task].data]
     shots = int(context.options.get(f"{task}_shots", column.shots))
-    found: dict[str, tuple[str, list[Any]]] = {}
-    missing = []
-    for split in [layout.split, *([column.examples] if shots and column.examples else [])]:
-        mend = "" if split == layout.split else f", or ask without examples: --set short.{task}_shots=0"
-        try:
-            found[split] = source.load(column.data, split, context.data_dir, context.offline, mend)
-        except MissingDataError as error:
-            missing.append(str(error))
-    if missing:
-        raise MissingDataError("; ".join(missing))
+
+    def load(split: str) -> tuple[str, list[Any]]:
+        advice = "" if split == layout.split else f"ask without examples: --set short.{task}_shots=0"
+        return source.rows_of(column.data, split).read(context.data_dir, offline=context.offline, advice=advice)
+
+    asked = [layout.split, *([column.examples] if shots and column.examples else [])]
+    found = load_each(f"short:{task}", asked, load)
     where, rows = found[layout.split]
     facts: dict[str, Any] = {"source": where, "shots": shots}
     examples: list[Any] = []
@@ -136,8 +129,8 @@ def _shards(task: str, context: TaskContext) -> list[Shard]:
     for name, (_, own) in parts.items():
         if shots and shots + spare > len(own):
             raise UsageError(
-                f"short:{name}: {shots} examples need {shots + spare} rows, {facts['examples']} has {len(own)}; lower "
-                f"them with --set short.{task}_shots=N or give the whole file"
+                f"short:{name}: {shots} examples need {shots + spare} rows, {facts['examples']} has {len(own)}; use "
+                f"fewer with --set short.{task}_shots=N, or the complete file"
             )
     return [_shard(task, name, of, own, shots, facts, context) for name, (of, own) in parts.items()]
 
@@ -151,7 +144,7 @@ def _by_category(rows: Sequence[Any], examples: Sequence[Any]) -> dict[str, tupl
     for side, part in enumerate((rows, examples)):
         for number, row in enumerate(part, 1):
             if row["category"] not in known:
-                raise UsageError(f"mmlu_pro, row {number}, field category: {row['category']!r} is no category; "
+                raise UsageError(f"mmlu_pro, row {number}, field category: {row['category']!r} is not a category; "
                                  f"{suggestion(row['category'], known)}")  # fmt: skip
             if not side or known[row["category"]] in found:
                 found.setdefault(known[row["category"]], ([], []))[side].append(row)
@@ -167,7 +160,7 @@ def _shard(
     facts: Mapping[str, Any],
     context: TaskContext,
 ) -> Shard:
-    column, layout = COLUMNS[task], source.LAYOUTS[COLUMNS[task].data]
+    column, layout = COLUMNS[task], source.SETS[COLUMNS[task].data]
     rows = rows[: limited(len(rows), context.limit)]
     new = column.max_new_tokens and int(context.options.get(NEW_TOKENS, column.max_new_tokens))
     splits = {layout.split: rows}
@@ -191,13 +184,7 @@ def _shard(
 
 def lm_eval_task(task: str, name: str, splits: Mapping[str, Sequence[Any]], shots: int, new: int | None) -> Any:
     """lm-eval's task ``name`` over rows of ours, with so many examples and at most ``new`` tokens generated."""
-
-    def dataset(**_: Any) -> Any:
-        import datasets
-
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(list(rows)) for split, rows in splits.items()})
-
-    overrides: dict[str, Any] = {"task": name, "num_fewshot": shots, "custom_dataset": dataset}
+    overrides: dict[str, Any] = {"task": name, "num_fewshot": shots, "custom_dataset": lm_eval.dataset(lambda: splits)}
     if task == "truthfulqa_mc2":
         overrides["process_results"] = true_probability
     made = lm_eval.build_task(overrides, _folder(COLUMNS[task].data))

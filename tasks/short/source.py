@@ -8,18 +8,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lr2eval.errors import MissingDataError, UsageError
+from lr2eval.errors import UsageError
 from lr2eval.tasks.shared import jsonl
-from lr2eval.tasks.shared.hub import hub_rows
+from lr2eval.tasks.shared.rows import RowFile
 
 LETTERS = "ABCDEFGHIJ"
 
 
 @dataclass(frozen=True)
-class Layout:
+class ShortData:
     """One data set. ``files``: split -> name of its file, without ending, in a folder named as the data set.
 
     ``split`` is the one that is asked; ``published`` counts its rows.
@@ -34,45 +33,26 @@ class Layout:
     ids: tuple[str, ...] = ()
     ending: str = "jsonl"
     """Of the authors' files."""
+    licence: str = "MIT"
 
 
-def load(name: str, split: str, data_dir: Path | None, offline: bool, mend: str = "") -> tuple[str, list[Any]]:
-    """(where they come from, the rows of a split). The files under ``data_dir`` go before the hub.
-
-    Raises :class:`MissingDataError` if there is neither, which ends in ``mend``, and :class:`UsageError` naming file,
-    line and field.
-    """
-    layout = LAYOUTS[name]
-    path = find(name, split, data_dir) if data_dir else None
-    if path is not None:
-        rows = (jsonl.read_list if ".json" in path.suffixes else jsonl.read)(path, layout.ids)
-    else:
-        file = f"{name}/{layout.files[split]}.{layout.ending}"
-        local = f"no {file} under {data_dir}, and " if data_dir else ""
-        way = f"give the file with --data-dir DIR (DIR/{file}) or connect once so that it is cached{mend}"
-        try:
-            found = hub_rows(layout.hub, layout.hub_name, split, offline, way)
-        except MissingDataError as error:
-            raise MissingDataError(f"{name}: {local}{error}") from error.__cause__
-        rows = ((f"{layout.hub} ({split}), row {number}", row) for number, row in enumerate(found, 1))
-    made = []
-    for place, row in rows:
-        try:
-            made.append(layout.row(row))
-        except UsageError as error:
-            raise UsageError(f"{place}, {error}") from error
-    return path.name if path else f"hub:{layout.hub}", made
-
-
-def find(name: str, split: str, data_dir: Path) -> Path | None:
-    """The file of a split under ``data_dir``: ``NAME/FILE*.jsonl``, or ``.json`` with a list, plain or gzipped."""
-    layout = LAYOUTS[name]
-    pattern = re.compile(re.escape(layout.files[split]) + r"[^.]*\.jsonl?(\.gz)?")
-    folder = data_dir / name
-    files = [path for path in sorted(folder.iterdir()) if pattern.fullmatch(path.name)] if folder.is_dir() else []
-    if len(files) > 1:
-        raise UsageError(f"{folder}: holds {files[0].name} and {files[1].name}; leave the one to use")
-    return files[0] if files else None
+def rows_of(name: str, split: str) -> RowFile:
+    """The rows of a split: ``NAME/FILE*.jsonl``, or ``.json`` with a list, plain or gzipped."""
+    known = SETS[name]
+    return RowFile(
+        name=f"{name}/{split}",
+        read_by=("short",),
+        tasks=f"short:{name}",
+        licence=known.licence,
+        hub=known.hub,
+        config=known.hub_name,
+        split=split,
+        file=f"{name}/{known.files[split]}.{known.ending}",
+        pattern=re.escape(known.files[split]) + r"[^.]*\.jsonl?(\.gz)?",
+        parse=known.row,
+        ids=known.ids,
+        keep_parsed=True,
+    )
 
 
 def _hellaswag(row: jsonl.Row) -> dict[str, Any]:
@@ -86,7 +66,7 @@ def _hellaswag(row: jsonl.Row) -> dict[str, Any]:
 def _gsm8k(row: jsonl.Row) -> dict[str, Any]:
     question, answer = jsonl.text(row, "question"), jsonl.text(row, "answer")
     if not re.search(r"#### -?[0-9.,]+", answer):
-        raise UsageError('field answer: ends in no "#### NUMBER"')
+        raise UsageError('field answer: does not end in "#### NUMBER"')
     return {"question": question, "answer": answer}
 
 
@@ -121,13 +101,13 @@ def _mmlu_pro(row: jsonl.Row) -> dict[str, Any]:
     options, answer = jsonl.texts(row, "options"), jsonl.text(row, "answer")
     letters = LETTERS[: len(options)]
     if answer not in tuple(letters) or row.get("answer_index", letters.find(answer)) != letters.find(answer):
-        raise UsageError(f"field answer: {answer!r} is none of {', '.join(letters)}, or not that of answer_index")
+        raise UsageError(f"field answer: {answer!r} is not among {', '.join(letters)}, or differs from answer_index")
     texts = {key: jsonl.text(row, key) for key in ("question", "category", "cot_content")}
     return {**texts, "options": options, "answer": answer}
 
 
-LAYOUTS = {
-    "hellaswag": Layout(
+SETS = {
+    "hellaswag": ShortData(
         "Rowan/hellaswag",
         None,
         {"validation": "hellaswag_val", "train": "hellaswag_train"},
@@ -135,7 +115,7 @@ LAYOUTS = {
         10_042,
         _hellaswag,
     ),
-    "truthfulqa": Layout(
+    "truthfulqa": ShortData(
         "truthfulqa/truthful_qa",
         "multiple_choice",
         {"validation": "mc_task"},
@@ -143,9 +123,10 @@ LAYOUTS = {
         817,
         _truthfulqa,
         ending="json",
+        licence="Apache-2.0",
     ),
-    "gsm8k": Layout("openai/gsm8k", "main", {"test": "test", "train": "train"}, "test", 1_319, _gsm8k),
-    "mmlu_pro": Layout(
+    "gsm8k": ShortData("openai/gsm8k", "main", {"test": "test", "train": "train"}, "test", 1_319, _gsm8k),
+    "mmlu_pro": ShortData(
         "TIGER-Lab/MMLU-Pro",
         None,
         {"test": "test", "validation": "validation"},

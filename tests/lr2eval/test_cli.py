@@ -390,8 +390,8 @@ def test_tasks_measures_minimum_lengths(toy_checkpoint: Path, lr2eval: Run, tmp_
     assert re.search(r" \d+ ", " ".join(cells["ruler:niah_multiquery"]))
     assert "~" not in " ".join(cells["ruler:niah_multiquery"] + cells["niah:single"] + cells["ruler:vt"])
     assert "~2048" in cells["ruler:qa_1"]
-    assert re.search(r"not measured, the data is not at hand: ruler:qa_1 \(.*dev-v2", got.out)
-    assert re.search(r"not measured, the data is not at hand: ruler:qa_2 \(.*hotpot", got.out)
+    assert re.search(r"not measured, because the data is missing: ruler:qa_1 \(.*dev-v2", got.out)
+    assert re.search(r"not measured, because the data is missing: ruler:qa_2 \(.*hotpot", got.out)
     got = lr2eval("tasks", "--model", toy_checkpoint, "--data-dir", tmp_path / "absent")
     assert (got.code, "no such folder" in got.error) == (2, True)
 

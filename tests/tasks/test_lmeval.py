@@ -102,7 +102,7 @@ def test_hash_follows_the_rows(folder: Path, context: Context) -> None:
     ("name", "error", "named"),
     [
         ("my_rolling", TaskError, "loglikelihood_rolling"),
-        ("my_perplexity", TaskError, "no value per sample"),
+        ("my_perplexity", TaskError, "not means over samples"),
         ("my_code", TaskError, "runs code"),
         ("my_gone", MissingDataError, "my_gone: its data set cannot be read"),
         ("my_bad", TaskError, "my_bad: lm-eval cannot build this task"),

@@ -113,7 +113,7 @@ def test_a_copy_that_fails_leaves_no_manifest(
     def full(source: Path, target: Path) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(data_module.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     done = lr2eval(*command)
     assert done.code == 5
     assert "No space left" in done.error

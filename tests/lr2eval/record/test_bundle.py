@@ -8,16 +8,17 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from lr2eval.benchmark import TaskInfo
 from lr2eval.errors import UsageError
 from lr2eval.record.bundle import check, how_to_get
-from lr2eval.tasks.needs import needs
+from lr2eval.registry import data_needs
 from tests.tiny_models import tiny_model
 
 Run = Callable[..., Any]
@@ -123,10 +124,10 @@ def test_a_partial_bundle_names_what_is_missing(
     assert refused.code == 2
     assert not run.exists()
     line = refused.error
-    assert "essays: none under" in line
-    assert "mmlu: no abstract_algebra, astronomy, " in line
+    assert "essays: no paul_graham/PaulGrahamEssays.zip under" in line
+    assert "mmlu: no data for abstract_algebra, astronomy, " in line
     assert "anatomy_" not in line
-    assert "no lcc.jsonl under" in line
+    assert "no longbench/lcc.jsonl under" in line
     assert "trec" not in line
     assert "no gsm8k/test.jsonl under" in line
     assert "no gsm8k/train.jsonl under" in line
@@ -144,7 +145,7 @@ def test_the_manifest_tells_everything(data: Path, tmp_path: Path, lr2eval: Run)
         *PREPARE, "mmlu:anatomy,mmlu:sociology,niah,longbench:trec,short:gsm8k", "--data-dir", data, "--out", bundle
     )
     assert done.code == 2
-    assert "holds 4 of 5 data sets asked for; missing: essays (" in done.error
+    assert "has 4 of the 5 data sets; missing: essays (" in done.error
     made = json.loads((bundle / "bundle.json").read_text())["data_sets"]
     assert list(made) == ["mmlu", "longbench/trec", "gsm8k/test", "gsm8k/train"]
     listed = {name: facts for each in made.values() for name, facts in each["files"].items()}
@@ -228,6 +229,87 @@ def test_malformed_data_goes_into_no_bundle(data: Path, tmp_path: Path, lr2eval:
     assert not (tmp_path / "bundle" / "gsm8k").exists()
 
 
+class Strange:
+    """A plug-in that does not state its data sets."""
+
+    name, version = "strange", "1"
+    headline: Literal["tasks"] = "tasks"
+
+    def __init__(self, needs: str) -> None:
+        self._needs = needs
+
+    def tasks(self) -> list[TaskInfo]:
+        return [TaskInfo("one", self.name, "a task", self._needs)]
+
+    def select(self, selector: str | None) -> list[str]:
+        return ["one"]
+
+    def prepare(self, tasks: Any, context: Any) -> list[Any]:
+        return []
+
+
+PLUGIN = """
+from lr2eval import DataNeed, TaskInfo
+
+
+class Texts(DataNeed):
+    def local(self, data_dir):
+        return [(f"riddles/{path.name}", path) for path in data_dir.glob("riddles/all.txt")]
+
+    def fetch(self, offline):
+        return [("riddles/all.txt", b"from the hub")]
+
+    def check(self, data_dir):
+        (data_dir / "riddles" / "all.txt").read_text()
+
+
+NEED = Texts(
+    name="riddles", tasks="riddles", read_by=("riddles",), licence="CC0", hub="me/riddles", file="riddles/all.txt"
+)
+
+
+class Riddles:
+    name, version, headline = "riddles", "1", "tasks"
+
+    def tasks(self):
+        return [TaskInfo("all", "riddles", "every riddle", needs=NEED.needs)]
+
+    def select(self, selector):
+        return ["all"]
+
+    def prepare(self, tasks, context):
+        raise NEED.missing("no file")
+
+    def data_needs(self, tasks):
+        return [NEED]
+
+
+RIDDLES = Riddles()
+"""
+
+
+def test_a_plugin_states_its_data(install: Callable[..., None], tmp_path: Path, lr2eval: Run) -> None:
+    """The same statement serves the list of tasks, the error of a run, and a bundle."""
+    install("strange_riddles", PLUGIN, "riddles = strange_riddles:RIDDLES")
+    assert (
+        "riddles: 1 task; needs riddles/all.txt under --data-dir, or the hub data set me/riddles"
+        in lr2eval("tasks").out
+    )
+    refused = lr2eval("run", "--model", "demo", "--tasks", "riddles", "--out", tmp_path / "run", "--offline")
+    assert refused.code == 2
+    assert "riddles: no file; add --data-dir DIR with DIR/riddles/all.txt, or connect once so that it" in refused.error
+    assert "lr2eval data prepare --tasks riddles --out DIR" in refused.error
+    for data_dir, source in ((None, "hub:me/riddles"), (tmp_path / "data", "all.txt")):
+        if data_dir:
+            (data_dir / "riddles").mkdir(parents=True)
+            (data_dir / "riddles" / "all.txt").write_text("a file")
+        bundle = tmp_path / f"bundle {source}".replace("/", " ")
+        more = ("--data-dir", data_dir) if data_dir else ()
+        assert lr2eval(*PREPARE, "riddles", *more, "--out", bundle).code == 0
+        assert json.loads((bundle / "bundle.json").read_text())["data_sets"]["riddles"]["source"] == source
+        assert (bundle / "riddles" / "all.txt").read_text() == ("a file" if data_dir else "from the hub")
+
+
 def test_bad_input(data: Path, tmp_path: Path, lr2eval: Run) -> None:
     def error(*arguments: object) -> str:
         done = lr2eval("data", *arguments)
@@ -236,14 +318,15 @@ def test_bad_input(data: Path, tmp_path: Path, lr2eval: Run) -> None:
 
     out = ("--out", tmp_path / "bundle")
     assert "did you mean 'anatomy'" in error("prepare", "--tasks", "mmlu:anatomi", *out)
-    with pytest.raises(UsageError, match=r"lm_eval:arc_easy: the data of ruler, niah, mmlu, .* goes into bundles"):
-        needs("lm_eval", ["arc_easy"])
+    with pytest.raises(UsageError, match=r"strange:one: strange does not state what data it reads.*HF_HOME"):
+        data_needs(Strange("a file of its own"), ["one"])
+    assert data_needs(Strange("nothing"), ["one"]) == []
     assert lr2eval(*PREPARE, "facts", *out).out.splitlines() == [str(out[1])]  # it reads nothing
     assert "no such folder" in error("prepare", "--tasks", "mmlu", *out, "--data-dir", tmp_path / "none")
-    assert "holds gsm8k and is no bundle" in error("prepare", "--tasks", "mmlu", "--out", data)
-    assert f"{data}: holds no bundle.json; make a bundle with" in error("show", data)
+    assert "holds gsm8k and is not a bundle" in error("prepare", "--tasks", "mmlu", "--out", data)
+    assert f"{data}: has no bundle.json; make a bundle with" in error("show", data)
     assert "no such folder" in error("show", tmp_path / "none")
-    for text, says in (("{", "not a bundle of this lr2eval"), ('{"version": 2}', "version: ")):
+    for text, says in (("{", "not a bundle that this version"), ('{"version": 2}', "version: ")):
         (data / "bundle.json").write_text(text)
         assert says in error("show", data)
 
@@ -253,7 +336,7 @@ def test_a_manifest_cannot_point_elsewhere(tmp_path: Path) -> None:
     for name in ("../secret", "/etc/passwd", "a\\..\\b"):
         files = {name: {"sha256": "0", "bytes": 1}}
         (tmp_path / "bundle.json").write_text(json.dumps({"data_sets": {"x": {**facts, "files": files}}}))
-        with pytest.raises(UsageError, match="leads out of the folder"):
+        with pytest.raises(UsageError, match="points outside the folder"):
             check(tmp_path, ["mmlu"])
 
 
@@ -267,11 +350,11 @@ def test_from_the_hub(tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPa
     """Rows of the hub become files that a run reads as it reads the published ones."""
     from lr2eval.tasks.haystacks import load as haystack
     from lr2eval.tasks.longbench import source as longbench
-    from lr2eval.tasks.mmlu.source import local_source
+    from lr2eval.tasks.mmlu.source import read as mmlu
     from lr2eval.tasks.ruler import questions
     from lr2eval.tasks.short import source as short
 
-    essays = {"text": ["One essay.\nTwo lines.", "Another."]}
+    essays = [{"text": "One essay.\nTwo lines."}, {"text": "Another."}]
     choice = {"question": 'Why, "so"?\nTell', "choices": ["a", "b,c", "c", "d"], "answer": 2}
     squad = {"title": "T", "context": "Ada was born.", "question": "Who?", "answers": {"text": ["Ada"]}}
     hotpot = {"question": "Where?", "answer": "Rome", "context": {"title": ["T"], "sentences": [["It is Rome."]]}}
@@ -298,12 +381,11 @@ def test_from_the_hub(tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("datasets.load_dataset", None)
     assert haystack({}, bundle, True).words == ("One", "essay.", "Two", "lines.", "Another.")
     assert haystack({}, bundle, True).comparable
-    source = local_source(bundle)
-    assert source is not None
+    source = mmlu(bundle, offline=True)
     assert source.rows("anatomy", "dev") == [{**choice, "subject": "anatomy"}]
     (asked,) = questions.load("squad", None, bundle).items
     assert (asked.text, asked.answers) == ("Who?", ("Ada",))
     assert questions.load("hotpotqa", None, bundle).documents == ("T\nIt is Rome.",)
-    _, (item,) = longbench.load("trec", extended=False, hub="", data_dir=bundle, offline=True)
+    _, (item,) = longbench.rows_of("trec", extended=False).read(bundle, offline=True)
     assert (item.context, item.question) == ("x\u2028y", "Type:")
-    assert short.load("truthfulqa", "validation", bundle, True)[1][0]["mc2_targets"] == targets
+    assert short.rows_of("truthfulqa", "validation").read(bundle, offline=True)[1][0]["mc2_targets"] == targets

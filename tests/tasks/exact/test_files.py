@@ -116,15 +116,15 @@ def test_unwritable_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("call", ["tempfile.mkstemp", "os.replace", "pathlib.Path.mkdir"])
+@pytest.mark.parametrize("call", ["pathlib.Path.open", "os.replace", "pathlib.Path.mkdir"])
 def test_cache_that_cannot_be_written(number: int, call: str, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read-only, forbidden, full, over quota, at whatever step: one line with folder, reason and mend; nothing left."""
+    """Read-only, forbidden, full, over quota, at any step: one line with folder, reason and advice; nothing is left."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(call, refuse)
-    with pytest.raises(UsageError, match=r"cannot write benchmark data \(.*\); free space .* another cache") as caught:
+    with pytest.raises(UsageError, match=r"cannot write benchmark data \(.*\); free some .* another cache") as caught:
         maker.ensure()
     assert os.strerror(number) in str(caught.value)
     assert str(maker.path.parent) in str(caught.value)

@@ -22,8 +22,8 @@ from lr2eval.tasks.ruler.suite import TASKS
 from tests.processes import interruptible
 
 
-def plan(task: str, tokenizer: PromptTokenizer) -> generate.Plan:
-    return generate.make_plan(TASKS[task], 1024, 0, tokenizer)
+def maker(task: str, tokenizer: PromptTokenizer) -> generate.RulerMaker:
+    return generate.ruler_maker(TASKS[task], 1024, 0, tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_same_samples_for_any_processes_and_chunks(
     task: str, workers: int, chunk: int, kind: str, trained: dict[str, Any]
 ) -> None:
     tokenizer = PromptTokenizer(trained[kind], name=kind)
-    made = plan(task, tokenizer)
+    made = maker(task, tokenizer)
     alone = list(made.start(tokenizer)(range(8)))
     assert list(parallel.make_in_processes(made, 8, tokenizer, workers, chunk)) == alone
 
@@ -46,17 +46,15 @@ def test_chat_and_workers_of_samples(one_tokenizer: PromptTokenizer, monkeypatch
 
 
 def test_little_work_stays_here(one_tokenizer: PromptTokenizer, trained: dict[str, Any]) -> None:
-    made = plan("vt", one_tokenizer)
+    made = maker("vt", one_tokenizer)
     assert parallel.processes(made, 100) == 1
     assert parallel.processes(made, 100_000) == os.cpu_count()
     slow = PromptTokenizer(trained["sentencepiece-like"], name="slow")
-    assert parallel.processes(plan("vt", slow), 5_000) == os.cpu_count()
+    assert parallel.processes(maker("vt", slow), 5_000) == os.cpu_count()
 
 
 class Dying:
     """A recipe whose samples end their process."""
-
-    max_new_tokens = 1
 
     def draw(self, rng: Any) -> NiahDraw:
         if os.environ["MAKER"] != str(os.getpid()):
@@ -73,7 +71,7 @@ def ensure(path: Path, rows: Any) -> files.DataFile:
 
 def test_a_dying_process(one_tokenizer: PromptTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAKER", str(os.getpid()))
-    dying = generate.Plan("vt", Dying(), 1024, 0, None)
+    dying = generate.RulerMaker("vt", Dying(), 1024, 0, 1)
     with pytest.raises(TaskError, match=r"ruler:vt at length 1024: .* died .*workers=1") as caught:
         ensure(tmp_path / "vt.jsonl", parallel.make_in_processes(dying, 4, one_tokenizer, 2))
     assert "\n" not in str(caught.value)
@@ -81,7 +79,7 @@ def test_a_dying_process(one_tokenizer: PromptTokenizer, tmp_path: Path, monkeyp
 
 
 def test_interrupted(one_tokenizer: PromptTokenizer, tmp_path: Path) -> None:
-    rows = parallel.make_in_processes(plan("vt", one_tokenizer), 1000, one_tokenizer, 2, 1)
+    rows = parallel.make_in_processes(maker("vt", one_tokenizer), 1000, one_tokenizer, 2, 1)
 
     def interrupted() -> Any:
         yield next(rows)
@@ -106,7 +104,7 @@ from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.ruler import generate
 from lr2eval.tasks.ruler.suite import TASKS
 tokenizer = PromptTokenizer.load(Path(sys.argv[1]))
-rows = parallel.make_in_processes(generate.make_plan(TASKS["fwe"], 4096, 0, tokenizer), 100_000, tokenizer, 2, 5)
+rows = parallel.make_in_processes(generate.ruler_maker(TASKS["fwe"], 4096, 0, tokenizer), 100_000, tokenizer, 2, 5)
 print("starting", flush=True)
 try:
     for row in rows:

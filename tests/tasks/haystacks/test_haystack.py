@@ -84,16 +84,16 @@ def test_upstream_file_is_comparable(tmp_path: Path) -> None:
     haystack = load({}, tmp_path, offline=True)
     assert (haystack.comparable, haystack.texts) == (True, ("All essays.",))
     path.write_text("[]", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"PaulGrahamEssays\.json: not upstream's layout"):
+    with pytest.raises(UsageError, match=r"PaulGrahamEssays\.json: not in the layout of NVIDIA/RULER"):
         load({}, tmp_path, offline=True)
 
 
 def test_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def load_dataset(name: str, split: str) -> dict[str, list[str]]:
+    def load_dataset(name: str, split: str) -> list[dict[str, str]]:
         asked.append((name, split))
-        return {"text": ["One essay.", "Another."]}
+        return [{"text": "One essay."}, {"text": "Another."}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     haystack = load({}, None, offline=False)
@@ -115,7 +115,7 @@ def test_no_essays_anywhere(tmp_path: Path) -> None:
     [
         ("empty.txt", b" \n", "empty"),
         ("zero.txt", b"a\0b", "NUL"),
-        ("latin.txt", b"caf\xe9 au lait", r"not UTF-8 text \(byte 3\)"),
+        ("latin.txt", b"caf\xe9 au lait", r"not UTF-8 \(byte 4\)"),
         ("broken.zip", b"PK", "not a readable zip"),
         ("folder", None, r"empty \(no .txt"),
         ("absent", None, "no such file"),

@@ -153,11 +153,11 @@ def test_missing(tmp_path: Path, context: Context) -> None:
         LONGBENCH.prepare(["trec", "lsht"], context(data_dir=tmp_path, offline=True))
     assert set(caught.value.tasks) == {"trec", "lsht"}
     (line,) = caught.value.missing
-    assert "no trec.jsonl, lsht.jsonl under" in line
-    assert "and Xnhyacinth/LongBench cannot be read" in line
-    assert "no lsht.jsonl under" in caught.value.tasks["lsht"]
+    assert "longbench: no data for trec, lsht (longbench/trec: no longbench/trec.jsonl under" in line
+    assert "and Xnhyacinth/LongBench (trec, test) cannot be read" in line
+    assert "no longbench/lsht.jsonl under" in caught.value.tasks["lsht"]
     assert "DIR/longbench/lsht.jsonl" in caught.value.tasks["lsht"]
-    with pytest.raises(MissingDataError, match=r"no trec_e\.jsonl under"):
+    with pytest.raises(MissingDataError, match=r"no longbench/trec_e\.jsonl under"):
         LONGBENCH_E.prepare(["trec"], context(data_dir=tmp_path, offline=True))
 
 
@@ -169,7 +169,7 @@ def test_missing(tmp_path: Path, context: Context) -> None:
         (item(all_classes=None), "line 2, field all_classes: is null"),
         (item(context=None), "line 2, field context: is null, must be text"),
         ({key: value for key, value in item().items() if key != "input"}, "line 2, field input: is missing"),
-        (item(_id="x"), "line 2, field _id: 'x' is also that of line 1"),
+        (item(_id="x"), "line 2, field _id: line 1 has 'x' too"),
         (item(length="long"), 'line 2, field length: is "long"'),
     ],
 )
@@ -187,7 +187,7 @@ def test_without_jieba_nothing_is_started(data: Path, context: Context, monkeypa
 
 
 def test_unknown_option(data: Path, context: Context) -> None:
-    with pytest.raises(TaskError, match=r"longbench\.colour: longbench has no options"):
+    with pytest.raises(UsageError, match=r"longbench\.colour: unknown option; longbench has no options"):
         LONGBENCH.prepare(["trec"], context(data_dir=data, options={"colour": 1}))
 
 
@@ -212,8 +212,6 @@ def test_hub(monkeypatch: pytest.MonkeyPatch, context: Context) -> None:
 
 @pytest.mark.shared_data
 def test_shared_samples_are_read_whole(shared_data: Path) -> None:
-    found = {
-        name: source.load(name, extended=False, hub="", data_dir=shared_data, offline=True)[1] for name in DATA_SETS
-    }
+    found = {name: source.rows_of(name, extended=False).read(shared_data, offline=True)[1] for name in DATA_SETS}
     assert sum(map(len, found.values())) == 195
     assert all(item.extra["all_classes"] for name in ("trec", "lsht") for item in found[name])

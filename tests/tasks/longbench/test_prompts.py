@@ -10,7 +10,7 @@ import pytest
 
 from lr2eval.errors import TaskError
 from lr2eval.tasks.longbench import prompts
-from lr2eval.tasks.longbench.prompts import MENDS, prompt
+from lr2eval.tasks.longbench.prompts import FIXES, prompt
 from lr2eval.tasks.longbench.suite import DATA_SETS
 
 # sha256 (12 digits) of each text in upstream's dataset2prompt.json, and its value in dataset2maxlen.json, written down
@@ -70,8 +70,8 @@ def lm_eval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_an_lm_eval_that_was_mended_itself(lm_eval: Path) -> None:
-    theirs, upstream = MENDS["samsum"]
+def test_an_lm_eval_that_was_fixed_itself(lm_eval: Path) -> None:
+    theirs, upstream = FIXES["samsum"]
     for text in (theirs, upstream):
         (lm_eval / "samsum.yaml").write_text(_yaml(text))
         assert prompts.prompt("samsum").fill("C", "Q") == "C\n\nQ"
@@ -91,7 +91,7 @@ def test_an_lm_eval_that_was_mended_itself(lm_eval: Path) -> None:
 )
 def test_another_layout(lm_eval: Path, dataset: str, content: str) -> None:
     (lm_eval / f"{dataset}.yaml").write_text(content)
-    with pytest.raises(TaskError, match=rf"lm_eval/tasks/longbench/{dataset}\.yaml: not the prompt we know"):
+    with pytest.raises(TaskError, match=rf"lm_eval/tasks/longbench/{dataset}\.yaml: not the prompt that lr2eval knows"):
         prompts.prompt(dataset)
 
 

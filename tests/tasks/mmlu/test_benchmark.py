@@ -56,9 +56,8 @@ def test_an_answer_kept_by_a_run() -> None:
 
 
 def test_categories() -> None:
-    from lr2eval.tasks.mmlu.benchmark import _definition
 
-    found = [_definition(path)["category"] for path in upstream.mmlu_files().values()]
+    found = [upstream.mmlu_definition(subject)["category"] for subject in upstream.mmlu_files()]
     assert {each: found.count(each) for each in set(found)} == {
         "stem": 19,
         "humanities": 13,
@@ -112,7 +111,7 @@ def test_missing(tmp_path: Path, questions: Path, context: Context) -> None:
         MMLU.prepare(["astronomy"], context(data_dir=questions))
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(MissingDataError, match=r"no questions under .*empty, and cais/mmlu .*--data-dir"):
+    with pytest.raises(MissingDataError, match=r"no mmlu/.*csv under .*empty, and cais/mmlu .*--data-dir"):
         MMLU.prepare(["anatomy"], context(data_dir=empty, offline=True, cache_dir=tmp_path))
 
 

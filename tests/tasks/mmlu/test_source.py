@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lr2eval.errors import Lr2EvalError, MissingDataError, UsageError
-from lr2eval.tasks.mmlu.source import hub_source, local_source, parse
+from lr2eval.tasks.mmlu.source import parse, read
 
 HEADER = "question,choice0,choice1,choice2,choice3,answer\n"
 
@@ -32,8 +32,8 @@ def test_both_layouts_give_the_same() -> None:
         ("q,a,b,c,d,01\n", "row 1, field answer: '01'"),
         ("q,a,,c,d,A\n", "row 1, field choice1: is empty"),
         (" ,a,b,c,d,A\n", "row 1, field question: is empty"),
-        ("", "holds no questions"),
-        (HEADER, "holds no questions"),
+        ("", "has no questions"),
+        (HEADER, "has no questions"),
         ('"q,a,b', "not a UTF-8 CSV file"),
     ],
 )
@@ -65,8 +65,7 @@ def test_places(tmp_path: Path, inner: str, packed: bool) -> None:
             for split in ("test", "dev"):
                 archive.write(folder / split / f"anatomy_{split}.csv", f"{split}/anatomy_{split}.csv")
                 (folder / split / f"anatomy_{split}.csv").unlink()
-    source = local_source(tmp_path)
-    assert source
+    source = read(tmp_path, offline=True)
     assert source.where == ("mmlu_test_dev.zip" if packed else "csv")
     assert [source.rows("anatomy", split)[0]["question"] for split in ("test", "dev")] == ["test?", "dev?"]
     with pytest.raises(MissingDataError, match=r"astronomy_test\.csv.*--data-dir"):
@@ -75,13 +74,13 @@ def test_places(tmp_path: Path, inner: str, packed: bool) -> None:
 
 def test_nothing_there(tmp_path: Path) -> None:
     (tmp_path / "test").mkdir()
-    assert local_source(tmp_path) is None
+    with pytest.raises(MissingDataError, match=r"no mmlu/\{test,dev\}/\*\.csv under"):
+        read(tmp_path, offline=True).rows("anatomy", "test")
 
 
 def test_broken_zip(tmp_path: Path) -> None:
     (tmp_path / "mmlu_test_dev.zip").write_bytes(b"PK no zip")
-    source = local_source(tmp_path)
-    assert source
+    source = read(tmp_path, offline=True)
     with pytest.raises(UsageError, match="not a readable zip"):
         source.rows("anatomy", "test")
 
@@ -91,10 +90,10 @@ def test_hub_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     before = datasets.config.HF_HUB_OFFLINE
     with pytest.raises(MissingDataError, match=r"--data-dir DIR .* connect once") as caught:
-        hub_source("cais/mmlu-which-is-not-cached", offline=True).rows("anatomy", "test")
+        read(None, offline=True).rows("anatomy", "test")
     assert isinstance(caught.value, Lr2EvalError)
     assert caught.value.exit_code == 2
-    assert "cais/mmlu-which-is-not-cached (anatomy, test)" in str(caught.value)
+    assert "cais/mmlu (anatomy, test)" in str(caught.value)
     assert before == datasets.config.HF_HUB_OFFLINE
 
 
@@ -110,15 +109,14 @@ def test_hub_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline() -> bool:
         return bool(datasets.config.HF_HUB_OFFLINE)
 
-    found = hub_source("cais/mmlu", offline=True).rows("anatomy", "dev")
+    found = read(None, offline=True).rows("anatomy", "dev")
     assert found == [{key: row[key] for key in ("question", "subject", "choices", "answer")}]
     assert asked == [("cais/mmlu", "anatomy", "dev", True)]
 
 
 @pytest.mark.shared_data
 def test_published_splits(shared_data: Path) -> None:
-    source = local_source(shared_data)
-    assert source
+    source = read(shared_data, offline=True)
     from lr2eval.tasks.shared.upstream import mmlu_files
 
     rows = {split: {subject: source.rows(subject, split) for subject in mmlu_files()} for split in ("test", "dev")}

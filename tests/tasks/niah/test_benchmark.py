@@ -176,7 +176,7 @@ def test_measured_minimums_suffice(tokenizer: PromptTokenizer, context: Context,
     exact, missing = NIAH.min_lengths(context(data_dir=tmp_path, offline=True))
     assert exact == {}
     assert set(missing) == set(VARIANTS)
-    assert f"none under {tmp_path}" in missing["single"]
+    assert f"no paul_graham/PaulGrahamEssays.zip under {tmp_path}" in missing["single"]
 
 
 def test_bad_input_is_one_line(context: Context, tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_bad_input_is_one_line(context: Context, tmp_path: Path) -> None:
     line = error(TaskError, options={"haystack": str(flat), "repeat": False}, variant="multi")
     assert "4 needles are more than the places between sentences" in line
     assert "niah.needles=N" in line
-    assert "no such option" in error(UsageError, options={**DOCS, "deths": 3})
+    assert "unknown option; did you mean niah.depths?" in error(UsageError, options={**DOCS, "deths": 3})
     assert len(rows(context(options={"haystack": str(short), "depths": 2, "samples_per_cell": 1}))) == 2
 
 

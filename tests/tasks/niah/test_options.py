@@ -42,7 +42,7 @@ def test_depths(value: Any, depths: tuple[float, ...]) -> None:
         ({"samples_per_cell": "many"}, "whole number"),
         ({"needles": 1}, "from 2 to 32"),
         ({"distractors": 33}, "from 1 to 32"),
-        ({"needels": 2}, "niah.needels: no such option; did you mean 'needles'"),
+        ({"needels": 2}, "niah.needels: unknown option; did you mean niah.needles"),
     ],
 )
 def test_bad_options_are_one_line(options: dict[str, Any], message: str) -> None:

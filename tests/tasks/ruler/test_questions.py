@@ -79,8 +79,8 @@ def test_hotpot_in_both_layouts(name: str, value: object, tmp_path: Path) -> Non
 def test_whole_published_file_is_comparable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
-    layout = replace(questions.LAYOUTS["squad"], published=2)
-    monkeypatch.setitem(questions.LAYOUTS, "squad", layout)
+    layout = replace(questions.SETS["squad"], published=2)
+    monkeypatch.setitem(questions.SETS, "squad", layout)
     facts = questions.load("squad", write(tmp_path / "dev-v2.0.json", SQUAD), None).facts
     assert facts["comparable"] is True
     assert "stand_in" not in facts
@@ -99,20 +99,20 @@ def test_the_hubs_rows_are_the_published_file(tmp_path: Path, monkeypatch: pytes
         for entry in paragraph["qas"]
     ]
     sets = {("rajpurkar/squad_v2", None): rows, ("hotpotqa/hotpot_qa", "distractor"): COLUMNS}
-    monkeypatch.setattr("datasets.load_dataset", lambda name, config, split: sets[name, config])
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config=None, *, split: sets[name, config])
     asked = {**SQUAD, "data": SQUAD["data"][:1]}  # an article without questions has no row on the hub
     for name, value in (("squad", asked), ("hotpotqa", HOTPOT)):
         hub = questions.load(name, None, None)
         file = questions.load(name, write(tmp_path / f"{name}.json", value), None)
         assert (hub.documents, hub.items) == (file.documents, file.items)
-        assert hub.name == f"hub:{questions.LAYOUTS[name].hub[0]}"
+        assert hub.name == f"hub:{questions.SETS[name].hub}"
 
 
 def test_missing(tmp_path: Path) -> None:
     for name in ("squad", "hotpotqa"):
         with pytest.raises(MissingDataError, match=f"--set ruler.{name}=FILE"):
             questions.load(name, None, tmp_path)
-    with pytest.raises(UsageError, match=r"no\.json: cannot be read"):
+    with pytest.raises(UsageError, match=r"no\.json: No such file"):
         questions.load("squad", tmp_path / "no.json", None)
 
 
@@ -158,10 +158,10 @@ def test_wrong_hotpot(fault: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"{", "not JSON"),
-        (b"\xff\xfe", "damaged"),
-        (gzip.compress(b"[]", mtime=0)[:-9], "damaged"),
-        (b"[]", "no answerable question"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not UTF-8"),
+        (gzip.compress(b"[]", mtime=0)[:-9], "not a complete gzip"),
+        (b"[]", "no question with an answer"),
         (b'{"data": []}', "not a list"),
     ],
 )

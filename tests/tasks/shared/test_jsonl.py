@@ -38,12 +38,12 @@ def test_the_same_name_twice(tmp_path: Path) -> None:
     [
         (b'{"a": 1}\n{"a": \n', r"f\.jsonl, line 2: not valid JSON"),
         (b'{"a": "\xe9"}', r"f\.jsonl, line 1: not UTF-8 \(byte 8\)"),
-        (b"[1]", r"f\.jsonl, line 1: holds no JSON object"),
+        (b"[1]", r"f\.jsonl, line 1: not a JSON object"),
         (b"\n \n", r"f\.jsonl: is empty"),
         (b"", r"f\.jsonl: is empty"),
-        (gzip.compress(b'{"a": 1}', mtime=0)[:-5], r"f\.jsonl: not a whole gzip file"),
-        (b"\x1f\x8bnothing", r"f\.jsonl: not a whole gzip file"),
-        (b'{"id": 1}\n{"id": 2}\n{"id": 1}', r"line 3, field id: 1 is also that of line 1"),
+        (gzip.compress(b'{"a": 1}', mtime=0)[:-5], r"f\.jsonl: not a complete gzip file"),
+        (b"\x1f\x8bnothing", r"f\.jsonl: not a complete gzip file"),
+        (b'{"id": 1}\n{"id": 2}\n{"id": 1}', r"line 3, field id: line 1 has 1 too"),
     ],
 )
 def test_bad_files(tmp_path: Path, data: bytes, says: str) -> None:

@@ -122,7 +122,7 @@ def test_prompts_are_those_of_the_stock_task(name: str, data: Path, context: Con
     tasks = [each for each, of in COLUMNS.items() if of.data == folder]
     (shard,) = (s for s in SHORT.prepare(tasks, context(data_dir=data, offline=True)) if s.task == name)
     ours = shard.load()
-    splits = {split: source.load(folder, split, data, True)[1] for split in source.LAYOUTS[folder].files}
+    splits = {split: source.rows_of(folder, split).read(data, offline=True)[1] for split in source.SETS[folder].files}
     stock_rows = datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in splits.items()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets, "load_dataset", lambda *_, **__: stock_rows)
@@ -173,7 +173,7 @@ def test_options(data: Path, context: Context) -> None:
     with pytest.raises(UsageError, match=r"short:gsm8k: 21 examples need 21 rows, train\.jsonl has 20"):
         shards("gsm8k", gsm8k_shots=21)
     assert shards("gsm8k", gsm8k_shots=20)
-    for key, value, says in (("shots", 1, "no such option"), ("gsm8k_shots", -1, "whole"), ("max_new_tokens", 0, "wh")):
+    for key, value, says in (("shots", 1, "unknown option"), ("gsm8k_shots", -1, "whole"), ("max_new_tokens", 0, "wh")):
         with pytest.raises(UsageError, match=says):
             shards("gsm8k", **{key: value})
 
@@ -193,7 +193,7 @@ def test_missing_is_listed_whole(tmp_path: Path, data: Path, context: Context) -
 
 def test_unknown_category(data: Path, context: Context) -> None:
     write(data, "mmlu_pro", "test.jsonl", {**MMLU_PRO, "category": "laws"})
-    with pytest.raises(UsageError, match=r"mmlu_pro, row 1, field category: 'laws' is no category; did you mean 'law'"):
+    with pytest.raises(UsageError, match=r"mmlu_pro, row 1, field category: 'laws' is not a category; did you mean"):
         SHORT.prepare(["mmlu_pro"], context(data_dir=data, offline=True))
 
 

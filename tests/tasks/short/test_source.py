@@ -59,7 +59,7 @@ def write(data_dir: Path, name: str, file: str, *rows: Any) -> Path:
 )
 def test_files(name: str, split: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, name, file, ROWS[name])
-    where, rows = source.load(name, split, tmp_path, True)
+    where, rows = source.rows_of(name, split).read(tmp_path, offline=True)
     assert where == file
     asked = []
 
@@ -75,13 +75,13 @@ def test_files(name: str, split: str, file: str, tmp_path: Path, monkeypatch: py
         return [hub]
 
     monkeypatch.setattr("datasets.load_dataset", load)
-    layout = source.LAYOUTS[name]
-    assert source.load(name, split, None, False) == (f"hub:{layout.hub}", rows)
-    assert asked == [(layout.hub, layout.hub_name, split)]
+    layout = source.SETS[name]
+    assert source.rows_of(name, split).read(None, offline=False) == (f"hub:{layout.hub}", rows)
+    assert asked == [(*filter(None, (layout.hub, layout.hub_name)), split)]
 
 
 def test_the_true_answer_comes_first() -> None:
-    row = source.LAYOUTS["truthfulqa"].row(TRUTHFULQA)
+    row = source.SETS["truthfulqa"].row(TRUTHFULQA)
     assert row["mc1_targets"] == TARGETS
     assert row["mc2_targets"] == {"choices": ["yes", "sure", "no"], "labels": [1, 1, 0]}
 
@@ -93,24 +93,24 @@ def test_the_true_answer_comes_first() -> None:
         ("hellaswag", {"label": ""}, "field label: '' is not"),
         ("hellaswag", {"endings": []}, "field endings: is [], must be a list"),
         ("hellaswag", {"ctx_b": None}, "field ctx_b: is null"),
-        ("gsm8k", {"answer": "four"}, 'field answer: ends in no "#### NUMBER"'),
+        ("gsm8k", {"answer": "four"}, 'field answer: does not end in "#### NUMBER"'),
         ("truthfulqa", {"mc1_targets": {"a": 1, "b": 1}}, "field mc1_targets: 2 of 2 answers are true, must be one"),
         ("truthfulqa", {"mc1_targets": {"a": 1, "b": 1, "c": 0}}, "2 of 3 answers are true, must be one"),
         ("truthfulqa", {"mc2_targets": {"a": 0, "b": 0}}, "field mc2_targets: 0 of 2 answers are true, must be some"),
         ("truthfulqa", {"mc2_targets": ["a"]}, "field mc2_targets: must be the answers"),
         ("truthfulqa", {"mc1_targets": {"a": 2, "b": 0}}, "must have a label, 0 or 1, for each"),
         ("truthfulqa", {"mc1_targets": {"choices": ["a", "b"], "labels": [1]}}, "must have a label"),
-        ("mmlu_pro", {"answer": "D"}, "field answer: 'D' is none of A, B, C"),
-        ("mmlu_pro", {"answer_index": 2}, "or not that of answer_index"),
-        ("mmlu_pro", {"question_id": 6}, "field question_id: 6 is also that of line 1"),
+        ("mmlu_pro", {"answer": "D"}, "field answer: 'D' is not among A, B, C"),
+        ("mmlu_pro", {"answer_index": 2}, "or differs from answer_index"),
+        ("mmlu_pro", {"question_id": 6}, "field question_id: line 1 has 6 too"),
     ],
 )
 def test_bad_rows(name: str, change: Any, says: str, tmp_path: Path) -> None:
-    split = source.LAYOUTS[name].split
+    split = source.SETS[name].split
     first = {**ROWS[name], **({"question_id": 6} if name == "mmlu_pro" else {})}
-    path = write(tmp_path, name, f"{source.LAYOUTS[name].files[split]}.jsonl", first, {**ROWS[name], **change})
+    path = write(tmp_path, name, f"{source.SETS[name].files[split]}.jsonl", first, {**ROWS[name], **change})
     with pytest.raises(UsageError) as caught:
-        source.load(name, split, tmp_path, True)
+        source.rows_of(name, split).read(tmp_path, offline=True)
     assert str(caught.value).startswith(f"{path}, line 2, field ")
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -120,18 +120,18 @@ def test_not_utf8_and_two_files(tmp_path: Path) -> None:
     path = write(tmp_path, "gsm8k", "test.jsonl", GSM8K)
     path.write_bytes(path.read_bytes() + '{"question": "é"}'.encode("latin-1"))
     with pytest.raises(UsageError, match=r"test\.jsonl, line 2: not UTF-8 \(byte 15\)"):
-        source.load("gsm8k", "test", tmp_path, True)
+        source.rows_of("gsm8k", "test").read(tmp_path, offline=True)
     write(tmp_path, "gsm8k", "test_half.jsonl.gz", GSM8K)
-    with pytest.raises(UsageError, match=r"holds test\.jsonl and test_half\.jsonl\.gz; leave the one to use"):
-        source.load("gsm8k", "test", tmp_path, True)
+    with pytest.raises(UsageError, match=r"holds test\.jsonl and test_half\.jsonl\.gz; keep only one of them"):
+        source.rows_of("gsm8k", "test").read(tmp_path, offline=True)
 
 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError) as caught:
-        source.load("truthfulqa", "validation", tmp_path, True, "; or not")
+        source.rows_of("truthfulqa", "validation").read(tmp_path, offline=True, advice="not")
     line = str(caught.value)
     assert line.startswith(
-        f"truthfulqa: no truthfulqa/mc_task.json under {tmp_path}, and truthfulqa/truthful_qa (valid"
+        f"truthfulqa/validation: no truthfulqa/mc_task.json under {tmp_path}, and truthfulqa/truthful_qa (multiple_"
     )
-    assert line.endswith("; or not")
+    assert line.endswith(", or not")
     assert "DIR/truthfulqa/mc_task.json" in line
