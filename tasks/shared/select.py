@@ -39,11 +39,13 @@ def by_length(benchmark: str, asked: Any, lengths: Sequence[int]) -> dict[int, i
     """``--set 'ruler.samples={"4k": 500}'``: length (tokens) -> its own number of samples."""
     found: dict[int, int] = {}
     try:
+        if not isinstance(asked, Mapping):
+            raise ValueError("not a table")
         for length, count in asked.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{count!r} is not a number of samples")
             found[parse_length(length)] = count
-    except (ValueError, AttributeError) as error:
+    except ValueError as error:
         raise UsageError(
             f'--set {benchmark}.samples={asked}: {error}; write lengths and numbers of samples as {{"4k": 500}}'
         ) from error

@@ -87,6 +87,8 @@ def test_smallest_too_big() -> None:
     with pytest.raises(TooSmallError) as caught:
         fit(lambda n: 10 + n, 10)
     assert caught.value.tokens == 11
+    with pytest.raises(TooSmallError):  # more tokens to generate than the length has
+        fit(lambda n: 10 + n, -64)
 
 
 def test_text_runs_out() -> None:

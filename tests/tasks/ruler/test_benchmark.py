@@ -232,11 +232,11 @@ def test_lengths_may_have_samples_of_their_own(context: Context) -> None:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ({"512": 0}, "0 is no number of samples"),
-        ({"512": True}, "True is no number of samples"),
+        ({"512": 0}, "0 is not a number of samples"),
+        ({"512": True}, "True is not a number of samples"),
         ({"far": 3}, "'far' is not a length"),
-        (7, "give lengths with their samples"),
-        ({"2k": 3}, "2048 tokens is none of the lengths of this run"),
+        (7, "write lengths and numbers of samples"),
+        ({"2k": 3}, "2048 tokens is not among --lengths"),
     ],
 )
 def test_wrong_samples_by_length_are_one_line(context: Context, samples: Any, message: str) -> None:
