@@ -79,7 +79,7 @@ class Demo:
 
     def samples(self, seed: int, count: int) -> list[needles.Sample]:
         tokenizer = PromptTokenizer.load(self._folder)
-        haystack = haystacks.load({"haystack": "demo-filler"}, None, True)
+        haystack = haystacks.load("demo-filler", None, True)
         paragraphs = [" ".join(part.split()) for text in haystack.texts for part in re.split(r"\n\s*\n", text)]
         sentences = [[sentence for part in paragraphs for sentence in haystacks.split(part)]]
         config = SearchConfig(

@@ -152,7 +152,9 @@ def _problem(model: type[Config], error: ValidationError) -> str:
 
 
 def _plain(message: str) -> str:
-    found = message.removeprefix("Value error, ").replace("Input should be", "must be")
+    found = (
+        message.removeprefix("Value error, ").replace("Input should be", "must be").replace("valid dictionary", "table")
+    )
     return found.partition(", unable to parse")[0]
 
 
@@ -244,9 +246,10 @@ def _kind(field: FieldInfo) -> tuple[type, str]:
     kinds = []
     for part in parts:
         bare = get_args(part)[0] if get_origin(part) is Annotated else part
-        kinds.append("|".join(map(str, get_args(bare))) if get_origin(bare) is Literal else _NAMES.get(bare, "text"))
+        choices = get_origin(bare) is Literal
+        kinds.append("|".join(get_args(bare)) if choices else _NAMES.get(get_origin(bare) or bare, "text"))
     base = parts[0] if len(parts) == 1 and parts[0] in (bool, int, float, Path) else str
     return base, "|".join(kinds)
 
 
-_NAMES = {bool: "true|false", int: "integer", float: "number", Path: "path", dict: "table"}
+_NAMES = {bool: "true|false", int: "integer", float: "number", Path: "path", dict: "table", tuple: "list"}

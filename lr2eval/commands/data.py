@@ -7,7 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from lr2eval.commands.options import ConfigFile, Messages, Offline, OriginalModel, Sets, configured, to_stderr
+from lr2eval.commands.options import (
+    ConfigFile,
+    Messages,
+    Offline,
+    OriginalModel,
+    Sets,
+    configured,
+    task_keys,
+    to_stderr,
+)
 from lr2eval.errors import UsageError
 
 
@@ -53,6 +62,7 @@ def data_mix(
 @configured(
     "lr2eval.runs.config:RunConfig",
     only=("model", "tasks", "lengths", "limit", "samples_per_task", "seed", "data_dir", "offline", "chat"),
+    keys=task_keys,
 )
 def data_make(
     given: dict[str, Any],

@@ -122,8 +122,21 @@ def _print_keys(groups: Mapping[str, list[Option]]) -> None:
         for option in group:
             name = option.key if title or option.rare else option.flag
             shown.add_row(name, option.kind.replace("|", " | "), option.default or "-", option.help)
+        shown.columns[1].max_width, shown.columns[2].max_width = 18, 24
         printed_table(shown)
     print("A name without dashes is a key: --set KEY=VALUE, or KEY = VALUE in a --config file.")
+
+
+def task_keys() -> dict[str, list[Option]]:
+    """The options of the benchmarks that have any."""
+    from lr2eval.base.config import options
+    from lr2eval.registry import benchmarks
+
+    return {
+        f"the benchmark {name}": options(benchmark.options, f"{name}.")
+        for name, benchmark in benchmarks().items()
+        if hasattr(benchmark, "options")
+    }
 
 
 def to_stderr(text: str) -> None:

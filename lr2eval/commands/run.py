@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from lr2eval.base.console import printed_table, table
 from lr2eval.base.units import format_length, format_seconds
 from lr2eval.commands.compare import print_pair
-from lr2eval.commands.options import ConfigFile, DryRun, Sets, configured, typed_command
+from lr2eval.commands.options import ConfigFile, DryRun, Sets, configured, task_keys, typed_command
 
 if TYPE_CHECKING:
-    from lr2eval.base.config import Option
     from lr2eval.record.results import OverLengths
     from lr2eval.runs.runner import Finished
     from lr2eval.workflows.run import RunOutcome
@@ -57,12 +56,7 @@ def _over_lengths(over: OverLengths) -> str:
     return text
 
 
-def _task_and_backend_keys() -> Mapping[str, list[Option]]:
-    """The options of benchmarks and of the back ends, by group."""
-    return {}
-
-
-@configured("lr2eval.runs.config:RunConfig", keys=_task_and_backend_keys)
+@configured("lr2eval.runs.config:RunConfig", keys=task_keys)
 def run(given: dict[str, Any], config: ConfigFile = None, set_: Sets = None, dry_run: DryRun = False) -> None:
     """Evaluate a model, or an original and an extended model. Run the same command again to resume."""
     from lr2eval.commands.plan import print_plan

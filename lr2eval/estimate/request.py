@@ -210,7 +210,7 @@ def _sizes(asked: Request) -> Iterator[tuple[str, int, int, int]]:
     """(line of the estimate, samples, prompt tokens, answer tokens) of every task, by its published sizes."""
     from lr2eval.registry import resolve
     from lr2eval.tasks.longbench.prompts import prompt
-    from lr2eval.tasks.niah.options import Grid
+    from lr2eval.tasks.niah.options import NiahOptions
     from lr2eval.tasks.shared.upstream import texts_of
 
     for name in asked.tasks:
@@ -227,7 +227,7 @@ def _sizes(asked: Request) -> Iterator[tuple[str, int, int, int]]:
         if benchmark == "ruler":
             new = texts_of(task).max_new_tokens
         elif benchmark == "niah":
-            grid = Grid.parse({})
+            grid = NiahOptions().grid
             new = grid.tokens_per_value * (grid.needles if task == "multi" else 1)
             samples = len(grid.depths) * grid.samples_per_cell
         else:

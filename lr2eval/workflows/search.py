@@ -140,7 +140,7 @@ def search_samples(config: SearchConfig, tokenizer: Any) -> tuple[list[Sample], 
 
     wording = Wording() if config.wording is None else Wording.read(config.wording)
     try:
-        haystack = haystacks.load({"haystack": config.haystack}, config.data_dir, config.offline, benchmark="search")
+        haystack = haystacks.load(config.haystack, config.data_dir, config.offline, benchmark="search")
     except (UsageError, MissingDataError) as error:
         # The loader names a task's options; a search has flags instead.
         raise UsageError(str(error).replace("--set search.haystack=", "--haystack ")) from error

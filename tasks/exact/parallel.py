@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Protocol
 
-from lr2eval.errors import RunFailedError, TaskError, UsageError
+from lr2eval.errors import RunFailedError, TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.workers.pool import LATER, Later, Process, Processes
 
@@ -51,14 +51,6 @@ def rows(maker: SampleMaker, count: int, tokenizer: PromptTokenizer, workers: in
     if workers > 1 and count > 1:
         return make_in_processes(maker, count, tokenizer, min(workers, count))
     return maker.start(tokenizer)(range(count))
-
-
-def chosen_workers(options: Mapping[str, Any], benchmark: str) -> int | None:
-    """``--set BENCHMARK.workers=N``: processes that make the data; ``None`` when not given."""
-    workers = options.get("workers")
-    if workers is None or (isinstance(workers, int) and not isinstance(workers, bool) and workers >= 1):
-        return workers
-    raise UsageError(f"{benchmark}.workers is {workers!r}; give a whole number of processes, 1 or more")
 
 
 def processes(maker: SampleMaker, count: int) -> int:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lr2eval.benchmark import DataNeed
 from lr2eval.errors import UsageError
@@ -27,16 +26,14 @@ NAMES = (JSON_NAME, ZIP_NAME, FOLDER_NAME)
 SUFFIXES = (".txt", ".md", ".rst")
 
 
-def load(options: Mapping[str, Any], data_dir: Path | None, offline: bool, *, benchmark: str = "ruler") -> Haystack:
-    """The haystack that ``options`` name: ``haystack`` (``essays``, ``python-docs``, ``demo-filler``, path).
+def load(
+    chosen: str, data_dir: Path | None, offline: bool, *, benchmark: str = "ruler", repeat: bool = True
+) -> Haystack:
+    """The haystack of this name (``essays``, ``python-docs``, ``demo-filler``) or path.
 
     The default is the essays: from ``data_dir``, or else from the hub (only its cache if ``offline``). Raises
     :class:`MissingDataError` if there is neither, and :class:`UsageError` for a file that holds no text.
     """
-    chosen = str(options.get("haystack", ESSAYS))
-    repeat = options.get("repeat", True)
-    if not isinstance(repeat, bool):
-        raise UsageError(f"--set {benchmark}.repeat={repeat}: must be true or false")
     if chosen == ESSAYS:
         local = _local_essays(data_dir) if data_dir else None
         name, comparable, texts = local or (f"hub:{HUB_SET}", True, essays(benchmark).from_hub(offline, data_dir))
@@ -139,7 +136,7 @@ class Essays(DataNeed):
         yield f"{FOLDER}/{JSON_NAME}", json_bytes({"text": "\n".join(self.from_hub(offline))})
 
     def check(self, data_dir: Path) -> None:
-        load({}, data_dir, True)
+        load(ESSAYS, data_dir, True)
 
     def from_hub(self, offline: bool, searched: Path | None = None) -> tuple[str, ...]:
         """The texts on the hub."""

@@ -15,7 +15,7 @@ from lr2eval.tasks.exact import files, parallel
 from lr2eval.tasks.exact.fit import sufficient
 from lr2eval.tasks.niah.draw import Variant
 from lr2eval.tasks.niah.generate import VERSION, NiahMaker
-from lr2eval.tasks.niah.options import HAYSTACK, Grid
+from lr2eval.tasks.niah.options import Grid, NiahOptions
 from lr2eval.tasks.shared import lm_eval
 from lr2eval.tasks.shared.select import by_length, limited, one_or_all
 
@@ -39,6 +39,7 @@ class Niah:
     name = "niah"
     version = VERSION
     headline: Literal["tasks", "samples"] = "tasks"
+    options = NiahOptions
 
     def tasks(self) -> Sequence[TaskInfo]:
         """The three variants."""
@@ -53,18 +54,18 @@ class Niah:
         """Make or find the data of every variant and length. Raises :class:`TaskError` for too short a length."""
         if not context.lengths:
             raise TaskError("niah: needs at least one length in tokens, for example --lengths 4k")
-        grid, haystack = Grid.parse(context.options), _haystack(context)
+        options = NiahOptions(**context.options)
+        grid, haystack = options.grid, _haystack(options, context)
         _check_wording(grid, tasks)
-        workers = parallel.chosen_workers(context.options, self.name)
         fingerprint = context.tokenizer.fingerprint()
-        cells = by_length(self.name, context.options.get("samples", {}), context.lengths)
+        cells = by_length(self.name, options.samples, context.lengths)
         makers = [
             NiahMaker(variant, length, _with(grid, cells.get(length)), context.seed, haystack)
             for variant in get_args(Variant)
             if variant in tasks
             for length in context.lengths
         ]
-        return [_shard(maker, _data_file(maker, context, fingerprint, workers), context) for maker in makers]
+        return [_shard(maker, _data_file(maker, context, fingerprint, options.workers), context) for maker in makers]
 
     def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
         """The essays."""
@@ -72,14 +73,15 @@ class Niah:
 
     def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
         """Minimum lengths (tokens) of the first samples of ``context`` by variant; why others cannot be measured."""
+        options = NiahOptions(**context.options)
         try:
-            haystack = _haystack(context)
+            haystack = _haystack(options, context)
         except MissingDataError as error:
             return {}, dict.fromkeys(DESCRIPTIONS, str(error))
 
         def length(variant: Variant) -> int:
             def needed(length: int) -> int:
-                maker = NiahMaker(variant, length, Grid.parse(context.options), context.seed, haystack)
+                maker = NiahMaker(variant, length, options.grid, context.seed, haystack)
                 return max(maker.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
 
             return sufficient(1, needed)
@@ -114,9 +116,10 @@ def _check_wording(grid: Grid, tasks: Sequence[str]) -> None:
             )
 
 
-def _haystack(context: TaskContext) -> haystacks.Haystack:
-    chosen = {key: context.options[key] for key in HAYSTACK if key in context.options}
-    return haystacks.load(chosen, context.data_dir, context.offline, benchmark=NIAH.name)
+def _haystack(options: NiahOptions, context: TaskContext) -> haystacks.Haystack:
+    return haystacks.load(
+        options.haystack, context.data_dir, context.offline, benchmark=NIAH.name, repeat=options.repeat
+    )
 
 
 def _shard(maker: NiahMaker, data: files.DataFile, context: TaskContext) -> Shard:

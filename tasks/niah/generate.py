@@ -15,7 +15,7 @@ from lr2eval.tasks.exact.fit import TooSmallError, largest_fitting
 from lr2eval.tasks.haystacks import Haystack
 from lr2eval.tasks.niah.background import FIRST, Background
 from lr2eval.tasks.niah.draw import NeedleDraw, Variant, draw
-from lr2eval.tasks.niah.options import Grid, Places
+from lr2eval.tasks.niah.options import Grid, NiahOptions, Places
 
 VERSION = "1"
 """Part of every sample's identity and seed: raise it when the same identity would give another text."""
@@ -42,7 +42,7 @@ class NiahMaker:
     def version(self) -> str:
         """Identity of the grid's samples: sample 7 of another set of depths is another sample."""
         counts = {"samples_per_cell": self.grid.samples_per_cell, "tokens_per_value": self.grid.tokens_per_value}
-        if self.grid == Grid.parse(counts):
+        if self.grid == NiahOptions(**counts).grid:
             return VERSION
         kept = [self.grid.depths, self.grid.needles, self.grid.distractors, *self.grid.changes.values()]
         return f"{VERSION}+{ids.digest(kept)[:8]}"

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from lr2eval.base.settings import refuse_unknown
+from pydantic import BeforeValidator, Field
+
+from lr2eval.base.config import Kind
 from lr2eval.base.wording import Wording
-from lr2eval.errors import UsageError
 from lr2eval.tasks.exact.draft import distinct
 from lr2eval.tasks.ruler import words
 from lr2eval.tasks.shared import upstream
+from lr2eval.tasks.shared.options import DataOptions
 
-DEPTHS = 11
-HAYSTACK = ("haystack", "repeat")
-"""Options that :func:`lr2eval.tasks.haystacks.load` reads."""
-_MOST = {"samples_per_cell": 10_000, "needles": 32, "distractors": 32, "tokens_per_value": 1_024}
 Places = Literal["sentences", "words"]
 
 
@@ -40,54 +38,11 @@ class Grid:
     places: Places = "sentences"
     """Where needles may stand: between sentences, or between any two words of a text that has none."""
 
-    @classmethod
-    def parse(cls, options: Mapping[str, Any]) -> Grid:
-        """From what ``--set`` gave. Raises :class:`UsageError` for an unknown option or a value it cannot have."""
-        known = ("depths", *_MOST, *HAYSTACK, "wording", "places", "workers", "samples")
-        refuse_unknown(options, known, group="niah")
-        counts = {key: _count(key, options[key], most) for key, most in _MOST.items() if key in options}
-        places = options.get("places", "sentences")
-        if places not in get_args(Places):
-            raise UsageError(f"--set niah.places={places}: choose {' or '.join(get_args(Places))}")
-        wording = _wording(str(options["wording"])) if "wording" in options else None
-        return cls(depths=_depths(options.get("depths", DEPTHS)), wording=wording, places=places, **counts)
-
     @property
     def changes(self) -> dict[str, Any]:
         """What differs from the usual words and places; empty for the grid as it always was."""
         found: dict[str, Any] = {} if self.wording is None else {"wording": asdict(self.wording)}
         return found | ({} if self.places == "sentences" else {"places": self.places})
-
-
-def _wording(given: str) -> Wording:
-    return ruler_wording() if given == RULER_WORDS else Wording.read(Path(given))
-
-
-def _count(key: str, value: Any, most: int) -> int:
-    least = 2 if key == "needles" else 1
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise UsageError(f"--set niah.{key}={value}: must be a whole number from {least} to {most}")
-    return value
-
-
-def _depths(value: Any) -> tuple[float, ...]:
-    """A number of depths from start to end, or the depths themselves in percent: ``0,50,100``."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not 2 <= value <= 101:
-            raise UsageError(f"--set niah.depths={value}: must be from 2 to 101")
-        return tuple(round(number / (value - 1), 6) for number in range(value))
-    parts: Sequence[Any] = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
-    try:
-        if isinstance(value, bool):
-            raise TypeError("true and false are not depths")
-        found = {round(float(part) / 100, 6) for part in parts}
-    except (TypeError, ValueError):
-        found = set()
-    if not found or not all(0 <= depth <= 1 for depth in found):
-        raise UsageError(
-            f"--set niah.depths={value}: write a number of depths (11) or a list of percents from 0 to 100 (0,50,100)"
-        )
-    return tuple(sorted(found))
 
 
 RULER_WORDS = "ruler"
@@ -111,3 +66,57 @@ def ruler_wording() -> Wording:
         stem=upstream.single_answer(texts.answer_prefix).format(type_needle_v="number", query="{key}"),
         keys=tuple(keys),
     )
+
+
+def _depths(value: Any) -> tuple[float, ...]:
+    """A number of depths from start to end, or the depths themselves in percent: ``0,50,100``."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 2 <= value <= 101:
+            raise ValueError("must be from 2 to 101")
+        return tuple(round(number / (value - 1), 6) for number in range(value))
+    parts: Sequence[Any] = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    try:
+        if isinstance(value, bool):
+            raise TypeError("true and false are not depths")
+        found = {round(float(part) / 100, 6) for part in parts}
+    except (TypeError, ValueError):
+        found = set()
+    if not found or not all(0 <= depth <= 1 for depth in found):
+        raise ValueError("write a number of depths (11) or a list of percents from 0 to 100 (0,50,100)")
+    return tuple(sorted(found))
+
+
+class NiahOptions(DataOptions):
+    """``--set niah.key=value``."""
+
+    PREFIX = "niah"
+
+    depths: Annotated[tuple[float, ...], BeforeValidator(_depths), Kind("depths")] = _depths(11)
+    """The number of needle depths from start to end, or the depths in percent: 0,50,100. Default: 11."""
+    samples_per_cell: int = Field(5, ge=1, le=10_000, strict=True)
+    """The number of samples at each depth and length."""
+    needles: int = Field(4, ge=2, le=32, strict=True)
+    """The number of needles in a sample of niah:multi."""
+    distractors: int = Field(4, ge=1, le=32, strict=True)
+    """The number of needles with similar keys in a sample of niah:distractor."""
+    tokens_per_value: int = Field(32, ge=1, le=1_024, strict=True)
+    """The tokens that an answer may have for each value."""
+    wording: str | None = None
+    """A JSON file with the words around a needle, or ruler for RULER's words. Default: the built-in words."""
+    places: Places = "sentences"
+    """Where needles may be: between sentences, or between any two words."""
+
+    @property
+    def grid(self) -> Grid:
+        """The samples that they ask for."""
+        given = self.wording
+        wording = None if given is None else ruler_wording() if given == RULER_WORDS else Wording.read(Path(given))
+        return Grid(
+            depths=self.depths,
+            samples_per_cell=self.samples_per_cell,
+            needles=self.needles,
+            distractors=self.distractors,
+            tokens_per_value=self.tokens_per_value,
+            wording=wording,
+            places=self.places,
+        )

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from lr2eval.base import ids
-from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError, UsageError
-from lr2eval.tasks.exact import files, parallel
+from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.tasks.exact import files
 from lr2eval.tasks.ruler import generate, outside
 from lr2eval.tasks.ruler.outside import OUTSIDE
 from lr2eval.tasks.ruler.score import COMPAT, METRICS
@@ -39,6 +38,7 @@ class Ruler:
     name = "ruler"
     version = VERSION
     headline: Literal["tasks", "samples"] = "tasks"
+    options = outside.RulerOptions
 
     def tasks(self) -> Sequence[TaskInfo]:
         """Every task, in upstream's order."""
@@ -55,14 +55,18 @@ class Ruler:
         """
         if not context.lengths:
             raise TaskError("ruler: needs at least one length in tokens, for example --lengths 4k")
-        refuse_unknown(context.options, outside.OPTIONS, group=self.name)
-        counts = _counts(context)
-        scoring = _scoring(context)
-        known = TASKS | outside.load(tasks, context)
+        options = outside.RulerOptions(**context.options)
+        own = by_length(self.name, options.samples, context.lengths)
+        counts = {at: limited(own.get(at, context.samples_per_task), context.limit) for at in context.lengths}
+        scoring = COMPAT[options.compat] if options.compat else {}
+        known = TASKS | outside.load(tasks, options, context)
         fingerprint = context.tokenizer.fingerprint()  # takes a second for large vocabularies
         return [
             self._shard(
-                known[task], _data_file(known[task], length, counts[length], context, fingerprint), context, scoring
+                known[task],
+                _data_file(known[task], length, counts[length], context, fingerprint, options.workers),
+                context,
+                scoring,
             )
             for task in tasks
             for length in context.lengths
@@ -75,11 +79,12 @@ class Ruler:
     def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
         """Minimum lengths (tokens) of the first samples of ``context`` by task, and why others cannot be measured."""
         missing: dict[str, str] = {}
+        options = outside.RulerOptions(**context.options)
         try:
-            others = outside.load(list(OUTSIDE), context)
+            others = outside.load(list(OUTSIDE), options, context)
         except MissingDataError as error:
             missing = error.tasks
-            others = outside.load([name for name in OUTSIDE if name not in missing], context)
+            others = outside.load([name for name in OUTSIDE if name not in missing], options, context)
 
         def length(task: RulerTask) -> int:
             count = min(context.samples_per_task, task.available or context.samples_per_task)
@@ -134,24 +139,10 @@ def _info(name: str) -> TaskInfo:
     return TaskInfo(name, RULER.name, other.description, outside.need(other.source).needs, other.min_length)
 
 
-def _counts(context: TaskContext) -> Mapping[int, int]:
-    """Samples of a task by length."""
-    own = by_length(RULER.name, context.options.get("samples", {}), context.lengths)
-    return {length: limited(own.get(length, context.samples_per_task), context.limit) for length in context.lengths}
-
-
-def _scoring(context: TaskContext) -> Mapping[str, str]:
-    """``--set ruler.compat=lm-eval``: metric -> the metric that replaces it. Prompts and identities stay the same."""
-    compat = context.options.get("compat")
-    if compat is None:
-        return {}
-    if not isinstance(compat, str) or compat not in COMPAT:
-        raise UsageError(f"ruler.compat is {compat!r}; give {' or '.join(COMPAT)}, or omit it for NVIDIA's scoring")
-    return COMPAT[compat]
-
-
-def _data_file(task: RulerTask, length: int, count: int, context: TaskContext, fingerprint: str) -> files.DataFile:
-    tokenizer, workers = context.tokenizer, parallel.chosen_workers(context.options, RULER.name)
+def _data_file(
+    task: RulerTask, length: int, count: int, context: TaskContext, fingerprint: str, workers: int | None
+) -> files.DataFile:
+    tokenizer = context.tokenizer
     facts = {
         "generator": VERSION,
         "task": task.name,

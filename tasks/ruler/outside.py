@@ -15,10 +15,23 @@ from lr2eval.tasks.ruler.essay import EssayRecipe
 from lr2eval.tasks.ruler.qa import QaRecipe
 from lr2eval.tasks.ruler.suite import RulerTask
 from lr2eval.tasks.shared.hub import load_each
+from lr2eval.tasks.shared.options import DataOptions
 
 Source = Literal["essays", "squad", "hotpotqa"]
 Text = haystacks.Haystack | questions.Questions
-OPTIONS = ("haystack", "repeat", "squad", "hotpotqa", "workers", "compat", "samples")
+
+
+class RulerOptions(DataOptions):
+    """``--set ruler.key=value``."""
+
+    PREFIX = "ruler"
+
+    squad: str | None = None
+    """The SQuAD file for qa_1. Default: from --data-dir, else from the hub."""
+    hotpotqa: str | None = None
+    """The HotpotQA file for qa_2. Default: from --data-dir, else from the hub."""
+    compat: Literal["lm-eval"] | None = None
+    """Score as lm-eval does. Default: as NVIDIA/RULER does."""
 
 
 def need(source: Source) -> DataNeed:
@@ -86,7 +99,7 @@ OUTSIDE: dict[str, OutsideTask] = {
 }
 
 
-def load(names: Sequence[str], context: TaskContext) -> dict[str, RulerTask]:
+def load(names: Sequence[str], options: RulerOptions, context: TaskContext) -> dict[str, RulerTask]:
     """The tasks among ``names`` that read outside text, with their text.
 
     Raises :class:`MissingDataError` that lists every missing text and the tasks that would read it.
@@ -96,14 +109,14 @@ def load(names: Sequence[str], context: TaskContext) -> dict[str, RulerTask]:
     for task in tasks:
         readers.setdefault(task.source, []).append(task.name)
     try:
-        texts = load_each("ruler", list(readers), lambda source: _text(source, context))
+        texts = load_each("ruler", list(readers), lambda source: _text(source, options, context))
     except MissingDataError as error:
         without = {name: why for source, why in error.tasks.items() for name in readers[source]}
         raise MissingDataError(str(error), error.missing, tasks=without) from error
     return {task.name: task.over(texts[task.source]) for task in tasks}
 
 
-def _text(source: str, context: TaskContext) -> Text:
+def _text(source: str, options: RulerOptions, context: TaskContext) -> Text:
     if source == "essays":
-        return haystacks.load(context.options, context.data_dir, context.offline)
-    return questions.load(source, context.options.get(source), context.data_dir, context.offline)
+        return haystacks.load(options.haystack, context.data_dir, context.offline, repeat=options.repeat)
+    return questions.load(source, getattr(options, source), context.data_dir, context.offline)

@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Literal
 
+from pydantic import Field
+
 from lr2eval.base import ids
+from lr2eval.base.config import Config
 from lr2eval.base.console import suggestion
-from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.errors import UsageError
 from lr2eval.tasks.mmlu import MMLU
@@ -25,7 +27,6 @@ from lr2eval.tasks.shared.select import limited, one_or_all
 from lr2eval.tasks.short import source
 
 VERSION = "1"
-NEW_TOKENS = "max_new_tokens"
 NEEDS = "mmlu, mmlu_pro, hellaswag, truthfulqa and gsm8k under --data-dir (docs/data.md), or their hub data sets"
 
 
@@ -56,12 +57,29 @@ NAMES = ("mmlu", *COLUMNS)
 GROUPS = {"truthfulqa": ["truthfulqa_mc1", "truthfulqa_mc2"]}
 
 
+class ShortOptions(Config):
+    """``--set short.key=value``."""
+
+    HAS_FLAGS = False
+    PREFIX = "short"
+
+    mmlu_pro_shots: int = Field(5, ge=0, strict=True)
+    """The number of examples in an MMLU-Pro prompt."""
+    hellaswag_shots: int = Field(10, ge=0, strict=True)
+    """The number of examples in a HellaSwag prompt."""
+    gsm8k_shots: int = Field(5, ge=0, strict=True)
+    """The number of examples in a GSM8K prompt."""
+    max_new_tokens: int | None = Field(None, ge=1, strict=True)
+    """The most tokens of an answer. Default: as in lm-eval."""
+
+
 class Short:
     """The benchmark object behind the task name ``short``."""
 
     name = "short"
     version = VERSION
     headline: Literal["tasks", "samples"] = "samples"
+    options = ShortOptions
     lm_eval_names = True
     """Without ``short:`` these names go on to mean lm-eval's tasks, with lm-eval's settings."""
 
@@ -77,12 +95,12 @@ class Short:
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Read the rows. Raises :class:`MissingDataError` naming every task without data, and what is missing."""
-        _check_options(context.options)
+        options = ShortOptions(**context.options)
 
         def load(task: str) -> list[Shard]:
             if task == "mmlu":
                 return list(MMLU.prepare(MMLU.select(None), replace(context, options={})))
-            return _shards(task, context)
+            return _shards(task, options, context)
 
         return [shard for shards in load_each(self.name, tasks, load).values() for shard in shards]
 
@@ -96,17 +114,9 @@ class Short:
 SHORT = Short()
 
 
-def _check_options(options: Mapping[str, Any]) -> None:
-    shots = [f"{name}_shots" for name, column in COLUMNS.items() if column.examples]
-    refuse_unknown(options, [*shots, NEW_TOKENS], group="short")
-    for key, value in options.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < (key == NEW_TOKENS):
-            raise UsageError(f"--set short.{key}={value}: must be a whole number")
-
-
-def _shards(task: str, context: TaskContext) -> list[Shard]:
+def _shards(task: str, options: ShortOptions, context: TaskContext) -> list[Shard]:
     column, layout = COLUMNS[task], source.SETS[COLUMNS[task].data]
-    shots = int(context.options.get(f"{task}_shots", column.shots))
+    shots = getattr(options, f"{task}_shots", column.shots)
 
     def load(split: str) -> tuple[str, list[Any]]:
         advice = "" if split == layout.split else f"ask without examples: --set short.{task}_shots=0"
@@ -162,7 +172,7 @@ def _shard(
 ) -> Shard:
     column, layout = COLUMNS[task], source.SETS[COLUMNS[task].data]
     rows = rows[: limited(len(rows), context.limit)]
-    new = column.max_new_tokens and int(context.options.get(NEW_TOKENS, column.max_new_tokens))
+    new = column.max_new_tokens and (ShortOptions(**context.options).max_new_tokens or column.max_new_tokens)
     splits = {layout.split: rows}
     if column.examples:
         # With no examples asked for, lm-eval still wants the split to be there; it is not looked into.

@@ -55,12 +55,12 @@ def test_help_all_lists_every_key(name: str) -> None:
     done = CliRunner().invoke(app, [*name.split(), "--help-all"])
     assert done.exit_code == 0, done.output
     keys = {
-        "run": ["--model", "prefill_chunk", "trust_remote_code"],
+        "run": ["--model", "prefill_chunk", "ruler.compat", "niah.depths", "short.gsm8k_shots"],
         "search": ["--target-length", "population", "race_keep"],
         "train": ["--recipe", "optimizer.warmup_steps", "data.min_tokens"],
         "extend": ["--factors", "search.reach", "training.saving.keep", "evaluation.prefill_chunk"],
         "gate": ["--margin", "baseline_digest"],
-        "data make": ["--tasks", "--chat"],
+        "data make": ["--tasks", "--chat", "niah.wording"],
     }[name]
     for key in keys:
         assert re.search(rf"^ {re.escape(key)} ", done.output, re.M), f"{key} in {done.output}"

@@ -14,7 +14,7 @@ def test_always_the_same_text() -> None:
 
 
 def test_is_found_by_name_and_is_no_published_text() -> None:
-    haystack = load({"haystack": "demo-filler"}, None, offline=True)
+    haystack = load("demo-filler", None, offline=True)
     assert haystack.name == "demo-filler"
     assert haystack.facts["stand_in"] is True
     assert haystack.facts["comparable"] is False

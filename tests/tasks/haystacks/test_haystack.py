@@ -52,7 +52,7 @@ def test_words_are_repeated_unless_told_otherwise() -> None:
 
 
 def test_built_in_text_is_prose() -> None:
-    haystack = load({"haystack": "python-docs"}, None, offline=True)
+    haystack = load("python-docs", None, offline=True)
     assert haystack.name == python_docs.name()
     assert not haystack.comparable
     assert len(haystack.words) > 20_000
@@ -64,10 +64,10 @@ def test_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     folder.mkdir()
     for name, text in (("b.txt", "two"), ("a.txt", "\ufeffone"), ("c.png", "\0")):
         (folder / name).write_text(text, encoding="utf-8")
-    haystack = load({}, tmp_path, offline=True)
+    haystack = load("essays", tmp_path, offline=True)
     assert (haystack.texts, haystack.name, haystack.comparable) == (("one", "two"), "PaulGrahamEssays (2 texts)", False)
-    assert load({"haystack": str(folder)}, None, offline=True).texts == ("one", "two")
-    assert load({"haystack": str(folder / "b.txt"), "repeat": False}, None, offline=True).available == 1
+    assert load(str(folder), None, offline=True).texts == ("one", "two")
+    assert load(str(folder / "b.txt"), None, offline=True, repeat=False).available == 1
 
 
 def test_zip_gives_what_the_folder_gives(tmp_path: Path) -> None:
@@ -75,17 +75,17 @@ def test_zip_gives_what_the_folder_gives(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "paul_graham" / "PaulGrahamEssays.zip", "w") as archive:
         for name in ("b.txt", "a.txt", "__MACOSX/a.txt"):
             archive.writestr(name, name[0])
-    assert load({}, tmp_path, offline=True).texts == ("a", "b")
+    assert load("essays", tmp_path, offline=True).texts == ("a", "b")
 
 
 def test_upstream_file_is_comparable(tmp_path: Path) -> None:
     path = tmp_path / "PaulGrahamEssays.json"
     path.write_text(json.dumps({"text": "All essays."}), encoding="utf-8")
-    haystack = load({}, tmp_path, offline=True)
+    haystack = load("essays", tmp_path, offline=True)
     assert (haystack.comparable, haystack.texts) == (True, ("All essays.",))
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(UsageError, match=r"PaulGrahamEssays\.json: not in the layout of NVIDIA/RULER"):
-        load({}, tmp_path, offline=True)
+        load("essays", tmp_path, offline=True)
 
 
 def test_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,14 +96,14 @@ def test_hub_set(monkeypatch: pytest.MonkeyPatch) -> None:
         return [{"text": "One essay."}, {"text": "Another."}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    haystack = load({}, None, offline=False)
+    haystack = load("essays", None, offline=False)
     assert asked == [("baber/paul_graham_essays", "train")]
     assert (haystack.name, haystack.comparable, len(haystack.words)) == ("hub:baber/paul_graham_essays", True, 3)
 
 
 def test_no_essays_anywhere(tmp_path: Path) -> None:
     with pytest.raises(MissingDataError) as caught:
-        load({}, tmp_path, offline=True)
+        load("essays", tmp_path, offline=True)
     message = str(caught.value)
     for part in (str(tmp_path), "--data-dir", "connect once", "--set ruler.haystack=python-docs"):
         assert part in message
@@ -128,19 +128,14 @@ def test_bad_input(name: str, data: bytes | None, message: str, tmp_path: Path) 
     elif name == "folder":
         path.mkdir()
     with pytest.raises(UsageError, match=message) as caught:
-        load({"haystack": str(path)}, None, offline=True)
+        load(str(path), None, offline=True)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_repeat_is_a_truth_value() -> None:
-    with pytest.raises(UsageError, match=r"niah.repeat=maybe"):
-        load({"haystack": "python-docs", "repeat": "maybe"}, None, offline=True, benchmark="niah")
-
-
 @pytest.mark.shared_data
 def test_real_essays(shared_data: Path) -> None:
-    haystack = load({}, shared_data, offline=True)
+    haystack = load("essays", shared_data, offline=True)
     assert len(haystack.texts) == 49
     assert len(haystack.words) == 111_913
     rng = Random(0)

@@ -45,7 +45,7 @@ def body(row: dict[str, Any]) -> str:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_sample_is_maximal(variant: str, tokenizer: PromptTokenizer, context: Context) -> None:
     made = context(tokenizer=tokenizer, options={**DOCS, "depths": 3, "samples_per_cell": 2}, lengths=(1024, 4096))
-    source = haystacks.load(DOCS, None, True)
+    source = haystacks.load(DOCS["haystack"], None, True)
     for shard in NIAH.prepare([variant], made):
         assert shard.length is not None
         for row in rows_of(shard, made):
@@ -202,7 +202,7 @@ def test_bad_input_is_one_line(context: Context, tmp_path: Path) -> None:
 
 
 def test_places_do_not_depend_on_what_was_asked_before(tokenizer: PromptTokenizer) -> None:
-    source = haystacks.load(DOCS, None, True)
+    source = haystacks.load(DOCS["haystack"], None, True)
     asked_late, asked_first = Background(source, tokenizer), Background(source, tokenizer)
     size = FIRST - MARGIN - 1
     for larger in (FIRST, 3 * FIRST):
@@ -215,7 +215,7 @@ def test_places_do_not_depend_on_what_was_asked_before(tokenizer: PromptTokenize
 
 
 def test_a_slow_tokenizer_has_no_offsets(one_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = haystacks.load(DOCS, None, True)
+    source = haystacks.load(DOCS["haystack"], None, True)
     fast = Background(source, one_tokenizer)
     monkeypatch.setattr(type(one_tokenizer.tokenizer), "is_fast", False)
     slow = Background(source, one_tokenizer)

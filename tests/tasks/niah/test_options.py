@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from lr2eval.errors import UsageError
-from lr2eval.tasks.niah.options import Grid
+from lr2eval.tasks.niah.options import NiahOptions
 
 
 def test_defaults() -> None:
-    grid = Grid.parse({})
+    grid = NiahOptions().grid
     assert grid.depths == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     assert (grid.samples_per_cell, grid.needles, grid.distractors) == (5, 4, 4)
 
@@ -25,7 +25,7 @@ def test_defaults() -> None:
     ],
 )
 def test_depths(value: Any, depths: tuple[float, ...]) -> None:
-    assert Grid.parse({"depths": value}).depths == depths
+    assert NiahOptions(depths=value).grid.depths == depths
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,16 @@ def test_depths(value: Any, depths: tuple[float, ...]) -> None:
         ({"depths": [-1]}, "percents"),
         ({"depths": []}, "percents"),
         ({"depths": "nan"}, "percents"),
-        ({"samples_per_cell": 0}, "samples_per_cell=0: must be a whole number from 1"),
-        ({"samples_per_cell": "many"}, "whole number"),
-        ({"needles": 1}, "from 2 to 32"),
-        ({"distractors": 33}, "from 1 to 32"),
+        ({"samples_per_cell": 0}, "niah.samples_per_cell 0: must be greater than or equal to 1"),
+        ({"samples_per_cell": "many"}, "must be a valid integer"),
+        ({"samples_per_cell": True}, "valid integer"),
+        ({"needles": 1}, "niah.needles 1: must be greater than or equal to 2"),
+        ({"distractors": 33}, "niah.distractors 33: must be less than or equal to 32"),
+        ({"repeat": "maybe"}, "niah.repeat 'maybe': must be a valid boolean"),
         ({"needels": 2}, "niah.needels: unknown option; did you mean niah.needles"),
     ],
 )
 def test_bad_options_are_one_line(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        Grid.parse(options)
+        NiahOptions(**options)
     assert "\n" not in str(caught.value)

@@ -51,7 +51,7 @@ def check(task: RulerTask, length: int, index: int, tokenizer: PromptTokenizer) 
 
 def all_tasks() -> dict[str, RulerTask]:
     """The 13 tasks, those over outside text with Python's documentation and made-up questions."""
-    essays = haystacks.load({"haystack": "python-docs"}, None, True)
+    essays = haystacks.load("python-docs", None, True)
     return TASKS | {n: task.over(essays if task.source == "essays" else corpus()) for n, task in OUTSIDE.items()}
 
 

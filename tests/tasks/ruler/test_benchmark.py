@@ -235,7 +235,8 @@ def test_lengths_may_have_samples_of_their_own(context: Context) -> None:
         ({"512": 0}, "0 is not a number of samples"),
         ({"512": True}, "True is not a number of samples"),
         ({"far": 3}, "'far' is not a length"),
-        (7, "write lengths and numbers of samples"),
+        (7, "ruler.samples 7: must be a table"),
+        ({"x y": 3}, "write lengths and numbers of samples"),
         ({"2k": 3}, "2048 tokens is not among --lengths"),
     ],
 )

@@ -32,7 +32,7 @@ SHAPES = {  # needles, asked keys, values of each, kind of value
 
 @pytest.fixture(scope="module")
 def haystack() -> Haystack:
-    return load({"haystack": "python-docs"}, None, offline=True)
+    return load("python-docs", None, offline=True)
 
 
 def make(task: RulerTask, length: int, count: int, tokenizer: PromptTokenizer) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def test_samples_depend_on_their_identity_alone(haystack: Haystack, one_tokenize
     made = OUTSIDE["niah_multikey_1"].over(haystack)
     rows = make(made, 2048, 4, one_tokenizer)
     make(made, 8192, 1, one_tokenizer)
-    fresh = load({"haystack": "python-docs"}, None, offline=True)
+    fresh = load("python-docs", None, offline=True)
     assert make(OUTSIDE["niah_multikey_1"].over(fresh), 2048, 2, one_tokenizer) == rows[:2]
     assert len({row["prompt"] for row in rows}) == 4
 
@@ -162,7 +162,7 @@ def test_samples_depend_on_their_identity_alone(haystack: Haystack, one_tokenize
 @pytest.mark.shared_data
 @pytest.mark.parametrize("task", SHAPES)
 def test_real_essays(task: str, shared_data: Path, one_tokenizer: PromptTokenizer) -> None:
-    essays = load({}, shared_data, offline=True)
+    essays = load("essays", shared_data, offline=True)
     (row,) = make(OUTSIDE[task].over(essays), 32_768, 1, one_tokenizer)
     taken_apart(row, SHAPES[task][3], essays)
     assert 32_768 * 0.99 < row["token_count"] <= 32_768

@@ -173,7 +173,11 @@ def test_options(data: Path, context: Context) -> None:
     with pytest.raises(UsageError, match=r"short:gsm8k: 21 examples need 21 rows, train\.jsonl has 20"):
         shards("gsm8k", gsm8k_shots=21)
     assert shards("gsm8k", gsm8k_shots=20)
-    for key, value, says in (("shots", 1, "unknown option"), ("gsm8k_shots", -1, "whole"), ("max_new_tokens", 0, "wh")):
+    for key, value, says in (
+        ("shots", 1, "unknown option"),
+        ("gsm8k_shots", -1, "greater"),
+        ("max_new_tokens", 0, "greater"),
+    ):
         with pytest.raises(UsageError, match=says):
             shards("gsm8k", **{key: value})
 
