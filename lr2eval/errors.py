@@ -1,4 +1,4 @@
-"""Every error a user can meet: one line that names the thing and the mend, and an exit code.
+"""Every error a user can meet: one line that names the thing and what to do, and an exit code.
 
 The command line prints ``str(error)`` without a traceback and leaves with ``error.exit_code``
 (the table is in the README and in ``docs/exit-codes.md``).

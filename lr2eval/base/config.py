@@ -129,7 +129,7 @@ def _problem(model: type[Config], error: ValidationError) -> str:
     for place, step in enumerate(location[:-1]):
         if isinstance(step, str) and step in table.model_fields:
             annotation = table.model_fields[step].annotation
-            if len(list(_parts(annotation))) > 1:  # each alternative has an error of its own
+            if len(list(_parts(annotation))) > 1:  # each alternative has its own error
                 del location[place + 1 :]
                 messages = [each["msg"] for each in error.errors() if list(each["loc"][: place + 1]) == location]
                 break

@@ -25,8 +25,8 @@ def write_atomic(path: Path, text: str) -> None:
     write_parts(path, [text.encode("utf-8")])
 
 
-def write_parts(path: Path, parts: Iterable[bytes], mend: str = "make the folder writable") -> None:
-    """The same for bytes, one part after the other. Raises :class:`StoreError`, which asks for space or ``mend``."""
+def write_parts(path: Path, parts: Iterable[bytes], fix: str = "make the folder writable") -> None:
+    """The same for bytes, one part after the other. Raises :class:`StoreError`, which asks for space or names the ``fix``."""
     try:
         # Not mkstemp: its files are readable by their owner alone, and these are results to share.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -40,7 +40,7 @@ def write_parts(path: Path, parts: Iterable[bytes], mend: str = "make the folder
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}; free some space or {mend}, then run again") from error
+        raise StoreError(f"{path}: {error.strerror or error}; free some space or {fix}, then run again") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -197,7 +197,7 @@ def rope(
     if rule is None and factors is None:
         own = source.own()
         if own is None:
-            raise UsageError(f"{source.folder}: has no longrope factors of its own; give --rule NAME or --factors FILE")
+            raise UsageError(f"{source.folder}: has no longrope factors; give --rule NAME or --factors FILE")
         if target is not None or set_:
             raise UsageError(
                 "--target-length and --set need --rule or --factors; omit them to see the checkpoint's own factors"

@@ -29,7 +29,7 @@ TASKS = ("ruler", "niah", "mmlu")
 
 
 DEMO = "demo"
-"""The built-in model that brings a configuration, documents and words of its own."""
+"""The built-in model that brings a configuration, its own documents and words."""
 STEPS = ("search", "data", "training", "evaluation")
 
 
@@ -84,7 +84,7 @@ class Steps:
 def load_extend_config(given: Mapping[str, Any], file: Path | None, sets: Sequence[str]) -> ExtendConfig:
     """The file, ``--set table.key=value`` over it, ``given`` over both (``None`` = not given).
 
-    The built-in demo model brings a file of its own. Raises :class:`UsageError` naming what is wrong.
+    The built-in demo model brings its own file. Raises :class:`UsageError` naming what is wrong.
     """
     for item in sets:
         if "." not in item.partition("=")[0]:
@@ -152,7 +152,7 @@ def _demo_values(out: Path | None, length: str | None) -> dict[str, Any]:
     if asked != target:
         raise UsageError(
             f"--target-length {length}: the training documents of {DEMO} are made for {format_length(target)}; "
-            "omit the flag, or give --config with documents of your own"
+            "omit the flag, or give --config with your own documents"
         )
     home = out or Path("runs") / f"extend-{DEMO}-{format_length(target)}"
     documents, wording = home / f"documents-{target}.jsonl", home / "wording.json"

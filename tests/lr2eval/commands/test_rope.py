@@ -159,7 +159,7 @@ def test_warnings_on_standard_error(llama3: Path, tmp_path: Path, lr2eval: Run) 
         (("--rule", "yarn", "--target-length", "128k", "--set", "beta_fast=x"), "--set beta_fast=x: not a number"),
         (("--rule", "yarn", "--target-length", "128k", "--set", 'beta_fast="x"'), "--set beta_fast=x: not a number"),
         (("--rule", "longrope2", "--target-length", "128k", "--set", "split=3.5"), "--rule longrope2: "),
-        ((), "has no longrope factors of its own; give --rule NAME or --factors FILE"),
+        ((), "has no longrope factors; give --rule NAME or --factors FILE"),
         (("--factors", "no-such-file", "--target-length", "128k"), "no-such-file: No such file"),
         (("--factors", "{short}", "--target-length", "128k"), "has 2 factors, but the model has 64 rotary pairs"),
         (("--factors", "{right}"), "--target-length is missing"),
