@@ -92,8 +92,8 @@ def test_numbers_where_the_wording_has_no_values(tmp_path: Path, context: Contex
     ("options", "variant", "message"),
     [
         ({"wording": "absent.json"}, "single", "absent.json: No such file"),
-        ({}, "multi", "asks for one needle; choose --tasks niah:single"),
-        ({"distractors": 32, "wording": "few"}, "distractor", "32 distractors need more than its 2 keys"),
+        ({}, "multi", "one needle only\\); choose --tasks niah:single"),
+        ({"distractors": 32, "wording": "few"}, "distractor", "32 distractors need more than 2 keys"),
         ({"places": "anywhere"}, "single", "niah.places=anywhere: choose sentences or words"),
     ],
 )
