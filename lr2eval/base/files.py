@@ -26,7 +26,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_parts(path: Path, parts: Iterable[bytes], fix: str = "make the folder writable") -> None:
-    """The same for bytes, one part after the other. Raises :class:`StoreError`, which asks for space or names the ``fix``."""
+    """The same for bytes, one part after the other. Raises :class:`StoreError` that names the ``fix``."""
     try:
         # Not mkstemp: its files are readable by their owner alone, and these are results to share.
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -43,7 +43,7 @@ def one_more(task: str, row: dict[str, Any], tokenizer: PromptTokenizer) -> int:
     while draw.render(size).prompt != row["prompt"]:
         size += 1
     draft = draw.render(size + 1)
-    return tokenizer.count_prompt(draft.prompt, draft.answer_prefix) + recipe.max_new_tokens
+    return tokenizer.count_prompt(draft.prompt, draft.answer_prefix) + TASKS[task].max_new_tokens
 
 
 @pytest.mark.parametrize("chat", [False, True])
