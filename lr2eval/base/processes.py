@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.resource_tracker import ensure_running
 from typing import Any
 
 
@@ -31,6 +32,7 @@ def main_is_not_run_again() -> Iterator[None]:
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
     """Delay Ctrl-C while processes are started, so that none is lost half started; they themselves never get it."""
+    ensure_running()  # the helper of multiprocessing: if it started inside the block, it would unblock the signal
     heard: list[int] = []
     here = threading.current_thread() is threading.main_thread()  # only there does Python handle signals
     before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if here else None

@@ -231,7 +231,7 @@ class Process:
         self.connection: Connection
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(build, number, theirs), daemon=True)
-        with interrupts_held_back(), main_is_not_run_again():
+        with main_is_not_run_again():
             self.process.start()
         theirs.close()
 
@@ -248,9 +248,16 @@ class Processes(Pool[Process, Item, Result]):
         self._all: dict[Connection, Process] = {}
 
     def _start(self, number: int) -> Process:
-        worker = Process(self._build, number)
-        self._all[worker.connection] = worker
+        with interrupts_held_back():
+            worker = Process(self._build, number)
+            self._all[worker.connection] = worker
         return worker
+
+    def close(self) -> None:
+        """End all workers, also one that Ctrl-C has kept from being counted."""
+        super().close()
+        for worker in list(self._all.values()):
+            self._stop(worker)
 
     def _send(self, worker: Process, item: Item) -> None:
         with contextlib.suppress(OSError):  # it died while idle: the next wait notices and hands the item on

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.resource_tracker import ensure_running
 from typing import Any, Protocol
 
 from lr2eval.errors import RunFailedError, TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
-from lr2eval.workers.pool import LATER, Later, Process, Processes
+from lr2eval.workers.pool import Processes
 
 Row = dict[str, Any]
 BIG, BIG_BY_WORDS = 2_000_000, 20_000_000
@@ -63,63 +59,17 @@ def make_in_processes(
 ) -> Iterator[Row]:
     """The same, always with ``workers`` processes; each handles ``chunk`` samples at a time."""
     chunk = chunk or max(1, min(CHUNK_TOKENS // maker.length, -(-count // workers)))
-    done: dict[int, list[Row]] = {}
-    given = 0  # the first sample that was not yielded yet
-
-    def chunks() -> Iterator[range | Later]:
-        for start in range(0, count, chunk):
-            while start >= given + AHEAD * workers * chunk:
-                yield LATER
-            yield range(start, min(start + chunk, count))
-
+    chunks = (range(start, min(start + chunk, count)) for start in range(0, count, chunk))
     try:
-        with SampleProcesses(MakerInProcess(maker, tokenizer), workers) as pool:
-            for start, made in pool.run(chunks()):
-                done[start] = made
-                while given in done:
-                    rows = done.pop(given)
-                    given += len(rows)
-                    yield from rows
+        with Processes(MakerInProcess(maker, tokenizer), workers) as pool:
+            for made in pool.run_in_order(chunks, AHEAD * workers):
+                yield from made
     except RunFailedError as error:
         benchmark = maker.name.partition(":")[0]
         raise TaskError(
             f"{maker.name} at length {maker.length}: processes that make samples died (often because memory ran out); "
             f"make them in one process with --set {benchmark}.workers=1"
         ) from error
-
-
-class SampleProcesses(Processes[range, tuple[int, list[Row]]]):
-    """Worker processes that never see Ctrl-C, not even while they start."""
-
-    def _start(self, number: int) -> Process:
-        ensure_running()  # Python's helper process; starting it would end the hold
-        with _hold_ctrl_c():
-            return super()._start(number)
-
-    def close(self) -> None:
-        """End all processes, also one whose start was interrupted."""
-        super().close()
-        for worker in list(self._all.values()):
-            self._stop(worker)
-
-
-@contextmanager
-def _hold_ctrl_c() -> Iterator[None]:
-    """Deliver Ctrl-C only after the block. A process that is started inside the block does not receive it."""
-    pressed: list[int] = []
-    main = threading.current_thread() is threading.main_thread()  # only there does Python answer signals
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number)) if main else None
-    # A process that is started meanwhile inherits this mask.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
-    try:
-        yield
-    finally:
-        if mask is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if main:
-            signal.signal(signal.SIGINT, before or signal.SIG_DFL)
-        if pressed:
-            signal.raise_signal(signal.SIGINT)
 
 
 class MakerInProcess:
@@ -134,6 +84,6 @@ class MakerInProcess:
         self._make = self._maker.start(self._tokenizer)
         return self
 
-    def run(self, chunks: Sequence[range], /) -> Iterator[tuple[int, list[Row]]]:
+    def run(self, chunks: Sequence[range], /) -> Iterator[list[Row]]:
         for indices in chunks:
-            yield indices.start, list(self._make(indices))
+            yield list(self._make(indices))
