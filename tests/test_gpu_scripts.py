@@ -311,7 +311,7 @@ def test_a_preparation_that_breaks_is_the_failure_of_its_stage(
     """These halves make no GGUF file."""
     assert run_day() == (1, OTHERS)
     assert re.search(
-        r"FAIL      the whole stage: the preparation ended with exit code 1: .*sha256 is \w+\.\.\., expected",
+        r"FAIL      the whole stage: the preparation ended with exit code 1: .*sha256 \w+\.\.\., expected",
         capsys.readouterr().out,
     )
 

@@ -55,9 +55,9 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise StoreError(f"{path}: not valid JSON ({error}); choose another --out") from error
+        raise StoreError(f"{path}: not valid JSON ({error}); restore it from a copy, or use another folder") from error
     if not isinstance(value, dict) or "settings" not in value:
-        raise StoreError(f"{path}: not a manifest of lr2eval; choose another --out")
+        raise StoreError(f"{path}: not a manifest of lr2eval; use another folder")
     return value
 
 

@@ -199,12 +199,12 @@ def test_no_manifest_is_no_obstacle(maker: Any, tmp_path: Path) -> None:
             lambda run: (run / "results.json").unlink(),
             "results.json: No such file or directory; give the folder of a run",
         ),
-        (lambda run: (run / "results.json").write_text("{"), "results.json: damaged at file"),
+        (lambda run: (run / "results.json").write_text("{"), "results.json: not valid JSON"),
         (lambda run: (run / "results.json").write_text("{}"), "results.json: damaged at lr2eval_version"),
-        (lambda run: (run / "results.json").write_bytes(b"\xff\xfe"), "results.json: damaged"),
+        (lambda run: (run / "results.json").write_bytes(b"\xff\xfe"), "results.json: not valid JSON"),
         (lambda run: (run / "samples.sqlite").unlink(), "samples.sqlite: no such file"),
         (lambda run: (run / "samples.sqlite").write_bytes(b"no database" * 99), "samples.sqlite: .*damaged"),
-        (lambda run: (run / "manifest.json").write_text("["), "manifest.json: damaged"),
+        (lambda run: (run / "manifest.json").write_text("["), "manifest.json: not valid JSON"),
     ],
 )
 def test_bad_folders_are_one_line_and_write_nothing(maker: Any, tmp_path: Path, damage: Any, message: str) -> None:

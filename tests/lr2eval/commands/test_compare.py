@@ -120,7 +120,7 @@ def test_outside_github_no_annotation(original: Path, tmp_path: Path, lr2eval: R
         (["compare", "A", "nowhere"], "no such folder"),
         (["gate", "A"], "the original and the extended run"),
         (["gate", "A", "A", "A"], "3 runs were given"),
-        (["gate", "A", "A", "--min-retention", "98.5"], "min_retention 98.5"),
+        (["gate", "A", "A", "--min-retention", "98.5"], "--min-retention 98.5"),
         (["gate", "A", "A", "--tasks", "hellaswag"], "nothing with this name"),
         (["gate", "A", "A", "--config", "nowhere.toml"], "nowhere.toml"),
         (["compare", "A", "A", "--out", "A"], "is the folder of a run"),

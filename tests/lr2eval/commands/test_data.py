@@ -203,5 +203,5 @@ def test_rows_of_nothing_are_refused(lr2eval: Run, tmp_path: Path) -> None:
     recipe = "tiny-retrieval-2k"
     done = lr2eval("data", "mix", "--recipe", recipe, "--model", model, "--out", tmp_path / "rows")
     assert done.code == 2
-    assert "no data: name files or folders" in done.err
+    assert "there is no data; give --data" in done.err
     assert not (tmp_path / "rows").exists()

@@ -379,8 +379,8 @@ def test_from_the_hub(tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPa
     assert done.code == 0, done.err
     assert "B from hub:rajpurkar/squad_v2\n" in done.out
     monkeypatch.setattr("datasets.load_dataset", None)
-    assert haystack({}, bundle, True).words == ("One", "essay.", "Two", "lines.", "Another.")
-    assert haystack({}, bundle, True).comparable
+    assert haystack("essays", bundle, True).words == ("One", "essay.", "Two", "lines.", "Another.")
+    assert haystack("essays", bundle, True).comparable
     source = mmlu(bundle, offline=True)
     assert source.rows("anatomy", "dev") == [{**choice, "subject": "anatomy"}]
     (asked,) = questions.load("squad", None, bundle).items

@@ -32,7 +32,7 @@ def test_cells_reach_results_and_report(lr2eval: Run, toy_checkpoint: Path, shar
         assert [(cell["depth"], cell["n"]) for cell in shard["cells"]] == [(0.0, 1), (0.5, 1), (1.0, 1)]
         assert shard["data"]["comparable"] is False
         assert shard["data"]["haystack"].startswith("python-docs")
-    assert (out / "report.html").read_text().count("depth of the needle") == 2
+    assert (out / "report.html").read_text().count(" by depth and length") == 2
 
     made = lr2eval("data", "make", "--model", toy_checkpoint, *GRID, "--out", tmp_path / "data")
     assert made.code == 0, made.err

@@ -90,7 +90,7 @@ def test_buckets(length: int, name: str) -> None:
 
 
 def test_retrieval_needs_a_number() -> None:
-    with pytest.raises(UsageError, match="'seven' names no 'Paragraph' with a number"):
+    with pytest.raises(UsageError, match="'seven' has no 'Paragraph' with a number"):
         score("passage_retrieval_en", "7", ["seven"], None)
 
 

@@ -211,7 +211,7 @@ def test_longest_wordpiece_samples_are_maximal(task: str, wordpiece: PromptToken
 @pytest.mark.parametrize("task", OUTSIDE)
 def test_real_texts_make_maximal_samples(task: str, shared_data: Path, one_tokenizer: PromptTokenizer) -> None:
     context = TaskContext(one_tokenizer, (), 1, 0, shared_data, data_dir=shared_data, offline=True)
-    real = outside.load([task], context)[task]
+    real = outside.load([task], outside.RulerOptions(), context)[task]
     for length in (4096, 32_768):
         check(real, length, 2, one_tokenizer)
 
