@@ -116,3 +116,11 @@ def test_a_configuration_is_frozen_and_survives_a_dump() -> None:
     with pytest.raises(ValueError):
         config.samples = 3  # type: ignore[misc]
     assert Example.model_validate(config.model_dump()) == config
+
+
+def test_a_renamed_key_is_named_in_files_and_sets(tmp_path: Path) -> None:
+    file = tmp_path / "old.toml"
+    file.write_text('model = "m"\nsample-count = 3\n')
+    for load in (lambda: Example.load({}, file), lambda: Example.load({"model": "m"}, sets=["sample_count=3"])):
+        with pytest.raises(UsageError, match="sample_count is now called samples"):
+            load()
