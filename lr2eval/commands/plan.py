@@ -65,6 +65,15 @@ def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     """What the table cannot say."""
     if any(not line.exact for line in lines):
         yield "~ estimated from a few prompts of each task, short to long"
+    checkpoint = run.checkpoint
+    longer = checkpoint.suggested_window
+    if longer and max(run.lengths) <= checkpoint.window:
+        window = format_length(checkpoint.window)
+        yield (
+            f"{checkpoint.name}: the {checkpoint.rope_type} factor in its configuration suggests a window of "
+            f"{format_length(longer)}, but max_position_embeddings is {window}; to run beyond {window}, add "
+            f"--lengths {window}..{format_length(longer)} --set beyond_window=true"
+        )
     if over := sum(line.over for line in lines):
         fate = _TOO_LONG[run.config.truncation]
         yield f"{run.checkpoint.name}: {over:,} prompt{'' if over == 1 else 's'} longer than the window: {fate}"

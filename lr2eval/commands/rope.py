@@ -84,7 +84,7 @@ def _show(name: str, folder: Path, scaling: RopeScaling, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    made_by = "factors of the checkpoint" if name == CHECKPOINT else scaling.provenance
+    made_by = "the model's own RoPE" if name == CHECKPOINT else scaling.provenance
     print(f"{facts['model']}: {made_by}")
     print(_geometry(scaling.original, scaling.target_window))
     print(_temperature(scaling))
@@ -195,14 +195,11 @@ def rope(
     source = ModelRope.read(locate(model))
     target = read_length("--target-length", target_length)
     if rule is None and factors is None:
-        own = source.own()
-        if own is None:
-            raise UsageError(f"{source.folder}: has no longrope factors; give --rule NAME or --factors FILE")
         if target is not None or set_:
             raise UsageError(
                 "--target-length and --set need --rule or --factors; omit them to see the checkpoint's own factors"
             )
-        _show(CHECKPOINT, source.folder, own, as_json)
+        _show(CHECKPOINT, source.folder, source.own(), as_json)
         return
     original = source.original(from_original=from_original)
     if factors is not None:

@@ -19,6 +19,7 @@ from lr2eval.base.files import cache_dir
 from lr2eval.base.units import parse_bytes
 from lr2eval.errors import TaskError, UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, measure_rates, operations
+from lr2eval.model.config import ModelConfig
 from lr2eval.model.shape import config_shape
 from lr2eval.runs.backend import window_limit
 
@@ -81,18 +82,15 @@ class _ModelLimits:
     def __init__(self, run: Prepared, rates: Rates) -> None:
         """Raises :class:`UsageError`, ``OSError`` or ``ValueError`` for a configuration without sizes."""
         import torch
-        from transformers import AutoConfig
 
         settings, checkpoint = run.settings["config"], run.checkpoint
-        config = AutoConfig.from_pretrained(
-            checkpoint.folder, local_files_only=True, trust_remote_code=run.config.trust_remote_code
-        )
+        config = ModelConfig.read(checkpoint.folder, trust_remote_code=run.config.trust_remote_code).text
         self.shape: Shape = config_shape(config)
         self.item: int = getattr(torch, settings["dtype"]).itemsize
         self.rates = rates
         self.original = checkpoint.original_window if checkpoint.rope_type == "longrope" else None
         self.budget = run.config.window_policy == "budget"
-        self.footprint = Footprint.of(config.get_text_config(), self.item)
+        self.footprint = Footprint.of(config, self.item)
         device, stated = torch.device(settings["device"]), run.config.memory_limit
         memory = parse_bytes(stated) if stated else free_memory(device, checkpoint.parameters * self.item)
         self.limits = BatchLimits.of(run.config.batch_size, device.type, memory, run.config.prefill_chunk)

@@ -5,7 +5,6 @@ The model's sizes are known. Everything else is an assumption: a flag overrides 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,10 @@ from pydantic import BeforeValidator, Field
 
 from lr2eval.base.config import Config, Kind, Length, Lengths, ModelName, Names
 from lr2eval.base.units import format_length, parse_count
-from lr2eval.errors import CheckpointError, UsageError
+from lr2eval.errors import UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, operations
-from lr2eval.model.shape import parameters, shape_of
+from lr2eval.model.config import CONFIG, ModelConfig
+from lr2eval.model.shape import config_shape, parameters
 from lr2eval.runs.config import DEFAULT_SAMPLES, default_lengths
 
 if TYPE_CHECKING:
@@ -242,12 +242,8 @@ def read_request(given: Mapping[str, Any]) -> tuple[Shape, Request]:
     if "model" not in given:
         raise UsageError("--model is missing")
     name, config = read_config(given["model"])
-    shape = shape_of(config)
-    window = config.get("max_position_embeddings")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings") or window
-    if not isinstance(window, int) or not isinstance(original, int):
-        raise UsageError(f"{name}: config.json does not state max_position_embeddings; add it")
+    shape = config_shape(config.text)
+    window, original = config.window, config.original_window or config.window
     gpu = str(given.get("gpu", "h100")).lower()
     if gpu not in GPUS:
         raise UsageError(f"--gpu {gpu}: not a known GPU; choose among {', '.join(GPUS)}")
@@ -255,18 +251,11 @@ def read_request(given: Mapping[str, Any]) -> tuple[Shape, Request]:
     return shape, Request(**filled | dict(given) | {"model": name, "gpu": gpu})
 
 
-def read_config(model: str) -> tuple[str, dict[str, Any]]:
-    """(name, text configuration) of a folder with a ``config.json``, of such a file, or of a model known by name."""
+def read_config(model: str) -> tuple[str, ModelConfig]:
+    """(name, configuration) of a folder with a ``config.json``, of such a file, or of a model known by name."""
     from lr2eval.model import names
 
     path = Path(model).expanduser()
-    file = path if path.is_file() else names.locate(model, offline=True) / "config.json"
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        config = value.get("text_config") or value
-        return (file.resolve().parent.name if file.name == "config.json" else file.stem), dict(config)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise CheckpointError(
-            f"{file}: not a model configuration ({reason}); name a config.json or its folder"
-        ) from error
+    config = ModelConfig.read(path if path.is_file() else names.locate(model, offline=True))
+    path = config.path
+    return path.resolve().parent.name if path.name == CONFIG else path.stem, config

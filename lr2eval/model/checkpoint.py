@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.base.ids import digest
-from lr2eval.errors import CheckpointError, first_line
+from lr2eval.errors import CheckpointError
+from lr2eval.model.config import ModelConfig, read_object
 
 _INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -46,18 +47,23 @@ class Checkpoint:
     """``max_position_embeddings``."""
     original_window: int | None
     """``Lt`` of a rescaled checkpoint, else ``None``."""
+    suggested_window: int | None
+    """What the RoPE's factor suggests, where that is longer than ``window``."""
     rope_type: str
     rope: Mapping[str, Any] = field(repr=False)
-    """The RoPE parameters as the configuration gives them."""
+    """transformers' ``rope_parameters``."""
     fingerprint: str
     """sha256 over configuration and weights: equal iff the checkpoints compute the same."""
 
     @classmethod
-    def open(cls, folder: Path | str, *, cache: Path | None = None, name: str | None = None) -> Checkpoint:
+    def open(
+        cls, folder: Path | str, *, cache: Path | None = None, name: str | None = None, trust_remote_code: bool = False
+    ) -> Checkpoint:
         """Check a checkpoint folder and describe it.
 
         Weight files are hashed in full; with ``cache`` (a folder) the hash of an unchanged file (same path, size and
         modification time) is remembered there. ``name`` is what to call it, by default the folder's name.
+        ``trust_remote_code`` runs the folder's own configuration class.
 
         Raises :class:`CheckpointError` for a missing folder, configuration or weight file, damaged, truncated or
         pickled weights, and broken longrope parameters.
@@ -66,48 +72,49 @@ class Checkpoint:
         if not folder.is_dir():
             what = "is a file, not a folder" if folder.exists() else "no such folder"
             raise CheckpointError(f"{folder}: {what}; give the folder that holds config.json and the safetensors files")
-        config = _read_json(folder / "config.json")
+        config = ModelConfig.read(folder, trust_remote_code=trust_remote_code)
         files = _weight_files(folder)
         sizes: Counter[str] = Counter()
         for file in files:
             sizes.update(_tensor_counts(file))
         stored = _DTYPES.get(max(sizes, key=lambda dtype: sizes[dtype]), "float32")
-        window = _window(folder, config)
-        rope_type, rope, original = _rope(folder, config)
-        identity = {key: value for key, value in config.items() if key not in _NOT_IDENTITY}
+        identity = {key: value for key, value in config.raw.items() if key not in _NOT_IDENTITY}
         hashes = [[file.name, _file_hash(file, cache)] for file in files]
         return cls(
             folder=folder,
             name=name or Path(os.path.abspath(folder)).name,  # of a link its own name
-            config=config,
-            architecture=next(iter(config.get("architectures") or []), str(config.get("model_type", "unknown"))),
+            config=config.raw,
+            architecture=_architecture(config),
             parameters=sum(sizes.values()),
-            dtype=str(config.get("dtype") or config.get("torch_dtype") or stored),
-            window=window,
-            original_window=original,
-            rope_type=rope_type,
-            rope=rope,
+            dtype=_dtype(config, stored),
+            window=config.window,
+            original_window=config.original_window if config.is_rescaled else None,
+            suggested_window=config.suggested_window,
+            rope_type=config.rope_type,
+            rope=dict(config.rope),
             fingerprint=digest([identity, hashes]),
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; give the folder of a Hugging Face model") from None
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({first_line(error)}); copy the file again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object; copy the file again")
-    return value
+def _architecture(config: ModelConfig) -> str:
+    stated = config.raw.get("architectures") or [config.raw.get("model_type", "unknown")]
+    if not isinstance(stated, list) or not all(isinstance(name, str) for name in stated):
+        raise CheckpointError(f"{config.path}: architectures is {stated!r:.60}, not a list of class names; correct it")
+    return str(stated[0])
+
+
+def _dtype(config: ModelConfig, stored: str) -> str:
+    places = ((part, key) for part in (config.own, config.raw) for key in ("dtype", "torch_dtype"))
+    return next((value for part, key in places if isinstance(value := part.get(key), str)), stored)
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint, by its index where it has one."""
     if (folder / _INDEX).exists():
-        index = _read_json(folder / _INDEX)
-        names = sorted({str(name) for name in index.get("weight_map", {}).values()})
+        listed = read_object(folder / _INDEX).get("weight_map")
+        if not isinstance(listed, dict) or not listed:
+            raise CheckpointError(f"{folder / _INDEX}: weight_map is not a list of weight files; download it again")
+        names = sorted({str(name) for name in listed.values()})
         if any(Path(name).name != name for name in names):
             raise CheckpointError(f"{folder / _INDEX}: lists files outside this folder; download the original index")
         missing = [name for name in names if not (folder / name).is_file()]
@@ -165,46 +172,6 @@ def _tensor_counts(path: Path) -> dict[str, int]:
 
 def _truncated(path: Path, size: int, wanted: int) -> CheckpointError:
     return CheckpointError(f"{path}: truncated, has {size:,} of {wanted:,} bytes; download it again")
-
-
-def _window(folder: Path, config: Mapping[str, Any]) -> int:
-    window = config.get("max_position_embeddings")
-    if not isinstance(window, int) or window <= 0:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: max_position_embeddings is {window!r}, but lr2eval needs the window in tokens; "
-            "set it, or choose another text decoder"
-        )
-    return window
-
-
-def _rope(folder: Path, config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any], int | None]:
-    """RoPE type, its parameters and the original window. Refuses what transformers would only warn about."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = str(rope.get("rope_type") or rope.get("type") or "default")
-    if config.get("model_type") == "phi3" and kind in ("su", "yarn"):
-        kind = "longrope"  # the first Phi-3 checkpoints use these names; transformers reads them the same way
-    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    if kind != "longrope":
-        return kind, rope, original
-    path = folder / "config.json"
-    if not isinstance(original, int) or original <= 0:
-        raise CheckpointError(
-            f"{path}: longrope needs original_max_position_embeddings to know when to switch windows; add the window "
-            "that the model was trained with"
-        )
-    head_dim = config.get("head_dim") or config.get("hidden_size", 0) // (config.get("num_attention_heads") or 1)
-    partial = rope.get("partial_rotary_factor") or config.get("partial_rotary_factor") or 1.0
-    wanted = int(head_dim * partial) // 2
-    for key in ("short_factor", "long_factor"):
-        factors = rope.get(key)
-        if not isinstance(factors, list) or not all(isinstance(f, int | float) and f > 0 for f in factors):
-            raise CheckpointError(f"{path}: longrope needs {key}, a list of {wanted} positive numbers; add it")
-        if len(factors) != wanted:
-            raise CheckpointError(
-                f"{path}: {key} has {len(factors)} numbers, but the model has {wanted} rotary pairs; use the factors "
-                "of this model"
-            )
-    return kind, rope, original
 
 
 def _file_hash(path: Path, cache: Path | None) -> str:

@@ -58,21 +58,13 @@ def is_increasing(factors: Sequence[float]) -> bool:
     return all(a <= b for a, b in pairwise(factors))
 
 
-def rope_facts(rope_type: str, rope: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """``rope_scale``, ``d_tcd`` and ``d_rcd`` of a longrope checkpoint, each ``None`` where its folder does not tell.
-
-    ``rope`` holds the RoPE parameters, ``config`` the whole configuration: some keep ``rope_theta`` and the windows in
-    the one, some in the other.
-    """
-    facts: dict[str, Any] = {"rope_scale": None, "d_tcd": None, "d_rcd": None}
-    if rope_type != "longrope":
-        return facts
-    factors = rope["long_factor"]
-    original = config.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    target, base = config.get("max_position_embeddings"), rope.get("rope_theta") or config.get("rope_theta")
-    if original and target:
-        facts["rope_scale"] = target / original
-        facts["d_rcd"] = real_index(factors, target / original)
-    if original and isinstance(base, int | float) and base > 1:
-        facts["d_tcd"] = theoretical_index(2 * len(factors), base, original)
-    return facts
+def rope_facts(rope_type: str, rope: Mapping[str, Any], window: int, original: int | None) -> dict[str, Any]:
+    """``rope_scale``, ``d_tcd`` and ``d_rcd`` of a longrope checkpoint with these windows; ``None`` for any other."""
+    if rope_type != "longrope" or original is None:
+        return {"rope_scale": None, "d_tcd": None, "d_rcd": None}
+    factors, base = rope["long_factor"], rope["rope_theta"]
+    return {
+        "rope_scale": window / original,
+        "d_rcd": real_index(factors, window / original),
+        "d_tcd": theoretical_index(2 * len(factors), base, original) if base > 1 else None,
+    }

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lr2eval.errors import UsageError
 
+_ATTRIBUTES = {
+    "layers": "num_hidden_layers", "hidden": "hidden_size", "intermediate": "intermediate_size",
+    "heads": "num_attention_heads", "kv_heads": "num_key_value_heads", "head_dim": "head_dim",
+    "vocabulary": "vocab_size",
+}  # fmt: skip
+"""transformers' name of each size."""
+
 
 def config_shape(config: Any) -> Shape:
-    """The sizes in a Hugging Face configuration. Raises :class:`UsageError` if one is missing."""
+    """The sizes in transformers' configuration of a decoder. Raises :class:`UsageError` if one is missing."""
     text = config.get_text_config()
-    names = ("num_attention_heads", "num_hidden_layers", "hidden_size", "intermediate_size", "num_key_value_heads",
-             "head_dim", "vocab_size", "tie_word_embeddings")  # fmt: skip
-    return shape_of({name: getattr(text, name, None) for name in names})
+    found = {name: getattr(text, attribute, None) for name, attribute in _ATTRIBUTES.items()}
+    heads = found["heads"]
+    found["kv_heads"] = found["kv_heads"] or heads
+    if not found["head_dim"] and isinstance(heads, int) and isinstance(found["hidden"], int):
+        found["head_dim"] = found["hidden"] // heads
+    try:
+        return Shape(**found, tied=bool(getattr(text, "tie_word_embeddings", False)))
+    except ValueError as error:
+        wrong = next(name for name, value in found.items() if not isinstance(value, int) or value < 1)
+        raise UsageError(
+            f"config.json: {_ATTRIBUTES[wrong]} is {found[wrong]!r:.60}, but the estimate needs a whole number"
+        ) from error
 
 
 def changed_logits(model: Any) -> str:
@@ -39,24 +54,6 @@ class Shape(BaseModel):
     vocabulary: int = Field(ge=1)
     tied: bool = False
     """Whether embedding and head are one matrix."""
-
-
-def shape_of(config: Mapping[str, Any]) -> Shape:
-    """The sizes in a model's ``config.json``. Raises :class:`UsageError` if one is missing."""
-    try:
-        heads = int(config["num_attention_heads"])
-        return Shape(
-            layers=config["num_hidden_layers"],
-            hidden=config["hidden_size"],
-            intermediate=config["intermediate_size"],
-            heads=heads,
-            kv_heads=config.get("num_key_value_heads") or heads,
-            head_dim=config.get("head_dim") or config["hidden_size"] // heads,
-            vocabulary=config["vocab_size"],
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"config.json: the estimate needs {error}; add it") from error
 
 
 def layer_parameters(shape: Shape) -> int:

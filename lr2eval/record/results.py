@@ -38,7 +38,7 @@ class ModelFacts(Record):
     window: int = Field(description="max_position_embeddings: the longest sequence the model is run at")
     original_window: int | None = Field(description="Lt for a rescaled checkpoint, else null")
     rope_type: str
-    rope: dict[str, Any] = Field(description="rope_parameters of the configuration, verbatim")
+    rope: dict[str, Any] = Field(description="rope_parameters, as transformers reads the configuration")
     rope_scale: float | None = Field(default=None, description="s = window / original window of a longrope checkpoint")
     d_tcd: int | None = Field(default=None, description="first rotary pair (0-based) with a period of at least Lt")
     d_rcd: int | None = Field(default=None, description="first rotary pair (0-based) with a long factor of at least s")

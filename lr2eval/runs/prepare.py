@@ -118,7 +118,12 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
 def open_checkpoint(name: str, config: RunConfig) -> Checkpoint:
     """The checkpoint of ``--model`` or ``--baseline``, checked."""
     folder = locate(name, offline=config.offline)
-    return Checkpoint.open(folder, cache=cache_dir(), name=name if not Path(name).exists() else None)
+    return Checkpoint.open(
+        folder,
+        cache=cache_dir(),
+        name=name if not Path(name).exists() else None,
+        trust_remote_code=config.trust_remote_code,
+    )
 
 
 def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunConfig) -> None:

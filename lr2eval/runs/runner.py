@@ -274,7 +274,7 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
             original_window=checkpoint.original_window,
             rope_type=checkpoint.rope_type,
             rope=dict(checkpoint.rope),
-            **rope_facts(checkpoint.rope_type, checkpoint.rope, checkpoint.config),
+            **rope_facts(checkpoint.rope_type, checkpoint.rope, checkpoint.window, checkpoint.original_window),
         ),
         settings=run.settings["config"],
         shards=shards,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from pydantic import BeforeValidator
 
 from lr2eval.base.config import Config, Device, Kind, ModelName
 from lr2eval.base.files import cache_dir
-from lr2eval.errors import CheckpointError, UsageError
+from lr2eval.errors import UsageError
 from lr2eval.listener import Listener
 from lr2eval.method.train.recipe import Recipe, read_recipe
 from lr2eval.model.checkpoint import Checkpoint
@@ -76,12 +75,13 @@ def plan_training(
 ) -> TrainingPlan:
     """Tokens, steps, memory and time of a training, from the sizes of ``model`` or those of the recipe."""
     from lr2eval.method.train.plan import plan
+    from lr2eval.model.config import ModelConfig
     from lr2eval.model.names import locate
-    from lr2eval.model.shape import shape_of
+    from lr2eval.model.shape import config_shape
 
     if model is not None:
         folder = locate(model, offline=offline)
-        shape, origin = shape_of(_config(folder)), f"sizes of {folder.resolve().name}"
+        shape, origin = config_shape(ModelConfig.read(folder).text), f"sizes of {folder.resolve().name}"
     elif recipe.shape is not None:
         shape, origin = recipe.shape, "sizes of the recipe"
     else:
@@ -159,14 +159,3 @@ def _needles(recipe: Recipe, folder: Path, data_dir: Path | None, offline: bool)
         seed=recipe.seed,
     )
     return search_samples(config, PromptTokenizer.load(folder))[0]
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: cannot be read ({error}); copy the checkpoint again"
-        ) from error
-    found: Mapping[str, Any] = value.get("text_config") or value
-    return found

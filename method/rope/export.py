@@ -20,6 +20,7 @@ from lr2eval.method.rope.files import FactorsFile
 from lr2eval.method.rope.scaling import RopeScaling, default_attention_factor
 from lr2eval.method.rope.source import ModelRope
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.config import quiet_transformers
 
 FACTORS = "rope_factors.json"
 """File in the exported folder with the factors and their origin; `lr2eval rope --factors` reads it."""
@@ -65,7 +66,7 @@ def export(
     checkpoint = Checkpoint.open(source.folder, cache=cache_dir())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: already exists; choose a new folder")
-    done = Exported(warnings=_warnings(source, scaling, checkpoint.config))
+    done = Exported(warnings=_warnings(source, scaling))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work = out.parent / f".{out.name}-{uuid4().hex[:8]}"
@@ -73,10 +74,13 @@ def export(
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
     try:
-        config = _new_config(checkpoint.config, source, scaling)
+        config = _new_config(source, scaling)
         write_json(work / "config.json", config)
-        _check_loads(work, scaling)
+        with quiet_transformers():
+            _check_loads(work, scaling)
         _bring_files(source.folder, work, link, done, trained)
+        if "rope_scaling" in config:
+            done.notes.append("config.json: transformers 4.51 or newer reads these numbers")
         provenance = _provenance(checkpoint, factors, command) | ({"training": dict(training)} if training else {})
         write_json(work / FACTORS, scaling.to_json() | provenance)
         _write_card(source.folder, work, out.name, scaling, provenance)
@@ -88,47 +92,58 @@ def export(
     return done
 
 
-def _new_config(config: Mapping[str, Any], source: ModelRope, scaling: RopeScaling) -> dict[str, Any]:
-    """The source's configuration with the new RoPE, under the same keys, so that the same programs can read both."""
-    if "text_config" in config:
+def _new_config(source: ModelRope, scaling: RopeScaling) -> dict[str, Any]:
+    """The source's configuration with the new RoPE, in the spelling of transformers 5 and in the older one.
+
+    Programs that know only one of the two read the same numbers. Where they cannot agree (:func:`_agrees`), only
+    ``rope_parameters`` is written.
+    """
+    if source.config.is_wrapped:
         raise UsageError(f"{source.folder}: a multimodal model; only plain text decoders can be exported")
     rope = scaling.rope_parameters(source.head_dim)
-    windows = {
+    # vLLM ignores attention_factor and reads these two.
+    rope |= {"short_mscale": scaling.short_attention_factor, "long_mscale": scaling.long_attention_factor}
+    config = {key: value for key, value in source.config.raw.items() if key not in ("rope_parameters", "rope_scaling")}
+    config |= {
         "max_position_embeddings": scaling.target_window,
         "original_max_position_embeddings": scaling.original_window,
+        "rope_theta": scaling.theta,
+        "rope_parameters": rope,
     }
-    old_spelling = "rope_parameters" not in config and ("rope_theta" in config or "rope_scaling" in config)
-    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "rope_scaling")}
-    if old_spelling:
-        rope.pop("rope_theta")
-        if "partial_rotary_factor" in config:
-            rope.pop("partial_rotary_factor", None)
-        return kept | windows | {"rope_theta": config.get("rope_theta", scaling.theta), "rope_scaling": rope}
-    return kept | windows | {"rope_parameters": rope}
+    if "partial_rotary_factor" in rope:
+        config["partial_rotary_factor"] = rope["partial_rotary_factor"]
+    if _agrees(source, scaling):
+        keys = {"short_factor", "long_factor"} if _is_phi3(source) else rope.keys() - {"rope_theta", "rope_type"}
+        config["rope_scaling"] = {"type": "longrope", **{key: rope[key] for key in rope if key in keys}}
+    return config
+
+
+def _is_phi3(source: ModelRope) -> bool:
+    return source.config.raw.get("model_type") == "phi3"
+
+
+def _agrees(source: ModelRope, scaling: RopeScaling) -> bool:
+    """Whether ``rope_scaling`` can say the same. Phi-3's takes factors only, so it has the usual temperature."""
+    usual = default_attention_factor(scaling.scale, scaling.original_window)
+    return not _is_phi3(source) or scaling.long_attention_factor == scaling.short_attention_factor == usual
 
 
 def _check_loads(folder: Path, scaling: RopeScaling) -> None:
     """Stock transformers must read exactly these numbers and use them in a supported rotary module."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
-    from transformers.utils import logging
 
     from lr2eval.method.rope.windowed import install_rope
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        read = RopeScaling.from_config(config)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        install_rope(model)
+        rotary = install_rope(model)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"stock transformers cannot use longrope factors in this model: {reason}") from error
-    finally:
-        logging.set_verbosity(level)
-    if read != scaling:
+    if rotary is None or rotary.scaling != scaling:
         raise UsageError(
             "stock transformers reads other RoPE numbers from the new config.json than were written; models of this "
             "type cannot be exported"
@@ -179,8 +194,9 @@ def _linked(path: Path, target: Path) -> bool:
     return True
 
 
-def _warnings(source: ModelRope, scaling: RopeScaling, config: Mapping[str, Any]) -> list[str]:
-    if str(config.get("model_type")) == "phi3":
+def _warnings(source: ModelRope, scaling: RopeScaling) -> list[str]:
+    config = source.config.raw
+    if _is_phi3(source):
         found = [
             "stock transformers chooses one set of factors for a whole batch, by its longest row; `lr2eval run` "
             "chooses per row"
@@ -197,9 +213,11 @@ def _warnings(source: ModelRope, scaling: RopeScaling, config: Mapping[str, Any]
             f"the attention factors differ ({short:g} inside the window, {long:g} beyond); stock transformers uses "
             f"{long:g} for both, only lr2eval reads the other"
         )
-    usual = default_attention_factor(scaling.scale, scaling.original_window)
-    if long != usual:
-        found.append(f"engines that ignore attention_factor (vLLM) use {usual:.4f} instead of {long:.4f}")
+    if not _agrees(source, scaling):
+        found.append(
+            f"transformers 4 has no place for attention factor {long:g} in a Phi-3 model and would use plain RoPE; "
+            "this checkpoint needs transformers 5"
+        )
     if any(factor != 1.0 for factor in scaling.short_factor):
         found.append("the short factors are not all 1, so outputs for inputs inside the original window change too")
     sliding = config.get("sliding_window")

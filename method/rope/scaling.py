@@ -18,6 +18,8 @@ from lr2eval.model.rope_facts import periods, theoretical_index
 if TYPE_CHECKING:
     import torch
 
+    from lr2eval.model.rotary import StockRope
+
 
 Which = Literal["short", "long"]
 
@@ -109,7 +111,7 @@ class RopeScaling:
         return self.target_window / self.original_window
 
     @classmethod
-    def from_config(cls, config: Any) -> RopeScaling:
+    def from_config(cls, config: Any, stock: StockRope | None = None) -> RopeScaling:
         """The scaling of a Hugging Face configuration with ``rope_type: longrope``, with transformers' meaning.
 
         * The original window is the top-level ``original_max_position_embeddings`` where there is one, else the entry
@@ -118,6 +120,8 @@ class RopeScaling:
           with ``f`` = ``factor`` if given, else ``max_position_embeddings / Lt``. Transformers uses one value for both
           windows, and so do we unless ``rope_parameters`` carries ``lr2eval_short_attention_factor`` or
           ``lr2eval_long_attention_factor``, which only this package reads.
+        * Some models have a factor of their own for each window (Phi-3.5-MoE: ``short_mscale``, ``long_mscale``). What
+          ``stock``, the model's rotary module, computes always wins.
         * The rotary dimension is ``head_dim * partial_rotary_factor``.
 
         Raises :class:`ValueError` for another ``rope_type`` and for factor lists of the wrong length.
@@ -135,11 +139,15 @@ class RopeScaling:
         attention = rope.get("attention_factor")
         if attention is None:
             attention = default_attention_factor(rope.get("factor") or target / original, original)
+        long = short = attention
+        if stock is not None:
+            long = _stated(stock.long_attention_factor, attention, rope.get("long_mscale"))
+            short = _stated(stock.short_attention_factor, attention, rope.get("short_mscale"))
         return cls(
             long_factor=tuple(float(factor) for factor in rope["long_factor"]),
             short_factor=tuple(float(factor) for factor in rope["short_factor"]),
-            long_attention_factor=float(rope.get(LONG_ATTENTION_KEY, attention)),
-            short_attention_factor=float(rope.get(SHORT_ATTENTION_KEY, attention)),
+            long_attention_factor=float(rope.get(LONG_ATTENTION_KEY, long)),
+            short_attention_factor=float(rope.get(SHORT_ATTENTION_KEY, short)),
             original_window=original,
             target_window=target,
             theta=float(rope["rope_theta"]),
@@ -214,6 +222,11 @@ class RopeScaling:
     def attention_factor(self, which: Which) -> float:
         """What cos and sin of one window are multiplied by."""
         return self.long_attention_factor if which == "long" else self.short_attention_factor
+
+
+def _stated(computed: float, *stated: float | None) -> float:
+    """The stated number that a module computed in float32; the computed one if no other is that close."""
+    return next((value for value in stated if value and math.isclose(value, computed, rel_tol=1e-6)), computed)
 
 
 def default_attention_factor(scale: float, original_window: int) -> float:

@@ -19,6 +19,7 @@ from torch import nn
 
 from lr2eval.method.rope.guards import arguments, check_packed, check_sides, remember_sides, sides_of
 from lr2eval.method.rope.scaling import RopeScaling, Which
+from lr2eval.model.rotary import ask_rope
 
 Lengths: TypeAlias = int | Sequence[int] | Sequence[Sequence[int]] | torch.Tensor
 
@@ -184,11 +185,15 @@ def install_rope(model: Any, scaling: RopeScaling | None = None) -> WindowedRota
             f"{type(model).__name__} has no single rotary module `rotary_emb` to replace, so lr2eval cannot choose "
             "factors per row"
         )
-    scaling = scaling or RopeScaling.from_config(config)
     if isinstance(stock, WindowedRotaryEmbedding):
-        stock.rescale(scaling)
+        stock.rescale(scaling or RopeScaling.from_config(config))
         return stock
-    _check_interface(model, stock, config, scaling.rotary_dim // 2)
+    stock = _checked(model, stock, config)
+    if scaling is None:
+        scaling = RopeScaling.from_config(config, ask_rope(stock, int(rope["original_max_position_embeddings"])))
+    pairs, factors = stock.inv_freq.numel(), scaling.rotary_dim // 2
+    if pairs != factors:
+        raise ValueError(f"{type(model).__name__} has {pairs} rotary pairs, but there are {factors} factors")
     rotary = WindowedRotaryEmbedding(scaling)
     decoder.rotary_emb = rotary
     decoder.register_forward_pre_hook(rotary.before_decoder, with_kwargs=True)
@@ -196,25 +201,25 @@ def install_rope(model: Any, scaling: RopeScaling | None = None) -> WindowedRota
     return rotary
 
 
-def _check_interface(model: Any, stock: nn.Module, config: Any, pairs: int) -> None:
-    """Ask the stock module for a small table: is it the one that its ``inv_freq`` and our layout give?"""
+def _checked(model: Any, stock: Any, config: Any) -> Any:
+    """The stock module, off the ``meta`` device; its small table must be the one that ``inv_freq`` and our layout give.
+
+    Raises :class:`ValueError` otherwise.
+    """
     name = f"{type(model).__name__}: its rotary module {type(stock).__name__}"
     try:
         if stock.inv_freq.is_meta:
             stock = type(stock)(config=config)
-        inv_freq_R = stock.inv_freq.float()
-        ids_BL = torch.arange(3, device=inv_freq_R.device)[None]
-        x_BLH = torch.zeros(1, 3, 1, device=inv_freq_R.device)
+        ids_BL = torch.arange(3, device=stock.inv_freq.device)[None]
         with torch.no_grad():
-            cos_BLD, sin_BLD = stock(x_BLH, ids_BL)
+            cos_BLD, sin_BLD = stock(torch.zeros(1, 3, 1, device=ids_BL.device), ids_BL)
         # The module may have picked other frequencies for these ids than it held before.
         angles_BLR = ids_BL[..., None].float() * stock.inv_freq.float()
     except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ValueError(f"{name} does not work like Llama's ({type(error).__name__}: {error})") from error
-    if inv_freq_R.shape != (pairs,):
-        raise ValueError(f"{name} has {inv_freq_R.numel()} pairs, but there are {pairs} factors")
     angles_BLD = torch.cat((angles_BLR, angles_BLR), dim=-1)
     scale = cos_BLD[0, 0, 0]  # cos 0 = 1 times the attention factor
     for got_BLD, want_BLD in ((cos_BLD, angles_BLD.cos()), (sin_BLD, angles_BLD.sin())):
         if got_BLD.shape != want_BLD.shape or not torch.allclose(got_BLD, want_BLD * scale, atol=1e-5):
             raise ValueError(f"{name} arranges angles unlike Llama's, so the windowed one cannot replace it")
+    return stock

@@ -21,8 +21,9 @@ from lr2eval.backends.vllm.jobs import decoding_params, parts, reading_params, r
 from lr2eval.base.ids import digest
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import Truncation, WindowPolicy
-from lr2eval.errors import CheckpointError, UsageError
+from lr2eval.errors import UsageError
 from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.method.rope.source import ModelRope
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.tokenizer import PromptTokenizer
 
@@ -91,10 +92,7 @@ class WindowedVLLM(StreamLM):
             generation = generation_config(checkpoint.folder, self._config)
         self._scaling: RopeScaling | None = None
         if checkpoint.rope_type == "longrope":
-            try:
-                self._scaling = RopeScaling.from_config(self._config.get_text_config())
-            except (ValueError, KeyError) as error:
-                raise CheckpointError(f"{checkpoint.folder}: {error}; fix its rope_parameters") from error
+            self._scaling = ModelRope.read(checkpoint.folder).own()
         super().__init__(
             prompts,
             limit=limit,

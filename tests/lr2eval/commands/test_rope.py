@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -159,7 +157,6 @@ def test_warnings_on_standard_error(llama3: Path, tmp_path: Path, lr2eval: Run) 
         (("--rule", "yarn", "--target-length", "128k", "--set", "beta_fast=x"), "--set beta_fast=x: not a number"),
         (("--rule", "yarn", "--target-length", "128k", "--set", 'beta_fast="x"'), "--set beta_fast=x: not a number"),
         (("--rule", "longrope2", "--target-length", "128k", "--set", "split=3.5"), "--rule longrope2: "),
-        ((), "has no longrope factors; give --rule NAME or --factors FILE"),
         (("--factors", "no-such-file", "--target-length", "128k"), "no-such-file: No such file"),
         (("--factors", "{short}", "--target-length", "128k"), "has 2 factors, but the model has 64 rotary pairs"),
         (("--factors", "{right}"), "--target-length is missing"),
@@ -205,14 +202,18 @@ def test_own_factors_take_no_target(tmp_path: Path, lr2eval: Run) -> None:
     assert "omit them to see the checkpoint's own factors" in got.error
 
 
-def test_rope_needs_no_torch(llama3: Path) -> None:
-    code = (
-        "import sys; from lr2eval.commands.rope import rope\n"
-        f"rope({str(llama3)!r}, target_length='128k', rule='all', from_original=False, "
-        "as_json=True)\nprint({'torch', 'transformers', 'numpy'} & set(sys.modules), file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr == "set()\n"
+def test_the_own_rope_of_a_model_of_any_kind(tmp_path: Path, lr2eval: Run) -> None:
+    sizes = {"model_type": "qwen2", "hidden_size": 256, "num_attention_heads": 2, "num_key_value_heads": 2,
+             "max_position_embeddings": 32768, "rope_theta": 1e6}  # fmt: skip
+    plain = json.loads(lr2eval("rope", "--model", _folder(tmp_path, sizes, "plain"), "--json").out)
+    assert (plain["factors"], plain["temperature"], plain["scale"]) == ([1.0] * 64, 1.0, 1.0)
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    shown = json.loads(lr2eval("rope", "--model", _folder(tmp_path, sizes | {"rope_scaling": yarn}), "--json").out)
+    # YaRN leaves fast pairs alone and stretches slow ones by the factor; its temperature is 0.1 ln 4 + 1.
+    assert shown["factors"][0] == pytest.approx(1)
+    assert shown["factors"][-1] == pytest.approx(4)
+    assert shown["temperature"] == pytest.approx(1.1386294)
+    assert (shown["theta"], shown["rotary_dim"], shown["original_window"]) == (1e6, 128, 32768)
 
 
 def test_export_of_a_rule(toy_checkpoint: Path, tmp_path: Path, lr2eval: Run) -> None:
@@ -269,7 +270,13 @@ def test_the_document_shows_what_the_commands_print(
     tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     document = (Path(__file__).parents[3] / "docs" / "rope.md").read_text(encoding="utf-8")
-    smollm2 = {"hidden_size": 576, "num_attention_heads": 9, "max_position_embeddings": 8192, "rope_theta": 1e5}
+    smollm2 = {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "num_attention_heads": 9,
+        "max_position_embeddings": 8192,
+        "rope_theta": 1e5,
+    }
     _folder(tmp_path, smollm2, "smollm2-135m")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^\$ lr2eval (rope .*)\n((?:(?![$`]).*\n)+)", document, re.M)

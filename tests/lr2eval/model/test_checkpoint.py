@@ -71,10 +71,14 @@ def test_longrope_is_described(folder: Path) -> None:
     assert (checkpoint.rope_type, checkpoint.original_window) == ("longrope", 32)
     assert checkpoint.rope["long_factor"] == [4.0] * 8
     _write_config(
-        folder, model_type="phi3", original_max_position_embeddings=64, rope_scaling={**LONGROPE, "rope_type": "su"}
+        folder, model_type="phi3", original_max_position_embeddings=64, rope_scaling={**LONGROPE, "rope_type": "yarn"}
     )
     checkpoint = Checkpoint.open(folder)
     assert (checkpoint.rope_type, checkpoint.original_window) == ("longrope", 64)
+    _write_config(
+        folder, model_type="phi3", original_max_position_embeddings=64, rope_scaling={**LONGROPE, "rope_type": "su"}
+    )
+    assert _refused(folder).endswith('write "longrope" instead of "su"')
 
 
 def test_several_weight_files(folder: Path) -> None:
@@ -164,7 +168,7 @@ def _only_pickle(folder: Path) -> None:
         (_remove("config.json"), "config.json: no such file", "config.json"),
         (_write("config.json", b"{"), "config.json: not readable as JSON", "copy the file again"),
         (_write("config.json", b"[]"), "config.json: not a JSON object", "copy the file again"),
-        (_write("config.json", b"{}"), "max_position_embeddings is None", "choose another text decoder"),
+        (_write("config.json", b"{}"), "model_type is None", "choose another model"),
         (_remove("model.safetensors"), "no *.safetensors file", "download the weights"),
         (_only_pickle, "pytorch_model.bin: pickled weights", "convert the checkpoint to safetensors"),
         (_zip_as_safetensors, "a pickle with the name of a safetensors file", "convert the checkpoint to safetensors"),
@@ -219,11 +223,11 @@ def test_no_folder(tmp_path: Path) -> None:
         ),
         (
             {"rope_type": "longrope", "original_max_position_embeddings": 32, "long_factor": [1.0] * 8},
-            "longrope needs short_factor, a list of 8 positive numbers",
+            "longrope needs short_factor, a list of positive numbers",
         ),
         (
             {**LONGROPE, "original_max_position_embeddings": 32, "long_factor": ["4"] * 8},
-            "longrope needs long_factor, a list of 8 positive numbers",
+            "longrope needs long_factor, a list of positive numbers",
         ),
     ],
 )

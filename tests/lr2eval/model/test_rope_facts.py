@@ -96,19 +96,13 @@ def test_bound_and_order() -> None:
     assert is_increasing([])
 
 
-def test_facts_are_found_wherever_a_checkpoint_keeps_them() -> None:
+def test_facts_of_a_longrope_checkpoint() -> None:
     factors = [21.81 ** (i / 33) for i in range(33)] + [22.0] * 31
-    wanted = {"rope_scale": 16.0, "d_tcd": 35, "d_rcd": 30}
-    inside = {"long_factor": factors, "rope_theta": 5e5, "original_max_position_embeddings": 8192}
-    assert rope_facts("longrope", inside, {"max_position_embeddings": 131072}) == wanted
-    beside = {"max_position_embeddings": 131072, "rope_theta": 500000, "original_max_position_embeddings": 8192}
-    assert rope_facts("longrope", {"long_factor": factors}, beside) == wanted
-    # What nothing states is not guessed.
-    assert rope_facts("longrope", {"long_factor": factors}, {}) == dict.fromkeys(wanted)
-    del beside["rope_theta"]
-    assert rope_facts("longrope", {"long_factor": factors}, beside) == wanted | {"d_tcd": None}
+    rope = {"long_factor": factors, "rope_theta": 5e5}
+    assert rope_facts("longrope", rope, 131072, 8192) == {"rope_scale": 16.0, "d_tcd": 35, "d_rcd": 30}
+    assert rope_facts("longrope", rope | {"rope_theta": 1.0}, 131072, 8192)["d_tcd"] is None
 
 
 def test_other_ropes_have_no_such_facts() -> None:
-    assert set(rope_facts("yarn", {"factor": 4.0}, {}).values()) == {None}
-    assert set(rope_facts("default", {}, {"rope_theta": 1e4}).values()) == {None}
+    assert set(rope_facts("yarn", {"factor": 4.0, "rope_theta": 1e4}, 64, 32).values()) == {None}
+    assert set(rope_facts("default", {"rope_theta": 1e4}, 64, None).values()) == {None}

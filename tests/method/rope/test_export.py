@@ -208,7 +208,7 @@ def test_warnings_where_stock_transformers_differs(tmp_path: Path) -> None:
     assert "short factors are not all 1" in told.warnings[2]
     config = json.loads((tmp_path / "2" / "config.json").read_text())
     assert config["rope_parameters"]["lr2eval_short_attention_factor"] == 1.0
-    assert "engines that ignore attention_factor" in _export(folder, tmp_path / "3", scaling).warnings[1]
+    assert len(_export(folder, tmp_path / "3", scaling).warnings) == 1
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": ORIGINAL}))
     assert "model_max_length 32" in _export(folder, tmp_path / "4", usual).warnings[1]
@@ -231,20 +231,40 @@ def test_other_forms_of_the_weights_are_left_out_and_named(tmp_path: Path) -> No
     assert (tmp_path / "out" / "LICENSE").read_text() == "free"
 
 
-def test_the_old_spelling_stays(tmp_path: Path) -> None:
-    """What read the source, transformers 4 for one, must not find a plain RoPE in the export."""
-    folder = _source(tmp_path / "source")
-    _edit(folder, rope_parameters=..., rope_theta=1000.0, rope_scaling=None)
-    scaling = _scaling(ModelRope.read(folder))
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "phi3"])
+@pytest.mark.parametrize("old_source", [False, True])
+def test_both_spellings_say_the_same(tmp_path: Path, architecture: str, old_source: bool) -> None:
+    """A program that knows one spelling, transformers 4 for one, must not find a plain RoPE in the export."""
+    folder = _source(tmp_path / "source", architecture)
+    if old_source:
+        _edit(folder, rope_parameters=..., rope_theta=1000.0, rope_scaling=None)
+    scaling = longrope2(ModelRope.read(folder).original(), TARGET, split=4)
     _export(folder, tmp_path / "out", scaling)
     config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert "rope_parameters" not in config
-    assert config["rope_theta"] == 1000.0
-    assert config["rope_scaling"]["rope_type"] == "longrope"
-    assert config["rope_scaling"]["long_factor"] == list(scaling.long_factor)
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 1000.0
     assert config["original_max_position_embeddings"] == ORIGINAL
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert RopeScaling.from_config(model.config) == scaling
+    assert config["rope_scaling"]["long_factor"] == list(scaling.long_factor)
+    if architecture == "phi3":  # transformers 4 takes these three and no other
+        assert list(config["rope_scaling"]) == ["type", "short_factor", "long_factor"]
+    for left_out in ("rope_scaling", "rope_parameters"):
+        _edit(tmp_path / "out", **{**config, left_out: ...})
+        assert ModelRope.read(tmp_path / "out").own() == scaling
+
+
+def test_temperatures_for_engines_that_read_mscale(tmp_path: Path) -> None:
+    """vLLM ignores attention_factor."""
+    scaling = replace(longrope2(OriginalRope(1000.0, 16, ORIGINAL), TARGET, split=4), long_attention_factor=1.5)
+    _export(_source(tmp_path / "source"), tmp_path / "out", scaling)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    for rope in (config["rope_parameters"], config["rope_scaling"]):
+        assert (rope["short_mscale"], rope["long_mscale"]) == (scaling.short_attention_factor, 1.5)
+
+
+def test_a_temperature_that_transformers_4_cannot_read(tmp_path: Path) -> None:
+    folder = _source(tmp_path / "source", "phi3")
+    done = _export(folder, tmp_path / "out", _scaling(ModelRope.read(folder)))
+    assert done.warnings[1].endswith("in a Phi-3 model and would use plain RoPE; this checkpoint needs transformers 5")
+    assert "rope_scaling" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
 def test_partial_rotary_models(tmp_path: Path) -> None:
@@ -267,11 +287,13 @@ def test_models_that_cannot_carry_the_factors_are_named(tmp_path: Path) -> None:
         _export(tmp_path / "cohere", tmp_path / "out", ntk(OriginalRope(1e4, 16, ORIGINAL), TARGET))
     folder = _source(tmp_path / "source")
     _edit(folder, model_type="unheard-of")
-    with pytest.raises(UsageError, match="stock transformers cannot use longrope factors"):
+    with pytest.raises(UsageError, match="model_type is 'unheard-of', which transformers"):
         _export(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     shutil.rmtree(folder)
-    _edit(_source(tmp_path / "source"), text_config={})
+    config = json.loads((_source(tmp_path / "source") / "config.json").read_text())
+    wrapped = {"model_type": "llava", "text_config": config}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(wrapped))
     with pytest.raises(UsageError, match="only plain text decoders"):
         _export(tmp_path / "source", tmp_path / "out")
 
@@ -283,7 +305,7 @@ def test_nothing_appears_unless_transformers_reads_the_same_numbers(
 
     def wrong(*args: Any) -> dict[str, Any]:
         config = right(*args)
-        config["rope_parameters"]["long_factor"][-1] += 1
+        config["rope_scaling"]["long_factor"][-1] += 1
         return config
 
     monkeypatch.setattr(export_module, "_new_config", wrong)

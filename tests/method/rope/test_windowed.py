@@ -336,7 +336,7 @@ def test_install_names_a_rotary_module_it_cannot_replace() -> None:
     assert install_rope(gpt2) is None
     with pytest.raises(ValueError, match="GPT2LMHeadModel has no single rotary module"):
         install_rope(gpt2, scaling)
-    with pytest.raises(ValueError, match="LlamaRotaryEmbedding has 8 pairs, but there are 4 factors"):
+    with pytest.raises(ValueError, match="LlamaForCausalLM has 8 rotary pairs, but there are 4 factors"):
         install_rope(tiny_model("llama"), longrope2(OriginalRope(1e4, 8, 64), 256, split=2))
     model = tiny_model("llama")
     model.model.rotary_emb.forward = lambda x, position_ids, layer_type: (x, x)

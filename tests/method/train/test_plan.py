@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MambaConfig
 
 from lr2eval.errors import UsageError
 from lr2eval.method.train.plan import plan
 from lr2eval.method.train.recipe import Recipe, names, read_recipe
-from lr2eval.model.shape import Shape, parameters, shape_of
+from lr2eval.model.shape import Shape, config_shape, parameters
 
 # Stated in the recipes: 72 + 72 rows, 3B + 7B, 90M + 210M, 60 + 60 rows; whole rows only.
 STATED = {
@@ -57,7 +57,7 @@ def test_kept_activations_of_a_real_layer(changes: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     sizes = _sizes(**changes)
     model = LlamaForCausalLM(LlamaConfig(**sizes)).train()
-    shape = shape_of(sizes)
+    shape = config_shape(LlamaConfig(**sizes))
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -142,5 +142,5 @@ def test_nothing_to_train_on_and_no_sizes() -> None:
     assert recipe.shape is not None
     with pytest.raises(UsageError, match="less than one row of 2,048"):
         plan(recipe, recipe.shape)
-    with pytest.raises(UsageError, match="num_attention_heads"):
-        shape_of({"hidden_size": 4})
+    with pytest.raises(UsageError, match="num_attention_heads is None"):
+        config_shape(MambaConfig())
