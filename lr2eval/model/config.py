@@ -250,7 +250,7 @@ def _transformers_config(path: Path, raw: Mapping[str, Any], trust_remote_code: 
         raise CheckpointError(f"{path}: transformers cannot read it ({_reason(error)}); {fix}") from error
     known = f"transformers {transformers.__version__} does not know"
     if own_code:
-        fix = "its folder brings its own code: add --set trust_remote_code=true if you trust it"
+        fix = "its folder brings its own code: `lr2eval run --set trust_remote_code=true` runs it, if you trust it"
     else:
         fix = "choose another model, or install a transformers that knows it"
     raise CheckpointError(f"{path}: model_type is {kind!r:.60}, which {known}; {fix}")
