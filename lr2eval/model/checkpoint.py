@@ -39,6 +39,8 @@ class Checkpoint:
     name: str
     config: Mapping[str, Any] = field(repr=False)
     architecture: str
+    is_text_model: bool
+    """Whether transformers loads it as a causal language model."""
     parameters: int
     """Numbers stored in the weight files (tied weights counted once)."""
     dtype: str
@@ -84,7 +86,8 @@ class Checkpoint:
             folder=folder,
             name=name or Path(os.path.abspath(folder)).name,  # of a link its own name
             config=config.raw,
-            architecture=_architecture(config),
+            architecture=config.architecture,
+            is_text_model=config.is_text_model,
             parameters=sum(sizes.values()),
             dtype=_dtype(config, stored),
             window=config.window,
@@ -94,13 +97,6 @@ class Checkpoint:
             rope=dict(config.rope),
             fingerprint=digest([identity, hashes]),
         )
-
-
-def _architecture(config: ModelConfig) -> str:
-    stated = config.raw.get("architectures") or [config.raw.get("model_type", "unknown")]
-    if not isinstance(stated, list) or not all(isinstance(name, str) for name in stated):
-        raise CheckpointError(f"{config.path}: architectures is {stated!r:.60}, not a list of class names; correct it")
-    return str(stated[0])
 
 
 def _dtype(config: ModelConfig, stored: str) -> str:

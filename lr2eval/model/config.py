@@ -54,6 +54,9 @@ class ModelConfig:
         """
         path = folder if folder.is_file() else folder / CONFIG
         raw = read_object(path)
+        named = raw.get("architectures") or []
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            raise CheckpointError(f"{path}: architectures is {named!r:.60}, not a list of class names; correct it")
         _check_numbers(path, raw)
         with quiet_transformers():
             made = _transformers_config(path, raw, trust_remote_code)
@@ -75,9 +78,21 @@ class ModelConfig:
         return inner if isinstance(inner, Mapping) else self.raw
 
     @property
+    def architecture(self) -> str:
+        """The class that the file names, else its model type."""
+        return str(next(iter(self.raw.get("architectures") or []), self.raw.get("model_type")))
+
+    @property
     def is_wrapped(self) -> bool:
         """Whether the text model is a part of a larger model."""
         return self.own is not self.raw
+
+    @property
+    def is_text_model(self) -> bool:
+        """Whether transformers loads the checkpoint as a causal language model."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+        return self.raw.get("model_type") in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "auto_map" in self.raw
 
     @cached_property
     def window(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length
 from lr2eval.benchmark import Benchmark, Shard, TaskContext
-from lr2eval.errors import MissingDataError, NotComparableError, UsageError
+from lr2eval.errors import CheckpointError, MissingDataError, NotComparableError, UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.names import locate
 from lr2eval.model.tokenizer import PromptTokenizer
@@ -118,12 +118,18 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
 def open_checkpoint(name: str, config: RunConfig) -> Checkpoint:
     """The checkpoint of ``--model`` or ``--baseline``, checked."""
     folder = locate(name, offline=config.offline)
-    return Checkpoint.open(
+    checkpoint = Checkpoint.open(
         folder,
         cache=cache_dir(),
         name=name if not Path(name).exists() else None,
         trust_remote_code=config.trust_remote_code,
     )
+    if config.backend == "hf" and not checkpoint.is_text_model:
+        raise CheckpointError(
+            f"{checkpoint.name}: transformers does not load {checkpoint.architecture} as a text model, so --backend hf "
+            "cannot run it yet; choose --backend vllm or a server"
+        )
+    return checkpoint
 
 
 def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunConfig) -> None:
