@@ -137,6 +137,30 @@ def test_baseline_with_a_smaller_window_runs_what_it_can(toy_checkpoint: Path, t
     assert "not run: fwe at 1k: above the window of the original model (800 tokens)" in got.err
 
 
+def test_the_plan_names_the_window_that_the_rope_suggests(toy: Path, lr2eval: Run) -> None:
+    """Qwen2.5 with YaRN as its card says: factor 4, and max_position_embeddings still the old window."""
+    config = json.loads((toy / "config.json").read_text())
+    rope = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 2048}
+    (toy / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 2048, "rope_parameters": rope}))
+    got = lr2eval("run", "--model", toy, "--tasks", "ruler:vt", "--samples-per-task", "1", "--offline", "--dry-run")
+    assert got.code == 0, got.err
+    said = "the yarn factor in its configuration suggests a window of 8k, but max_position_embeddings is 2k; to run "
+    assert f"{said}beyond 2k, add --lengths 2k..8k --set beyond_window=true" in got.err
+    beyond = ("--lengths", "2k..8k", "--set", "beyond_window=true", "--samples-per-task", "1", "--offline", "--dry-run")
+    got = lr2eval("run", "--model", toy, "--tasks", "ruler:vt", *beyond)
+    assert got.code == 0, got.err
+    assert "suggests a window" not in got.err
+
+
+def test_a_multimodal_model_that_is_no_text_model(toy: Path, lr2eval: Run) -> None:
+    config = json.loads((toy / "config.json").read_text())
+    wrapped = {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "text_config": config}
+    (toy / "config.json").write_text(json.dumps(wrapped))
+    got = lr2eval("run", "--model", toy, *QUICK)
+    assert got.code == 2
+    assert "transformers does not load LlavaForConditionalGeneration as a text model" in got.error
+
+
 def test_dry_run_writes_nothing(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path) -> None:
     got = lr2eval("run", "--model", toy_checkpoint, *QUICK, "--dry-run", "--out", tmp_path / "run")
     assert got.code == 0

@@ -14,6 +14,8 @@ from transformers import (
     Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
+    PhimoeConfig,
+    PhimoeForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -350,6 +352,26 @@ def test_qwen2_and_models_on_no_device_are_served() -> None:
     with torch.device("meta"):
         nowhere = CLASSES["phi3"][1](tiny_config("phi3"))
     assert install_rope(nowhere) is not None
+
+
+@torch.no_grad()
+def test_a_temperature_for_each_window() -> None:
+    """Phi-3.5-MoE states ``short_mscale`` and ``long_mscale``; the usual temperature would be 1.26."""
+    torch.manual_seed(0)
+    sizes = tiny_config("llama", longrope(short_mscale=1.2431, long_mscale=1.31)).to_dict()
+    stock = PhimoeForCausalLM(PhimoeConfig(**sizes | {"model_type": "phimoe", "num_local_experts": 2})).eval()
+    ours = copy.deepcopy(stock)
+    rotary = install_rope(ours)
+    assert rotary is not None
+    assert (rotary.scaling.short_attention_factor, rotary.scaling.long_attention_factor) == (1.2431, 1.31)
+    ids = torch.tensor([_ids(SHORT)])
+    assert (ours(ids).logits - stock(ids).logits).abs().max() < 1e-4
+    # Beyond the window stock reads the long temperature with the short factors; the checkpoint states long ones.
+    x, beyond = torch.zeros(1, 1, 64), torch.tensor([[ORIGINAL]])
+    assert stock.model.rotary_emb(x, torch.tensor([[0, ORIGINAL]]))[0][0, 0, 0] == pytest.approx(1.31)
+    angles = ORIGINAL * rotary.scaling.inv_freq("long")
+    assert torch.allclose(rotary(x, beyond)[0][0, 0, :PAIRS], angles.cos() * 1.31)
+    assert not torch.allclose(stock.model.rotary_emb(x, beyond)[0][0, 0, :PAIRS], angles.cos() * 1.31)
 
 
 @torch.no_grad()
