@@ -107,7 +107,9 @@ def train(config: TrainConfig, *, listener: Listener | None = None, command: Seq
 
     from lr2eval.backends.loading import load_model, quiet
     from lr2eval.method.data.rows import SegmentData
+    from lr2eval.method.rope.export import check_plain
     from lr2eval.method.rope.files import read_factors
+    from lr2eval.method.rope.source import ModelRope
     from lr2eval.method.train.train import MODEL
     from lr2eval.method.train.train import train as train_model
     from lr2eval.model.names import locate
@@ -122,6 +124,7 @@ def train(config: TrainConfig, *, listener: Listener | None = None, command: Seq
             f"{config.factors}: has no windows and no attention factors; use the factors.json of `lr2eval search` or "
             "the rope_factors.json of `lr2eval export`"
         )
+    check_plain(ModelRope.read(folder))  # now, not when the trained model is exported
     segments = SegmentData.open(config.data)
     measured = SegmentData.open(config.held_out) if config.held_out is not None else ()
     checkpoint = Checkpoint.open(folder, cache=cache_dir())

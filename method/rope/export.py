@@ -63,6 +63,7 @@ def export(
     Raises :class:`UsageError` for an ``out`` that exists or a model that is not supported, :class:`CheckpointError` for
     a damaged source, :class:`StoreError` if writing fails.
     """
+    check_plain(source)
     checkpoint = Checkpoint.open(source.folder, cache=cache_dir())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"--out {out}: already exists; choose a new folder")
@@ -92,14 +93,18 @@ def export(
     return done
 
 
+def check_plain(source: ModelRope) -> None:
+    """Raises :class:`UsageError` for the text model of a larger checkpoint."""
+    if source.config.is_wrapped:
+        raise UsageError(f"{source.folder}: a multimodal model; only plain text decoders can be exported")
+
+
 def _new_config(source: ModelRope, scaling: RopeScaling) -> dict[str, Any]:
     """The source's configuration with the new RoPE, in the spelling of transformers 5 and in the older one.
 
     Programs that know only one of the two read the same numbers. Where they cannot agree (:func:`_agrees`), only
     ``rope_parameters`` is written.
     """
-    if source.config.is_wrapped:
-        raise UsageError(f"{source.folder}: a multimodal model; only plain text decoders can be exported")
     rope = scaling.rope_parameters(source.head_dim)
     # vLLM ignores attention_factor and reads these two.
     rope |= {"short_mscale": scaling.short_attention_factor, "long_mscale": scaling.long_attention_factor}

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from lr2eval.base.files import write_json
@@ -125,3 +127,18 @@ def test_a_dry_run_counts_the_rows_that_are_there(made: Path, lr2eval: Run, tmp_
     assert not (tmp_path / "out").exists()
     tight = lr2eval("train", "--recipe", "llama3-8b-128k", "--dry-run", "--set", "hardware.memory_gib=40")
     assert "DOES NOT FIT in 40" in tight.out
+
+
+def test_a_model_that_cannot_be_exported_is_refused_before_training(made: Path, lr2eval: Run, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 4, "num_key_value_heads": 2,
+             "max_position_embeddings": 128}  # fmt: skip
+    for name, config, said in (
+        ("smollm3", {"model_type": "smollm3", **sizes}, "1 of 4 attention layers use no RoPE"),
+        ("llava", {"model_type": "llava", "text_config": {"model_type": "llama", **sizes}}, "a multimodal model"),
+    ):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "config.json", config)
+        save_file({"w": torch.ones(1)}, tmp_path / name / "model.safetensors")
+        got = lr2eval(*command(made, tmp_path / "out", "--model", tmp_path / name))
+        assert got.code == 2
+        assert said in got.error
