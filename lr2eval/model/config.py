@@ -21,8 +21,11 @@ CONFIG = "config.json"
 _SIZES = {
     "num_hidden_layers": 1024, "hidden_size": 2**24, "num_attention_heads": 2**16, "num_key_value_heads": 2**16,
     "head_dim": 2**20, "intermediate_size": 2**28, "vocab_size": 2**28, "max_position_embeddings": 2**40,
+    "sliding_window": 2**40, "attention_chunk_size": 2**40,
 }  # fmt: skip
-"""Sizes that are read here or build the model, and more than any model will have."""
+"""Sizes that build the model, and more than any model will have."""
+_MOST = 2**40
+"""More than any whole number in a configuration; torch's arithmetic ends at 2**63."""
 _WINDOWS = ("max_position_embeddings", "max_seq_len", "max_sequence_length", "seq_length", "n_ctx")
 _NUMBERS = (
     "rope_theta", "factor", "attention_factor", "original_max_position_embeddings", "partial_rotary_factor",
@@ -186,11 +189,14 @@ class ModelConfig:
 
 def _check_numbers(path: Path, raw: Mapping[str, Any]) -> None:
     """Refuse sizes and RoPE numbers that no model can have; transformers would only warn, or run out of memory."""
+    if large := next(_too_large(raw), ""):
+        raise CheckpointError(f"{path}: {large} is too large a number; correct it")
     own = raw.get("text_config")
     for part in (raw, own if isinstance(own, Mapping) else {}):
         for name, most in _SIZES.items():
             value = part.get(name)
-            if isinstance(value, bool | str | float) or (isinstance(value, int) and not 0 < value <= most):
+            least = int(name != "sliding_window")  # 0 is a way to say none
+            if isinstance(value, bool | str | float) or (isinstance(value, int) and not least <= value <= most):
                 raise CheckpointError(
                     f"{path}: {name} is {value!r:.60}, not a whole number from 1 to {most:,}; correct it"
                 )
@@ -202,6 +208,18 @@ def _check_numbers(path: Path, raw: Mapping[str, Any]) -> None:
             tables += [table or {}, *(inner for inner in (table or {}).values() if isinstance(inner, Mapping))]
         for table in tables:
             _check_rope(path, table)
+
+
+def _too_large(value: Any, name: str = "") -> Iterator[str]:
+    """The keys of whole numbers that no configuration needs."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _too_large(inner, str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _too_large(inner, name)
+    elif isinstance(value, int) and abs(value) > _MOST:
+        yield name
 
 
 def _check_rope(path: Path, table: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import struct
@@ -239,3 +240,42 @@ def test_broken_longrope_is_refused(folder: Path, rope: dict[str, Any], thing: s
 def test_needs_no_torch() -> None:
     code = "import sys, lr2eval.model.checkpoint; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, "x", [], [1], {}, 10**30, -1])
+@pytest.mark.parametrize(
+    "key", ["hidden_size", "num_hidden_layers", "max_position_embeddings", "rms_norm_eps", "rope_theta"]
+)
+def test_what_is_no_number_is_one_line(folder: Path, key: str, bad: Any) -> None:
+    if (key, bad) == ("rms_norm_eps", -1):
+        bad = "1"  # transformers accepts a negative number here
+    _write_config(folder, **{key: bad})
+    assert "config.json" in _refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"architectures": -1}, "architectures is -1, not a list of class names"),
+        ({"architectures": [1]}, "architectures is [1]"),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 10**30}},
+         "original_max_position_embeddings is too large a number"),
+        ({"vision_config": {"layers": [1, 10**30]}}, "layers is too large a number"),
+        ({"rope_scaling": "yarn"}, "rope_scaling is 'yarn', not an object"),
+        ({"rope_scaling": {"type": "linear", "factor": "2"}}, "factor is '2', not a positive number"),
+        ({"rope_scaling": {"type": "linear", "factor": math.nan}}, "it contains NaN, which is not a JSON number"),
+        ({"sliding_window": -1}, "sliding_window is -1"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, not a whole number from 1 to 1,024"),
+        ({"model_type": []}, "model_type is []"),
+        ({"dtype": "float31"}, "transformers cannot read it"),
+    ],
+)  # fmt: skip
+def test_configurations_that_no_model_has(folder: Path, changes: dict[str, Any], said: str) -> None:
+    _write_config(folder, **changes)
+    assert said in _refused(folder)
+
+
+@pytest.mark.parametrize("listed", [None, "x", [1], {}])
+def test_an_index_without_a_map(folder: Path, listed: Any) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": listed}))
+    assert "weight_map is not a list of weight files" in _refused(folder)
