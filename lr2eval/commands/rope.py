@@ -48,6 +48,7 @@ def _facts(name: str, folder: Path, scaling: RopeScaling) -> dict[str, Any]:
 
     original = scaling.original
     factors = scaling.long_factor
+    rescaled = scaling.scale > 1
     return {
         "model": folder.resolve().name,
         "rule": name,
@@ -61,8 +62,8 @@ def _facts(name: str, folder: Path, scaling: RopeScaling) -> dict[str, Any]:
         "short_temperature": scaling.short_attention_factor,
         "d_tcd": original.d_tcd,
         "d10_tcd": original.d10_tcd,
-        "d_rcd": real_index(factors, scaling.scale),
-        "split": split_index(factors),
+        "d_rcd": real_index(factors, scaling.scale) if rescaled else None,
+        "split": split_index(factors) if rescaled else None,
         "below_bound": list(below_bound(factors, scaling.scale, original.d_tcd)),
         "monotonic": is_increasing(factors),
         "factors": list(factors),
@@ -140,6 +141,8 @@ def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mappi
 
 def _geometry(original: OriginalRope, target: int) -> str:
     lengths = f"{format_length(original.window)} to {format_length(target)}, s = {target / original.window:g}"
+    if target == original.window:
+        lengths = format_length(target)
     return f"window {lengths}; base {original.theta:g}, {original.pairs} rotary pairs"
 
 
@@ -149,7 +152,9 @@ def _temperature(scaling: RopeScaling) -> str:
     return f"temperature {long:.6g} {where} (cos and sin are multiplied by it)"
 
 
-def _positions(facts: Mapping[str, Any]) -> tuple[str, str]:
+def _positions(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    if facts["scale"] <= 1:
+        return (f"critical pairs, counted from 0: d10_tcd {facts['d10_tcd']}, d_tcd {facts['d_tcd']}",)
     reached = "no d_rcd (no factor reaches s)" if facts["d_rcd"] is None else f"d_rcd {facts['d_rcd']}"
     split = "" if facts["split"] is None else f", split {facts['split']}"
     below = facts["below_bound"]

@@ -100,9 +100,8 @@ class ModelRope:
         if self.kind == "longrope":
             return self._checked(lambda: RopeScaling.from_config(self.config.text, self.stock))
         plain = self._checked(lambda: OriginalRope(self.theta, self.rotary_dim, self.original_window or self.window))
-        factors = tuple(1 / (freq * base) for freq, base in zip(self.stock.short_inv_freq, _bases(plain), strict=True))
-        if self._is_plain(plain):
-            factors = (1.0,) * plain.pairs
+        turned = zip(self.stock.short_inv_freq, _bases(plain), strict=True)
+        factors = tuple(float(f"{1 / (freq * base):.6g}") for freq, base in turned)  # float32 knows no more digits
         factor = self.stock.short_attention_factor
         return self._checked(
             lambda: RopeScaling(
