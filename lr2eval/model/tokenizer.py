@@ -70,8 +70,9 @@ class PromptTokenizer:
         except CheckpointError:
             raise
         except Exception as error:  # damaged files make transformers raise anything
+            reason = " ".join(str(error).split())[:120]
             raise CheckpointError(
-                f"{folder}: the tokenizer does not load ({type(error).__name__}: {first_line(error, 120)}); "
+                f"{folder}: the tokenizer does not load ({type(error).__name__}: {reason}); "
                 "put the model's tokenizer.json and tokenizer_config.json into this folder"
             ) from error
 
