@@ -208,16 +208,15 @@ class PromptTokenizer:
         if self.system:
             told = [message["content"] for message in messages if message["role"] == "system"]
             messages = [{"role": "system", "content": "\n\n".join([self.system, *told])}, *rest]
-        problem: Exception | None = None
-        for each in [messages] if self.system or rest == messages else [messages, rest]:
-            try:
-                return self._rendered(each, add_generation_prompt) + end
-            except Exception as error:  # templates are code, and may raise anything
-                problem = problem or error
-        assert problem is not None
-        raise CheckpointError(
-            f"{self.name}: the chat template fails ({first_line(problem)}); {self._advice(rest)}"
-        ) from problem
+        try:
+            return self._rendered(messages, add_generation_prompt) + end
+        except Exception as error:  # templates are code, and may raise anything
+            with contextlib.suppress(Exception):
+                if not self.system and rest != messages:
+                    return self._rendered(rest, add_generation_prompt) + end
+            raise CheckpointError(
+                f"{self.name}: the chat template fails ({first_line(error)}); {self._advice(rest)}"
+            ) from error
 
     def _advice(self, messages: list[dict[str, str]]) -> str:
         """What to do about a template that fails: it may need a system message, or refuse one."""
@@ -288,25 +287,21 @@ class PromptTokenizer:
         return self._checked([found])[0]
 
     @property
-    def chat_facts(self) -> dict[str, Any]:
-        """How chats become text, for the manifest; empty without a chat template."""
+    def chat_facts(self) -> dict[str, str]:
+        """What is special about the chats, for the manifest; empty if nothing is."""
         if not self.chat:
             return {}
-        bos = self.tokenizer.bos_token_id
-        return {
+        text = self._probe(_PROBE)
+        facts = {
             "date": self.day.isoformat() if self.dated else None,
             "system": self.system,
-            "answer_prefix": "appended" if self.appends else "continued",
-            "starts_with_bos": bos is not None and self.encode(self._probe(_PROBE))[0] == bos,
+            "answer_prefix": "appended" if self.appends else None,
+            "special_tokens": "of the template alone" if self.encode(text) != self._with_specials(text) else None,
         }
+        return {key: value for key, value in facts.items() if value}
 
     def fingerprint(self) -> str:
         """Hash of vocabulary, merges, special tokens and (with chat) template: equal iff texts tokenise equally."""
-        unusual = []
-        if self.chat:
-            text = self._probe(_PROBE)
-            bare = self.encode(text) != self._with_specials(text)
-            unusual = [self.day.isoformat() * self.dated, self.system or "", "appended" * self.appends, "bare" * bare]
         parts = [
             self.tokenizer.backend_tokenizer.to_str()
             if getattr(self.tokenizer, "is_fast", False)
@@ -314,7 +309,7 @@ class PromptTokenizer:
             repr(sorted(self.tokenizer.special_tokens_map.items())),
             repr(self._with_specials("a")),
             str(self.tokenizer.chat_template) if self.chat else "",
-            *(unusual if any(unusual) else ()),
+            *map(repr, self.chat_facts.items()),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

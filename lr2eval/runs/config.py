@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from datetime import date
 from pathlib import Path
@@ -41,12 +40,11 @@ def _limit(value: Any) -> Any:
     raise ValueError("must be a whole number of samples or a share between 0 and 1")
 
 
-def _day(value: Any) -> Any:
-    if type(value) is date:  # of a TOML file
-        return value
-    with contextlib.suppress(ValueError, TypeError):
-        return date.fromisoformat(value)
-    raise ValueError("must be a date such as 2025-01-31")
+def _day(value: Any) -> date:
+    try:
+        return value if type(value) is date else date.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError("must be a date such as 2025-01-31") from None
 
 
 class RunConfig(Config):

@@ -193,8 +193,8 @@ def test_the_date_belongs_to_a_run_whose_template_prints_it(folder: Path, monkey
     assert usual["tokenizer"] != other["tokenizer"]
     assert settings() == settings(chat_date="2031-02-03")
     assert "chat_date" not in settings()["config"]
-    for wrong in ("tomorrow", "2031-02-30", 2031, "2031"):
-        with pytest.raises(UsageError, match=r"^chat_date .*must be a date such as 2025-01-31$"):
+    for wrong in ("tomorrow", "2031-02-30", 2031, "2031", [1], None):
+        with pytest.raises(UsageError, match=r"^chat_date.*: must be a date such as 2025-01-31$"):
             RunConfig(model="m", tasks="mmlu", chat_date=wrong)
 
 
