@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
@@ -51,6 +50,7 @@ class PromptTokenizer:
         self.chat = chat
         self.name = name
         self.day, self.system, self.rows = day, system, rows
+        self.given: Mapping[str, Any] = {"name": name, "day": day, "system": system, "rows": rows}
         self.appends = False
         """Whether the beginning of an answer is appended to the text, because the template cannot begin one."""
         self._check()
@@ -149,9 +149,7 @@ class PromptTokenizer:
 
     def with_chat(self, chat: bool) -> PromptTokenizer:
         """The same tokenizer, which wraps prompts in the chat template or does not."""
-        made = copy.copy(self)
-        made.chat = chat
-        return made
+        return PromptTokenizer(self.tokenizer, chat=chat, **self.given)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a bare text, without special tokens."""

@@ -31,7 +31,7 @@ class CountingTokenizer(PromptTokenizer):
     """A prompt tokenizer with the same counts, quicker where ``additive``: then every word is tokenised once."""
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
-        self.__dict__.update(tokenizer.__dict__)
+        super().__init__(tokenizer.tokenizer, chat=tokenizer.chat, **tokenizer.given)
         self._plain = tokenizer
         self._memo: dict[str, int] = {}
         self._special = 0
@@ -44,10 +44,6 @@ class CountingTokenizer(PromptTokenizer):
             self._cut = parts_of_words(state) if self.additive else None
         if self.additive:
             self._special = len(self.encode_rendered("a")) - len(self.encode("a"))
-
-    def with_chat(self, chat: bool) -> PromptTokenizer:
-        """As :meth:`PromptTokenizer.with_chat`."""
-        return self._plain.with_chat(chat)
 
     def counts(self, texts: Sequence[str]) -> list[int]:
         """As :meth:`PromptTokenizer.counts`."""
