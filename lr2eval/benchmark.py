@@ -208,6 +208,8 @@ class BackendRequest:
     truncation: Truncation
     window_policy: WindowPolicy
     chat: bool
+    tokenizer: PromptTokenizer
+    """Renders chats (``apply_chat_template``) and encodes prompts (``encode_rendered``) as every back end should."""
     trust_remote_code: bool
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)

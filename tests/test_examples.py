@@ -127,7 +127,7 @@ def test_the_template_refuses_what_it_cannot_do(modules: Callable[[str], Any], t
     plain = modules("backend").plain
     request = lr2eval.BackendRequest(
         folder=tmp_path, window=8, original_window=None, dtype="auto", device="cpu", batch_size=1, truncation="error",
-        window_policy="exact", chat=False, trust_remote_code=False, seed=0, options={},
+        window_policy="exact", chat=False, tokenizer=tokenizer, trust_remote_code=False, seed=0, options={},
     )  # fmt: skip
     with pytest.raises(lr2eval.UsageError, match=r"plain\.speed: unknown option; plain has attention"):
         plain(replace(request, options={"speed": 9}))

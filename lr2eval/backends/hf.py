@@ -33,6 +33,7 @@ class WindowedHFLM(PromptLM):
 
     Args:
         checkpoint: the checked folder (:meth:`Checkpoint.open`).
+        prompts: its tokenizer; by default without chat template.
         dtype: torch dtype name; ``auto`` is the checkpoint's own.
         device: the default is ``cuda`` if there is a GPU, else ``cpu``.
         batch_size: rows of a batch at most, or ``auto`` (at most 64 rows and a budget of tokens). Memory bounds both.
@@ -48,6 +49,7 @@ class WindowedHFLM(PromptLM):
     def __init__(
         self,
         checkpoint: Checkpoint,
+        prompts: PromptTokenizer | None = None,
         *,
         window: int | None = None,
         dtype: str = "auto",
@@ -60,7 +62,7 @@ class WindowedHFLM(PromptLM):
         trust_remote_code: bool = False,
     ) -> None:
         with quiet():
-            prompts = PromptTokenizer.load(checkpoint.folder)
+            prompts = prompts or PromptTokenizer.load(checkpoint.folder)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
             model = load_model(checkpoint, checkpoint.dtype if dtype == "auto" else dtype, device, trust_remote_code)
             configure_pad_token(prompts.tokenizer, model_config=model.config)

@@ -53,7 +53,6 @@ class PromptLM(LM):  # type: ignore[misc]  # lm-eval is untyped here
         super().__init__()
         self.prompts = prompts
         self.tokenizer = prompts.tokenizer
-        self.prefix_token_id = prompts.prefix_token_id
         self.tok_encode = TokenCache(prompts.encode_rendered)
         self.limit = limit
         self.model_seconds = 0.0
@@ -62,7 +61,13 @@ class PromptLM(LM):  # type: ignore[misc]  # lm-eval is untyped here
         self._policy = window_policy
         self._details: list[ResponseDetail] = []
 
-    tokenizer_name = property(lambda self: self.prompts.tokenizer_name)
+    prefix_token_id = property(lambda self: self.prompts.prefix_token_id)
+
+    def expect(self, *, chat: bool) -> None:
+        """Whether the next prompts are chats: some tasks are never wrapped in a chat template."""
+        if chat != self.prompts.chat:
+            self.prompts = self.prompts.with_chat(chat)
+            self.tok_encode = TokenCache(self.prompts.encode_rendered)
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         return self.prompts.chat_template(chat_template)

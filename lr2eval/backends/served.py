@@ -50,6 +50,11 @@ class ServedLM(StreamLM):
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The text as the checkpoint's own template renders it. It is hashed, measured and sent to a completions
         server. A chat server gets the messages instead."""
+        if self._chat and self.prompts.appends and not add_generation_prompt:
+            raise UsageError(
+                f"--backend {self._name}: the model's chat template cannot continue an answer that a task begins; use "
+                "local-completions, vllm or hf"
+            )
         text = super().apply_chat_template(chat_history, add_generation_prompt)
         if self._chat:
             self._histories[text_hash(text)] = json.dumps(chat_history)
@@ -110,7 +115,11 @@ class ServedLM(StreamLM):
         """lm-eval's own way, one request after another. The server must echo prompts with log-probabilities."""
         for number, request in enumerate(requests):
             try:
-                [answer] = getattr(self._api, request_type)([request], disable_tqdm=True)
+                if request_type == "loglikelihood" and not self._chat:
+                    pairs = self._fitted(self._pairs([request]))  # the tokens that every back end reads
+                    [answer] = self._api._loglikelihood_tokens([(request.args, *pairs[0])], disable_tqdm=True)
+                else:
+                    [answer] = getattr(self._api, request_type)([request], disable_tqdm=True)
             except NotImplementedError as error:
                 raise UsageError(
                     f"--backend {self._name}: can only generate; run multiple-choice tasks with local-completions, "

@@ -145,8 +145,8 @@ def _refuse_different_setups(original: Side, extended: Side) -> None:
     """Refuse runs with another tokenizer, window policy or truncation policy. Sample hashes do not show these."""
     if original.model.tokenizer_fingerprint != extended.model.tokenizer_fingerprint:
         raise NotComparableError(
-            f"{original.label} and {extended.label} have different tokenizers, so a length in tokens means different "
-            "texts; compare models with the same tokenizer"
+            f"{original.label} and {extended.label} have different tokenizers, or chats with another date or system "
+            "message, so a length in tokens means different texts; compare runs with the same ones"
         )
     for key in ("window_policy", "truncation"):
         before, after = original.settings.get(key), extended.settings.get(key)

@@ -232,7 +232,8 @@ def _requests(shard: Shard, task: Any, documents: Sequence[int], run: Prepared) 
     """What the task asks about these documents."""
     from lr2eval.tasks.shared.lm_eval import quiet_lm_eval
 
-    tokenizer, chat = run.tokenizer, run.config.chat and shard.chat
+    chat = run.config.chat and shard.chat
+    tokenizer = run.tokenizer.with_chat(chat)
     try:
         with quiet_lm_eval():
             task.build_all_requests(

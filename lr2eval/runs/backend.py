@@ -14,6 +14,7 @@ from lr2eval.base.units import parse_bytes
 from lr2eval.benchmark import BackendRequest
 from lr2eval.errors import BackendError, Lr2EvalError, UsageError, first_line
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.runs.config import RunConfig
 
 BUILT_IN = ("hf", "vllm")
@@ -71,7 +72,11 @@ def window_limit(checkpoint: Checkpoint, config: RunConfig) -> int:
 
 def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
     """The lm-eval ``LM`` for ``--backend``, which :func:`check_backend` has checked."""
+    from lr2eval.backends.loading import quiet
+
     window = window_limit(checkpoint, config)
+    with quiet():
+        prompts = PromptTokenizer.load(checkpoint.folder, **config.prompts)
     shared: dict[str, Any] = {
         "window": window,
         "dtype": config.dtype,
@@ -85,17 +90,18 @@ def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
         from lr2eval.backends.hf import WindowedHFLM
 
         memory = None if config.memory_limit is None else parse_bytes(config.memory_limit)
-        return WindowedHFLM(checkpoint, prefill_chunk=config.prefill_chunk, memory_limit=memory, **shared)
+        return WindowedHFLM(checkpoint, prompts, prefill_chunk=config.prefill_chunk, memory_limit=memory, **shared)
     if config.backend == "vllm":
         from lr2eval.backends.vllm.backend import WindowedVLLM
 
-        return WindowedVLLM(checkpoint, seed=config.seed, options=backend_options(config), **shared)
+        return WindowedVLLM(checkpoint, prompts, seed=config.seed, options=backend_options(config), **shared)
     if not _is_plugin(config.backend):
-        return _foreign(checkpoint, config, window)
+        return _foreign(checkpoint, prompts, config, window)
     request = BackendRequest(
         folder=checkpoint.folder,
         original_window=checkpoint.original_window,
         chat=config.chat,
+        tokenizer=prompts,
         seed=config.seed,
         options=backend_options(config),
         **shared,
@@ -159,7 +165,7 @@ def _check_foreign(name: str, options: Mapping[str, Any]) -> None:
         refuse_unknown(options, signatures[0].keys() - _NOT_OPTIONS, group=name)
 
 
-def _foreign(checkpoint: Checkpoint, config: RunConfig, window: int) -> Any:
+def _foreign(checkpoint: Checkpoint, prompts: PromptTokenizer, config: RunConfig, window: int) -> Any:
     """A model type of lm-eval; the API types answer through :class:`ServedLM`."""
     import lm_eval.models  # noqa: F401  # registers the model types
     from lm_eval.api.registry import get_model
@@ -179,7 +185,5 @@ def _foreign(checkpoint: Checkpoint, config: RunConfig, window: int) -> Any:
     if not served:
         return lm
     from lr2eval.backends.served import ServedLM
-    from lr2eval.model.tokenizer import PromptTokenizer
 
-    prompts = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
     return ServedLM(lm, prompts, limit=window, truncation=config.truncation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from lr2eval.base.config import Config, Device, Dtype, Kind, Lengths, ModelName, Names, Rare
 from lr2eval.base.ids import digest
+from lr2eval.model.tokenizer import CHAT_DATE
 from lr2eval.workers.settings import ExecutorKind, Workers
 
 DEFAULT_SAMPLES = 100
@@ -36,6 +38,13 @@ def _limit(value: Any) -> Any:
     if 0 < number < 1:
         return number
     raise ValueError("must be a whole number of samples or a share between 0 and 1")
+
+
+def _day(value: Any) -> date:
+    try:
+        return value if type(value) is date else date.fromisoformat(value)
+    except (TypeError, ValueError):
+        raise ValueError("must be a date such as 2025-01-31") from None
 
 
 class RunConfig(Config):
@@ -88,6 +97,10 @@ class RunConfig(Config):
     """The memory that batches may use, such as 8GiB. Default: the free memory."""
     missing_data: Rare[Literal["error", "skip"]] = "error"
     """What to do if a task's data is missing: stop (error), or skip the task and list it as not run."""
+    chat_date: Rare[Annotated[date, BeforeValidator(_day), Kind("date")]] = CHAT_DATE
+    """The date that a chat template prints as today's, such as 2025-01-31."""
+    chat_system: Rare[str | None] = None
+    """The system message of every chat, before that of the task."""
     beyond_window: Rare[bool] = False
     """Run lengths beyond the model's window on purpose."""
     trust_remote_code: Rare[bool] = False
@@ -109,12 +122,20 @@ class RunConfig(Config):
         """The workers that are asked for."""
         return Workers(self.workers, self.executor, self.gpus_per_worker, self.options.get("ray"))
 
+    @property
+    def prompts(self) -> dict[str, Any]:
+        """How prompts become text: arguments of :class:`PromptTokenizer`."""
+        return {"chat": self.chat, "day": self.chat_date, "system": self.chat_system}
+
     def settings(self) -> dict[str, Any]:
         """The keys that decide samples, prompts and answers; a run folder belongs to exactly one such set."""
         kept = self.model_dump(
             mode="json",
             exclude={"model", "baseline", "out", "data_dir", "offline", "missing_data", "memory_limit", *_SPREAD},
         )
+        for key in ("chat_date", "chat_system"):
+            if not self.chat or getattr(self, key) == type(self).model_fields[key].default:
+                del kept[key]  # as in the runs of earlier versions
         # Where nothing is cut or skipped, a narrower window can only refuse.
         free = _FREE | ({"max_model_len"} if self.truncation == "error" else set())
         options = {

@@ -15,7 +15,7 @@ from lr2eval.benchmark import Benchmark, Shard, TaskContext
 from lr2eval.errors import CheckpointError, MissingDataError, NotComparableError, UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.names import locate
-from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.model.tokenizer import CHAT_DATE, PromptTokenizer
 from lr2eval.record import bundle
 from lr2eval.record.results import NotRun
 from lr2eval.registry import resolve
@@ -48,6 +48,8 @@ class Prepared:
 
         config = self.config.settings()
         config["lengths"] = list(self.lengths)
+        if self.tokenizer.dated:
+            config["chat_date"] = self.config.chat_date.isoformat()
         config["device"] = self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
         config["dtype"] = self.config.dtype if self.config.dtype != "auto" else self.checkpoint.dtype
         return {
@@ -71,7 +73,9 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
             f"vllm.tensor_parallel_size=N for vllm, --set {config.backend}.num_concurrent=N for a server"
         )
     checkpoint = open_checkpoint(config.model, config)
-    tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)
+    if not tokenizer.dated:  # another date is the same run
+        config = config.model_copy(update={"chat_date": CHAT_DATE})
     card = Card.read(checkpoint.folder)
     config = card.applied(config, checkpoint.window)
     lengths = config.lengths or default_lengths(checkpoint.window)
@@ -79,6 +83,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     both = {checkpoint.window, min(checkpoint.window, original.window)} if original else {checkpoint.window}
     windows = config.lengths or tuple(sorted(both))
     shards, not_run, headline = make_shards(config, tokenizer, lengths, say, windows, card)
+    if config.chat and any(shard.chat and shard.data.get("shots") for shard in shards):
+        tokenizer.check_examples()
     return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline)
 
 
@@ -90,8 +96,8 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     """
     assert config.baseline is not None
     checkpoint = open_checkpoint(config.baseline, config)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)
     extended = prepare(config, say, checkpoint)
-    tokenizer = PromptTokenizer.load(checkpoint.folder, chat=config.chat)
     if tokenizer.fingerprint() != extended.tokenizer.fingerprint():
         raise NotComparableError(
             f"{config.baseline} and {config.model} have different tokenizers, so their prompts differ; "

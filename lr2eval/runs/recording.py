@@ -17,7 +17,7 @@ from lm_eval.api.model import LM
 
 from lr2eval.base.ids import digest, text_hash
 from lr2eval.benchmark import ResponseDetail, Truncation
-from lr2eval.errors import BackendError, RunFailedError, StoreError
+from lr2eval.errors import BackendError, Lr2EvalError, RunFailedError, StoreError, first_line
 from lr2eval.listener import Listener
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         self._identity = dict(identity)
         self._shard = ""
         self._length: int | None = None
+        self._chat = False
         self._seconds = 0.0
         self.details: dict[int, list[ResponseDetail]] = {}
         """Details of the shard's responses by document number."""
@@ -64,10 +65,14 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         """Time inside the model, as the backend measures it; for another backend, the time of its calls."""
         return float(getattr(self.backend, "model_seconds", self._seconds))
 
-    def begin(self, shard: str, length: int | None = None) -> None:
-        """Start a shard: the next responses belong to it. ``length``: its window, if that is narrower."""
+    def begin(self, shard: str, length: int | None = None, *, chat: bool = False) -> None:
+        """Start a shard: the next responses belong to it. ``length``: its window, if that is narrower. ``chat``: its
+        prompts are chats."""
         self._shard = shard
         self._length = length
+        self._chat = chat
+        if expect := getattr(self.backend, "expect", None):
+            expect(chat=chat)
         self.details = {}
 
     def close(self) -> None:
@@ -85,12 +90,18 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         return self._answer("loglikelihood_rolling", requests)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        text: str = self.backend.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
+        try:
+            text: str = self.backend.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
+        except Lr2EvalError:
+            raise
+        except Exception as error:  # of another package
+            raise BackendError(
+                f"{self._shard}: the back end cannot render a chat ({first_line(error)}); omit --chat or use "
+                "--backend hf"
+            ) from error
         return text
 
-    @property
-    def tokenizer_name(self) -> str:
-        return str(self.backend.tokenizer_name)
+    tokenizer_name = ""  # for lm-eval's cache of requests, which is off
 
     def chat_template(self, chat_template: bool | str = False) -> str | None:
         template: str | None = self.backend.chat_template(chat_template)

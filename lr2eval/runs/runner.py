@@ -181,8 +181,8 @@ class _Session:
         task.set_fewshot_seed(seed)
         name = task.config.task
         self._listener.shard_started(shard)
-        lm.begin(shard.id, shard.length)
         chat = self._run.config.chat and shard.chat
+        lm.begin(shard.id, shard.length, chat=chat)
         logged = evaluate(
             lm,
             {"tasks": {name: task}, "groups": {}, "group_map": {}},
@@ -296,6 +296,7 @@ def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
         "model_folder": str(run.checkpoint.folder),
         "versions": versions(),
         "hardware": hardware(),
+        "chat": run.tokenizer.chat_facts,
         "data": {shard.id: {"hash": shard.data_hash, **shard.data} for shard in run.shards},
         "not_run": [item.model_dump() for item in run.not_run],
         "sessions": [],

@@ -38,10 +38,17 @@ class Wanted(Exception):  # not an error: it takes the requests out of lm-eval
     """The requests of a shard that is not answered completely."""
 
     def __init__(
-        self, shard: str, length: int | None, request_type: str, requests: list[Instance], keys: list[str], done: Any
+        self,
+        shard: str,
+        length: int | None,
+        request_type: str,
+        requests: list[Instance],
+        keys: list[str],
+        done: Any,
+        chat: bool = False,
     ) -> None:
         super().__init__(shard)
-        self.shard, self.length, self.request_type = shard, length, request_type
+        self.shard, self.length, self.request_type, self.chat = shard, length, request_type, chat
         self.requests, self.keys, self.done = requests, keys, done
         self.share = len({request.doc_id for request in requests}) / len(requests)
         self.left = 0
@@ -59,7 +66,7 @@ class PooledLM(RecordingLM):
         if len(done) < len(requests):
             keys = self._keys(request_type, requests)
             self._check(done, keys)
-            raise Wanted(self._shard, self._length, request_type, requests, keys, done)
+            raise Wanted(self._shard, self._length, request_type, requests, keys, done, self._chat)
         return super()._answer(request_type, requests)
 
     def _plan(self, request_type: str, requests: list[Instance]) -> list[list[int]]:
@@ -78,6 +85,7 @@ class Call:
     requests: tuple[Instance, ...] = ()
     memory: int | None = None
     """Bytes that a batch may use beside the weights; ``None``: the backend decides."""
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ class Answerer(RecordingLM):
             return Reply("", memory=free_memory(self.backend.device))
         if call.memory is not None:
             self.backend.memory_limit = call.memory
-        self.begin(call.shard, call.length)
+        self.begin(call.shard, call.length, chat=call.chat)
         requests = list(call.requests)
         if call.batch is None:
             fits, skipped = self._route(call.request_type, requests)
@@ -204,7 +212,7 @@ class Work:
     def _call(self, wanted: Wanted, batch: tuple[int, ...] | None) -> Call:
         numbers = range(len(wanted.requests)) if batch is None else batch
         requests = tuple(_slim(wanted.requests[number]) for number in numbers)
-        return Call(wanted.shard, wanted.length, wanted.request_type, batch, requests, self._memory)
+        return Call(wanted.shard, wanted.length, wanted.request_type, batch, requests, self._memory, wanted.chat)
 
 
 def _slim(request: Instance) -> Instance:

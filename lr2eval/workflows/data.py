@@ -35,7 +35,7 @@ def make_data(config: RunConfig, out: Path, listener: Listener | None = None) ->
     from lr2eval.runs.prepare import make_shards
 
     folder = locate(config.model, offline=config.offline)
-    tokenizer = PromptTokenizer.load(folder, chat=config.chat)
+    tokenizer = PromptTokenizer.load(folder, **config.prompts)
     lengths = config.lengths or default_lengths(_window(folder))
     # Before hours of work: can the files be written there?
     _check_folder(out, {f"{task}-{n}.jsonl" for _, tasks in resolve(config.tasks) for task in tasks for n in lengths})

@@ -60,6 +60,7 @@ def prepare_run(config: RunConfig, listener: Listener | None = None) -> Ready:
         original, extended = prepare_pair(config, listener.message)
         models = {"original": original, "extended": extended}
     last = list(models.values())[-1]
+    config = config.model_copy(update={"chat_date": last.config.chat_date})
     return Ready(config.out or Path("runs") / config.run_name(Path(last.checkpoint.name).name), models)
 
 

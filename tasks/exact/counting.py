@@ -31,9 +31,7 @@ class CountingTokenizer(PromptTokenizer):
     """A prompt tokenizer with the same counts, quicker where ``additive``: then every word is tokenised once."""
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
-        self.tokenizer = tokenizer.tokenizer
-        self.chat = tokenizer.chat
-        self.name = tokenizer.name
+        super().__init__(tokenizer.tokenizer, chat=tokenizer.chat, **tokenizer.given)
         self._plain = tokenizer
         self._memo: dict[str, int] = {}
         self._special = 0

@@ -77,7 +77,7 @@ class MakerInProcess:
 
     def __init__(self, maker: SampleMaker, tokenizer: PromptTokenizer) -> None:
         self._maker = maker
-        self._tokenizer = PromptTokenizer(tokenizer.tokenizer, chat=tokenizer.chat, name=tokenizer.name)
+        self._tokenizer = tokenizer.with_chat(tokenizer.chat)
 
     def __call__(self, number: int) -> MakerInProcess:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"

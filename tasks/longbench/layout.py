@@ -45,7 +45,7 @@ def lay_out(
     """
     tokenizer = context.tokenizer
     if tokenizer.chat and not chat:
-        tokenizer = PromptTokenizer(tokenizer.tokenizer, name=tokenizer.name)
+        tokenizer = tokenizer.with_chat(False)
     room = window - asked.max_new_tokens
     cut = room if context.truncation == "middle" else None
     facts = {

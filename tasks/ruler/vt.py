@@ -70,7 +70,7 @@ class VtRecipe:
         """
         rng = Random(ids.sample_seed(version, "vt/example", None, 0, seed))
         chain = _chain(rng, EXAMPLE_NAME_LETTERS)
-        bare = PromptTokenizer(tokenizer.tokenizer, name=tokenizer.name)
+        bare = tokenizer.with_chat(False)
         try:
             size = largest_fitting(VtDraw(chain, ""), bare, EXAMPLE_TOKENS).size
         except TooSmallError:

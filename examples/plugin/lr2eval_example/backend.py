@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lm_eval.api.model import LM
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from lr2eval import BackendError, BackendRequest, UsageError
 
@@ -29,7 +29,8 @@ class Plain(LM):
         self.window = request.window
         self.place = request.device or ("cuda" if torch.cuda.is_available() else "cpu")
         folder = str(request.folder)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.prompts = request.tokenizer
+        self.tokenizer = request.tokenizer.tokenizer
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=request.dtype,
@@ -37,6 +38,14 @@ class Plain(LM):
             trust_remote_code=request.trust_remote_code,
         )
         self.model = model.to(self.place).eval()
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """For --chat: the messages as one text."""
+        return self.prompts.apply_chat_template(chat_history, add_generation_prompt)
+
+    def expect(self, *, chat: bool) -> None:
+        """Whether the next prompts are chats, which get no other special tokens than their template's."""
+        self.prompts = self.prompts.with_chat(chat)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Text after each prompt. ``args`` is (prompt, generation settings)."""
@@ -51,7 +60,7 @@ class Plain(LM):
         raise BackendError("the back end plain scores no whole texts; use --backend hf")
 
     def _ids(self, prompt: str, room: int) -> Any:
-        ids = self.tokenizer(prompt, return_tensors="pt", verbose=False).input_ids.to(self.place)
+        ids = torch.tensor([self.prompts.encode_rendered(prompt)], device=self.place)
         if ids.shape[1] + room > self.window:
             raise BackendError(f"{ids.shape[1]} prompt tokens and {room} new ones exceed the window of {self.window}")
         return ids

@@ -52,6 +52,7 @@ class WindowedVLLM(StreamLM):
 
     Args:
         checkpoint: the checked folder (:meth:`Checkpoint.open`).
+        prompts: its tokenizer; by default without chat template.
         window, window_policy, truncation: see :class:`PromptLM`. The option ``max_model_len`` may lower the window.
             ``exact`` hands a sequence that outgrows ``Lt`` over to the second engine, which reads it afresh.
         dtype: torch dtype name; ``auto`` is the checkpoint's own.
@@ -71,6 +72,7 @@ class WindowedVLLM(StreamLM):
     def __init__(
         self,
         checkpoint: Checkpoint,
+        prompts: PromptTokenizer | None = None,
         *,
         window: int,
         dtype: str = "auto",
@@ -85,7 +87,7 @@ class WindowedVLLM(StreamLM):
         engine = _checked(options or {}, window, device)
         limit = int(engine.pop("max_model_len", window))
         with quiet():
-            prompts = PromptTokenizer.load(checkpoint.folder)
+            prompts = prompts or PromptTokenizer.load(checkpoint.folder)
             self._config = transformers.AutoConfig.from_pretrained(
                 str(checkpoint.folder), local_files_only=True, trust_remote_code=trust_remote_code
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ from lr2eval.record.store import RunStore
 from lr2eval.runs.backend import check_backend, importlib, load_backend
 from lr2eval.runs.config import RunConfig
 from tests.tiny_models import save_checkpoint, text_of, tiny_model, tiny_tokenizer
+from tests.tokenizer_files import NO_LAST_ASSISTANT, with_config, with_specials
 
 pytest.importorskip("tenacity", reason="lr2eval[api] absent: lm-eval's API models need it")
 
@@ -205,6 +207,38 @@ def test_chat_sends_messages_and_remembers_the_rendered_prompt(checkpoint: Check
     assert "continue_final_message" not in by_messages[json.dumps(history)]
     assert by_messages[json.dumps(begun)]["continue_final_message"] is True
     assert by_messages[json.dumps(begun)]["add_generation_prompt"] is False
+
+
+def test_a_chat_server_is_not_asked_to_begin_an_answer_that_the_template_refuses(
+    checkpoint: Checkpoint, serve: Any, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint.folder, tmp_path / "model"))
+    with_config(chat_template=NO_LAST_ASSISTANT + TEMPLATE)(folder)
+    begun = [{"role": "user", "content": "which?"}, {"role": "assistant", "content": "The"}]
+    server = serve()
+    with pytest.raises(
+        UsageError, match=r"local-chat-completions: .* cannot continue an answer that a task begins; use"
+    ):
+        backend(Checkpoint.open(folder), server.url, "local-chat-completions").apply_chat_template(begun, False)
+    assert server.payloads == []
+
+
+def test_choices_are_scored_with_the_special_tokens_of_the_tokenizer(
+    checkpoint: Checkpoint, serve: Any, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint.folder, tmp_path / "model"))
+    with_specials(before=["<eos>"])(folder)
+
+    def scored(number: int, payload: dict[str, Any]) -> tuple[int, Any]:
+        [ids] = payload["prompt"]
+        values = [float(-n) for n in range(len(ids) + 1)]
+        logprobs = {"token_logprobs": values, "top_logprobs": [{"a": value} for value in values]}
+        return 200, {"choices": [{"index": 0, "logprobs": logprobs}]}
+
+    server = serve(scored)
+    lm = backend(Checkpoint.open(folder), server.url)
+    assert lm.loglikelihood([Instance("loglikelihood", {}, ("river stone", " lamp"), 0)]) == [(-3.0, True)]
+    assert [payload["prompt"] for payload in server.payloads] == [[[0, *tiny_tokenizer().encode("river stone lamp")]]]
 
 
 @pytest.mark.parametrize(

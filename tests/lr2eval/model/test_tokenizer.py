@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from jinja2 import TemplateError
 from lm_eval.models.huggingface import HFLM
 
 from lr2eval.backends.requests import PromptLM
-from lr2eval.errors import BackendError
+from lr2eval.errors import BackendError, CheckpointError
 from lr2eval.model.tokenizer import PromptTokenizer
 from tests.tasks.conftest import TOKENIZERS
 
@@ -70,7 +69,7 @@ def test_chats_have_lm_evals_text(tokenizer: Any, theirs: Any, monkeypatch: pyte
     assert prompts.apply_chat_template(HISTORY) == theirs.apply_chat_template(HISTORY) != ""
     assert "Be brief." not in prompts.apply_chat_template(HISTORY)
     monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('never') }}")
-    with pytest.raises(TemplateError, match="never"):
+    with pytest.raises(CheckpointError, match=r"the chat template fails \(never\)"):
         prompts.apply_chat_template(HISTORY)
     assert prompts.chat_template(True) == tokenizer.chat_template
     assert prompts.chat_template(False) is None

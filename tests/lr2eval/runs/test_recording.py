@@ -73,6 +73,17 @@ def test_answers_come_in_the_order_asked(tmp_path: Path) -> None:
     assert sorted(lm.details) == [0, 1, 2, 3, 4]
 
 
+def test_a_back_end_that_cannot_render_a_chat(tmp_path: Path) -> None:
+    class Templated(FakeBackend):
+        def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+            raise NotImplementedError("no chats\nhere")
+
+    with pytest.raises(
+        BackendError, match=r"^shard: the back end cannot render a chat \(no chats\); omit --chat or use"
+    ):
+        recording(tmp_path, Templated()).apply_chat_template([])
+
+
 def test_nothing_finished_is_asked_again(tmp_path: Path) -> None:
     with pytest.raises(BackendError):
         recording(tmp_path, FakeBackend(fail_at="c")).generate_until(requests(*PROMPTS))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -196,6 +196,31 @@ def test_shards_are_opened_as_workers_want_them(tmp_path: Path) -> None:
     assert [call.batch for call in (next(calls) for _ in range(10))] == [(i,) for i in range(10)]  # type: ignore[union-attr]
     next(calls)
     assert len(opened) == 5
+
+
+def test_workers_know_which_prompts_are_chats(tmp_path: Path) -> None:
+    class Chats(FakeBackend):
+        chat = False
+        seen: ClassVar[set[tuple[str, bool]]] = set()
+
+        def expect(self, *, chat: bool) -> None:
+            self.chat = chat
+
+        def measure(self, request_type: str, requests: list[Instance]) -> list[int]:
+            self.seen |= {(request.args[0][0], self.chat) for request in requests}
+            return super().measure(request_type, requests)
+
+        def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+            self.seen |= {(request.args[0][0], self.chat) for request in requests}
+            return super().generate_until(requests)
+
+    class ChatSpread(Spread):
+        def _finish(self, shard: Any) -> None:
+            self.lm.begin(shard.id, chat=shard.chat)
+            self.lm.generate_until(prompts(shard, "generate_until"))
+
+    ChatSpread(tmp_path, Chats()).run([some_shard(task="vt", n=3), some_shard(task="cwe", n=3, chat=False)])
+    assert Chats.seen == {("v", True), ("c", False)}
 
 
 def test_workers_are_no_part_of_what_is_evaluated() -> None:
