@@ -157,7 +157,7 @@ def _plain(message: str) -> str:
     found = (
         message.removeprefix("Value error, ").replace("Input should be", "must be").replace("valid dictionary", "table")
     )
-    return found.partition(", unable to parse")[0]
+    return re.sub(r" or instance of \w+|, unable to parse.*", "", found)
 
 
 def _flag(key: str) -> str:

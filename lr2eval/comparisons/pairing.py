@@ -242,6 +242,8 @@ def _because(original: Side, extended: Side) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
     text = "none" if value is None else str(value)
     return text if len(text) <= 40 else text[:37] + "..."
 

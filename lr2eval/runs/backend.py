@@ -6,7 +6,6 @@ import ast
 import difflib
 import importlib.util
 import inspect
-import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,12 +22,12 @@ BUILT_IN = ("hf", "vllm")
 SERVERS = ("local-completions", "local-chat-completions")
 _TAKEN = (*BUILT_IN, *SERVERS)
 _ONLY_FOR = {
-    "prefill_chunk": (("hf",), "omit it"),
-    "memory_limit": (("hf",), "omit it"),
-    "window_policy": (BUILT_IN, "omit it"),
-    "dtype": (BUILT_IN, "omit it, and set the number type where the model is loaded"),
+    "prefill_chunk": ("prefill_chunk", ("hf",)),
+    "memory_limit": ("memory_limit", ("hf",)),
+    "window_policy": ("--window-policy", BUILT_IN),
+    "dtype": ("--dtype", BUILT_IN),
 }
-"""Options of a run that not every back end reads. Plug-ins read what vllm reads."""
+"""Options that not every back end reads: how to call them, and who reads them. Plug-ins read what vllm reads."""
 _SECRETS = ("auth_token", "header")
 _UNREAD = {
     "add_bos_token", "batch_size", "custom_prefix_token_id", "device", "dtype", "max_batch_size", "max_gen_toks",
@@ -55,9 +54,9 @@ def check_backend(config: RunConfig) -> None:
     if secret := next((key for key in _SECRETS if key in options), None):
         raise UsageError(f"{name}.{secret}: options are kept in the manifest; put the key into OPENAI_API_KEY instead")
     like = "vllm" if _is_plugin(name) else name
-    for option, (engines, hint) in _ONLY_FOR.items():
+    for option, (shown, engines) in _ONLY_FOR.items():
         if like not in engines and getattr(config, option) != RunConfig.model_fields[option].default:
-            raise UsageError(f"{option}: --backend {name} does not read it; {hint}")
+            raise UsageError(f"{shown}: --backend {name} does not read it; omit it")
     if name == "hf":
         if key := next((key for key in options if key in RunConfig.model_fields), None):
             raise UsageError(f"hf.{key}: write {key} without hf.")
@@ -195,7 +194,7 @@ def _all_options(made: type) -> set[str] | None:
         if rest is None:
             return found
         found.discard(rest)
-        body = list(ast.walk(ast.parse(textwrap.dedent(inspect.getsource(start)))))
+        body = list(ast.walk(ast.parse(f"class _:\n{inspect.getsource(start)}")))
         if not any(isinstance(node, ast.Name) and node.id == rest for node in body):
             return found
         passed = [node for node in body if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".__init__")]

@@ -53,7 +53,7 @@ class DecodingSettings(Table):
         """The settings that are given, as generation kwargs."""
         found = self.model_dump(exclude={"from_model"}, exclude_none=True)
         if self.do_sample:  # a task may state a temperature of 0
-            return {"temperature": 1.0, **found}
+            return {"do_sample": True, "temperature": 1.0, **found}
         return {"do_sample": bool(self.temperature), **found} if "temperature" in found else found
 
 
