@@ -5,8 +5,8 @@ Shape suffixes: B rows, L columns (left padding, prompt, new tokens), V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -52,13 +52,13 @@ class Decoding:
         Settings that only sampling reads are dropped from greedy requests. Raises :class:`BackendError`.
         """
         try:
-            kwargs: dict[str, Any] = dict(normalize_gen_kwargs(dict(raw), DEFAULT_NEW_TOKENS))
+            stated = {key: value for key, value in raw.items() if value is not None}
+            kwargs: dict[str, Any] = dict(normalize_gen_kwargs(stated, DEFAULT_NEW_TOKENS))
             for key, least in {"num_beams": 1, "top_k": 0}.items():
-                if kwargs.get(key) is not None:
+                if key in kwargs:
                     kwargs[key] = max(least, int(kwargs[key]))
         except (TypeError, ValueError) as error:
             raise BackendError(f"generation_kwargs: {first_line(error)}; correct the task") from error
-        kwargs = {key: value for key, value in kwargs.items() if value is not None}
         stops = handle_stop_sequences(kwargs.pop("until"), eos=eos)
         if "max_length" in kwargs:
             raise BackendError("generation_kwargs: max_length counts the padding of a batch; use max_gen_toks instead")
@@ -84,6 +84,19 @@ class Decoding:
         if unknown := sorted(found.keys() - supported):
             raise BackendError(f"generation_kwargs: {engine} does not support {', '.join(unknown)}; {hint}")
         return found
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """What transformers refuses is a :class:`BackendError` that names the settings, if there are any."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            if len(self.extra) == 1:
+                raise
+            raise BackendError(
+                f"generation_kwargs: transformers cannot decode with {dict(self.extra)} ({first_line(error)}); correct "
+                "the task or --set generation"
+            ) from error
 
     @property
     def beams(self) -> int:
@@ -169,28 +182,21 @@ class Decoder:
         stop = _RowEnds(self.tokenizer, decoding.stops, [width - len(row.tokens) for row in rows], columns)
         if decoding.sampled:
             torch.manual_seed(int(digest([self.seed, texts])[:15], 16))
-        try:
-            with torch.no_grad(), quiet(), self.rotary.window(window) if self.rotary else nullcontext():
-                out_BL = self.model.generate(
-                    ids_BL.to(self.model.device),
-                    attention_mask=mask_BL.to(self.model.device),
-                    max_new_tokens=max(columns) - width,
-                    pad_token_id=self.tokenizer.pad_token_id,
-                    eos_token_id=list(self.eos_ids) or None,
-                    use_cache=True,
-                    disable_compile=True,  # a static cache would have every width compiled
-                    stopping_criteria=StoppingCriteriaList([stop]),
-                    logits_processor=LogitsProcessorList([_FiniteLogits([row.number for row in rows], pads)]),
-                    **begun,
-                    **decoding.extra,
-                ).cpu()
-        except (TypeError, ValueError) as error:
-            if len(decoding.extra) == 1:
-                raise  # plain greedy: the settings are not to blame
-            raise BackendError(
-                f"generation_kwargs: transformers cannot decode with {dict(decoding.extra)} ({first_line(error)}); "
-                "correct the task or --set generation"
-            ) from error
+        rotation = self.rotary.window(window) if self.rotary else nullcontext()
+        with torch.no_grad(), quiet(), decoding.blamed(), rotation:
+            out_BL = self.model.generate(
+                ids_BL.to(self.model.device),
+                attention_mask=mask_BL.to(self.model.device),
+                max_new_tokens=max(columns) - width,
+                pad_token_id=self.tokenizer.pad_token_id,
+                eos_token_id=list(self.eos_ids) or None,
+                use_cache=True,
+                disable_compile=True,  # a static cache would have every width compiled
+                stopping_criteria=StoppingCriteriaList([stop]),
+                logits_processor=LogitsProcessorList([_FiniteLogits([row.number for row in rows], pads)]),
+                **begun,
+                **decoding.extra,
+            ).cpu()
         results = []
         for i, column in enumerate(columns):
             end = stop.stopped.get(i, column)

@@ -48,7 +48,6 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_cod
             "download the checkpoint again"
         )
     model.generation_config = transformers.GenerationConfig()
-    model.config.use_cache = True
     try:
         return model.eval().to(device)
     except RuntimeError as error:
