@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lr2eval.base import ids
 from lr2eval.base.console import suggestion
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.errors import MissingDataError, TaskError
 from lr2eval.registry import LM_EVAL
@@ -68,6 +69,7 @@ class LmEval:
 
     def prepare(self, tasks: Sequence[str], context: TaskContext) -> Sequence[Shard]:
         """Load the tasks. Raises :class:`MissingDataError` naming every task whose data set cannot be read."""
+        refuse_unknown(context.options, ("include_path",), group=NAME)
         groups = hub.load_each(NAME, tasks, lambda name: self._load(name, context.offline))
         loaded = {name: task for group in groups.values() for name, task in group.items()}
         return [_shard(name, task, self.version, context) for name, task in loaded.items()]

@@ -5,8 +5,8 @@ Shape suffixes: B rows, L columns (left padding, prompt, new tokens), V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,18 +17,29 @@ from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria,
 
 from lr2eval.backends.loading import quiet
 from lr2eval.backends.prefix.walk import prefill, worthwhile
-from lr2eval.errors import BackendError
+from lr2eval.base.ids import digest
+from lr2eval.errors import BackendError, first_line
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
 
 DEFAULT_NEW_TOKENS = 256
 """lm-eval's default for tasks that do not set it."""
-_PLAIN = {"do_sample", "temperature", "top_p", "top_k"}
-"""Settings under which we fill the cache; with any other (beams, another cache) prompts are prefilled as a batch."""
+_SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
+"""Settings of sampling with the values that change nothing. They are stated, since engines have other defaults."""
+_ONLY_SAMPLING = {*_SAMPLING, "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff"}
+_PLAIN = {"do_sample", *_SAMPLING}
+"""Settings under which we fill the cache; with any other (beams, a penalty) prompts are prefilled as a batch."""
+_OFF = {"top_k": 0, "num_beams": 1, "no_repeat_ngram_size": 0}
+_SUPPORTED = _PLAIN | _ONLY_SAMPLING | {
+    "num_beams", "length_penalty", "early_stopping", "repetition_penalty", "no_repeat_ngram_size", "min_new_tokens",
+    "bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_eos_token_id",
+    "exponential_decay_length_penalty", "renormalize_logits", "remove_invalid_values",
+}  # fmt: skip
+"""What transformers may be asked for. Its other settings change the shape of the result, the cache or the length."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """The generation settings of a request; ``extra`` goes to ``generate`` unchanged."""
+    """The generation settings of a request. ``extra`` states all that differs from greedy decoding."""
 
     stops: tuple[str, ...]
     new_tokens: int
@@ -36,17 +47,56 @@ class Decoding:
 
     @classmethod
     def parse(cls, raw: Mapping[str, Any], eos: str | None) -> Decoding:
-        """From lm-eval's generation kwargs; greedy unless they ask for sampling. The EOS text is a stop string."""
-        kwargs: dict[str, Any] = dict(normalize_gen_kwargs(dict(raw), DEFAULT_NEW_TOKENS))
+        """From lm-eval's generation kwargs; greedy unless they ask for sampling. The EOS text is a stop string.
+
+        Settings that only sampling reads are dropped from greedy requests. Raises :class:`BackendError`.
+        """
+        try:
+            stated = {key: value for key, value in raw.items() if value is not None}
+            kwargs: dict[str, Any] = dict(normalize_gen_kwargs(stated, DEFAULT_NEW_TOKENS))
+            for key, least in {"num_beams": 1, "top_k": 0}.items():
+                if key in kwargs:
+                    kwargs[key] = max(least, int(kwargs[key]))
+        except (TypeError, ValueError) as error:
+            raise BackendError(f"generation_kwargs: {first_line(error)}; correct the task") from error
         stops = handle_stop_sequences(kwargs.pop("until"), eos=eos)
         if "max_length" in kwargs:
             raise BackendError("generation_kwargs: max_length counts the padding of a batch; use max_gen_toks instead")
-        if not kwargs["do_sample"]:
-            kwargs.pop("temperature", None)
+        kwargs["do_sample"] = bool(kwargs["do_sample"] and kwargs.get("temperature", 1.0))
+        if kwargs["do_sample"]:
+            kwargs = _SAMPLING | kwargs
+        else:
+            kwargs = {key: value for key, value in kwargs.items() if key not in _ONLY_SAMPLING}
         new_tokens = kwargs.pop("max_gen_toks")
         if new_tokens < 1:
             raise BackendError(f"generation_kwargs: max_gen_toks is {new_tokens}; ask for at least one token")
         return cls(tuple(stop for stop in stops if stop), new_tokens, kwargs)
+
+    @property
+    def sampled(self) -> bool:
+        """Whether tokens are drawn at random."""
+        return bool(self.extra["do_sample"])
+
+    def stated(self, engine: str, supported: Collection[str], hint: str) -> dict[str, Any]:
+        """The settings that an engine must be told. Raises :class:`BackendError` for those it does not support."""
+        found = {key: value for key, value in self.extra.items() if key not in _OFF or value != _OFF[key]}
+        found.pop("do_sample")
+        if unknown := sorted(found.keys() - supported):
+            raise BackendError(f"generation_kwargs: {engine} does not support {', '.join(unknown)}; {hint}")
+        return found
+
+    @contextmanager
+    def blamed(self) -> Iterator[None]:
+        """What transformers refuses is a :class:`BackendError` that names the settings, if there are any."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            if len(self.extra) == 1:
+                raise
+            raise BackendError(
+                f"generation_kwargs: transformers cannot decode with {dict(self.extra)} ({first_line(error)}); correct "
+                "the task or --set generation"
+            ) from error
 
     @property
     def beams(self) -> int:
@@ -107,6 +157,8 @@ class Decoder:
     eos_ids: tuple[int, ...]
     shares: bool
     """Whether rows that begin alike may be prefilled from each other (:func:`can_share`)."""
+    seed: int = 0
+    """For tasks that sample: a batch draws the same tokens whenever it has the same rows."""
 
     def extend(
         self, rows: Sequence[DecodingRow], ends: Sequence[int], *, window: int, chunk: int | None
@@ -117,6 +169,7 @@ class Decoder:
         repeated. Stop strings are searched in all new tokens of a row, including those of earlier calls.
         """
         decoding = rows[0].decoding
+        decoding.stated("lr2eval", _SUPPORTED, "remove it from the task")
         texts = [row.prompt + row.tokens for row in rows]
         begun: dict[str, Any] = {"prefill_chunk_size": chunk if chunk and chunk < max(map(len, texts)) else None}
         if self.shares and decoding.extra.keys() <= _PLAIN and worthwhile(texts, self.model.device):
@@ -127,13 +180,17 @@ class Decoder:
         mask_BL = (torch.arange(width) >= torch.tensor(pads)[:, None]).long()
         columns = [pad + end for pad, end in zip(pads, ends, strict=True)]
         stop = _RowEnds(self.tokenizer, decoding.stops, [width - len(row.tokens) for row in rows], columns)
-        with torch.no_grad(), quiet(), self.rotary.window(window) if self.rotary else nullcontext():
+        if decoding.sampled:
+            torch.manual_seed(int(digest([self.seed, texts])[:15], 16))
+        rotation = self.rotary.window(window) if self.rotary else nullcontext()
+        with torch.no_grad(), quiet(), decoding.blamed(), rotation:
             out_BL = self.model.generate(
                 ids_BL.to(self.model.device),
                 attention_mask=mask_BL.to(self.model.device),
                 max_new_tokens=max(columns) - width,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=list(self.eos_ids) or None,
+                use_cache=True,
                 disable_compile=True,  # a static cache would have every width compiled
                 stopping_criteria=StoppingCriteriaList([stop]),
                 logits_processor=LogitsProcessorList([_FiniteLogits([row.number for row in rows], pads)]),

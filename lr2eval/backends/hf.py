@@ -11,7 +11,7 @@ from lm_eval.models.utils import configure_pad_token
 
 from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, pack, plan_generation, run_split
 from lr2eval.backends.generation import Decoder, DecodingRow, Extension, Side
-from lr2eval.backends.loading import eos_ids, keep_cache, load_model, quiet
+from lr2eval.backends.loading import keep_cache, load_model, quiet
 from lr2eval.backends.prefix.cache import Kept, can_share
 from lr2eval.backends.requests import Pair, PromptLM
 from lr2eval.backends.scorer import Scorer
@@ -20,6 +20,7 @@ from lr2eval.benchmark import Truncation, WindowPolicy
 from lr2eval.errors import BackendError, CheckpointError
 from lr2eval.method.rope.windowed import install_rope
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.generation_file import answer_ends
 from lr2eval.model.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class WindowedHFLM(PromptLM):
         prefill_chunk: read prompts in pieces of this many tokens; by default only prompts that do not fit otherwise.
         memory_limit: bytes a batch may take beside the weights; by default most of what is free.
         trust_remote_code: run Python code from the checkpoint folder.
+        seed: for tasks that sample.
 
     Raises :class:`CheckpointError` for a checkpoint that does not load whole, has no usable tokenizer, or is longrope
     without a rotary module of the known kind.
@@ -60,6 +62,7 @@ class WindowedHFLM(PromptLM):
         prefill_chunk: int | None = None,
         memory_limit: int | None = None,
         trust_remote_code: bool = False,
+        seed: int = 0,
     ) -> None:
         with quiet():
             prompts = prompts or PromptTokenizer.load(checkpoint.folder)
@@ -86,8 +89,8 @@ class WindowedHFLM(PromptLM):
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
         self._kept = Kept(model, rotary) if can_share(model) else None
-        ends = eos_ids(model.generation_config, self.tokenizer)
-        self._decoder = Decoder(model, self.tokenizer, rotary, ends, self._kept is not None)
+        ends = answer_ends(checkpoint, self.tokenizer.eos_token_id, model.config.get_text_config().vocab_size)
+        self._decoder = Decoder(model, self.tokenizer, rotary, ends, self._kept is not None, seed)
         self._free: int | None = None
         if self.device.type == "cuda":
             # cuDNN makes a plan for every length, so each new token would wait for one; the other kernels do not.

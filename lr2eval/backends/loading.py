@@ -6,7 +6,6 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -22,6 +21,8 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_cod
 
     Raises :class:`CheckpointError` if transformers cannot load it, and for weights that the folder lacks: transformers
     would fill those with random numbers and only warn. Raises :class:`BackendError` for weights that do not fit.
+
+    The model decodes as it is told: no setting of the checkpoint stays with it.
     """
     torch_dtype = getattr(torch, dtype, None)
     if not isinstance(torch_dtype, torch.dtype) or not torch_dtype.is_floating_point:
@@ -34,6 +35,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_cod
             local_files_only=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            generation_config=transformers.GenerationConfig(),  # generation_config.json is neither read nor obeyed
         )
     except Exception as error:
         raise CheckpointError(
@@ -45,6 +47,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_cod
             f"{checkpoint.folder}: {len(missing)} tensors are missing from the weights (first: {missing[0]}); "
             "download the checkpoint again"
         )
+    model.generation_config = transformers.GenerationConfig()
     try:
         return model.eval().to(device)
     except RuntimeError as error:
@@ -62,21 +65,6 @@ def keep_cache(model: Any) -> None:
     if "original_max_position_embeddings" in own.__code__.co_consts:
         plain = transformers.GenerationMixin.prepare_inputs_for_generation
         model.prepare_inputs_for_generation = MethodType(plain, model)
-
-
-def eos_ids(generation: Any, tokenizer: Any) -> tuple[int, ...]:
-    """Every token id that ends an answer, by the generation configuration or the tokenizer."""
-    stated = getattr(generation, "eos_token_id", None)
-    ids = {*(stated if isinstance(stated, list | tuple) else [stated]), tokenizer.eos_token_id}
-    return tuple(sorted(token for token in ids if token is not None))
-
-
-def generation_config(folder: Path, config: Any) -> Any:
-    """The generation configuration of a folder whose model is loaded elsewhere."""
-    try:
-        return transformers.GenerationConfig.from_pretrained(str(folder), local_files_only=True)
-    except OSError:
-        return transformers.GenerationConfig.from_model_config(config)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import json
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import requests as http
@@ -31,18 +31,31 @@ FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0
 """Seconds. The pause doubles from the first to the longest; a server's ``Retry-After`` counts up to the longest."""
 _PASSING = {408, 409, 425, 429}
+_STANDARD = {"temperature", "top_p", "presence_penalty", "frequency_penalty"}
+_EXTENDED: dict[str, Any] = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What vLLM and SGLang take beyond the standard, with the values that change nothing."""
 
 
 class ServedLM(StreamLM):
     """``api`` is lm-eval's model: it keeps ``num_concurrent`` requests in flight and tries each ``max_retries`` times.
 
     ``prompts`` is the tokenizer of the checkpoint that the server runs; ``limit`` and ``truncation`` as in
-    :class:`PromptLM`.
+    :class:`PromptLM`. ``asked_by_model``: settings in the checkpoint's generation_config.json. A vLLM server applies
+    them to requests that do not state others, so each request does.
     """
 
-    def __init__(self, api: Any, prompts: PromptTokenizer, *, limit: int, truncation: Truncation = "error") -> None:
+    def __init__(
+        self,
+        api: Any,
+        prompts: PromptTokenizer,
+        *,
+        limit: int,
+        truncation: Truncation = "error",
+        asked_by_model: Collection[str] = (),
+    ) -> None:
         super().__init__(prompts, limit=limit, truncation=truncation)
         self._api = api
+        self._neutral = {key: value for key, value in _EXTENDED.items() if key in asked_by_model}
         self._chat = "chat" in type(api).__name__.lower()
         self._histories: dict[str, str] = {}
         self._stopped = threading.Event()
@@ -140,7 +153,9 @@ class ServedLM(StreamLM):
         text, decoding = request.args[0], self._decoding(request)
         whole = self._prompt(text)
         ids = cut_middle(whole, self.limit - decoding.new_tokens) if self._truncation == "middle" else whole
-        asked = {**decoding.extra, "until": list(decoding.stops), "max_gen_toks": decoding.new_tokens}
+        stated = decoding.stated("a server", _STANDARD | _EXTENDED.keys(), "use --backend hf")
+        asked = {"top_p": 1.0, **self._neutral, **stated, "temperature": decoding.extra.get("temperature", 0.0)}
+        asked |= {"until": list(decoding.stops), "max_gen_toks": decoding.new_tokens}
         if self._chat:
             history = self._histories.get(text_hash(text)) or json.dumps([{"role": "user", "content": text}])
             if len(ids) < len(whole):

@@ -116,6 +116,8 @@ def merged(given: Mapping[str, Any], file: Path | None = None, sets: Sequence[st
         put(values, key, value)
     for key, value in given.items():
         if value is not None:
+            if isinstance(values.get(key), dict) and not isinstance(value, dict):
+                raise UsageError(f"{key} is not a group of options; omit {key}.{next(iter(values[key]), '')}")
             put(values, key, value)
     return values
 
@@ -155,7 +157,7 @@ def _plain(message: str) -> str:
     found = (
         message.removeprefix("Value error, ").replace("Input should be", "must be").replace("valid dictionary", "table")
     )
-    return found.partition(", unable to parse")[0]
+    return re.sub(r" or instance of \w+|, unable to parse.*", "", found)
 
 
 def _flag(key: str) -> str:

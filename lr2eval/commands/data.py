@@ -59,11 +59,11 @@ def data_mix(
     print(out)
 
 
-@configured(
-    "lr2eval.runs.config:RunConfig",
-    only=("model", "tasks", "lengths", "limit", "samples_per_task", "seed", "data_dir", "offline", "chat"),
-    keys=task_keys,
-)
+MAKE = ("model", "tasks", "lengths", "limit", "samples_per_task", "seed", "data_dir", "offline", "chat")
+"""What of a run decides its data files."""
+
+
+@configured("lr2eval.runs.config:RunConfig", only=MAKE, keys=task_keys)
 def data_make(
     given: dict[str, Any],
     out: Annotated[Path, typer.Option(help="The folder for the files: new, empty or made by this command.")],
@@ -71,9 +71,13 @@ def data_make(
     set_: Sets = None,
 ) -> None:
     """Write the data files that a run with these options would use: one JSONL file per task and length."""
+    from lr2eval.base.settings import read_sets, refuse_unknown
+    from lr2eval.registry import benchmarks
     from lr2eval.runs.config import RunConfig
     from lr2eval.workflows.data import make_data
 
+    groups = {*MAKE, "missing_data", "truncation", "lm_eval", *benchmarks()}
+    refuse_unknown((key.partition(".")[0] for key, _ in read_sets(set_ or ())), groups)
     made = make_data(RunConfig.load(given, config, set_ or ()), out, Messages())
     for name, facts in made.items():
         print(f"{name}  {facts['samples']} samples, {facts['fill_min']:.1%} to {facts['fill_max']:.1%} full")

@@ -120,7 +120,7 @@ def _print_keys(groups: Mapping[str, list[Option]]) -> None:
     for title, group in groups.items():
         shown = table("option", "type", "default", "what it does", title=title or None)
         for option in group:
-            name = option.key if title or option.rare else option.flag
+            name = option.key if title or option.rare or "." in option.key else option.flag
             shown.add_row(name, option.kind.replace("|", " | "), option.default or "-", option.help)
         shown.columns[1].max_width, shown.columns[2].max_width = 18, 24
         printed_table(shown)

@@ -10,6 +10,7 @@ from lr2eval.base.console import printed_table, table
 from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length, format_seconds
 from lr2eval.estimate.plan import PlannedShard, make_plan
+from lr2eval.runs.decoding import notes as decoding_notes
 
 if TYPE_CHECKING:
     from lr2eval.runs.prepare import Prepared
@@ -77,6 +78,8 @@ def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     if over := sum(line.over for line in lines):
         fate = _TOO_LONG[run.config.truncation]
         yield f"{run.checkpoint.name}: {over:,} prompt{'' if over == 1 else 's'} longer than the window: {fate}"
+    if any(shard.max_new_tokens for shard in run.shards):
+        yield from decoding_notes(run.config.generation, run.checkpoint)
     if files := {str(shard.data["file"]) for shard in run.shards if "file" in shard.data}:
         yield f"data: {len(files)} file{'' if len(files) == 1 else 's'} in {cache_dir()}"
     for item in run.not_run:

@@ -19,7 +19,7 @@ from lr2eval.stats.paired import Array
 
 DECIDING = ("seed", "samples_per_task", "limit", "chat", "options", "truncation", "window_policy", "beyond_window")
 """Settings that determine the questions. If samples do not match, a difference here is the likely reason."""
-CAVEAT_KEYS = ("backend", "dtype", "device", "batch_size", "prefill_chunk")
+CAVEAT_KEYS = ("backend", "dtype", "device", "batch_size", "prefill_chunk", "generation")
 """Settings that may change an answer but not the question. Differences are listed beside the result."""
 
 COMMON = "compare only what both runs have with --common"
@@ -242,6 +242,8 @@ def _because(original: Side, extended: Side) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
     text = "none" if value is None else str(value)
     return text if len(text) <= 40 else text[:37] + "..."
 

@@ -90,6 +90,7 @@ class _ModelLimits:
         self.rates = rates
         self.original = checkpoint.original_window if checkpoint.rope_type == "longrope" else None
         self.budget = run.config.window_policy == "budget"
+        self.beams = run.config.generation.num_beams or 1
         self.footprint = Footprint.of(config, self.item)
         device, stated = torch.device(settings["device"]), run.config.memory_limit
         memory = parse_bytes(stated) if stated else free_memory(device, checkpoint.parameters * self.item)
@@ -101,7 +102,8 @@ class _ModelLimits:
     def generating(self, lengths: Sequence[int], new: int) -> dict[str, Any]:
         """Batches, memory and time of prompts of these lengths."""
         sides = [self.side(length + new * self.budget) for length in lengths]
-        plan = plan_generation([(length, new, 1) for length in lengths], sides, self.footprint, self.limits)
+        asked = [(length, new, self.beams) for length in lengths]
+        plan = plan_generation(asked, sides, self.footprint, self.limits)
         batches = [(len(batch), lengths[batch[0]]) for batch in plan if batch]
         return {
             "batches": len(batches),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib.util
 import inspect
@@ -14,13 +15,26 @@ from lr2eval.base.units import parse_bytes
 from lr2eval.benchmark import BackendRequest
 from lr2eval.errors import BackendError, Lr2EvalError, UsageError, first_line
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.generation_file import asked_of_decoding, read_generation_file
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.runs.config import RunConfig
 
 BUILT_IN = ("hf", "vllm")
 SERVERS = ("local-completions", "local-chat-completions")
 _TAKEN = (*BUILT_IN, *SERVERS)
+_ONLY_FOR = {
+    "prefill_chunk": ("prefill_chunk", ("hf",)),
+    "memory_limit": ("memory_limit", ("hf",)),
+    "window_policy": ("--window-policy", BUILT_IN),
+    "dtype": ("--dtype", BUILT_IN),
+}
+"""Options that not every back end reads: how to call them, and who reads them. Plug-ins read what vllm reads."""
 _SECRETS = ("auth_token", "header")
+_UNREAD = {
+    "add_bos_token", "batch_size", "custom_prefix_token_id", "device", "dtype", "max_batch_size", "max_gen_toks",
+    "max_images", "max_length", "revision", "seed", "truncate", "trust_remote_code", "use_fast_tokenizer",
+}  # fmt: skip
+"""Options of lm-eval's API types that a served model does not read: lr2eval sets them, or does that work itself."""
 _NOT_OPTIONS = {"self", "args", "kwargs"}
 _INSTALL = {
     "vllm": (
@@ -40,6 +54,10 @@ def check_backend(config: RunConfig) -> None:
         raise UsageError(f"--backend {name}: {', '.join(missing)} is not installed; {install}")
     if secret := next((key for key in _SECRETS if key in options), None):
         raise UsageError(f"{name}.{secret}: options are kept in the manifest; put the key into OPENAI_API_KEY instead")
+    like = "vllm" if _is_plugin(name) else name
+    for option, (shown, engines) in _ONLY_FOR.items():
+        if like not in engines and getattr(config, option) != RunConfig.model_fields[option].default:
+            raise UsageError(f"{shown}: --backend {name} does not read it; omit it")
     if name == "hf":
         if key := next((key for key in options if key in RunConfig.model_fields), None):
             raise UsageError(f"hf.{key}: write {key} without hf.")
@@ -49,7 +67,7 @@ def check_backend(config: RunConfig) -> None:
             _check_plugin(name)
         except plugins.PluginError as error:
             raise UsageError(f"--backend {name}: {error}") from error
-    elif name != "vllm":  # whose options are checked when it loads: only its package knows them
+    elif name != "vllm":  # see check_options
         _check_foreign(name, options)
     if name in SERVERS and not options.get("base_url"):
         raise UsageError(
@@ -58,6 +76,14 @@ def check_backend(config: RunConfig) -> None:
         )
     if name == "local-chat-completions" and not config.chat:
         raise UsageError("--backend local-chat-completions: this kind of server applies the chat template; add --chat")
+
+
+def check_options(config: RunConfig, checkpoint: Checkpoint) -> None:
+    """Check what only the back end's package knows, before anything is written. Raises :class:`UsageError`."""
+    if config.backend == "vllm":
+        from lr2eval.backends.vllm.backend import checked_options
+
+        checked_options(backend_options(config), window_limit(checkpoint, config), config.device)
 
 
 def backend_options(config: RunConfig) -> dict[str, Any]:
@@ -85,6 +111,7 @@ def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
         "window_policy": config.window_policy,
         "truncation": config.truncation,
         "trust_remote_code": config.trust_remote_code,
+        "seed": config.seed,
     }
     if config.backend == "hf":
         from lr2eval.backends.hf import WindowedHFLM
@@ -94,7 +121,7 @@ def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
     if config.backend == "vllm":
         from lr2eval.backends.vllm.backend import WindowedVLLM
 
-        return WindowedVLLM(checkpoint, prompts, seed=config.seed, options=backend_options(config), **shared)
+        return WindowedVLLM(checkpoint, prompts, options=backend_options(config), **shared)
     if not _is_plugin(config.backend):
         return _foreign(checkpoint, prompts, config, window)
     request = BackendRequest(
@@ -102,7 +129,6 @@ def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
         original_window=checkpoint.original_window,
         chat=config.chat,
         tokenizer=prompts,
-        seed=config.seed,
         options=backend_options(config),
         **shared,
     )
@@ -157,12 +183,30 @@ def _check_foreign(name: str, options: Mapping[str, Any]) -> None:
         made = get_model(name)
     except Exception as error:  # each type imports a library of its own
         raise UsageError(f"--backend {name} cannot be imported: {first_line(error, 200)}") from error
-    # Types with **kwargs hand unknown options to their library; lm-eval's API types ignore them.
-    signatures = [inspect.signature(each.__init__).parameters for each in made.__mro__ if "__init__" in vars(each)]
-    if "TemplateAPI" in (each.__name__ for each in made.__mro__):
-        refuse_unknown(options, {key for each in signatures for key in each} - _NOT_OPTIONS, group=name)
-    elif all(each.kind is not each.VAR_KEYWORD for each in signatures[0].values()):
-        refuse_unknown(options, signatures[0].keys() - _NOT_OPTIONS, group=name)
+    if (known_options := _all_options(made)) is not None:
+        refuse_unknown(options, known_options - (_UNREAD if name in SERVERS else set()), group=name)
+
+
+def _all_options(made: type) -> set[str] | None:
+    """Every option of a model type, or ``None`` if it hands unknown ones to its library.
+
+    Some types take ``**kwargs`` and never read them. Others pass them to the type that they extend.
+    """
+    found: set[str] = set()
+    for start in (vars(each)["__init__"] for each in made.__mro__ if "__init__" in vars(each)):
+        parameters = inspect.signature(start).parameters
+        found |= parameters.keys() - _NOT_OPTIONS
+        rest = next((name for name, one in parameters.items() if one.kind is one.VAR_KEYWORD), None)
+        if rest is None:
+            return found
+        found.discard(rest)
+        body = list(ast.walk(ast.parse(f"class _:\n{inspect.getsource(start)}")))
+        if not any(isinstance(node, ast.Name) and node.id == rest for node in body):
+            return found
+        passed = [node for node in body if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".__init__")]
+        if f"**{rest}" not in ", ".join(map(ast.unparse, passed)):
+            return None
+    return None
 
 
 def _foreign(checkpoint: Checkpoint, prompts: PromptTokenizer, config: RunConfig, window: int) -> Any:
@@ -186,4 +230,5 @@ def _foreign(checkpoint: Checkpoint, prompts: PromptTokenizer, config: RunConfig
         return lm
     from lr2eval.backends.served import ServedLM
 
-    return ServedLM(lm, prompts, limit=window, truncation=config.truncation)
+    asked = asked_of_decoding(read_generation_file(checkpoint.folder) or {})
+    return ServedLM(lm, prompts, limit=window, truncation=config.truncation, asked_by_model=asked)

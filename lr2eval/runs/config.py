@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field
 from lr2eval.base.config import Config, Device, Dtype, Kind, Lengths, ModelName, Names, Rare
 from lr2eval.base.ids import digest
 from lr2eval.model.tokenizer import CHAT_DATE
+from lr2eval.runs.decoding import DecodingSettings
 from lr2eval.workers.settings import ExecutorKind, Workers
 
 DEFAULT_SAMPLES = 100
@@ -105,6 +106,7 @@ class RunConfig(Config):
     """Run lengths beyond the model's window on purpose."""
     trust_remote_code: Rare[bool] = False
     """Run the Python code in the model's folder. Do this only for a model that you trust."""
+    generation: Rare[DecodingSettings] = Field(default_factory=DecodingSettings)
     # Options of single benchmarks and of the back end: ``[ruler]`` in a file, ``--set ruler.key=value``.
     options: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
@@ -144,6 +146,9 @@ class RunConfig(Config):
             if name != "ray"
         }
         kept["options"] = {name: group for name, group in options.items() if group}
+        kept["generation"] = self.generation.model_dump(exclude_defaults=True)
+        if not kept["generation"]:  # plain greedy, as in folders of earlier versions
+            del kept["generation"]
         return kept
 
     def run_name(self, model_name: str) -> str:

@@ -14,14 +14,16 @@ from lr2eval.base.units import format_length
 from lr2eval.benchmark import Benchmark, Shard, TaskContext
 from lr2eval.errors import CheckpointError, MissingDataError, NotComparableError, UsageError
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.generation_file import stated_ends
 from lr2eval.model.names import locate
 from lr2eval.model.tokenizer import CHAT_DATE, PromptTokenizer
 from lr2eval.record import bundle
 from lr2eval.record.results import NotRun
 from lr2eval.registry import resolve
-from lr2eval.runs.backend import SERVERS, check_backend
+from lr2eval.runs.backend import SERVERS, check_backend, check_options
 from lr2eval.runs.card import Card
 from lr2eval.runs.config import RunConfig, default_lengths
+from lr2eval.runs.decoding import resolved
 
 NOT_LISTED = "not listed in the model's lr2eval.json; name the task to run it"
 
@@ -77,7 +79,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     if not tokenizer.dated:  # another date is the same run
         config = config.model_copy(update={"chat_date": CHAT_DATE})
     card = Card.read(checkpoint.folder)
-    config = card.applied(config, checkpoint.window)
+    config = _decoding(card.applied(config, checkpoint.window), checkpoint)
+    check_options(config, checkpoint)
     lengths = config.lengths or default_lengths(checkpoint.window)
     _check_lengths(lengths, checkpoint, config)
     both = {checkpoint.window, min(checkpoint.window, original.window)} if original else {checkpoint.window}
@@ -112,13 +115,21 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     not_run = tuple(NotRun(task=shard.task, length=shard.length, reason=reason) for shard in beyond)
     original = replace(
         extended,
-        config=extended.config.model_copy(update={"model": config.baseline}),
+        config=_decoding(
+            extended.config.model_copy(update={"model": config.baseline, "generation": config.generation}), checkpoint
+        ),
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         shards=tuple(keep),
         not_run=extended.not_run + not_run,
     )
     return original, extended
+
+
+def _decoding(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
+    """``config`` with the decoding settings that ``generation.from_model`` stands for."""
+    stated_ends(checkpoint)  # which raises for a broken file
+    return config.model_copy(update={"generation": resolved(config.generation, checkpoint, config.backend)})
 
 
 def open_checkpoint(name: str, config: RunConfig) -> Checkpoint:

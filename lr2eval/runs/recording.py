@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import LM
@@ -36,7 +37,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
     """Wraps a backend for one run. ``begin`` names the shard that the next ``evaluate`` call belongs to.
 
     ``identity`` becomes part of every response key. It holds everything except the request that decides a response:
-    model fingerprint, window policy, dtype, backend.
+    model fingerprint, window policy, dtype, backend. ``decoding``: generation kwargs that go before those of a task.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         identity: Mapping[str, Any],
         *,
         truncation: Truncation = "error",
+        decoding: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.backend = backend
@@ -53,6 +55,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         self.truncation = truncation
         self.on_batch: Callable[[float, int, float], None] = Listener().batch_done
         self._identity = dict(identity)
+        self._decoding = dict(decoding or {})
         self._shard = ""
         self._length: int | None = None
         self._chat = False
@@ -81,6 +84,10 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             close()
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        if self._decoding:
+            requests = [
+                replace(each, arguments=(each.args[0], {**each.args[1], **self._decoding})) for each in requests
+            ]
         return self._answer("generate_until", requests)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:

@@ -120,7 +120,8 @@ class _Session:
         run, listener = self._run, self._listener
         listener.message(f"loading {run.checkpoint.name}")
         backend = load_backend(run.checkpoint, run.config)
-        lm = RecordingLM(backend, self._store, _identity(run), truncation=run.config.truncation)
+        decoding = run.config.generation.given()
+        lm = RecordingLM(backend, self._store, _identity(run), truncation=run.config.truncation, decoding=decoding)
         lm.on_batch = listener.batch_done
         self._show()
         with contextlib.closing(lm):  # an engine keeps its memory until then, and a second run may follow
@@ -144,7 +145,7 @@ class _Session:
         from lr2eval.runs.spread import Answerer, PooledLM, Wanted, Work
 
         run, listener, where = self._run, self._listener, self._run.config.where
-        lm = PooledLM(run.tokenizer, self._store, _identity(run), run.config.truncation)
+        lm = PooledLM(run.tokenizer, self._store, _identity(run), run.config.truncation, run.config.generation.given())
 
         def finish(shard: Shard) -> None:
             try:
@@ -292,7 +293,7 @@ def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
         "finished": None,
         "command": list(command),
         "settings": run.settings,
-        "config": run.config.model_dump(mode="json"),
+        "config": {**run.config.model_dump(mode="json"), "generation": run.config.generation.given()},
         "model_folder": str(run.checkpoint.folder),
         "versions": versions(),
         "hardware": hardware(),

@@ -10,7 +10,7 @@ a worker splits the batch that runs out of memory, as a backend without workers 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,15 @@ class Wanted(Exception):  # not an error: it takes the requests out of lm-eval
 class PooledLM(RecordingLM):
     """In the driver: answers from the store, and raises :class:`Wanted` if an answer is missing there."""
 
-    def __init__(self, prompts: PromptTokenizer, store: RunStore, identity: Any, truncation: Truncation) -> None:
-        super().__init__(prompts, store, identity, truncation=truncation)
+    def __init__(
+        self,
+        prompts: PromptTokenizer,
+        store: RunStore,
+        identity: Any,
+        truncation: Truncation,
+        decoding: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(prompts, store, identity, truncation=truncation, decoding=decoding)
 
     def _answer(self, request_type: str, requests: list[Instance]) -> list[Any]:
         done = self.store.responses(self._shard, request_type)

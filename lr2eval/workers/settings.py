@@ -43,6 +43,8 @@ class Workers:
                 "turn, so omit it"
             )
         refuse_unknown(self.ray or {}, ["address"], group="ray")
+        if self.ray and self.kind != "ray":
+            raise UsageError("ray.address: only works with --executor ray; add that, or omit ray.address")
 
     @property
     def here(self) -> bool:

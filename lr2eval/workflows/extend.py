@@ -86,6 +86,8 @@ class _Extension:
         self._claim()
         if "evaluation" not in self._done:
             self._check_evaluation()
+        if not self._file.exists():
+            self._note()
         # Data first: a problem with the data shows in minutes, a search takes hours.
         self._step("data", self._mix)
         if self._steps.factors is None:
@@ -98,7 +100,6 @@ class _Extension:
 
     def _claim(self) -> None:
         if not self._file.exists():
-            self._note()
             return
         try:
             known = json.loads(self._file.read_text(encoding="utf-8"))

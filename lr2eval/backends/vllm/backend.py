@@ -13,7 +13,7 @@ import transformers
 
 from lr2eval.backends import Postponed
 from lr2eval.backends.generation import DecodingRow, Side
-from lr2eval.backends.loading import eos_ids, generation_config, quiet
+from lr2eval.backends.loading import quiet
 from lr2eval.backends.requests import Ended, Pair, StreamLM
 from lr2eval.backends.scoring import Score, readings
 from lr2eval.backends.vllm.engine import EngineRequest, Engines
@@ -25,6 +25,7 @@ from lr2eval.errors import UsageError
 from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.rope.source import ModelRope
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.generation_file import answer_ends
 from lr2eval.model.tokenizer import PromptTokenizer
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ _OURS = {
     "seed": "--seed",
     "trust_remote_code": "--trust-remote-code",
     "hf_overrides": "the checkpoint's config.json",
+    "generation_config": "--set generation.from_model=true",
+    "override_generation_config": "--set generation.KEY=VALUE",
 }
 CPU_SHARE = 0.3
 """Share of the main memory that an engine reserves on a CPU. vLLM's own 0.92 leaves nothing for other processes."""
@@ -84,14 +87,13 @@ class WindowedVLLM(StreamLM):
         seed: int = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        engine = _checked(options or {}, window, device)
+        engine = checked_options(options or {}, window, device)
         limit = int(engine.pop("max_model_len", window))
         with quiet():
             prompts = prompts or PromptTokenizer.load(checkpoint.folder)
             self._config = transformers.AutoConfig.from_pretrained(
                 str(checkpoint.folder), local_files_only=True, trust_remote_code=trust_remote_code
             )
-            generation = generation_config(checkpoint.folder, self._config)
         self._scaling: RopeScaling | None = None
         if checkpoint.rope_type == "longrope":
             self._scaling = ModelRope.read(checkpoint.folder).own()
@@ -104,8 +106,8 @@ class WindowedVLLM(StreamLM):
         )
         self._beyond = window if window > checkpoint.window else None
         self._seed = seed
-        self._eos_ids = eos_ids(generation, self.tokenizer)
-        self._penalty = float(getattr(generation, "repetition_penalty", None) or 1.0)
+        vocabulary = self._config.get_text_config().vocab_size
+        self._eos_ids = answer_ends(checkpoint, self.tokenizer.eos_token_id, vocabulary)
         self._begun: dict[str, list[int]] = {}
         if batch_size != "auto":
             engine.setdefault("max_num_seqs", int(batch_size))
@@ -118,6 +120,7 @@ class WindowedVLLM(StreamLM):
             "seed": seed,
             "trust_remote_code": trust_remote_code,
             "enable_prefix_caching": True,
+            "generation_config": "vllm",
             **engine,
         }
         self._engines = Engines(self._engine_arguments, checkpoint.name)
@@ -203,9 +206,7 @@ class WindowedVLLM(StreamLM):
 
         def request(row: DecodingRow) -> EngineRequest:
             new = min(row.end, stop or self.limit) - len(row)
-            params = decoding_params(
-                row.decoding, new, self._eos_ids, seed=self._seed, repetition_penalty=self._penalty
-            )
+            params = decoding_params(row.decoding, new, self._eos_ids, seed=self._seed)
             return EngineRequest(row.prompt + row.tokens, params, row)
 
         for ended in self._run(window, map(request, rows)) if rows else ():
@@ -254,7 +255,7 @@ class WindowedVLLM(StreamLM):
             self.postpone = postpone
 
 
-def _checked(options: Mapping[str, Any], window: int, device: str | None) -> dict[str, Any]:
+def checked_options(options: Mapping[str, Any], window: int, device: str | None) -> dict[str, Any]:
     """The user's engine options. Raises :class:`UsageError` for an option that vLLM lacks or that we set."""
     from vllm.engine.arg_utils import EngineArgs
     from vllm.platforms import current_platform

@@ -8,7 +8,6 @@ from typing import Any
 
 from lr2eval.backends.generation import Decoding, not_finite
 from lr2eval.backends.scoring import Reading, Score
-from lr2eval.errors import BackendError
 
 MOST_TOKENS = 128
 """The most chosen tokens of which vLLM returns log-probabilities."""
@@ -18,24 +17,14 @@ _SAMPLING = {
 }  # fmt: skip
 
 
-def decoding_params(
-    decoding: Decoding, new_tokens: int, eos_ids: Sequence[int], *, seed: int, repetition_penalty: float
-) -> dict[str, Any]:
+def decoding_params(decoding: Decoding, new_tokens: int, eos_ids: Sequence[int], *, seed: int) -> dict[str, Any]:
     """``SamplingParams`` for up to ``new_tokens`` tokens. Stop strings work as in the HF backend.
 
     Raises :class:`BackendError` for settings of ``generate`` that vLLM lacks (beam search and the like).
     """
-    extra = dict(decoding.extra)
-    sampled = extra.pop("do_sample")
-    if extra.pop("num_beams", 1) != 1:
-        raise BackendError("generation_kwargs: vLLM has no beam search; use --backend hf")
-    if unknown := sorted(extra.keys() - _SAMPLING):
-        raise BackendError(f"generation_kwargs: vLLM does not support {', '.join(unknown)}; use --backend hf")
+    extra = decoding.stated("vLLM", _SAMPLING, "use --backend hf")
     return {
-        "repetition_penalty": repetition_penalty,
-        **({"seed": seed} if sampled else {}),
-        **extra,
-        **({} if sampled else {"temperature": 0.0}),
+        **({"seed": seed, **extra} if decoding.sampled else {**extra, "temperature": 0.0}),
         "max_tokens": new_tokens,
         "stop": list(decoding.stops),
         "stop_token_ids": list(eos_ids),

@@ -132,8 +132,36 @@ def test_the_server_gets_the_ids_that_the_model_would_read(checkpoint: Checkpoin
     assert payload["model"] == "served-name"
     assert payload["max_tokens"] == 5
     assert payload["temperature"] == 0
+    assert payload["top_p"] == 1
+    assert not payload.keys() & {"do_sample", "top_k", "min_p", "repetition_penalty"}
     assert "\n" in payload["stop"]
     assert lm.measure("generate_until", asked("river stone")) == [len(payload["prompt"][0]) + 5]
+
+
+def test_a_server_is_told_what_the_checkpoint_would_have_it_do(
+    checkpoint: Checkpoint, serve: Any, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint.folder, tmp_path / "asking")
+    wanted = {"repetition_penalty": 1.2, "do_sample": True, "temperature": 0.6, "top_k": 20, "min_p": 0.1}
+    (folder / "generation_config.json").write_text(json.dumps(wanted))
+    server = serve()
+    lm = backend(Checkpoint.open(folder), server.url)
+    lm.generate_until(asked("a"))
+    lm.generate_until(asked("a", temperature=0.5, top_k=7))
+    greedy, sampled = server.payloads
+    assert {key: greedy[key] for key in ("temperature", "top_p", "repetition_penalty")} == {
+        "temperature": 0,
+        "top_p": 1,
+        "repetition_penalty": 1,
+    }
+    assert {key: sampled[key] for key in ("temperature", "top_k", "min_p", "repetition_penalty")} == {
+        "temperature": 0.5,
+        "top_k": 7,
+        "min_p": 0,
+        "repetition_penalty": 1,
+    }
+    with pytest.raises(BackendError, match=r"a server does not support num_beams; use --backend hf"):
+        lm.generate_until(asked("a", num_beams=2))
 
 
 def test_answers_stream_longest_first_and_so_many_at_once(checkpoint: Checkpoint, serve: Any) -> None:
@@ -273,7 +301,15 @@ def test_options_of_a_model_type_that_names_them_all(monkeypatch: pytest.MonkeyP
         def __init__(self, pretrained: str, attention: str = "") -> None: ...
 
     class Passing(Strict):
-        def __init__(self, pretrained: str, **kwargs: Any) -> None: ...
+        def __init__(self, pretrained: str, **kwargs: Any) -> None:
+            self.rest = kwargs
+
+    class Deaf(Strict):
+        def __init__(self, pretrained: str, attention: str = "", **kwargs: Any) -> None: ...
+
+    class Extending(Deaf):
+        def __init__(self, pretrained: str, batch: int = 1, **more: Any) -> None:
+            super().__init__(pretrained, **more)
 
     def check(made: type, option: str) -> None:
         monkeypatch.setattr("lm_eval.api.registry.get_model", lambda name: made)
@@ -281,8 +317,17 @@ def test_options_of_a_model_type_that_names_them_all(monkeypatch: pytest.MonkeyP
 
     check(Strict, "attention")
     check(Passing, "atention")  # its library may know it
-    with pytest.raises(UsageError, match=r"dummy\.atention: unknown option; did you mean dummy\.attention"):
-        check(Strict, "atention")
+    check(Extending, "attention")
+    for made in (Strict, Deaf, Extending):
+        with pytest.raises(UsageError, match=r"dummy\.atention: unknown option; did you mean dummy\.attention"):
+            check(made, "atention")
+
+
+@pytest.mark.parametrize("name", ["dummy", "gguf", "textsynth", "openai-completions", "local-completions"])
+def test_model_types_of_lm_eval_that_drop_unknown_options(name: str) -> None:
+    sets = [f"{name}.base_url=u", f"{name}.loud=1"] if name == "local-completions" else [f"{name}.loud=1"]
+    with pytest.raises(UsageError, match=rf"{name}\.loud: unknown option"):
+        check_backend(RunConfig.load({"model": "m", "tasks": "ruler", "backend": name}, None, sets))
 
 
 def test_where_the_server_is_does_not_change_the_run() -> None:

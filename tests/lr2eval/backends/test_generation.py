@@ -34,7 +34,7 @@ def test_settings_are_greedy_unless_sampling_is_asked_for() -> None:
     assert parsed.cut("bcad<eos>") == "bc"
     sampled = Decoding.parse({"temperature": 0.7, "top_p": 0.9}, None)
     assert (sampled.stops, sampled.new_tokens) == ((), 256)
-    assert dict(sampled.extra) == {"do_sample": True, "temperature": 0.7, "top_p": 0.9}
+    assert dict(sampled.extra) == {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "top_k": 0}
 
 
 def test_parsing_leaves_the_task_alone() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,7 @@ from lr2eval.backends import Postponed
 from lr2eval.errors import UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from tests.lr2eval.backends.helpers import Load, assert_scores, choice, generation, prompts
-from tests.tiny_models import ORIGINAL, WINDOW, text_of, tiny_model
+from tests.tiny_models import ORIGINAL, WINDOW, save_checkpoint, text_of, tiny_model
 
 
 @dataclasses.dataclass
@@ -136,6 +138,8 @@ def test_work_for_the_second_engine_can_wait(load: Load, make: Callable[..., Any
             "vllm.tensor_paralel_size: unknown option; did you mean vllm.tensor_parallel_size",
         ),
         ({"dtype": "half"}, "vllm.dtype: lr2eval sets this option; use --dtype"),
+        ({"generation_config": "auto"}, "use --set generation.from_model=true instead"),
+        ({"override_generation_config": {"top_k": 5}}, "use --set generation.KEY=VALUE instead"),
         ({"max_model_len": WINDOW + 1}, f"the model's window is {WINDOW} tokens"),
     ],
 )
@@ -149,6 +153,27 @@ def test_an_engine_gets_its_window_and_what_the_user_set(make: Callable[..., Any
     short, long = lm._engine_arguments("short"), lm._engine_arguments("long")
     assert (short["max_model_len"], long["max_model_len"], lm.limit) == (ORIGINAL + 1, 200, 200)
     assert (short["tensor_parallel_size"], short["max_num_seqs"]) == (2, 7)
+    assert short["generation_config"] == long["generation_config"] == "vllm"
     for arguments, factor in ((short, "short_factor"), (long, "long_factor")):
         rope = arguments["hf_overrides"]["rope_parameters"]
         assert rope["short_factor"] == rope["long_factor"] == lm._scaling.rope_parameters()[factor]
+
+
+def test_the_checkpoint_does_not_say_how_to_decode(tmp_path: Path) -> None:
+    from lr2eval.backends.vllm.backend import WindowedVLLM
+
+    folder = save_checkpoint(tmp_path / "model", tiny_model("llama"))
+    wanted = {"eos_token_id": [7, 9, 10**9], "repetition_penalty": 1.3, "do_sample": True, "top_k": 5}
+    (folder / "generation_config.json").write_text(json.dumps(wanted))
+    lm, params = WindowedVLLM(Checkpoint.open(folder), window=WINDOW), []
+
+    def run(window: str, requests: Iterable[Any]) -> Iterator[list[tuple[Any, Any]]]:
+        for request in requests:
+            params.append(dict(request.params))
+            yield [(request, answer(tiny_model("llama"), window, request))]
+
+    lm._engines.run = run  # type: ignore[assignment,method-assign]
+    lm.generate_until([generation("river stone", 3)])
+    [greedy] = params
+    assert (greedy["temperature"], greedy["stop_token_ids"]) == (0.0, [0, 7, 9])
+    assert not greedy.keys() & {"repetition_penalty", "top_k", "seed"}

@@ -18,7 +18,7 @@ from lr2eval.errors import BackendError, CheckpointError, UsageError
 
 def params(**kwargs: Any) -> dict[str, Any]:
     decoding = Decoding.parse({"until": ["\n"], "max_gen_toks": 9, **kwargs}, "</s>")
-    return decoding_params(decoding, 7, [2, 5], seed=3, repetition_penalty=1.1)
+    return decoding_params(decoding, 7, [2, 5], seed=3)
 
 
 def test_greedy_unless_asked_to_sample() -> None:
@@ -27,16 +27,14 @@ def test_greedy_unless_asked_to_sample() -> None:
     assert greedy["max_tokens"] == 7
     assert greedy["stop"] == ["\n", "</s>"]
     assert greedy["stop_token_ids"] == [2, 5]
-    assert greedy["repetition_penalty"] == 1.1
-    assert "seed" not in greedy
-    sampled = params(do_sample=True, temperature=0.7, top_p=0.9, repetition_penalty=1.0)
+    assert not greedy.keys() & {"repetition_penalty", "seed", "top_p", "top_k", "do_sample"}
+    sampled = params(do_sample=True, temperature=0.7, top_p=0.9, repetition_penalty=1.2, num_beams=1)
     assert (sampled["temperature"], sampled["top_p"], sampled["seed"]) == (0.7, 0.9, 3)
-    assert sampled["repetition_penalty"] == 1.0
+    assert sampled["repetition_penalty"] == 1.2
+    assert not sampled.keys() & {"top_k", "do_sample", "num_beams"}
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "what"), [({"num_beams": 2}, "beam search"), ({"penalty_alpha": 1}, "penalty_alpha")]
-)
+@pytest.mark.parametrize(("kwargs", "what"), [({"num_beams": 2}, "num_beams"), ({"penalty_alpha": 1}, "penalty_alpha")])
 def test_what_vllm_lacks_is_refused(kwargs: dict[str, Any], what: str) -> None:
     with pytest.raises(BackendError, match=rf"{what}.*use --backend hf"):
         params(**kwargs)
