@@ -41,11 +41,12 @@ class NiahMaker:
     @property
     def version(self) -> str:
         """Identity of the grid's samples: sample 7 of another set of depths is another sample."""
+        edition = self.haystack.edition if self.grid.places == "sentences" else VERSION
         counts = {"samples_per_cell": self.grid.samples_per_cell, "tokens_per_value": self.grid.tokens_per_value}
         if self.grid == NiahOptions(**counts).grid:
-            return VERSION
+            return edition
         kept = [self.grid.depths, self.grid.needles, self.grid.distractors, *self.grid.changes.values()]
-        return f"{VERSION}+{ids.digest(kept)[:8]}"
+        return f"{edition}+{ids.digest(kept)[:8]}"
 
     @property
     def max_new_tokens(self) -> int:
