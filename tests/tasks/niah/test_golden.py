@@ -16,9 +16,9 @@ from lr2eval.tasks.niah import NIAH
 
 TEXT = "It was late. Nobody (so they said) had seen the boat; it was gone! Was it? Mr. Hale went home at 7 p.m. alone. "
 GOLDEN = {
-    ("text", "single"): "eacb9934aea818d0",
-    ("text", "multi"): "d55d32d9dff8ef98",
-    ("text", "distractor"): "804bc9812ba6ad4d",
+    ("text", "single"): "1c33237f081d1f9b",
+    ("text", "multi"): "48ab5cc7e65d255b",
+    ("text", "distractor"): "1eec0637016536d6",
     # Older than the trained sentence splitter, which changes nothing in the demo's text.
     ("demo-filler", "single"): "88e405effa3adfa7",
     ("demo-filler", "multi"): "064b8cd71475cf7e",
