@@ -70,7 +70,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.tuples(PIECES, st.sampled_from([" ", " ", " ", "", "\n", "  "])), max_size=14))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=800, deadline=None)
 def test_equal_to_nltk(parts: list[tuple[str, str]]) -> None:
     text = "".join(piece + space for piece, space in parts)
     assert split(text) == NLTK.tokenize(text)
