@@ -27,7 +27,6 @@ from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact.fit import TooSmallError
 from lr2eval.tasks.ruler import RULER, generate, outside
-from lr2eval.tasks.ruler.suite import TASKS
 from tests.tasks.conftest import TOKENIZERS
 from tests.tasks.ruler.exact import check
 
@@ -73,7 +72,7 @@ def main() -> int:
     started = time.process_time()
     for name, tokenizer in tokenizers.items():
         context = TaskContext(tokenizer, LENGTHS, 1, 0, HERE, data_dir=arguments.data_dir, offline=True)
-        known = TASKS | outside.load(list(outside.OUTSIDE), context)
+        known = outside.load(list(outside.OUTSIDE), outside.RulerOptions(), context)
         for task in RULER.select(None):
             for length in LENGTHS:
                 row = {"tokenizer": name, "task": task, "length": length, **cell(known[task], length, tokenizer)}

@@ -53,6 +53,14 @@ def caveats(runs: Sequence[LoadedRun], comparison: Comparison | None = None) -> 
             lambda run: _marked(run, lambda shard: shard.data.get("scoring") == "lm-eval"),
         ),
         (
+            "Order of NVIDIA/RULER",
+            "Needles, words and documents stand in NVIDIA/RULER's fixed order (ruler.compat=nvidia). In qa, the first "
+            "document of a question's own is always at the same place for the same number of documents, so these "
+            "scores say little about other places.",
+            False,
+            lambda run: _marked(run, lambda shard: shard.data.get("order") == "nvidia"),
+        ),
+        (
             "Truncated prompts",
             "The middle of these prompts was cut out, perhaps together with the answer.",
             True,

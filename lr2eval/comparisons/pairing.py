@@ -192,7 +192,9 @@ def _pair_shard(
 
     alone = before.n + after.n - 2 * len(both)
     counts = f"{before.n} and {after.n} samples, {len(both)} in common"
-    leave_out(alone, f"{alone} samples are in one run only ({counts})", "run both with the same settings")
+    leave_out(
+        alone, f"{alone} samples are in one run only ({counts})", "run both with the same settings and the same lr2eval"
+    )
     same = [(i, j) for i, j in both if before.prompts[i] == after.prompts[j]]
     other = len(both) - len(same)
     what = f"{other} of {len(both)} samples have different prompts (other data, template or tokenizer)"

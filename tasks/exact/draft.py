@@ -56,6 +56,10 @@ class TaskRecipe(Protocol):
 class IndexedRecipe(Protocol):
     """A recipe whose samples differ by more than chance: ``at`` gives the recipe of one sample."""
 
+    @property
+    def step(self) -> int | None:
+        """If not ``None``, samples have the first one's size, or so many units less until they fit."""
+
     def at(self, index: int) -> TaskRecipe:
         """The recipe of sample number ``index``."""
 

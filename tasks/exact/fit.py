@@ -140,6 +140,18 @@ def largest_fitting_near(draw: Draw, tokenizer: PromptTokenizer, budget: int, ne
     return _search(draw, tokenizer, budget, near.size, guess)
 
 
+def fitting_in_steps(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, step: int) -> Fit:
+    """The draw at ``size`` units, or ``step`` fewer until it fits ``budget`` prompt tokens: not the most that fit.
+
+    With ``step`` units or fewer that are too many, it is the same as :func:`largest_fitting`.
+    """
+    while (tried := _measure(draw, tokenizer, max(size, draw.smallest))).tokens > budget:
+        if tried.size <= max(step, draw.smallest):
+            return largest_fitting(draw, tokenizer, budget)
+        size = tried.size - step
+    return tried
+
+
 def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, guess: Callable[[Fit], int]) -> Fit:
     """Try ``size``, then sizes that ``guess`` derives from the last one, then halve the interval."""
     limit = _limit(draw, budget)

@@ -6,8 +6,22 @@ n words and the same sample of n + 1 words differ by the added word only, whatev
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+UPSTREAM_SEED = 42
+"""The default seed of NVIDIA/RULER."""
+
+
+def fixed_shuffle(entries: Sequence[T]) -> list[T]:
+    """As NVIDIA/RULER shuffles: by one seed, so that equally many entries always have the same order."""
+    shuffled = list(entries)
+    Random(UPSTREAM_SEED).shuffle(shuffled)
+    return shuffled
 
 
 class ShuffledStream:

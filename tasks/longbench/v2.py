@@ -86,9 +86,13 @@ LONGBENCH2 = LongBench2()
 
 
 def letter(answer: str) -> str | None:
-    """The letter that an answer names in upstream's words; asterisks (bold) do not matter."""
-    found = re.search(r"The correct answer is (?:\(([A-D])\)|([A-D]))", answer.replace("*", ""))
-    return (found[1] or found[2]) if found else None
+    """The letter that an answer names in upstream's words; asterisks (bold) do not matter.
+
+    As upstream, a letter in brackets anywhere counts before a bare one.
+    """
+    patterns = (rf"The correct answer is {each}" for each in (r"\(([A-D])\)", "([A-D])"))
+    found = (re.search(pattern, answer.replace("*", "")) for pattern in patterns)
+    return next((match[1] for match in found if match), None)
 
 
 @cache

@@ -18,7 +18,7 @@ from lr2eval.tasks.niah.draw import NeedleDraw, Variant, draw
 from lr2eval.tasks.niah.options import Grid, NiahOptions, Places
 
 VERSION = "1"
-"""Part of every sample's identity and seed: raise it when the same identity would give another text."""
+"""Part of every sample's seed: raise it when the same seed would give other needles."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,15 @@ class NiahMaker:
     @property
     def version(self) -> str:
         """Identity of the grid's samples: sample 7 of another set of depths is another sample."""
+        return (self.haystack.edition if self.grid.places == "sentences" else VERSION) + self._changes
+
+    @property
+    def _changes(self) -> str:
         counts = {"samples_per_cell": self.grid.samples_per_cell, "tokens_per_value": self.grid.tokens_per_value}
         if self.grid == NiahOptions(**counts).grid:
-            return VERSION
+            return ""
         kept = [self.grid.depths, self.grid.needles, self.grid.distractors, *self.grid.changes.values()]
-        return f"{VERSION}+{ids.digest(kept)[:8]}"
+        return f"+{ids.digest(kept)[:8]}"
 
     @property
     def max_new_tokens(self) -> int:
@@ -67,11 +71,11 @@ class NiahMaker:
 
     def _draw(self, index: int, tokenizer: PromptTokenizer) -> tuple[NeedleDraw, str]:
         """Sample 0 has the first depth, sample 1 the second ...: any first samples spread over the grid."""
-        identity = (self.version, f"niah/{self.variant}", self.length, index, self.seed)
+        identity = (f"niah/{self.variant}", self.length, index, self.seed)
         depth = self.grid.depths[index % len(self.grid.depths)]
-        rng = Random(ids.sample_seed(*identity))
+        rng = Random(ids.sample_seed(VERSION + self._changes, *identity))
         sample = draw(self.variant, self.grid, depth, _background(self.haystack, tokenizer, self.grid.places), rng)
-        return sample, ids.sample_id(*identity)
+        return sample, ids.sample_id(self.version, *identity)
 
     def _sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
         sample, name = self._draw(index, tokenizer)

@@ -58,8 +58,8 @@ class Ruler:
         options = outside.RulerOptions(**context.options)
         own = by_length(self.name, options.samples, context.lengths)
         counts = {at: limited(own.get(at, context.samples_per_task), context.limit) for at in context.lengths}
-        scoring = COMPAT[options.compat] if options.compat else {}
-        known = TASKS | outside.load(tasks, options, context)
+        scoring = COMPAT.get(options.compat or "", {})
+        known = outside.load(tasks, options, context)
         fingerprint = context.tokenizer.fingerprint()  # takes a second for large vocabularies
         return [
             self._shard(
@@ -90,7 +90,7 @@ class Ruler:
             count = min(context.samples_per_task, task.available or context.samples_per_task)
             return generate.sufficient_length(task, 1, count, context.seed, context.tokenizer)
 
-        return {name: length(task) for name, task in (TASKS | others).items()}, missing
+        return {name: length(task) for name, task in others.items()}, missing
 
     def score_row(self, task: str, row: Mapping[str, Any]) -> float:
         """Score (0..1) of a line of NVIDIA/RULER's prediction files: ``pred`` against ``outputs``."""
@@ -116,7 +116,7 @@ class Ruler:
             context,
             benchmark=self.name,
             task=task.name,
-            version=VERSION,
+            version=task.version,
             metric=metric,
             score=lambda answer, row: METRICS[metric](answer, row["answers"]),
             columns=columns,
@@ -144,7 +144,7 @@ def _data_file(
 ) -> files.DataFile:
     tokenizer = context.tokenizer
     facts = {
-        "generator": VERSION,
+        "generator": task.version,
         "task": task.name,
         "length": length,
         "seed": context.seed,

@@ -3,7 +3,9 @@
 After ``scripts/data/synthetic/common_words_extraction.py`` of NVIDIA/RULER: one solved example in front; below 4096
 tokens the words repeat 6 and 1 times (example: 20 words, 3 and 1), from there on 30 and 3 times (40 words, 10 and 3).
 Where a length needs more words than wonderwords has (8,166), upstream takes all from a larger English list that it
-downloads. Here the words go on with pairs of theirs ("rapid-lemon"), so that a sample only grows.
+downloads. Here the words go on with pairs of theirs ("rapid-lemon"), so that a sample only grows. Upstream shuffles all
+lists by one seed, so the common words always stand at the same numbers; here each list has its own order, unless
+``fixed_order`` is asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from itertools import accumulate, chain, repeat
 from random import Random
 
 from lr2eval.tasks.exact.draft import Draft
-from lr2eval.tasks.exact.stream import ShuffledStream
+from lr2eval.tasks.exact.stream import ShuffledStream, fixed_shuffle
 from lr2eval.tasks.ruler import words
 from lr2eval.tasks.shared import upstream
 
@@ -30,6 +32,7 @@ class CweRecipe:
     repeats: tuple[int, int]
     example_words: int
     example_repeats: tuple[int, int]
+    fixed_order: bool = False
 
     @classmethod
     def make(cls, length: int) -> CweRecipe:
@@ -39,18 +42,26 @@ class CweRecipe:
     def draw(self, rng: Random) -> CweDraw:
         """The example, then the words of the question in the order in which a growing list takes them up."""
         texts = upstream.task_texts("cwe")
-        solved = WordList(rng, words.common_words(), self.example_words, self.example_repeats)
+        every, fixed = words.common_words(), self.fixed_order
+        solved = WordList(rng, every, self.example_words, self.example_repeats, fixed_order=fixed)
         answer = _numbered(solved.common)
         example = f"{_question(solved.text(self.example_words))}{texts.answer_prefix} {answer}\n"
-        return CweDraw(example, WordList(rng, words.common_words(), len(words.common_words()), self.repeats, more=True))
+        return CweDraw(example, WordList(rng, every, len(every), self.repeats, more=True, fixed_order=fixed))
 
 
 class WordList:
     """``count`` words drawn from ``source``; the first ten are the common ones. With ``more`` they never run out."""
 
     def __init__(
-        self, rng: Random, source: Sequence[str], count: int, repeats: tuple[int, int], more: bool = False
+        self,
+        rng: Random,
+        source: Sequence[str],
+        count: int,
+        repeats: tuple[int, int],
+        more: bool = False,
+        fixed_order: bool = False,
     ) -> None:
+        self._fixed_order = fixed_order
         self.words = rng.sample(source, count)
         self.common = tuple(self.words[:COMMON])
         self._repeats = repeats
@@ -75,7 +86,11 @@ class WordList:
 
     def text(self, size: int) -> str:
         """The numbered list that uses the first ``size`` words."""
-        return _numbered(self._stream.first(self.entries(size)))
+        entries = self.entries(size)
+        if self._fixed_order:
+            often, seldom = self._repeats
+            return _numbered(fixed_shuffle(self.words[:COMMON] * often + self.words[COMMON:size] * seldom))
+        return _numbered(self._stream.first(entries))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 After ``scripts/data/synthetic/niah.py`` of NVIDIA/RULER with its essay haystack: the first so many words of the text
 (again from its start after its end) are split into sentences, each needle goes to one of 40 depths that are rounded
 percentages of the sentences, no two to the same depth, and everything is joined by spaces. Upstream shuffles the
-needles alike in every sample; here the order is the sample's own.
+needles alike in every sample; here the order is the sample's own, unless ``fixed_order`` is asked for.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from random import Random
 
 from lr2eval.errors import TaskError
 from lr2eval.tasks.exact.draft import Draft, distinct
+from lr2eval.tasks.exact.stream import fixed_shuffle
 from lr2eval.tasks.haystacks import Haystack, split
 from lr2eval.tasks.ruler.niah import RANDOM, Kind
 from lr2eval.tasks.shared import upstream
@@ -33,6 +34,7 @@ class EssayRecipe:
     keys: int = 1
     values: int = 1
     queries: int = 1
+    fixed_order: bool = False
 
     def __post_init__(self) -> None:
         """Raises :class:`TaskError` for a text without sentences to put the needles between."""
@@ -51,7 +53,10 @@ class EssayRecipe:
         drawn = distinct(self.keys * self.values, lambda: RANDOM[self.kind](rng))
         facts = {key: tuple(drawn[at * self.values : (at + 1) * self.values]) for at, key in enumerate(keys)}
         needles = [(key, value) for key, values in facts.items() for value in values]
-        rng.shuffle(needles)
+        if self.fixed_order:
+            needles = fixed_shuffle(needles)
+        else:
+            rng.shuffle(needles)
         depths = sorted(rng.sample(DEPTHS, len(needles)))
         return EssayDraw(self, facts, tuple(needles), tuple(depths), tuple(rng.sample(keys, self.queries)))
 

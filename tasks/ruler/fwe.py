@@ -3,7 +3,8 @@
 After ``scripts/data/synthetic/freq_words_extraction.py`` of NVIDIA/RULER with its default exponent 2. There the word of
 rank k occurs int(N / (zeta(2) k^2)) times for a total N that is searched for; rank 1 is noise ("..."). With
 m = int(N / zeta(2)) that is m // k^2, so every text upstream can make has a whole number m: it is our unit, and
-growing it by one adds one "..." and each word whose k^2 divides the new m.
+growing it by one adds one "..." and each word whose k^2 divides the new m. Upstream ranks the sorted words and orders
+the text by one seed; here each sample has its own order, unless ``fixed_order`` is asked for.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from random import Random
 from string import ascii_lowercase
 
 from lr2eval.tasks.exact.draft import Draft
-from lr2eval.tasks.exact.stream import ShuffledStream
+from lr2eval.tasks.exact.stream import ShuffledStream, fixed_shuffle
 from lr2eval.tasks.shared import upstream
 
 NOISE = "..."
 WORD_LETTERS = 6
 TOKENS_PER_WORD = 50
-"""Upstream's vocabulary holds one word per so many tokens of the length."""
+"""The vocabulary holds one word per so many tokens of the length; upstream leaves out the 50 tokens of the answer."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,11 @@ class FweRecipe:
     """``vocabulary`` counts the words including the noise."""
 
     vocabulary: int
+    fixed_order: bool = False
 
     @classmethod
     def make(cls, length: int) -> FweRecipe:
-        """Upstream's vocabulary for this length (tokens); lengths too short for five words fit no sample anyway."""
+        """The vocabulary for this length (tokens); lengths too short for five words fit no sample anyway."""
         return cls(max(length // TOKENS_PER_WORD, 5))
 
     def draw(self, rng: Random) -> FweDraw:
@@ -40,7 +42,11 @@ class FweRecipe:
         seen: dict[str, None] = {NOISE: None}
         while len(seen) < self.vocabulary:
             seen["".join(rng.choices(ascii_lowercase, k=WORD_LETTERS))] = None
-        return FweDraw(tuple(seen), ShuffledStream(rng.getrandbits(64)))
+        vocabulary = list(seen)
+        if self.fixed_order:
+            # The noise replaces a word, so there is one word less: as many as upstream has.
+            vocabulary = [NOISE, *fixed_shuffle(sorted(vocabulary[1:]))[1:]]
+        return FweDraw(tuple(vocabulary), ShuffledStream(rng.getrandbits(64)), self.fixed_order)
 
 
 class FweDraw:
@@ -50,8 +56,9 @@ class FweDraw:
     """From here on rank 4 is strictly more frequent than rank 5, so that there is one right answer."""
     largest = None
 
-    def __init__(self, vocabulary: tuple[str, ...], stream: ShuffledStream) -> None:
+    def __init__(self, vocabulary: tuple[str, ...], stream: ShuffledStream, fixed_order: bool = False) -> None:
         self._vocabulary = vocabulary
+        self._fixed_order = fixed_order
         self._stream = stream
         self._size = 0
 
@@ -69,9 +76,13 @@ class FweDraw:
         """The sample with ``size`` steps."""
         self._grow(size)
         texts = upstream.task_texts("fwe")
-        context = " ".join(self._stream.first(self._words(size)))
+        if self._fixed_order:
+            ranked = zip(self._ranks(size), self._vocabulary, strict=False)
+            entries = fixed_shuffle([word for rank, word in ranked for _ in range(size // rank**2)])
+        else:
+            entries = self._stream.first(self._words(size))
         return Draft(
-            prompt=texts.template.format(context=context, query=""),
+            prompt=texts.template.format(context=" ".join(entries), query=""),
             answer_prefix=texts.answer_prefix,
             answers=self._vocabulary[1:4],
         )

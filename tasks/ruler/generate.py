@@ -13,7 +13,14 @@ from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.counting import counting
 from lr2eval.tasks.exact.draft import Draw, IndexedRecipe, TaskRecipe
-from lr2eval.tasks.exact.fit import Near, TooSmallError, largest_fitting, largest_fitting_near, sufficient
+from lr2eval.tasks.exact.fit import (
+    Near,
+    TooSmallError,
+    fitting_in_steps,
+    largest_fitting,
+    largest_fitting_near,
+    sufficient,
+)
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
@@ -21,6 +28,7 @@ from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 class RulerMaker:
     """How the samples of one task and length are made. ``near`` is sample 0's size where prompts are counted by words.
 
+    ``first`` is sample 0's size where all samples follow it (:attr:`IndexedRecipe.step`).
     It follows from task, length, seed and tokenizer, so it does not matter which process makes which samples. It can be
     sent to another process.
     """
@@ -30,12 +38,19 @@ class RulerMaker:
     length: int
     seed: int
     max_new_tokens: int
+    version: str = VERSION
     near: Near | None = None
+    first: int = 0
 
     @property
     def name(self) -> str:
         """What the user calls the task."""
         return f"ruler:{self.task}"
+
+    @property
+    def step(self) -> int | None:
+        """Units by which samples shrink from the size of the first, ``None`` if each has a size of its own."""
+        return self.recipe.step if isinstance(self.recipe, IndexedRecipe) else None
 
     @property
     def by_words(self) -> bool:
@@ -69,7 +84,10 @@ def samples(
 
 def ruler_maker(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenizer) -> RulerMaker:
     """Size sample 0 the long way; if its real tokenisation is as long as its words say, the rest starts from there."""
-    maker = RulerMaker(task.name, task.recipe(tokenizer, length, seed), length, seed, task.max_new_tokens)
+    maker = RulerMaker(task.name, task.recipe(tokenizer, length, seed), length, seed, task.max_new_tokens, task.version)
+    if maker.step:
+        draw = _draw(maker.task, maker.recipe, length, 0, seed)
+        maker = replace(maker, first=largest_fitting(draw, tokenizer, length - maker.max_new_tokens).size)
     counter = counting(tokenizer)
     if not counter.additive:
         return maker
@@ -89,7 +107,9 @@ def make_sample(
     """One sample. ``memo`` caches token counts only; ``token_count`` includes the generation budget."""
     length, seed, new_tokens = maker.length, maker.seed, maker.max_new_tokens
     draw = _draw(maker.task, maker.recipe, length, index, seed)
-    if maker.near is None:
+    if maker.step:
+        fit = fitting_in_steps(draw, tokenizer, length - new_tokens, maker.first, maker.step)
+    elif maker.near is None:
         fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
     else:
         fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, maker.near)
@@ -99,7 +119,7 @@ def make_sample(
             f"{fit.tokens + new_tokens} tokens; use a shorter length or repeat it (--set ruler.repeat=true)"
         )
     return {
-        "id": ids.sample_id(VERSION, full_name(maker.task), length, index, seed),
+        "id": ids.sample_id(maker.version, full_name(maker.task), length, index, seed),
         "task": maker.task,
         "length": length,
         "index": index,

@@ -13,7 +13,7 @@ from lr2eval.tasks.exact.draft import TaskRecipe
 from lr2eval.tasks.ruler import questions
 from lr2eval.tasks.ruler.essay import EssayRecipe
 from lr2eval.tasks.ruler.qa import QaRecipe
-from lr2eval.tasks.ruler.suite import RulerTask
+from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
 from lr2eval.tasks.shared.hub import load_each
 from lr2eval.tasks.shared.options import DataOptions
 
@@ -30,8 +30,10 @@ class RulerOptions(DataOptions):
     """The SQuAD file for qa_1. Default: from --data-dir, else from the hub."""
     hotpotqa: str | None = None
     """The HotpotQA file for qa_2. Default: from --data-dir, else from the hub."""
-    compat: Literal["lm-eval"] | None = None
-    """Score as lm-eval does. Default: as NVIDIA/RULER does."""
+    compat: Literal["lm-eval", "nvidia"] | None = None
+    """lm-eval: score qa_1 and qa_2 as lm-eval does. nvidia: put needles, words and documents in the fixed order of
+    NVIDIA/RULER, and the same number of documents into each qa sample. Default: a new order in each sample, and the
+    scores of NVIDIA/RULER."""
 
 
 def need(source: Source) -> DataNeed:
@@ -63,6 +65,7 @@ class OutsideTask:
             self.metric,
             text.facts,
             available,
+            text.edition if isinstance(text, haystacks.Haystack) else VERSION,
         )
 
 
@@ -100,7 +103,7 @@ OUTSIDE: dict[str, OutsideTask] = {
 
 
 def load(names: Sequence[str], options: RulerOptions, context: TaskContext) -> dict[str, RulerTask]:
-    """The tasks among ``names`` that read outside text, with their text.
+    """The tasks that need no outside text and those among ``names`` that do, with their text.
 
     Raises :class:`MissingDataError` that lists every missing text and the tasks that would read it.
     """
@@ -113,7 +116,8 @@ def load(names: Sequence[str], options: RulerOptions, context: TaskContext) -> d
     except MissingDataError as error:
         without = {name: why for source, why in error.tasks.items() for name in readers[source]}
         raise MissingDataError(str(error), error.missing, tasks=without) from error
-    return {task.name: task.over(texts[task.source]) for task in tasks}
+    found = TASKS | {task.name: task.over(texts[task.source]) for task in tasks}
+    return {name: task.as_nvidia() for name, task in found.items()} if options.compat == "nvidia" else found
 
 
 def _text(source: str, options: RulerOptions, context: TaskContext) -> Text:

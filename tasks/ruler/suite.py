@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lr2eval.benchmark import Scalar
 from lr2eval.model.tokenizer import PromptTokenizer
@@ -16,6 +17,8 @@ from lr2eval.tasks.shared import upstream
 
 VERSION = "1"
 """Part of every sample's identity and seed: raise it when the same identity would give another text."""
+FIXED_ORDER = ("niah_multikey_1", "niah_multivalue", "niah_multiquery", "cwe", "fwe", "qa_1", "qa_2")
+"""Tasks that NVIDIA/RULER shuffles by one seed. The others have nothing to shuffle."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class RulerTask:
     """One task of the suite. ``recipe`` makes it for a tokenizer, a length (tokens) and a seed.
 
     ``facts`` describe its text in manifest and report. ``available`` is the number of its samples, ``None`` if there
-    is no end.
+    is no end. ``version`` is part of the identity of its samples, :data:`VERSION` of their seeds.
     """
 
     name: str
@@ -34,11 +37,24 @@ class RulerTask:
     metric: str = "string_match_all"
     facts: Mapping[str, Scalar] = field(default_factory=dict)
     available: int | None = None
+    version: str = VERSION
 
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
         return upstream.texts_of(self.name).max_new_tokens
+
+    def as_nvidia(self) -> RulerTask:
+        """The task with the fixed order of NVIDIA/RULER."""
+        if self.name not in FIXED_ORDER:
+            return self
+
+        def recipe(*given: Any) -> Any:
+            made: Any = self.recipe(*given)
+            return replace(made, fixed_order=True)
+
+        facts = {**self.facts, "order": "nvidia"}
+        return replace(self, recipe=recipe, facts=facts, version=f"{self.version}+nvidia")
 
 
 TASKS: dict[str, RulerTask] = {

@@ -150,12 +150,16 @@ def test_a_whole_run_has_no_caveats(maker: Any, tmp_path: Path) -> None:
     assert "unfinished" not in Page(text).text
 
 
-def test_another_scoring_is_said(maker: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "title"),
+    [({"scoring": "lm-eval"}, "Scored as in lm-eval"), ({"order": "nvidia"}, "Order of NVIDIA/RULER")],
+)
+def test_another_scoring_or_order_is_said(data: dict[str, str], title: str, maker: Any, tmp_path: Path) -> None:
     kinds = {"tasks": ("vt",), "lengths": (4096,), "subjects": 0, "samples": 30, "lift": 9.0}
     plain = maker(tmp_path / "plain", **kinds)
-    compat = maker(tmp_path / "compat", data={"scoring": "lm-eval"}, **kinds)
+    compat = maker(tmp_path / "compat", data=data, **kinds)
     text = Page(render([plain, compat], tmp_path / "report.html").read_text(encoding="utf-8")).text
-    assert "Scored as in lm-eval" in text
+    assert title in text
     assert "ruler/vt@4096" in text
 
 

@@ -62,6 +62,12 @@ def test_a_choice_that_looks_like_a_field() -> None:
         ("(A)", None),
         ("", None),
         ("The correct answer is (A). The correct answer is (B)", "A"),
+        # Upstream looks for brackets in the whole answer first.
+        ("The correct answer is A? No. The correct answer is (C).", "C"),
+        ("The correct answer is Berlin, so **The correct answer is (D)**", "D"),
+        ("The correct answer is A, not C. The correct answer is (E)", "A"),
+        ("The correct answer is (A or B). The correct answer is D", "D"),
+        ("The correct answer is\n(B)", None),
     ],
 )
 def test_letter(answer: str, found: str | None) -> None:

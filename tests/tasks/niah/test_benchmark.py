@@ -229,3 +229,16 @@ def test_real_essays(shared_data: Path, context: Context) -> None:
     (shard,) = NIAH.prepare(["single"], made)
     assert "PaulGrahamEssays" in str(shard.data["haystack"])
     assert all(0.99 * 4096 <= row["token_count"] <= 4096 for row in rows_of(shard, made))
+
+
+def test_identities_follow_the_sentences(context: Context) -> None:
+    """Where the trained splitter may move a needle, samples are new ones; their draws are the same as before."""
+
+    def version(**options: Any) -> str:
+        (shard,) = NIAH.prepare(["single"], context(options={**options, "samples_per_cell": 1}))
+        return shard.version
+
+    assert version(**DOCS) == "2"
+    assert version(haystack="demo-filler") == "1"
+    assert version(**DOCS, depths=3).partition("+")[0] == "2"
+    assert version(**DOCS, places="words").partition("+")[0] == "1"

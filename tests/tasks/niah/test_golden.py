@@ -15,7 +15,15 @@ from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.niah import NIAH
 
 TEXT = "It was late. Nobody (so they said) had seen the boat; it was gone! Was it? Mr. Hale went home at 7 p.m. alone. "
-GOLDEN = {"single": "a6c8434729aa52d1", "multi": "7b00d905310a5d5b", "distractor": "95034837a7c2bc90"}
+GOLDEN = {
+    ("text", "single"): "1c33237f081d1f9b",
+    ("text", "multi"): "48ab5cc7e65d255b",
+    ("text", "distractor"): "1eec0637016536d6",
+    # Older than the trained sentence splitter, which changes nothing in the demo's text.
+    ("demo-filler", "single"): "88e405effa3adfa7",
+    ("demo-filler", "multi"): "064b8cd71475cf7e",
+    ("demo-filler", "distractor"): "783e0313755bf8c2",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +35,14 @@ def bytewise() -> PromptTokenizer:
     return PromptTokenizer(PreTrainedTokenizerFast(tokenizer_object=tokenizer), name="bytes")
 
 
-@pytest.mark.parametrize("variant", GOLDEN)
+@pytest.mark.parametrize(("haystack", "variant"), GOLDEN)
 def test_bytes_of_samples(
-    variant: str, bytewise: PromptTokenizer, context: Callable[..., TaskContext], tmp_path: Path
+    haystack: str, variant: str, bytewise: PromptTokenizer, context: Callable[..., TaskContext], tmp_path: Path
 ) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
-    options = {"haystack": str(text), "depths": 4, "samples_per_cell": 1}
+    options = {"haystack": str(text) if haystack == "text" else haystack, "depths": 4, "samples_per_cell": 1}
     made = context(tokenizer=bytewise, lengths=(4096,), seed=7, options=options)
     (shard,) = NIAH.prepare([variant], made)
     data = (made.cache_dir / str(shard.data["file"])).read_bytes()
-    assert hashlib.sha256(data).hexdigest()[:16] == GOLDEN[variant]
+    assert hashlib.sha256(data).hexdigest()[:16] == GOLDEN[haystack, variant]

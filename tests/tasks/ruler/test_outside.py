@@ -83,12 +83,6 @@ def test_scored_as_lm_eval_does(context: Context, tmp_path: Path) -> None:
     assert compat.load().process_results(doc, ["1066"]) == {"lm_eval_string_match_part": 2 / 3}
 
 
-@pytest.mark.parametrize("compat", ["nvidia", "lm_eval", True, 1, ["lm-eval"]])
-def test_other_scorings_are_refused(compat: object, context: Context) -> None:
-    with pytest.raises(UsageError, match=r"ruler\.compat.*: must be 'lm-eval'"):
-        RULER.prepare(["vt"], context(options={"compat": compat}))
-
-
 @pytest.mark.shared_data
 def test_all_thirteen_with_real_data(shared_data: Path, context: Context) -> None:
     made = context(data_dir=shared_data, lengths=(8192,), offline=True)
