@@ -89,7 +89,8 @@ class WindowedHFLM(PromptLM):
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
         self._kept = Kept(model, rotary) if can_share(model) else None
-        ends = answer_ends(checkpoint, self.tokenizer.eos_token_id, model.config.get_text_config().vocab_size)
+        vocabulary = getattr(model.config.get_text_config(), "vocab_size", len(self.tokenizer))
+        ends = answer_ends(checkpoint, self.tokenizer.eos_token_id, vocabulary)
         self._decoder = Decoder(model, self.tokenizer, rotary, ends, self._kept is not None, seed)
         self._free: int | None = None
         if self.device.type == "cuda":

@@ -293,7 +293,8 @@ def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
         "finished": None,
         "command": list(command),
         "settings": run.settings,
-        "config": {**run.config.model_dump(mode="json"), "generation": run.config.generation.given()},
+        "config": run.config.model_dump(mode="json", exclude={"generation"})
+        | ({"generation": given} if (given := run.config.generation.given()) else {}),
         "model_folder": str(run.checkpoint.folder),
         "versions": versions(),
         "hardware": hardware(),

@@ -106,7 +106,7 @@ class WindowedVLLM(StreamLM):
         )
         self._beyond = window if window > checkpoint.window else None
         self._seed = seed
-        vocabulary = self._config.get_text_config().vocab_size
+        vocabulary = getattr(self._config.get_text_config(), "vocab_size", len(self.tokenizer))
         self._eos_ids = answer_ends(checkpoint, self.tokenizer.eos_token_id, vocabulary)
         self._begun: dict[str, list[int]] = {}
         if batch_size != "auto":
