@@ -5,13 +5,13 @@ Only the tokens are used without being asked for. No torch at import time.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lr2eval.errors import CheckpointError, first_line
+from lr2eval.errors import CheckpointError
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.config import read_object
 
 FILE = "generation_config.json"
 _NEUTRAL: dict[str, Any] = {
@@ -36,19 +36,7 @@ _WHEN: dict[str, dict[str, Any]] = {
 def read_generation_file(folder: Path) -> dict[str, Any] | None:
     """The fields of the file, or ``None`` if there is none. Raises :class:`CheckpointError` for one that is broken."""
     path = folder / FILE
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is not a number of JSON")
-
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({first_line(error)}); correct or delete it") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: not a JSON object; correct or delete it")
-    return found
+    return read_object(path) if path.exists() else None
 
 
 def asked_of_decoding(stated: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.errors import CheckpointError, first_line
+from lr2eval.model.config import ModelConfig
 
 CHAT_DATE = date(2024, 7, 26)
 """What chat templates print as today's date. Llama 3.1's template prints this day if it knows no other."""
@@ -327,10 +328,7 @@ def _with_day(template: str, day: date) -> str:
 
 
 def _rows(folder: Path) -> int | None:
-    """``vocab_size`` in config.json, if it is there. The reader of checkpoints complains about a damaged file."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = {**config, **(config.get("text_config") or {})}.get("vocab_size")
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-    return found if isinstance(found, int) and found > 0 else None
+    """The tokens of the model, if the folder has a configuration. The reader of checkpoints complains about it."""
+    with contextlib.suppress(CheckpointError):
+        return getattr(ModelConfig.read(folder).text, "vocab_size", None)
+    return None

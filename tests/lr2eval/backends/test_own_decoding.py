@@ -133,7 +133,7 @@ def test_without_a_file_answers_are_the_same(changed: Change) -> None:
     [
         ("{", "not readable as JSON"),
         ("[]", "not a JSON object"),
-        ('{"temperature": NaN}', "NaN is not a number of JSON"),
+        ('{"temperature": NaN}', "it contains NaN, which is not a JSON number"),
         ('{"eos_token_id": "x"}', "eos_token_id is 'x', which is no token id"),
         ('{"eos_token_id": [1, "a"]}', r"eos_token_id is \[1, 'a'\]"),
         ('{"eos_token_id": true}', "eos_token_id is True"),
