@@ -180,6 +180,7 @@ def test_a_back_end_answers_a_run(install: Install, lr2eval: Run, toy_checkpoint
     assert (request.device, request.dtype, request.seed, request.batch_size) == ("cpu", "auto", 3, "auto")
     assert (request.truncation, request.window_policy) == ("error", "exact")
     assert (request.chat, request.trust_remote_code) == (False, False)
+    assert request.tokenizer.encode_rendered("river") == request.tokenizer.tokenizer.encode("river") != []
     assert request.options == {"word": "polly", "loud": True}
 
     opened = public.open_run(tmp_path / "run")
@@ -234,10 +235,12 @@ def test_a_back_end_cannot_take_a_built_in_name(install: Install, lr2eval: Run, 
     assert line in lr2eval("tasks").out
 
 
-def test_a_server_is_asked_although_a_plugin_has_its_name(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_is_asked_although_a_plugin_has_its_name(
+    install: Install, monkeypatch: pytest.MonkeyPatch, toy_checkpoint: Path
+) -> None:
     install("strange_parrot", BACKEND, "local-completions = strange_parrot:parrot", group=plugins.BACKENDS)
     monkeypatch.setattr(backend, "_foreign", lambda *_: "the server")
-    checkpoint: Any = SimpleNamespace(window=512)
+    checkpoint: Any = SimpleNamespace(window=512, folder=toy_checkpoint)
     config = RunConfig(model="any", tasks=("facts",), backend="local-completions")
     assert backend.load_backend(checkpoint, config) == "the server"
 
