@@ -288,12 +288,8 @@ def main() -> int:
     kept = [row for row in before["prompts"] if row["task"] not in given.tasks.split(",")]
     rows = sorted(kept + rows, key=lambda row: RULER.select(None).index(row["task"]))
     stands = stands or before["place_of_the_own_document"]
-    result = {
-        **facts(),
-        "tokenizer": given.model.name if given.model else tokenizer.name,
-        "prompts": rows,
-        "place_of_the_own_document": stands,
-    }
+    counted_by = given.model.name if given.model else tokenizer.name
+    result = {**facts(), "tokenizer": counted_by, "prompts": rows, "place_of_the_own_document": stands}
     target.write_text(json.dumps(result, indent=1) + "\n")
     return int(any(row["nvidia"] + row["repeated"] != row["n"] for row in rows))
 
