@@ -54,10 +54,6 @@ def check_backend(config: RunConfig) -> None:
         raise UsageError(f"--backend {name}: {', '.join(missing)} is not installed; {install}")
     if secret := next((key for key in _SECRETS if key in options), None):
         raise UsageError(f"{name}.{secret}: options are kept in the manifest; put the key into OPENAI_API_KEY instead")
-    like = "vllm" if _is_plugin(name) else name
-    for option, (shown, engines) in _ONLY_FOR.items():
-        if like not in engines and getattr(config, option) != RunConfig.model_fields[option].default:
-            raise UsageError(f"{shown}: --backend {name} does not read it; omit it")
     if name == "hf":
         if key := next((key for key in options if key in RunConfig.model_fields), None):
             raise UsageError(f"hf.{key}: write {key} without hf.")
@@ -76,6 +72,10 @@ def check_backend(config: RunConfig) -> None:
         )
     if name == "local-chat-completions" and not config.chat:
         raise UsageError("--backend local-chat-completions: this kind of server applies the chat template; add --chat")
+    like = "vllm" if _is_plugin(name) else name
+    for option, (shown, engines) in _ONLY_FOR.items():
+        if like not in engines and getattr(config, option) != RunConfig.model_fields[option].default:
+            raise UsageError(f"{shown}: --backend {name} does not read it; omit it")
 
 
 def check_options(config: RunConfig, checkpoint: Checkpoint) -> None:

@@ -158,9 +158,10 @@ def test_answers_end_at_the_tokens_of_every_file(folder: Path, place: str) -> No
     values = json.loads(path.read_text())
     # Ids that the vocabulary lacks end nothing, as -1 in some published files.
     stated = {"eos_token_id": [end, -1, 10**9]}
-    path.write_text(json.dumps(values | ({"text_config": stated} if place == "text_config" else stated)))
+    wrapped = {"model_type": "llava", "text_config": values | stated}
+    path.write_text(json.dumps(wrapped if place == "text_config" else values | stated))
     checkpoint = Checkpoint.open(folder)
-    if place == "text_config":  # which a Llama does not have; only the reading is tested
+    if place == "text_config":  # which no text model has; only the reading is tested
         assert answer_ends(checkpoint, 0, 320) == (0, end)
         return
     lm = WindowedHFLM(checkpoint, device="cpu")

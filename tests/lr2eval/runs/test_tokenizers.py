@@ -50,8 +50,8 @@ def with_vocabulary(size: Any, inside: str | None = None) -> Change:
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         if inside:
-            del config["vocab_size"]
-            config[inside] = {"vocab_size": size}
+            text = {"vocab_size": size, "max_position_embeddings": config["max_position_embeddings"]}
+            config = {"model_type": "gemma3", inside: {"model_type": "gemma3_text", **text}}
         else:
             config["vocab_size"] = size
         (folder / "config.json").write_text(json.dumps(config))
