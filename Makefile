@@ -12,12 +12,13 @@ unexport PYTHONDONTWRITEBYTECODE
 VLLM_VENV ?= .venv-vllm
 VBIN := $(VLLM_VENV)/bin
 
-.PHONY: demo demo-smollm2 test vllm-env vllm-test gpu-kit gpu-model gpu-rehearsal check format wheel-check campaign browser clean help
+.PHONY: demo demo-smollm2 test vllm-env vllm-test gpu-kit gpu-model gpu-rehearsal check format matrix wheel-check campaign browser clean help
 
 help:
 	@echo "make demo    a small model that loses its long context, and the same one extended -> runs/demo/report.html"
 	@echo "make demo-smollm2   a real model on a few RULER tasks (and MMLU where the data is)"
 	@echo "make vllm-test   run those that need vLLM, in .venv-vllm (built at the first call: 4 GB)"
+	@echo "make matrix  tiny models of every architecture beside stock transformers -> docs/architectures.md"
 	@echo "make test    run the tests          make check   ruff, mypy --strict, import directions"
 
 # torch first and alone: another package asking for it may bring another build of several gigabytes. Its
@@ -100,6 +101,10 @@ check: $(READY)
 format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Tiny models of every architecture beside stock transformers (an hour on two busy cores): writes docs/architectures.md.
+matrix: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/matrix.py --write
 
 # The wheel in an environment that never saw this tree: what a user of `pip install` gets.
 wheel-check: $(READY)

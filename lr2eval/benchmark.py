@@ -225,3 +225,5 @@ class ResponseDetail:
     window: Literal["only", "short", "long", "short->long"] = "only"
     finish: Literal["stop", "length", "choice", "skipped", "unknown"] = "unknown"
     truncated_tokens: int = 0
+    prefill_chunk: int = 0
+    """Tokens of the pieces in which the prompts of its batch were read; 0: whole."""

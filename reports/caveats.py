@@ -67,6 +67,13 @@ def caveats(runs: Sequence[LoadedRun], comparison: Comparison | None = None) -> 
             lambda run: _share(run, "truncated"),
         ),
         (
+            "Prompts read in pieces",
+            "Prompts of these shards were read in pieces of so many tokens: the settings asked for it, or memory was "
+            "short. Answers are the same but for rounding, which may change one now and then.",
+            False,
+            _pieces,
+        ),
+        (
             "Skipped samples",
             "These samples were too long for the window. They are not counted in n.",
             True,
@@ -157,6 +164,11 @@ def _share(run: LoadedRun, kind: str) -> Detail:
         return "", ()
     text = f"{formats.count(some)} of {formats.count(every)} samples ({formats.percent(some / every)})."
     return text, [f"{name}: {count} of {n}" for name, count, n in counts if count]
+
+
+def _pieces(run: LoadedRun) -> Detail:
+    chunks = run.manifest.get("prefill_chunks", {})
+    return "", [f"{shard}: {', '.join(f'{size:,}' for size in sizes)} tokens" for shard, sizes in chunks.items()]
 
 
 def _few(run: LoadedRun) -> Detail:

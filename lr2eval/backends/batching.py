@@ -40,15 +40,17 @@ class Footprint:
     @classmethod
     def of(cls, config: Any, item: int) -> Footprint:
         """From a Hugging Face text configuration; ``item`` is the size of one number of the model in bytes."""
-        hidden, heads = config.hidden_size, config.num_attention_heads
-        head_dim = getattr(config, "head_dim", None) or hidden // heads
-        kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        inner = getattr(config, "intermediate_size", None) or 4 * hidden
+        hidden = config.hidden_size
+        # Layers may differ, some have no attention, and lists name a size for each layer: the largest one counts.
+        layers = [_attention(layer) for layer in getattr(config, "per_layer_config", None) or [config]]
+        layers *= config.num_hidden_layers // len(layers)
+        read = max(read for _, read in layers)
+        inner = _size(config, "intermediate_size") or 4 * hidden
         return cls(
-            kv=2 * config.num_hidden_layers * kv_heads * head_dim * item,
-            activations=(4 * hidden + 3 * max(inner, 2 * heads * head_dim)) * item,
+            kv=sum(cached for cached, _ in layers) * item,
+            activations=(4 * hidden + 3 * max(inner, read)) * item,
             logits=config.vocab_size * (item + 8),
-            layer=2 * (kv_heads + heads) * head_dim * item,
+            layer=max(map(sum, layers)) * item,
             mask=1 + item,
         )
 
@@ -82,6 +84,23 @@ class Footprint:
         kept = rows * width * self.kv if step < width else 0
         second = rows * (step * self.activations + whole * self.layer + step * whole * self.mask) + kept
         return prefixes * prefix * self.kv + max(first, second + min(positions, rows * step) * self.logits)
+
+
+def _size(config: Any, name: str) -> int:
+    value = getattr(config, name, None) or 0
+    return max(value) if isinstance(value, list | tuple) else int(value)
+
+
+def _attention(config: Any) -> tuple[int, int]:
+    """Numbers that one layer caches for a token, and numbers of its keys and values for all heads."""
+    heads = _size(config, "num_attention_heads") or 1
+    if latent := _size(config, "kv_lora_rank"):
+        rotary = _size(config, "qk_rope_head_dim")
+        each = _size(config, "qk_nope_head_dim") + rotary + _size(config, "v_head_dim")
+        return latent + rotary, heads * each
+    key = _size(config, "head_dim") or config.hidden_size // heads
+    each = key + (_size(config, "v_head_dim") or key)
+    return (_size(config, "num_key_value_heads") or heads) * each, heads * each
 
 
 def free_memory(device: torch.device, taken: int = 0) -> int:
@@ -121,8 +140,11 @@ def run_split(
     *,
     chunk: int | None,
     length: Callable[[_Row], int],
+    chunks: Sequence[int] = CHUNKS,
 ) -> list[_Result]:
     """``run(rows, chunk)``; out of memory, the halves, and for a single row ever smaller prefill chunks.
+
+    ``chunks`` are the sizes to try, none for a model that reads rows whole.
 
     Results stand in the order of ``rows``. Raises :class:`BackendError` naming the length (tokens) that never fitted.
     """
@@ -134,16 +156,17 @@ def run_split(
     give_memory_back()
     if len(rows) > 1:
         half = len(rows) // 2
-        first = run_split(rows[:half], run, chunk=chunk, length=length)
-        return first + run_split(rows[half:], run, chunk=chunk, length=length)
+        first = run_split(rows[:half], run, chunk=chunk, length=length, chunks=chunks)
+        return first + run_split(rows[half:], run, chunk=chunk, length=length, chunks=chunks)
     tokens = length(rows[0])
-    smaller = next((size for size in CHUNKS if size < min(chunk or tokens, tokens)), None)
+    smaller = next((size for size in chunks if size < min(chunk or tokens, tokens)), None)
     if smaller is None:
+        how = "even alone and read in pieces" if chunks else "even alone, and this model cannot be read in pieces"
         raise BackendError(
-            f"a sequence of {tokens:,} tokens does not fit into memory, even alone and read in pieces; choose shorter "
-            "--lengths, --dtype bfloat16, or a machine with more memory"
+            f"a sequence of {tokens:,} tokens does not fit into memory, {how}; choose shorter --lengths, "
+            "--dtype bfloat16, or a machine with more memory"
         )
-    return run_split(rows, run, chunk=smaller, length=length)
+    return run_split(rows, run, chunk=smaller, length=length, chunks=chunks)
 
 
 MAX_ROWS = 64
@@ -163,13 +186,18 @@ class BatchLimits:
     """Bytes beside the weights."""
     chunk: int | None = None
     """Tokens of a prefill chunk, if the user fixed them."""
+    chunks: tuple[int, ...] = CHUNKS
+    """Prefill chunks to choose from where memory is short."""
 
     @classmethod
-    def of(cls, batch_size: int | str, device: str, memory: int, chunk: int | None = None) -> BatchLimits:
-        """The limits for ``--batch-size`` on a device of the given type."""
+    def of(
+        cls, batch_size: int | str, device: str, memory: int, chunk: int | None = None, *, whole: bool = False
+    ) -> BatchLimits:
+        """The limits for ``--batch-size`` on a device of the given type; ``whole``: rows are never read in pieces."""
+        chunks = () if whole else CHUNKS
         if batch_size == "auto":
-            return cls(MAX_ROWS, TOKENS_CPU if device == "cpu" else TOKENS_GPU, memory, chunk)
-        return cls(int(batch_size), None, memory, chunk)
+            return cls(MAX_ROWS, TOKENS_CPU if device == "cpu" else TOKENS_GPU, memory, chunk, chunks)
+        return cls(int(batch_size), None, memory, chunk, chunks)
 
     def allow(self, rows: int, tokens: int, memory: int) -> bool:
         """Whether ``rows`` rows of ``tokens`` tokens in all that take ``memory`` bytes are one batch."""
@@ -183,7 +211,7 @@ class BatchLimits:
         """
         if self.chunk or cost(None) <= self.memory:
             return self.chunk
-        below = [chunk for chunk in CHUNKS if chunk < length]
+        below = [chunk for chunk in self.chunks if chunk < length]
         return next((chunk for chunk in below if cost(chunk) <= self.memory), below[-1] if below else None)
 
 

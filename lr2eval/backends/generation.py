@@ -15,6 +15,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from lr2eval.backends.abilities import forget_lengths
 from lr2eval.backends.loading import quiet
 from lr2eval.backends.prefix.walk import prefill, worthwhile
 from lr2eval.base.ids import digest
@@ -156,7 +157,7 @@ class Decoder:
     rotary: WindowedRotaryEmbedding | None
     eos_ids: tuple[int, ...]
     shares: bool
-    """Whether rows that begin alike may be prefilled from each other (:func:`can_share`)."""
+    """Whether rows that begin alike may be prefilled from each other (:class:`Abilities`)."""
     seed: int = 0
     """For tasks that sample: a batch draws the same tokens whenever it has the same rows."""
 
@@ -171,6 +172,7 @@ class Decoder:
         decoding = rows[0].decoding
         decoding.stated("lr2eval", _SUPPORTED, "remove it from the task")
         texts = [row.prompt + row.tokens for row in rows]
+        forget_lengths(self.model)
         begun: dict[str, Any] = {"prefill_chunk_size": chunk if chunk and chunk < max(map(len, texts)) else None}
         if self.shares and decoding.extra.keys() <= _PLAIN and worthwhile(texts, self.model.device):
             begun = {"past_key_values": prefill(self.model, self.rotary, texts, window, chunk)}

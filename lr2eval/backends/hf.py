@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from lm_eval.models.utils import configure_pad_token
 
+from lr2eval.backends.abilities import Abilities
 from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, pack, plan_generation, run_split
 from lr2eval.backends.generation import Decoder, DecodingRow, Extension, Side
 from lr2eval.backends.loading import keep_cache, load_model, quiet
-from lr2eval.backends.prefix.cache import Kept, can_share
+from lr2eval.backends.prefix.cache import Kept
 from lr2eval.backends.requests import Pair, PromptLM
 from lr2eval.backends.scorer import Scorer
 from lr2eval.backends.scoring import Score, readings
-from lr2eval.benchmark import Truncation, WindowPolicy
-from lr2eval.errors import BackendError, CheckpointError
+from lr2eval.benchmark import ResponseDetail, Truncation, WindowPolicy
+from lr2eval.errors import BackendError, CheckpointError, UsageError
 from lr2eval.method.rope.windowed import install_rope
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.generation_file import answer_ends
@@ -45,7 +47,8 @@ class WindowedHFLM(PromptLM):
         seed: for tasks that sample.
 
     Raises :class:`CheckpointError` for a checkpoint that does not load whole, has no usable tokenizer, or is longrope
-    without a rotary module of the known kind.
+    without a rotary module of the known kind. Raises :class:`UsageError` for a ``prefill_chunk`` that would change the
+    model's answers.
     """
 
     def __init__(
@@ -88,7 +91,14 @@ class WindowedHFLM(PromptLM):
         self._prefill_chunk = prefill_chunk
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
-        self._kept = Kept(model, rotary) if can_share(model) else None
+        self._abilities = Abilities.of(model.config, model)
+        if prefill_chunk and not self._abilities.continues:
+            raise UsageError(
+                f"--prefill-chunk: {type(model).__name__} cannot read prompts in pieces, because "
+                f"{self._abilities.whole}; leave the option out"
+            )
+        self._kept = Kept(model, rotary) if self._abilities.continues else None
+        self._pieces: set[int] = set()
         vocabulary = getattr(model.config.get_text_config(), "vocab_size", len(self.tokenizer))
         ends = answer_ends(checkpoint, self.tokenizer.eos_token_id, vocabulary)
         self._decoder = Decoder(model, self.tokenizer, rotary, ends, self._kept is not None, seed)
@@ -111,6 +121,12 @@ class WindowedHFLM(PromptLM):
         return pack(
             lengths, [0] * len(lengths), lambda batch: limits.allow(len(batch), len(batch) * lengths[batch[0]], 0)
         )
+
+    def take_details(self) -> list[ResponseDetail]:
+        """Details of the last call, each with the size of the pieces in which its batch was read."""
+        chunk = min(self._pieces, default=0)
+        self._pieces.clear()
+        return [replace(detail, prefill_chunk=chunk) for detail in super().take_details()]
 
     # Generation
 
@@ -155,21 +171,26 @@ class WindowedHFLM(PromptLM):
         longest, beams = max(map(len, rows)), rows[0].decoding.beams
 
         def run(part: Sequence[tuple[DecodingRow, int]], chunk: int | None) -> list[Extension]:
-            return self._decoder.extend([r for r, _ in part], [end for _, end in part], window=window, chunk=chunk)
+            found = self._decoder.extend([r for r, _ in part], [end for _, end in part], window=window, chunk=chunk)
+            if chunk and chunk < longest:
+                self._pieces.add(chunk)
+            return found
 
         def cost(chunk: int | None) -> int:
             return self._footprint.generating(beams, longest, max(ends) - longest, padded=False, chunk=chunk)
 
         chunk = self._limits.chunk_for(longest, cost)
         began = time.perf_counter()
-        results = run_split(list(zip(rows, ends, strict=True)), run, chunk=chunk, length=lambda pair: len(pair[0]))
+        pairs = list(zip(rows, ends, strict=True))
+        results = run_split(pairs, run, chunk=chunk, length=lambda pair: len(pair[0]), chunks=self._limits.chunks)
         self.model_seconds += time.perf_counter() - began
         for row, (tokens, finished) in zip(rows, results, strict=True):
             row.advance(tokens, finished, side)
 
     def _plan_rows(self, rows: Sequence[DecodingRow]) -> list[list[int]]:
         prompts = [(len(row), row.decoding.new_tokens, row.decoding.beams) for row in rows]
-        groups = [(repr(row.decoding), self._starts_long(row)) for row in rows]
+        company = self._abilities.company
+        groups = [(repr(row.decoding), self._starts_long(row), company(len(row), row.end)) for row in rows]
         return plan_generation(prompts, groups, self._footprint, self._limits, shares=self._kept is not None)
 
     # Log-likelihood
@@ -204,9 +225,19 @@ class WindowedHFLM(PromptLM):
 
     @property
     def _scorer(self) -> Scorer:
-        return Scorer(self.model, self._rotary, self._footprint, self._limits, self._kept, self._side)
+        return Scorer(
+            self.model,
+            self._rotary,
+            self._footprint,
+            self._limits,
+            self._kept,
+            self._side,
+            self._abilities,
+            self._pieces,
+        )
 
     @property
     def _limits(self) -> BatchLimits:
         memory = self.memory_limit or self._free or free_memory(self.device)
-        return BatchLimits.of(self._batch_size, self.device.type, memory, self._prefill_chunk)
+        whole = not self._abilities.continues
+        return BatchLimits.of(self._batch_size, self.device.type, memory, self._prefill_chunk, whole=whole)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lr2eval.backends.abilities import Abilities
 from lr2eval.backends.batching import BatchLimits, Footprint, pieces, run_split
 from lr2eval.backends.prefix.cache import Begun, Kept
 from lr2eval.backends.prefix.families import Family, batches, families
@@ -22,7 +23,7 @@ _FORWARD_GPU = 1024
 
 @dataclass(frozen=True)
 class Scorer:
-    """A loaded model with its limits. ``kept`` is ``None`` for models whose rows cannot share a beginning.
+    """A loaded model with its limits. ``kept`` is ``None`` for models whose rows cannot continue a cache.
 
     ``side(tokens)`` names the window of a row. Rows on different sides share nothing.
     """
@@ -33,6 +34,9 @@ class Scorer:
     limits: BatchLimits
     kept: Kept | None
     side: Callable[[int], str]
+    abilities: Abilities
+    pieces: set[int]
+    """Gets the size of every piece in which rows are read."""
 
     def plan(self, found: Sequence[Reading]) -> list[list[Family]]:
         """Batches of reading numbers, a pure function of the readings (and of memory)."""
@@ -47,12 +51,15 @@ class Scorer:
             rows, positions = len(members), sum(reading.positions for reading in members)
             prefix = max(family.prefix for family in batch)
             widths = [lengths[i] - family.prefix for family in batch for i in family.members]
+            if not self.abilities.together([lengths[i] for family in batch for i in family.members]):
+                return False
             if not prefix:
                 memory = self.footprint.scoring(rows, max(widths), positions, chunk=self.limits.chunk)
                 return self.limits.allow(rows, rows * max(widths), memory)
             first = len(batch) * prefix
             memory = self.footprint.sharing(len(batch), prefix, rows, max(widths), positions, chunk=self.limits.chunk)
-            alike = first <= (1 + _PADDING) * sum(family.prefix for family in batch)
+            padding = _PADDING if self.abilities.gap else 0
+            alike = first <= (1 + padding) * sum(family.prefix for family in batch)
             return alike and self.limits.allow(rows, first + sum(widths), memory)
 
         return batches(shared, lengths, fits)
@@ -81,14 +88,20 @@ class Scorer:
 
         def run(part: Sequence[tuple[Reading, int]], chunk: int | None) -> list[list[Score]]:
             begun = Begun(read, [owner for _, owner in part], self.model.device)
-            return score(self.model, self.rotary, [reading for reading, _ in part], chunk, begun)
+            scores = score(self.model, self.rotary, [reading for reading, _ in part], chunk, begun)
+            self._note(chunk, max(begun.starts))
+            return scores
 
         scores: dict[int, list[Score]] = {}
         overhead = _FORWARD_CPU if self.model.device.type == "cpu" else _FORWARD_GPU
         for piece in pieces(widths, overhead):
             part = [rows[i] for i in piece]
             scores.update(
-                zip(piece, run_split(part, run, chunk=chunk, length=lambda row: len(row[0].ids)), strict=True)
+                zip(
+                    piece,
+                    run_split(part, run, chunk=chunk, length=lambda row: len(row[0].ids), chunks=self.limits.chunks),
+                    strict=True,
+                )
             )
         return [scores[i] for i in range(len(rows))]
 
@@ -97,9 +110,14 @@ class Scorer:
             self.kept.drop()
         width, positions = max(len(r.ids) for r in rows), max(r.positions for r in rows)
         chunk = self.limits.chunk_for(width, lambda size: self.footprint.scoring(1, width, positions, chunk=size))
-        return run_split(
-            rows,
-            lambda part, size: score(self.model, self.rotary, part, size),
-            chunk=chunk,
-            length=lambda reading: len(reading.ids),
-        )
+
+        def run(part: Sequence[Reading], chunk: int | None) -> list[list[Score]]:
+            scores = score(self.model, self.rotary, part, chunk)
+            self._note(chunk, width)
+            return scores
+
+        return run_split(rows, run, chunk=chunk, length=lambda reading: len(reading.ids), chunks=self.limits.chunks)
+
+    def _note(self, chunk: int | None, width: int) -> None:
+        if chunk and chunk < width:
+            self.pieces.add(chunk)

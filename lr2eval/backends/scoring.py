@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from lr2eval.backends.abilities import forget_lengths
 from lr2eval.backends.forward import logits_at, padded
 from lr2eval.backends.generation import not_finite
 from lr2eval.backends.prefix.cache import Begun
@@ -73,6 +74,7 @@ def score(
 
     Raises :class:`BackendError` for logits that are not finite.
     """
+    forget_lengths(model)
     starts = begun.starts if begun else [0] * len(batch)
     ids_BL = padded([reading.ids[start:] for reading, start in zip(batch, starts, strict=True)], model.device)
     width = ids_BL.shape[1]

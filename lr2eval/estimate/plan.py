@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
 
+from lr2eval.backends.abilities import Abilities
 from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, plan_generation
 from lr2eval.backends.prefix.cache import Kept
 from lr2eval.backends.scorer import Scorer
@@ -95,15 +96,16 @@ class _ModelLimits:
         device, stated = torch.device(settings["device"]), run.config.memory_limit
         memory = parse_bytes(stated) if stated else free_memory(device, checkpoint.parameters * self.item)
         self.limits = BatchLimits.of(run.config.batch_size, device.type, memory, run.config.prefill_chunk)
+        self.abilities = Abilities.of(config)
 
     def side(self, tokens: int) -> str:
         return "long" if self.original is not None and tokens > self.original else "short"
 
     def generating(self, lengths: Sequence[int], new: int) -> dict[str, Any]:
         """Batches, memory and time of prompts of these lengths."""
-        sides = [self.side(length + new * self.budget) for length in lengths]
-        asked = [(length, new, self.beams) for length in lengths]
-        plan = plan_generation(asked, sides, self.footprint, self.limits)
+        company = self.abilities.company
+        groups = [(self.side(length + new * self.budget), company(length, length + new)) for length in lengths]
+        plan = plan_generation([(length, new, self.beams) for length in lengths], groups, self.footprint, self.limits)
         batches = [(len(batch), lengths[batch[0]]) for batch in plan if batch]
         return {
             "batches": len(batches),
@@ -123,7 +125,8 @@ class _ModelLimits:
         The backend reads a beginning that rows share once. What several documents share does not grow with ``scale``.
         """
         found = readings([(context, continuation) for _, context, continuation in requests])
-        plan = Scorer(None, None, self.footprint, self.limits, Kept(None, None), self.side).plan(found)
+        kept = Kept(None, None) if self.abilities.continues else None
+        plan = Scorer(None, None, self.footprint, self.limits, kept, self.side, self.abilities, set()).plan(found)
         beginnings: dict[tuple[int, ...], set[int]] = {}
         tokens = squares = 0.0
         for family in (family for batch in plan for family in batch):

@@ -195,6 +195,8 @@ class _Session:
         if len(samples) != shard.n:
             raise RunFailedError(f"{shard.id}: lm-eval returned {len(samples)} samples instead of {shard.n}")
         _check_length(shard, samples)
+        if chunks := sorted({detail.prefill_chunk for details in lm.details.values() for detail in details} - {0}):
+            self._manifest.setdefault("prefill_chunks", {})[shard.id] = chunks
         self._store.save_scores(shard.id, samples)
         result = shard_result(shard, samples)
         self._listener.shard_done(shard, result.score, result.n)

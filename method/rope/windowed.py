@@ -10,6 +10,7 @@ H hidden width; 1 an axis that broadcasts.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -213,6 +214,8 @@ def _checked(model: Any, stock: Any, config: Any) -> Any:
         ids_BL = torch.arange(3, device=stock.inv_freq.device)[None]
         with torch.no_grad():
             cos_BLD, sin_BLD = stock(torch.zeros(1, 3, 1, device=ids_BL.device), ids_BL)
+            if model.device.type != "meta":  # where a forward cannot run
+                _check_call(model.base_model, model.device)
         # The module may have picked other frequencies for these ids than it held before.
         angles_BLR = ids_BL[..., None].float() * stock.inv_freq.float()
     except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
@@ -223,3 +226,28 @@ def _checked(model: Any, stock: Any, config: Any) -> Any:
         if got_BLD.shape != want_BLD.shape or not torch.allclose(got_BLD, want_BLD * scale, atol=1e-5):
             raise ValueError(f"{name} arranges angles unlike Llama's, so the windowed one cannot replace it")
     return stock
+
+
+class _Called(Exception):
+    """Ends a forward as soon as the rotary module is called."""
+
+
+def _check_call(decoder: Any, device: torch.device) -> None:
+    """Raises ``TypeError`` or ``ValueError`` unless the decoder passes hidden states and ``position_ids_BL`` alone."""
+    calls: list[inspect.BoundArguments] = []
+
+    def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(inspect.signature(WindowedRotaryEmbedding.forward).bind(module, *args, **kwargs))
+        raise _Called
+
+    hook = decoder.rotary_emb.register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        decoder(torch.zeros(1, 3, dtype=torch.int64, device=device), use_cache=False)
+    except _Called:
+        axes = calls[0].arguments["position_ids"].ndim
+        if axes != 2:
+            raise ValueError(f"its decoder passes position ids of {axes} axes") from None
+    else:
+        raise ValueError("its decoder never calls it")
+    finally:
+        hook.remove()

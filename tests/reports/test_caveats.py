@@ -48,3 +48,14 @@ def test_nothing_scored_has_no_share_but_what_was_skipped(maker: Any, tmp_path: 
     [(_, (text, _))] = found["Skipped samples"]
     assert text == "3 of 3 samples (100.0\u00a0%)."
     assert not {"Truncated prompts", "Empty answers", "Refused answers"} & set(found)
+
+
+def test_prompts_that_were_read_in_pieces_are_listed(maker: Any, tmp_path: Path) -> None:
+    run = maker(tmp_path / "run", tasks=("vt",), lengths=(4096,), subjects=0, samples=3)
+    assert "Prompts read in pieces" not in {caveat.title for caveat in caveats(load([run]))}
+    path = run / "manifest.json"
+    chunks = {"ruler/vt@4096": [1024, 4096]}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "prefill_chunks": chunks}), encoding="utf-8")
+    found = {caveat.title: caveat.details for caveat in caveats(load([run]))}
+    [(_, (_, shards))] = found["Prompts read in pieces"]
+    assert shards == ["ruler/vt@4096: 1,024, 4,096 tokens"]

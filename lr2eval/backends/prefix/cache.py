@@ -6,34 +6,17 @@ width, N needed positions, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer
 
 from lr2eval.backends.forward import extend, padded
 from lr2eval.method.rope.guards import remember_sides, sides_of
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
-
-
-def can_share(model: Any) -> bool:
-    """Whether a row may continue from a cache that another row filled, with exact results.
-
-    It may if keys and values depend only on the tokens before them. Dynamic NTK rotates keys by the length of the whole
-    row; recurrent layers keep no keys; models that share caches between layers, or bring their own code, may do
-    anything.
-    """
-    config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = {rope.get("rope_type")} | {layer.get("rope_type") for layer in rope.values() if isinstance(layer, dict)}
-    known = {"position_ids", "past_key_values"} <= inspect.signature(model.forward).parameters.keys()
-    if "dynamic" in kinds or not known or model.is_remote_code() or getattr(config, "num_kv_shared_layers", 0):
-        return False
-    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers)
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here

@@ -3,7 +3,7 @@
 In sorted order, every prompt shares most with its neighbour. So a walk over them reads each token of the tree of all
 beginnings once. A needle grid over one haystack costs about half.
 
-Shape suffixes: B rows, K heads of keys and values, L columns (left padding, prompt without its last token), D width.
+Shape suffixes: B rows, K heads, L columns (left padding, prompt without its last token), D width of keys or values.
 """
 
 from __future__ import annotations
@@ -65,8 +65,7 @@ def prefill(
             extend(model, rotary, fresh, path, window, chunk)
         for number, layer in enumerate(path.layers):
             if number == len(filled.layers):
-                _, heads, _, size = layer.keys.shape
-                filled.update(*(layer.keys.new_zeros(len(prompts), heads, width, size) for _ in range(2)), number)
+                filled.update(*(_room(states, len(prompts), width) for states in (layer.keys, layer.values)), number)
             place = filled.layers[number]
             pad = width - layer.keys.shape[2]
             place.keys[row, :, pad:], place.values[row, :, pad:] = layer.keys[0], layer.values[0]
@@ -74,3 +73,9 @@ def prefill(
     if sides is not None:
         remember_sides(filled, sides * len(prompts))
     return filled
+
+
+def _room(states_1KLD: torch.Tensor, rows: int, width: int) -> torch.Tensor:
+    """Zeros for ``rows`` times ``width`` such states. Values may be narrower or wider than keys."""
+    _, heads, _, size = states_1KLD.shape
+    return states_1KLD.new_zeros(rows, heads, width, size)

@@ -40,3 +40,17 @@ def test_cells_reach_results_and_report(lr2eval: Run, toy_checkpoint: Path, shar
     for shard, facts in used.items():
         name = shard.removeprefix("niah/").replace("@", "-") + ".jsonl"
         assert (tmp_path / "data" / name).read_bytes() == (shared_cache / facts["file"]).read_bytes()
+
+
+def test_the_pieces_in_which_prompts_were_read_are_recorded(
+    lr2eval: Run, toy_checkpoint: Path, tmp_path: Path, shared_cache: Path
+) -> None:
+    out = tmp_path / "run"
+    where = ("--lengths", "896,1k", "--offline", "--dtype", "float32", "--device", "cpu", "--out", out)
+    grid = ("--tasks", "niah:single", "--set", "niah.haystack=python-docs", "--set", "niah.depths=50",
+            "--set", "niah.samples_per_cell=1")  # fmt: skip
+    done = lr2eval("run", "--model", toy_checkpoint, *grid, *where, "--set", "prefill_chunk=256")
+    assert done.code == 0, done.err
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["prefill_chunks"] == {"niah/single@896": [256], "niah/single@1024": [256]}
+    assert "niah/single@1024: 256 tokens" in (out / "report.html").read_text()
