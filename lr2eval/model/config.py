@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lr2eval.errors import CheckpointError, first_line
-
-if TYPE_CHECKING:
-    from lr2eval.model.rotary import StockRopes
 
 CONFIG = "config.json"
 _SIZES = {
@@ -155,16 +152,6 @@ class ModelConfig:
             return None
         window = int(factor * original)
         return window if window > self.window else None
-
-    def stock_ropes(self) -> StockRopes:
-        """What transformers' own code makes of the RoPE. Builds the model without weights, in about a second.
-
-        Raises :class:`CheckpointError` if transformers cannot build the model.
-        """
-        from lr2eval.model.rotary import stock_ropes
-
-        with quiet_transformers():
-            return stock_ropes(self)
 
     def _check_factors(self) -> None:
         if self.original_window is None:

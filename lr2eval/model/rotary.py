@@ -11,16 +11,14 @@ import inspect
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from lr2eval.errors import CheckpointError, first_line
-
-if TYPE_CHECKING:
-    from lr2eval.model.config import ModelConfig
+from lr2eval.model.config import ModelConfig, quiet_transformers
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,12 @@ class StockRopes:
 
 
 def stock_ropes(config: ModelConfig) -> StockRopes:
-    """The RoPE modules of a model as transformers builds it. Raises :class:`CheckpointError` if it cannot."""
+    """The RoPE modules of a model as transformers builds it, in about a second. Raises :class:`CheckpointError`."""
+    with quiet_transformers():
+        return _stock_ropes(config)
+
+
+def _stock_ropes(config: ModelConfig) -> StockRopes:
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")

@@ -10,7 +10,7 @@ from typing import TypeVar
 from lr2eval.errors import CheckpointError, UsageError
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.model.config import ModelConfig
-from lr2eval.model.rotary import StockRope
+from lr2eval.model.rotary import StockRope, stock_ropes
 
 _T = TypeVar("_T")
 _EXACT = 1e-5
@@ -52,7 +52,7 @@ class ModelRope:
         RoPE in only some of its attention layers, or with several.
         """
         config = ModelConfig.read(folder)
-        stock = config.stock_ropes().only(str(config.path))
+        stock = stock_ropes(config).only(str(config.path))
         theta = config.rope.get("rope_theta")
         if theta is None:
             raise CheckpointError(f"{config.path}: has no rope_theta; add the base of the model's RoPE")
