@@ -76,7 +76,7 @@ def test_there_are_enough() -> None:
     assert REFUSED.keys() | PINNED.keys() <= CONFIGS.keys()
 
 
-@pytest.mark.parametrize("name", CONFIGS.keys() - REFUSED.keys())
+@pytest.mark.parametrize("name", sorted(CONFIGS.keys() - REFUSED.keys()))
 def test_numbers_are_those_of_the_stock_module(tmp_path: Path, lr2eval: Run, name: str) -> None:
     folder = _folder(tmp_path, name)
     got = lr2eval("rope", "--model", folder, "--json")
