@@ -53,10 +53,6 @@ def check_backend(config: RunConfig) -> None:
         raise UsageError(f"--backend {name}: {', '.join(missing)} is not installed; {install}")
     if secret := next((key for key in _SECRETS if key in options), None):
         raise UsageError(f"{name}.{secret}: options are kept in the manifest; put the key into OPENAI_API_KEY instead")
-    like = "vllm" if _is_plugin(name) else name
-    for option, (shown, engines) in _ONLY_FOR.items():
-        if like not in engines and getattr(config, option) != RunConfig.model_fields[option].default:
-            raise UsageError(f"{shown}: --backend {name} does not read it; omit it")
     if name == "hf":
         if key := next((key for key in options if key in RunConfig.model_fields), None):
             raise UsageError(f"hf.{key}: write {key} without hf.")
@@ -68,6 +64,10 @@ def check_backend(config: RunConfig) -> None:
             raise UsageError(f"--backend {name}: {error}") from error
     elif name != "vllm":  # see check_options
         _check_foreign(name, options)
+    like = "vllm" if _is_plugin(name) else name
+    for option, (shown, engines) in _ONLY_FOR.items():
+        if like not in engines and getattr(config, option) != RunConfig.model_fields[option].default:
+            raise UsageError(f"{shown}: --backend {name} does not read it; omit it")
     if name in SERVERS and not options.get("base_url"):
         raise UsageError(
             f"--backend {name} needs the server's address: --set {name}.base_url=http://127.0.0.1:8000/v1/"
