@@ -65,6 +65,10 @@ def check_backend(config: RunConfig) -> None:
             raise UsageError(f"--backend {name}: {error}") from error
     elif name != "vllm":  # see check_options
         _check_foreign(name, options)
+    like = "vllm" if _is_plugin(name) else name
+    for option, (shown, engines) in _ONLY_FOR.items():
+        if like not in engines and getattr(config, option) != RunConfig.model_fields[option].default:
+            raise UsageError(f"{shown}: --backend {name} does not read it; omit it")
     if name in SERVERS and not options.get("base_url"):
         raise UsageError(
             f"--backend {name} needs the server's address: --set {name}.base_url=http://127.0.0.1:8000/v1/"
