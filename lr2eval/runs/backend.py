@@ -76,10 +76,6 @@ def check_backend(config: RunConfig) -> None:
         )
     if name == "local-chat-completions" and not config.chat:
         raise UsageError("--backend local-chat-completions: this kind of server applies the chat template; add --chat")
-    like = "vllm" if _is_plugin(name) else name
-    for option, (shown, engines) in _ONLY_FOR.items():
-        if like not in engines and getattr(config, option) != RunConfig.model_fields[option].default:
-            raise UsageError(f"{shown}: --backend {name} does not read it; omit it")
 
 
 def check_options(config: RunConfig, checkpoint: Checkpoint) -> None:
