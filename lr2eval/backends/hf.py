@@ -95,7 +95,7 @@ class WindowedHFLM(PromptLM):
         if prefill_chunk and not self._abilities.continues:
             raise UsageError(
                 f"--prefill-chunk: {type(model).__name__} cannot read prompts in pieces, because "
-                f"{self._abilities.whole}; leave the option out"
+                f"{self._abilities.whole}; omit the option"
             )
         self._kept = Kept(model, rotary) if self._abilities.continues else None
         self._pieces: set[int] = set()

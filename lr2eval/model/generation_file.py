@@ -66,7 +66,7 @@ def stated_ends(checkpoint: Checkpoint) -> set[int]:
         ids = stated if isinstance(stated, list) else [] if stated is None else [stated]
         if not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
             raise CheckpointError(
-                f"{checkpoint.folder / name}: eos_token_id is {stated!r:.80}, which is no token id or list of them; "
+                f"{checkpoint.folder / name}: eos_token_id is {stated!r:.80}, not a token id or a list of token ids; "
                 "correct it"
             )
         found.update(ids)

@@ -156,7 +156,7 @@ def test_a_chunk_that_would_change_answers_is_refused_at_the_start(jamba: Checkp
     with pytest.raises(UsageError) as error:
         WindowedHFLM(jamba, device="cpu", prefill_chunk=16)
     assert one_line(error.value) == (
-        f"--prefill-chunk: JambaForCausalLM cannot read prompts in pieces, because {RECURRENT}; leave the option out"
+        f"--prefill-chunk: JambaForCausalLM cannot read prompts in pieces, because {RECURRENT}; omit the option"
     )
 
 

@@ -134,7 +134,7 @@ def test_without_a_file_answers_are_the_same(changed: Change) -> None:
         ("{", "not readable as JSON"),
         ("[]", "not a JSON object"),
         ('{"temperature": NaN}', "it contains NaN, which is not a JSON number"),
-        ('{"eos_token_id": "x"}', "eos_token_id is 'x', which is no token id"),
+        ('{"eos_token_id": "x"}', "eos_token_id is 'x', not a token id"),
         ('{"eos_token_id": [1, "a"]}', r"eos_token_id is \[1, 'a'\]"),
         ('{"eos_token_id": true}', "eos_token_id is True"),
         ('{"eos_token_id": 2.5}', r"eos_token_id is 2\.5"),
