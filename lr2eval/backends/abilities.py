@@ -43,6 +43,8 @@ class Abilities:
     right: float
     """Longest row that may be padded on the right."""
     gap: bool
+    alone: bool = False
+    """Rows are generated one by one: the model fills a cache of its own, and not all of these keep rows apart."""
 
     @classmethod
     def of(cls, config: Any, model: Any = None) -> Abilities:
@@ -75,6 +77,7 @@ class Abilities:
             left=0 if foreign or not known else window,
             right=window if known else 0,
             gap=layers <= _PLAIN and set(getattr(config, "attention_layers", ())) <= {"global"},
+            alone=foreign,
         )
 
     @property

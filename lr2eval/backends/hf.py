@@ -92,6 +92,11 @@ class WindowedHFLM(PromptLM):
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
         self._abilities = Abilities.of(model.config, model)
+        if rotary and not self._abilities.right:
+            raise CheckpointError(
+                f"{checkpoint.folder}: {type(model).__name__} selects tokens by an index or has a cache of its own "
+                "kind, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
+            )
         if prefill_chunk and not self._abilities.continues:
             raise UsageError(
                 f"--prefill-chunk: {type(model).__name__} cannot read prompts in pieces, because "
@@ -189,8 +194,11 @@ class WindowedHFLM(PromptLM):
 
     def _plan_rows(self, rows: Sequence[DecodingRow]) -> list[list[int]]:
         prompts = [(len(row), row.decoding.new_tokens, row.decoding.beams) for row in rows]
-        company = self._abilities.company
-        groups = [(repr(row.decoding), self._starts_long(row), company(len(row), row.end)) for row in rows]
+        able = self._abilities
+        groups = [
+            (repr(row.decoding), self._starts_long(row), able.company(len(row), row.end), able.alone and number)
+            for number, row in enumerate(rows)
+        ]
         return plan_generation(prompts, groups, self._footprint, self._limits, shares=self._kept is not None)
 
     # Log-likelihood

@@ -68,6 +68,7 @@ def test_the_model_says_more_than_its_configuration(name: str, found: tuple[str,
     model = matrix.tiny(kind, settings, 0)
     abilities = Abilities.of(model.config, model)
     assert (abilities.whole, abilities.left) == found
+    assert abilities.alone is ("its own kind of cache" in abilities.whole)
     assert abilities.continues is (not abilities.whole)
 
 
@@ -75,7 +76,7 @@ def test_code_from_a_checkpoint_is_trusted_with_nothing(monkeypatch: pytest.Monk
     model = matrix.tiny("llama", {}, 0)
     monkeypatch.setattr(model, "is_remote_code", lambda: True)
     assert not Abilities.of(model.config, model).continues
-    assert Abilities.of(model.config, model).left == 0
+    assert (Abilities.of(model.config, model).left, Abilities.of(model.config, model).alone) == (0, True)
 
 
 def test_a_cache_that_transformers_cannot_describe_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,13 @@ from typing import Any
 
 import matrix
 import pytest
-from matrix_models import ARCHITECTURES
+from matrix_models import ARCHITECTURES, longrope
+
+from lr2eval.backends.hf import WindowedHFLM
+from lr2eval.errors import CheckpointError
+from lr2eval.model.checkpoint import Checkpoint
+from tests.lr2eval.backends.helpers import one_line
+from tests.tiny_models import save_checkpoint
 
 # One architecture of each class. A prefill chunk of recurrent models, indexers and dynamic NTK is refused.
 WHOLE = {"jamba", "minimax", "llama-dynamic"}
@@ -29,11 +35,25 @@ def test_answers_and_scores_equal_stock_transformers(name: str, tmp_path: Path) 
         assert found["chunked"] == "equal"
 
 
-def test_the_window_rule_of_three_axes_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_window_rule_for_position_ids_of_three_axes_is_refused_in_one_line(tmp_path: Path) -> None:
     kind, settings, _ = ARCHITECTURES["qwen3_5"]
-    said = matrix.window_rule(kind, settings, tmp_path)
-    assert said.startswith("refused: Qwen3_5ForCausalLM: its rotary module Qwen3_5TextRotaryEmbedding does not work")
-    assert "(ValueError: its decoder passes position ids of 3 axes)" in said
+    pairs = matrix.pairs_of(kind, settings)
+    assert pairs is not None
+    save_checkpoint(tmp_path, matrix.tiny(kind, {**settings, **longrope(pairs)}, 0))
+    with pytest.raises(CheckpointError) as error:
+        WindowedHFLM(Checkpoint.open(tmp_path), device="cpu")
+    assert one_line(error.value) == (
+        f"{tmp_path}: Qwen3_5ForCausalLM: its rotary module Qwen3_5TextRotaryEmbedding does not work like Llama's "
+        "(ValueError: its decoder passes position ids of 3 axes); use another --backend"
+    )
+
+
+def test_a_window_rule_for_an_indexer_is_refused_in_one_line(tmp_path: Path) -> None:
+    kind, settings, _ = ARCHITECTURES["glm_moe_dsa"]
+    save_checkpoint(tmp_path, matrix.tiny(kind, {**settings, **longrope(4)}, 0))
+    with pytest.raises(CheckpointError, match="selects tokens by an index") as error:
+        WindowedHFLM(Checkpoint.open(tmp_path), device="cpu")
+    assert one_line(error.value).endswith("use another --backend")
 
 
 # The page
