@@ -97,6 +97,12 @@ class WindowedHFLM(PromptLM):
                 f"{checkpoint.folder}: {type(model).__name__} selects tokens by an index or has a cache of its own "
                 "kind, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
             )
+        if rotary and getattr(model.config.get_text_config(), "num_mem_blocks", 0):
+            # Measured with transformers 5.23 in float64: logits from Zamba 2's cache are off by 0.05 from its first token.
+            raise CheckpointError(
+                f"{checkpoint.folder}: {type(model).__name__} computes other logits from its cache than from the whole "
+                "text, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
+            )
         if prefill_chunk and not self._abilities.continues:
             raise UsageError(
                 f"--prefill-chunk: {type(model).__name__} cannot read prompts in pieces, because "
