@@ -98,7 +98,7 @@ class WindowedHFLM(PromptLM):
                 "kind, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
             )
         if rotary and getattr(model.config.get_text_config(), "num_mem_blocks", 0):
-            # Measured with transformers 5.23 in float64: logits from Zamba 2's cache are off by 0.05 from its first token.
+            # transformers 5.23, in float64: the logits of Zamba 2's first cached token are off by 0.01, later by 0.1.
             raise CheckpointError(
                 f"{checkpoint.folder}: {type(model).__name__} computes other logits from its cache than from the whole "
                 "text, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
