@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.errors import CheckpointError, first_line
-from lr2eval.model.config import ModelConfig
+from lr2eval.model.config import ModelConfig, quiet_transformers
 
 CHAT_DATE = date(2024, 7, 26)
 """What chat templates print as today's date. Llama 3.1's template prints this day if it knows no other."""
@@ -66,7 +66,8 @@ class PromptTokenizer:
         from transformers import AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+            with quiet_transformers():  # it reads config.json, too
+                tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             return cls(tokenizer, chat=chat, name=str(folder), day=day, system=system, rows=_rows(folder))
         except CheckpointError:
             raise

@@ -107,7 +107,10 @@ def test_a_file_and_its_folder_say_the_same_and_assumptions_are_named(llama3: Pa
 
 
 def test_the_original_window_of_a_rescaled_model(llama3: Path, lr2eval: Run) -> None:
-    config = LLAMA3 | {"max_position_embeddings": 131072, "rope_scaling": {"original_max_position_embeddings": 8192}}
+    config = LLAMA3 | {
+        "max_position_embeddings": 131072,
+        "rope_scaling": {"type": "yarn", "factor": 16.0, "original_max_position_embeddings": 8192},
+    }
     (llama3 / "config.json").write_text(json.dumps(config))
     done = lr2eval("estimate", "--model", llama3, "--tasks", "ruler:vt", "--json")
     asked = json.loads(done.out)["assumptions"]
@@ -138,9 +141,9 @@ def test_bad_input(llama3: Path, lr2eval: Run, flags: tuple[str, ...], said: str
 def test_bad_models(llama3: Path, lr2eval: Run, tmp_path: Path) -> None:
     assert "no such" in lr2eval("estimate", "--model", tmp_path / "nowhere").error
     (llama3 / "config.json").write_text("{")
-    assert "not a model configuration" in lr2eval("estimate", "--model", llama3).error
+    assert "not readable as JSON" in lr2eval("estimate", "--model", llama3).error
     (llama3 / "config.json").write_text(json.dumps({"hidden_size": 8}))
-    assert "config.json: the estimate needs" in lr2eval("estimate", "--model", llama3).error
+    assert "config.json: model_type is None" in lr2eval("estimate", "--model", llama3).error
     (llama3 / "config.json").write_text(json.dumps(LLAMA3 | {"max_position_embeddings": None}))
     assert "max_position_embeddings" in lr2eval("estimate", "--model", llama3).error
 

@@ -120,7 +120,7 @@ def test_copies_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(os, "link", refuse)
     folder = _source(tmp_path / "source")
-    assert _export(folder, tmp_path / "out").notes == ["weights: 1 file copied"]
+    assert _export(folder, tmp_path / "out").notes[0] == "weights: 1 file copied"
     assert (tmp_path / "out" / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
 
 
