@@ -97,7 +97,7 @@ class WindowedHFLM(PromptLM):
                 f"{checkpoint.folder}: {type(model).__name__} selects tokens by an index or has a cache of its own "
                 "kind, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
             )
-        if rotary and getattr(model.config.get_text_config(), "num_mem_blocks", 0):
+        if rotary is not None and getattr(model.config.get_text_config(), "num_mem_blocks", 0):
             # transformers 5.23, in float64: the logits of Zamba 2's first cached token are off by 0.01, later by 0.1.
             raise CheckpointError(
                 f"{checkpoint.folder}: {type(model).__name__} computes other logits from its cache than from the whole "
