@@ -97,7 +97,8 @@ class WindowedHFLM(PromptLM):
                 f"{checkpoint.folder}: {type(model).__name__} selects tokens by an index or has a cache of its own "
                 "kind, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
             )
-        if rotary is not None and getattr(model.config.get_text_config(), "num_mem_blocks", 0):
+        shared_blocks = getattr(model.config.get_text_config(), "num_mem_blocks", None)
+        if rotary is not None and shared_blocks:
             # transformers 5.23, in float64: the logits of Zamba 2's first cached token are off by 0.01, later by 0.1.
             raise CheckpointError(
                 f"{checkpoint.folder}: {type(model).__name__} computes other logits from its cache than from the whole "
