@@ -68,7 +68,7 @@ def caveats(runs: Sequence[LoadedRun], comparison: Comparison | None = None) -> 
         ),
         (
             "Prompts read in pieces",
-            "Prompts of these shards were read in pieces of so many tokens: the settings asked for it, or memory was "
+            "Prompts of these shards were read in pieces of this many tokens: the settings asked for it, or memory was "
             "short. Answers are the same but for rounding, which may change one now and then.",
             False,
             _pieces,

@@ -22,7 +22,7 @@ from lr2eval.tasks.shared import upstream
 NOISE = "..."
 WORD_LETTERS = 6
 TOKENS_PER_WORD = 50
-"""The vocabulary holds one word per so many tokens of the length; upstream leaves out the 50 tokens of the answer."""
+"""The vocabulary holds one word for each 50 tokens of the length; upstream leaves out the 50 tokens of the answer."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from lr2eval.tasks.ruler.questions import Question, Questions
 from lr2eval.tasks.shared import upstream
 
 STEP = 10
-"""Upstream leaves out so many documents at a time where a sample is too long."""
+"""Upstream leaves out this many documents at a time where a sample is too long."""
 
 
 @dataclass(frozen=True)
