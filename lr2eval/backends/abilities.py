@@ -85,7 +85,7 @@ class Abilities:
         return not self.whole
 
     def company(self, length: int, end: int) -> Hashable:
-        """Prompts of ``length`` tokens that grow to ``end`` share a batch only with those that have the same one."""
+        """Prompts of ``length`` tokens that grow to ``end`` share a batch only if this key is the same."""
         return length if end > self.left else 0
 
     def together(self, lengths: Collection[int]) -> bool:

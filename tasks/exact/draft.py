@@ -58,7 +58,7 @@ class IndexedRecipe(Protocol):
 
     @property
     def step(self) -> int | None:
-        """If not ``None``, samples have the first one's size, or so many units less until they fit."""
+        """If not ``None``, samples have the first one's size, or fewer units in steps of this many, until they fit."""
 
     def at(self, index: int) -> TaskRecipe:
         """The recipe of sample number ``index``."""

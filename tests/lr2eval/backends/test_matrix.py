@@ -48,10 +48,16 @@ def test_a_window_rule_for_position_ids_of_three_axes_is_refused_in_one_line(tmp
     )
 
 
-def test_a_window_rule_for_an_indexer_is_refused_in_one_line(tmp_path: Path) -> None:
-    kind, settings, _ = ARCHITECTURES["glm_moe_dsa"]
-    save_checkpoint(tmp_path, matrix.tiny(kind, {**settings, **longrope(4)}, 0))
-    with pytest.raises(CheckpointError, match="selects tokens by an index") as error:
+@pytest.mark.parametrize(
+    ("name", "pairs", "said"),
+    [("glm_moe_dsa", 4, "selects tokens by an index"), ("zamba2", 16, "computes other logits from its cache")],
+)
+def test_a_window_rule_that_cannot_hold_is_refused_in_one_line(
+    tmp_path: Path, name: str, pairs: int, said: str
+) -> None:
+    kind, settings, _ = ARCHITECTURES[name]
+    save_checkpoint(tmp_path, matrix.tiny(kind, {**settings, **longrope(pairs)}, 0))
+    with pytest.raises(CheckpointError, match=said) as error:
         WindowedHFLM(Checkpoint.open(tmp_path), device="cpu")
     assert one_line(error.value).endswith("use another --backend")
 
