@@ -59,7 +59,7 @@ def unusable(value: Any, at: Place = ()) -> tuple[Place, str] | None:
     """Where and why a value can be no option: text that fits into no file, an endless number, deep nesting."""
     problem = _problem(value)
     inner: Iterable[tuple[Any, Any]] = ()
-    if isinstance(value, Mapping) or hasattr(value, "model_fields"):
+    if isinstance(value, Mapping) or hasattr(type(value), "model_fields"):
         value = value if isinstance(value, Mapping) else vars(value)
         inner = value.items()
         problem = next(("has a key that is not text" for key in value if not isinstance(key, str) or _problem(key)), "")
