@@ -58,7 +58,7 @@ def read_bytes(path: Path, *, error: Error = UsageError, fix: str = "make it rea
 
 
 @contextmanager
-def opened(path: Path, *, error: Error = UsageError, fix: str = "make it readable") -> Iterator[IO[bytes]]:
+def opened(path: Path, *, error: Error = UsageError, fix: str = "make it readable") -> Iterator[io.BufferedReader]:
     """A regular file, open for reading. An :class:`OSError` inside the block is reported as one of this file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever

@@ -10,7 +10,6 @@ from typing import Any
 from lr2eval.base.reading import parse_json, parse_toml, read_bytes
 from lr2eval.errors import UsageError
 
-
 _DEPTH = 20
 """Tables and lists inside each other; no option needs more than three."""
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lr2eval.base.files import cache_dir
-from lr2eval.base.reading import opened, read_bytes, read_json, zip_members
+from lr2eval.base.files import cache_dir, sha256
+from lr2eval.base.reading import read_bytes, read_json, zip_members
 from lr2eval.errors import CheckpointError, MissingDataError, UsageError
 
 Say = Callable[[str], None]
@@ -124,8 +124,7 @@ def fetch(name: str, *, source: Path | None = None, say: Say = print) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
         work = Path(temporary)
         gguf = _gguf_file(model, source, work, say)
-        with opened(gguf) as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(gguf)
         if found != model.sha256:
             raise MissingDataError(
                 f"{gguf.name}: not the expected file (sha256 {found[:16]}..., expected {model.sha256[:16]}...); fetch "

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from lr2eval.base.files import write_json
+from lr2eval.base.files import sha256, write_json
 from lr2eval.base.reading import checked, read_object
 from lr2eval.errors import UsageError, first_line
 
@@ -96,7 +96,7 @@ class RowCounts(BaseModel):
 
 
 class RowsManifest(BaseModel):
-    """What the manifest of training rows must say. Lengths are tokens, sizes bytes. Other keys are notes for readers."""
+    """What the manifest of training rows must say. Lengths are tokens, sizes are bytes."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -238,8 +238,7 @@ def _digest(folder: Path, original_window: int, target_window: int) -> str:
     """sha256 over windows and the bytes of all files: equal for equal rows in equal order."""
     running = hashlib.sha256(f"{VERSION} {original_window} {target_window}".encode())
     for name in FILES:
-        with (folder / name).open("rb") as file:
-            running.update(hashlib.file_digest(file, "sha256").digest())
+        running.update(bytes.fromhex(sha256(folder / name)))
     return running.hexdigest()
 
 

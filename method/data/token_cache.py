@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -309,7 +309,7 @@ def read_tokens(path: Path, first: int, count: int) -> tuple[NDArray[Any], NDArr
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], tuple[Any, ...]]]:
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, tuple[Any, ...]]]:
     """A chunk behind its header, and the header."""
     fix = "it was removed or damaged while rows were written; run the same command again"
     try:

@@ -7,7 +7,6 @@ call again resumes and gives the same weights.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -22,10 +21,10 @@ import psutil
 import torch
 from pydantic import BaseModel, Field
 
-from lr2eval.base.files import cache_dir, write_atomic, write_json
+from lr2eval.base.files import cache_dir, sha256, write_atomic, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, out_of_memory, versions
-from lr2eval.base.reading import checked, opened, parse_json, read_bytes
+from lr2eval.base.reading import checked, parse_json, read_bytes
 from lr2eval.errors import BackendError, StoreError
 from lr2eval.method.data.rows import Segment
 from lr2eval.method.rope.export import export
@@ -248,8 +247,7 @@ class _TrainingLoop:
         from safetensors.torch import load_file
 
         file = checkpoints.complete(self.out)[-1].folder / "weights.safetensors"
-        with opened(file, error=StoreError) as saved:
-            weights = hashlib.file_digest(saved, "sha256").hexdigest()
+        weights = sha256(file)
         result = TrainingResult(
             recipe=self.recipe.model_dump(mode="json"),
             steps=self.schedule.steps,
@@ -303,9 +301,9 @@ def read(home: Path) -> list[dict[str, Any]]:
         return []
     whole = read_bytes(path, error=StoreError).split(b"\n")[:-1]
     fix = f"remove {path} and run the same command again"
-    lines = [
-        parse_json(line, f"{path}, line {number}", error=StoreError, fix=fix) for number, line in enumerate(whole, 1)
-    ]
-    for number, line in enumerate(lines, 1):
-        checked(LogLine, line, f"{path}, line {number}", error=StoreError, fix=fix)
-    return lines
+    found = []
+    for number, line in enumerate(whole, 1):
+        place = f"{path}, line {number}"
+        found.append(parse_json(line, place, error=StoreError, fix=fix))
+        checked(LogLine, found[-1], place, error=StoreError, fix=fix)
+    return found

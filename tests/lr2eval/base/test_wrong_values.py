@@ -54,12 +54,13 @@ DEEP: list[Any] = []
 for _ in range(5000):
     DEEP = [DEEP]
 VALUES: tuple[Any, ...] = (
-    True, False, 1, 0, -1, 1.5, float("inf"), float("nan"), "", "x", "inf", "9" * 400, "4k..", ",", [], [1], [[]], ["a"],
-    {}, {"a": 1}, {"a": {"b": 1}}, {"": ""}, {"a": {"b": []}}, [{"a": 1}], [{}], None, "\ud800", "a\0b", ["\ud800"],
-    {"\ud800": 1}, {"a": "a\0b"}, 10**30, 10**5000, -(10**30), [10**30], DEEP, object(), b"x", (), {1: 2}, 1j,
+    True, False, 1, 0, -1, 1.5, float("inf"), float("nan"), "", "x", "inf", "9" * 400, "4k..", ",", [], [1], [[]],
+    ["a"], {}, {"a": 1}, {"a": {"b": 1}}, {"": ""}, {"a": {"b": []}}, [{"a": 1}], [{}], None, "\ud800", "a\0b",
+    ["\ud800"], {"\ud800": 1}, {"a": "a\0b"}, 10**30, 10**5000, -(10**30), [10**30], DEEP,
+    object(), b"x", (), {1: 2}, 1j,
 )  # fmt: skip
 THEIRS = re.compile(
-    r"Input|validation error|Extra inputs|Field required|should |https?://errors|type=|instance of|Unable to|valid tuple"
+    r"Input|validation error|Extra inputs|Field required|should |://errors|type=|instance of|Unable to|tuple"
 )
 
 
