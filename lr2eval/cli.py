@@ -19,6 +19,7 @@ import typer.core
 from lr2eval._version import __version__
 from lr2eval.base.console import say
 from lr2eval.base.files import cache_dir
+from lr2eval.base.settings import unusable
 from lr2eval.commands import (
     bundle,
     compare,
@@ -133,6 +134,9 @@ def main() -> NoReturn:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
     try:
+        for argument in sys.argv[1:]:
+            if problem := unusable(argument):
+                raise UsageError(f"{argument!r:.200}: {problem[1]}; write it in another way, or rename the file")
         code: Any = app(standalone_mode=False)
         if code == 130:  # typer's way of passing on a KeyboardInterrupt
             raise KeyboardInterrupt

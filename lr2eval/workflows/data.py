@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._version import __version__
 from lr2eval.base.files import cache_dir, output_folder, read_parts, write_hashed, write_json
+from lr2eval.base.reading import read_object
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.listener import Listener
 
@@ -99,10 +99,9 @@ def _check_folder(out: Path, names: set[str]) -> None:
 
 def _is_ours(manifest: Path) -> bool:
     try:
-        value = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(manifest).get("kind") == KIND
+    except UsageError:
         return False
-    return isinstance(value, Mapping) and value.get("kind") == KIND
 
 
 def _write(out: Path, sources: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:

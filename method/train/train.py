@@ -7,7 +7,6 @@ call again resumes and gives the same weights.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -20,10 +19,12 @@ from typing import Any
 
 import psutil
 import torch
+from pydantic import BaseModel, Field
 
-from lr2eval.base.files import cache_dir, write_atomic, write_json
+from lr2eval.base.files import cache_dir, sha256, write_atomic, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, out_of_memory, versions
+from lr2eval.base.reading import checked, parse_json, read_bytes
 from lr2eval.errors import BackendError, StoreError
 from lr2eval.method.data.rows import Segment
 from lr2eval.method.rope.export import export
@@ -246,8 +247,7 @@ class _TrainingLoop:
         from safetensors.torch import load_file
 
         file = checkpoints.complete(self.out)[-1].folder / "weights.safetensors"
-        with file.open("rb") as opened:
-            weights = hashlib.file_digest(opened, "sha256").hexdigest()
+        weights = sha256(file)
         result = TrainingResult(
             recipe=self.recipe.model_dump(mode="json"),
             steps=self.schedule.steps,
@@ -281,6 +281,12 @@ class _TrainingLoop:
 LOG_FILE = "log.jsonl"
 
 
+class LogLine(BaseModel):
+    """What a line of the log must say; the rest is for readers."""
+
+    step: int = Field(ge=0, strict=True)
+
+
 def _memory(device: str) -> int:
     """Bytes: peak allocation on a GPU, resident memory on a CPU."""
     if device.startswith("cuda"):
@@ -290,8 +296,14 @@ def _memory(device: str) -> int:
 
 def read(home: Path) -> list[dict[str, Any]]:
     """The lines of a log, without a half-written last line."""
-    try:
-        text = (home / LOG_FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
+    path = home / LOG_FILE
+    if not path.exists():
         return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    whole = read_bytes(path, error=StoreError).split(b"\n")[:-1]
+    fix = f"remove {path} and run the same command again"
+    found = []
+    for number, line in enumerate(whole, 1):
+        place = f"{path}, line {number}"
+        found.append(parse_json(line, place, error=StoreError, fix=fix))
+        checked(LogLine, found[-1], place, error=StoreError, fix=fix)
+    return found
