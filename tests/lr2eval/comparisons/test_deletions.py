@@ -10,7 +10,7 @@ from contextlib import closing
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -48,6 +48,7 @@ NEEDED = ("results.json", "samples", "settings.data")
 PLACES = (*NEEDED, "shards", "responses", "data")
 TASKS: tuple[tuple[str, ...] | None, ...] = (None, ("ruler:vt", "mmlu"))
 
+T = TypeVar("T")
 Deletions = Mapping[tuple[str, str], Sequence[str]]
 """(run, place) -> the shards to delete there."""
 
@@ -157,19 +158,20 @@ def everywhere(run: str, names: Sequence[str]) -> Deletions:
     return {(run, place): names for place in ([""] if run == "baseline.json" else PLACES)}
 
 
-def subsets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+def subsets(names: Sequence[T]) -> Iterator[tuple[T, ...]]:
     for size in range(1, len(names) + 1):
         yield from combinations(names, size)
 
 
 PLACE = st.sampled_from([*product(("original", "extended"), PLACES), ("baseline.json", "")])
 NAMES = st.lists(st.sampled_from(SHARDS), min_size=1, unique=True)
+SAME_NAMES = st.builds(dict.fromkeys, st.sets(PLACE, min_size=4), NAMES)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kinds=st.sampled_from(KINDS),
-    deletions=st.dictionaries(PLACE, NAMES, min_size=1, max_size=8),
+    deletions=st.one_of(SAME_NAMES, st.dictionaries(PLACE, NAMES, min_size=1)),
     careful=st.booleans(),
     original=st.sampled_from(["original", "baseline.json"]),
     common=st.booleans(),
@@ -210,6 +212,15 @@ def test_consistent_deletion_from_all_files_of_one_run(
             assert RANK[after] >= RANK[before(whole, original, common, tasks)], (names, common, tasks)
             if tasks is None:
                 assert after in (2, 4), (names, common)
+
+
+def test_deletion_from_some_files_of_both_runs(made: Callable[[Sequence[str]], Path], tmp_path: Path) -> None:
+    """Only a deletion from all files of both runs leaves nothing that contradicts it."""
+    whole = made(KINDS[1])
+    places = tuple(product(("original", "extended"), NEEDED))
+    for chosen in subsets(places):
+        cut = edited(whole, tmp_path / "cut", dict.fromkeys(chosen, SHARDS[:1]))
+        assert code(cut) == (0 if chosen == places else 4), chosen
 
 
 @pytest.mark.parametrize("run", ["original", "extended"])
