@@ -119,7 +119,7 @@ def test_without_gate_a_plain_sentence(pair_folders: Any, comparison: Comparison
 
 def test_left_out_and_differing_settings_are_named(page: Page) -> None:
     for part in ("Left out of the comparison", "ruler/qa_1@4096: 5 left out, only in the original",
-                 "Different settings", "backend.batch_size: 8 in the original, 16 in the extended"):  # fmt: skip
+                 "About the compared runs", "backend.batch_size: 8 in the original, 16 in the extended"):  # fmt: skip
         assert part in page.text
 
 
