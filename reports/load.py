@@ -11,7 +11,7 @@ from typing import Any
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Side
 from lr2eval.record.folder import read_manifest
-from lr2eval.record.results import Results, read_results
+from lr2eval.record.results import RESULTS_FILE, Results, read_results
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[
     With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
     that is none of them.
     """
+    for folder in folders:
+        if not (folder / RESULTS_FILE).is_file():
+            what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
+            raise UsageError(f"{folder}: {what}; give the folder of a run")
     results = [read_results(folder) for folder in folders]
     names = [result.model.name for result in results]
     if comparison is None:
@@ -73,9 +77,12 @@ def _matched(results: Sequence[Results], folders: Sequence[Path], comparison: Co
     found = []
     for result, folder in zip(results, folders, strict=True):
         # Equal digests are equal runs (a model against itself): each takes the first side nobody has taken.
-        match = next((pair for pair in free if pair[0].digest == result.digest and pair[0].kind == "run"), None)
+        run = "run", result.digest, result.model.fingerprint
+        match = next((pair for pair in free if (pair[0].kind, pair[0].digest, pair[0].model.fingerprint) == run), None)
         if match is None:
-            raise UsageError(f"{folder}: its digest is none of the compared runs'; compare the runs again")
+            raise UsageError(
+                f"{folder}: is none of the compared runs (its digest or model differs); compare the runs again"
+            )
         free.remove(match)
         found.append(match[1])
     return found

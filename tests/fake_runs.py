@@ -81,7 +81,11 @@ def fake_run(
             not_run=list(not_run),
         )  # fmt: skip
     write_json(folder / "results.json", results.model_dump(mode="json"))
-    write_json(folder / "manifest.json", {"settings": {}, "command": ["lr2eval", "run"], "sessions": []})
+    manifest = {
+        "settings": {"data": dict.fromkeys(shards, "data")}, "command": ["lr2eval", "run"], "sessions": [],
+        "data": {name: {"hash": "data"} for name in shards},
+    }  # fmt: skip
+    write_json(folder / "manifest.json", manifest)
     return folder
 
 

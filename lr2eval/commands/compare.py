@@ -137,5 +137,8 @@ def baseline_save(
     from lr2eval.workflows.compare import save_baseline
 
     done = save_baseline(run, out)
-    print(f"{done.samples:,} samples, {done.path.stat().st_size:,} bytes, digest {done.digest}")
+    print(f"{done.samples:,} samples, {done.path.stat().st_size:,} bytes, digest {done.digest}, model {done.model}")
+    print("To pin it, add these lines to gate.toml:")
+    print(f'baseline_digest = "{done.checksum}"')
+    print(f'baseline_model = "{done.model}"')
     print(done.path)

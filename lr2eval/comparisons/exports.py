@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from lr2eval.base.units import format_length
-from lr2eval.record.comparison import Check, Comparison, Difference, Gain, Gate, Pair, Verdict
+from lr2eval.record.comparison import Check, Comparison, Difference, Gain, Gate, LeftOut, Pair, Verdict
 
 COLUMNS = (
     "extended", "level", "benchmark", "task", "length", "n", "original", "extended_score", "difference", "low", "high",
@@ -69,6 +69,15 @@ def to_markdown(comparison: Comparison) -> str:
 def notes(found: Pair | Gate) -> list[str]:
     """One line for each caveat and for everything that is left out."""
     return [*found.caveats, *(f"left out: {item.what}, {item.n:,} samples: {item.reason}" for item in found.left_out)]
+
+
+def left_out(items: Sequence[LeftOut]) -> str:
+    """One sentence about what a verdict leaves out; empty if it leaves out nothing. Gains are no part of a verdict."""
+    found = [item for item in items if not item.what.startswith("gain of ")]
+    shards = len({item.what for item in found})
+    samples = sum(item.n for item in found)
+    said = f" Left out: {samples:,} samples of {shards} shard{'s' * (shards > 1)} (gate.json lists them)."
+    return said if found else ""
 
 
 def significant_tasks(pair: Pair, confidence: float) -> list[Difference]:
@@ -152,7 +161,7 @@ def junit(gate: Gate, timestamp: str) -> str:
     facts = {"verdict": gate.verdict, "exit_code": str(gate.exit_code), "confidence": f"{gate.confidence:g}"}
     for side, value in (("original", gate.original), ("extended", gate.extended)):
         if value is not None:
-            facts |= {side: value.label, f"{side}_digest": value.digest}
+            facts |= {side: value.label, f"{side}_digest": value.digest, f"{side}_model": value.model.fingerprint}
     for key, fact in facts.items():
         ET.SubElement(properties, "property", {"name": key, "value": _xml(fact)})
     for check in gate.checks:
@@ -182,7 +191,9 @@ def github_annotations(gate: Gate) -> list[str]:
     levels = {"pass": "notice", "regression": "error", "inconclusive": "warning", "not comparable": "error"}
     if not gate.checks:
         return [_command(levels[gate.verdict], f"lr2eval gate: {gate.verdict}", gate.reason or gate.paragraph)]
-    return [_command(levels[c.verdict], f"lr2eval gate: {c.name} {c.verdict}", c.message) for c in gate.checks]
+    lines = [_command(levels[c.verdict], f"lr2eval gate: {c.name} {c.verdict}", c.message) for c in gate.checks]
+    said = left_out(gate.left_out).strip()
+    return [*lines, _command("notice", "lr2eval gate: left out", said)] if said else lines
 
 
 def _command(level: str, title: str, message: str) -> str:
@@ -207,7 +218,11 @@ def gate_markdown(gate: Gate) -> str:
         lines += [f"- {text(each.name)}: {each.difference:+.1f} points" for each in gate.regressed] + [""]
     lines += [f"- {text(note)}" for note in notes(gate)]
     if gate.original is not None and gate.extended is not None:
-        lines += ["", f"Runs: original `{gate.original.digest[:16]}`, extended `{gate.extended.digest[:16]}`"]
+        named = [
+            f"{side} `{run.digest[:16]}` of model `{run.model.fingerprint[:16]}`"
+            for side, run in (("original", gate.original), ("extended", gate.extended))
+        ]
+        lines += ["", f"Runs: {', '.join(named)}"]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -19,9 +20,9 @@ from lr2eval._version import __version__
 from lr2eval.base.console import suggestion
 from lr2eval.base.units import parse_length
 from lr2eval.comparisons.compare import PairedRuns, means, pool, retention
-from lr2eval.comparisons.exports import row_name, significant_tasks
+from lr2eval.comparisons.exports import left_out, row_name, significant_tasks
 from lr2eval.comparisons.gate_config import GateConfig
-from lr2eval.comparisons.pairing import PairedShard
+from lr2eval.comparisons.pairing import PairedShard, some, why_not_run
 from lr2eval.errors import Lr2EvalError, NotComparableError, TaskError, UsageError
 from lr2eval.record.comparison import Check, Gate, Regressed, Side, Verdict
 from lr2eval.registry import benchmarks
@@ -33,9 +34,21 @@ _LM_EVAL = "lm_eval"
 """Tasks of lm-eval have no common headline number, so each of them is a separate check."""
 
 
-def judge(runs: PairedRuns, config: GateConfig) -> Gate:
-    """The verdict on one extended model. Raises :class:`UsageError` for a check that names nothing in the runs."""
+def judge(runs: PairedRuns, config: GateConfig, *, common: bool = False) -> Gate:
+    """The verdict on one extended model, from every shard that the checks need.
+
+    With ``common``, shards that no check needs may be in one run only. Raises :class:`UsageError` for a check that
+    names nothing in the original, :class:`NotComparableError` if a needed shard has no pairs.
+    """
+    runs = _with_gaps(runs)
     names = dict.fromkeys([*(config.tasks or default_checks(runs)), *config.checks])
+    chosen = {name: _select(name, runs)[1] for name in names}
+    for name in (*(config.tasks or ()), *config.checks):
+        if not any(shard.name in runs.original.shards for shard in chosen[name]):
+            raise UsageError(f"check {name!r}: {runs.original.side.label} has no such shard; name what it has")
+    needed = [shard for shards in chosen.values() for shard in shards] if config.tasks else runs.shards
+    extra = [] if common else [shard for shard in runs.shards if shard.name not in runs.original.shards]
+    _refuse_gaps([shard.name for shard in (*needed, *extra) if not len(shard.original)], runs)
     checks = [check for name in names for check in _checks(name, runs, config)]
     # Single tasks with a significant loss are listed, whatever the checks are.
     regressed = [
@@ -49,27 +62,72 @@ def judge(runs: PairedRuns, config: GateConfig) -> Gate:
         lr2eval_version=__version__,
         verdict=verdict,
         exit_code=EXIT_CODES[verdict],
-        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence),
+        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence) + left_out(runs.record.left_out),
         confidence=config.confidence,
         original=runs.original.side,
         extended=runs.extended.side,
         checks=checks,
         regressed=regressed,
         left_out=runs.record.left_out,
-        caveats=runs.record.caveats,
+        caveats=[*runs.record.caveats, *_weak_pin(runs.original.side, config)],
     )
 
 
-def not_comparable(error: Lr2EvalError, confidence: float) -> Gate:
-    """The verdict if the two runs cannot be compared."""
+def _with_gaps(runs: PairedRuns) -> PairedRuns:
+    """The runs with an empty shard for each shard that has no pairs and should have some.
+
+    Each shard that the original scored should. So should each shard of the extended run that the original could have
+    run and that its record does not explain: someone may have deleted it from the original.
+    """
+    original, extended = runs.original, runs.extended
+    window = math.inf if original.side.settings.get("beyond_window") else original.side.model.window
+    gaps = {name: shard for name, shard in original.shards.items() if name not in extended.shards or shard.scored} | {
+        name: shard
+        for name, shard in extended.shards.items()
+        if name not in original.shards and (shard.length or 0) <= window and why_not_run(original, shard) is None
+    }
+    none = np.array([])
+    paired = {shard.name for shard in runs.shards}
+    empty = [
+        PairedShard(name, s.benchmark, s.task, s.length, none, none, (), ())
+        for name, s in gaps.items()
+        if name not in paired
+    ]
+    return replace(runs, shards=[*runs.shards, *empty])
+
+
+def _refuse_gaps(names: Sequence[str], runs: PairedRuns) -> None:
+    """Refuse a verdict if these shards, which it needs, have no pairs."""
+    first, second = runs.original.side.label, runs.extended.side.label
+    if lost := [name for name in names if name not in runs.extended.shards]:
+        raise NotComparableError(
+            f"{second} has no scores for {some(lost)}, which the checks need; run them, or choose other checks with "
+            "--tasks"
+        )
+    if extra := [name for name in names if name not in runs.original.shards]:
+        raise NotComparableError(
+            f"{first} has no scores for {some(extra)} and does not say why, though {second} has them; restore {first} "
+            "or run them, or leave them out with --common and --tasks"
+        )
+    if names:
+        raise NotComparableError(
+            f"{some(names)}: no sample is left that both runs scored; run both with the same settings, or choose other "
+            "checks with --tasks"
+        )
+
+
+def not_comparable(
+    error: Lr2EvalError, confidence: float, original: Side | None = None, extended: Side | None = None
+) -> Gate:
+    """The verdict if the two runs cannot be compared. The sides are ``None`` if they could not be read."""
     return Gate(
         lr2eval_version=__version__,
         verdict="not comparable",
         exit_code=EXIT_CODES["not comparable"],
         paragraph=f"NOT COMPARABLE: {error}.",
         confidence=confidence,
-        original=None,
-        extended=None,
+        original=original,
+        extended=extended,
         checks=[],
         regressed=[],
         left_out=[],
@@ -80,11 +138,32 @@ def not_comparable(error: Lr2EvalError, confidence: float) -> Gate:
 
 def check_pin(original: Side, config: GateConfig) -> None:
     """Refuse an original other than the one that ``gate.toml`` pins."""
-    pinned = config.baseline_digest
-    if pinned is not None and not original.digest.startswith(pinned):
+    digests = [original.digest] if original.checksum is None else [original.checksum, original.digest]
+    for key, what, pinned, found in (
+        ("baseline_digest", "digest", config.baseline_digest, digests),
+        ("baseline_model", "model fingerprint", config.baseline_model, [original.model.fingerprint]),
+    ):
+        if pinned is not None and not any(each.startswith(pinned) for each in found):
+            raise NotComparableError(
+                f"{original.source} has {what} {found[0][:12]}, but the gate pins {pinned[:12]}; restore the pinned "
+                f"baseline, or change {key} in the gate's configuration"
+            )
+
+
+def _weak_pin(original: Side, config: GateConfig) -> list[str]:
+    pinned, checksum = config.baseline_digest, original.checksum
+    if pinned is None or checksum is None or checksum.startswith(pinned):
+        return []
+    return [f"baseline_digest names a run, whose digest {original.source} only states; pin its checksum, {checksum}"]
+
+
+def check_models(original: Side, extended: Side, config: GateConfig) -> None:
+    """Refuse a model compared with itself, unless ``same_model`` asks for it."""
+    if original.model.fingerprint == extended.model.fingerprint and not config.same_model:
         raise NotComparableError(
-            f"{original.source} has digest {original.digest[:12]}, but the gate pins {pinned[:12]}; restore the pinned "
-            "baseline, or change baseline_digest in the gate's configuration"
+            f"{original.label} and {extended.label} are the same model (fingerprint "
+            f"{original.model.fingerprint[:12]}); give a run of the extended model, or add --same-model to check noise "
+            "or a serving configuration"
         )
 
 

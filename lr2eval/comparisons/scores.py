@@ -15,8 +15,9 @@ import numpy as np
 
 from lr2eval.errors import NotComparableError, StoreError, UsageError
 from lr2eval.record.comparison import Level, Side
+from lr2eval.record.folder import MANIFEST, read_manifest
 from lr2eval.record.results import RESULTS_FILE, ShardResult, read_results
-from lr2eval.record.store import RunStore
+from lr2eval.record.store import FILE, RunStore
 from lr2eval.stats.paired import Array
 
 Headline = Literal["tasks", "samples"]
@@ -46,6 +47,11 @@ class ShardScores:
     @property
     def n(self) -> int:
         return len(self.ids)
+
+    @property
+    def scored(self) -> int:
+        """Samples that were not skipped."""
+        return int((~np.isnan(self.scores)).sum())
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,9 @@ def read_run(folder: Path) -> RunScores:
         with RunStore.read(folder) as store:
             shards = {shard.id: _shard(shard, store) for shard in results.shards}
             found = store.digest()
+            kept = set(store.outcomes())
+        settings = (read_manifest(folder) or {}).get("settings")
+        planned = settings.get("data") if isinstance(settings, dict) and results.complete else None
     except StoreError as error:
         raise NotComparableError(str(error)) from error
     except (ValueError, TypeError) as error:
@@ -86,6 +95,12 @@ def read_run(folder: Path) -> RunScores:
             f"{folder}: the digest of its samples is {found[:12]}, but {RESULTS_FILE} says {results.digest[:12]}, so "
             "one of the two was changed; restore the folder from a copy or run again"
         )
+    for file, names in ((FILE, kept), (MANIFEST, planned)):
+        if names is not None and (differing := sorted(set(names) ^ shards.keys())):
+            raise NotComparableError(
+                f"{folder}: {differing[0]} is in only one of {file} and {RESULTS_FILE}, so one of the two was changed; "
+                "restore the folder from a copy or run again"
+            )
     side = Side(
         label=results.model.name,
         source=folder.name,

@@ -24,6 +24,7 @@ class Side(Record):
     source: str = Field(description="name of the run folder or baseline file")
     kind: Literal["run", "baseline"]
     digest: str = Field(description="run digest, over ids, prompt hashes, answers and scores")
+    checksum: str | None = Field(default=None, description="of a baseline file: sha256 over all that it holds")
     complete: bool
     lr2eval_version: str
     model: ModelFacts

@@ -12,11 +12,12 @@ from lr2eval.base.files import write_atomic, write_json
 from lr2eval.comparisons import baseline
 from lr2eval.comparisons.compare import compare_runs, read_all
 from lr2eval.comparisons.exports import gate_markdown, junit, to_csv, to_markdown
-from lr2eval.comparisons.gate import check_pin, judge, not_comparable
+from lr2eval.comparisons.gate import check_models, check_pin, judge, not_comparable
 from lr2eval.comparisons.gate_config import GateConfig
+from lr2eval.comparisons.scores import RunScores
 from lr2eval.comparisons.summary import judge_inside_window, three_sentences
 from lr2eval.errors import NotComparableError, UsageError
-from lr2eval.record.comparison import Comparison, Gate
+from lr2eval.record.comparison import Comparison, Gate, Side
 from lr2eval.reports import render
 
 
@@ -58,11 +59,13 @@ class GateOutcome:
 
 @dataclass(frozen=True)
 class BaselineOutcome:
-    """A baseline file, and what it contains."""
+    """A baseline file, and what it contains. Checksum (of the file) and model fingerprint are for ``gate.toml``."""
 
     path: Path
     samples: int
     digest: str
+    checksum: str
+    model: str
 
 
 def compare(
@@ -82,7 +85,7 @@ def compare(
     paths = [Path(path) for path in runs]
     if len(paths) < 2:
         raise UsageError("compare needs at least two runs: first the original, then the extended ones")
-    original, *extended = read_all(paths)
+    original, *extended = _read(paths)
     repeats = read_all([Path(path) for path in noise])
     comparison, _ = compare_runs(original, extended, confidence=confidence, common=common, noise=repeats)
     folder = _folder(out, "-vs-".join(run.side.label for run in (original, *extended)))
@@ -98,10 +101,10 @@ def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
     try:
         before, after = read_all(paths)
         comparison, (pair,) = compare_runs(before, [after])
+        verdict = judge_inside_window(pair)
     except NotComparableError as error:
         render(paths, folder / "report.html")
         return PairOutcome(None, None, (), str(error))
-    verdict = judge_inside_window(pair)
     _write(folder, paths, comparison, verdict)
     return PairOutcome(comparison, verdict, three_sentences(pair, verdict))
 
@@ -118,14 +121,17 @@ def gate(
     paths = _both([Path(run) for run in runs], config.baseline)
     folder = _folder(out, f"gate-{paths[0].stem}-vs-{paths[1].name}")
     comparison = report = None
+    sides: list[Side] = []
     try:
-        original, extended = read_all(paths)
+        original, extended = _read(paths)
+        sides = [original.side, extended.side]
         check_pin(original.side, config)
-        comparison, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
-        verdict = judge(pair, config)
-        report = _write(folder, paths, comparison, verdict)
+        check_models(*sides, config)
+        found, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
+        verdict = judge(pair, config, common=common)
+        comparison, report = found, _write(folder, paths, found, verdict)
     except NotComparableError as error:
-        verdict = not_comparable(error, config.confidence)
+        verdict = not_comparable(error, config.confidence, *sides)
         write_json(folder / "gate.json", verdict.model_dump(mode="json"))
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     write_atomic(folder / "junit.xml", junit(verdict, stamp))
@@ -138,9 +144,19 @@ def save_baseline(run: Path | str, out: Path | str) -> BaselineOutcome:
     run = Path(run)
     if not run.is_dir():
         raise UsageError(f"{run}: not a run folder; give the folder of a finished run")
-    (scores,) = read_all([run])
+    (scores,) = _read([run])
     path = baseline.save_baseline(scores, Path(out))
-    return BaselineOutcome(path, sum(shard.n for shard in scores.shards.values()), scores.side.digest)
+    saved = baseline.load_baseline(path)
+    samples = sum(shard.n for shard in saved.shards.values())
+    return BaselineOutcome(path, samples, saved.side.digest, saved.side.checksum or "", saved.side.model.fingerprint)
+
+
+def _read(paths: Sequence[Path]) -> list[RunScores]:
+    """The scores of runs. Raises :class:`UsageError` if the first of them, the original, has no scores."""
+    runs = read_all(paths)
+    if not any(shard.scored for shard in runs[0].shards.values()):
+        raise UsageError(f"{paths[0]}: has no scored samples; give a run that has some")
+    return runs
 
 
 def _both(paths: Sequence[Path], original: Path | None) -> list[Path]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from lr2eval.record.comparison import Comparison
+from lr2eval.reports.load import load
 from tests.fake_runs import fake_run, ones
 
 Run = Callable[..., Any]
@@ -88,10 +90,58 @@ def test_gate_with_a_committed_baseline_and_config(original: Path, tmp_path: Pat
     other = extended(tmp_path, 1)
     got = lr2eval("gate", other, "--config", tmp_path / "gate.toml", "--out", tmp_path / "out")
     assert got.code == 0, got.err + got.out
-    (tmp_path / "gate.toml").write_text('baseline = "baseline.json"\nbaseline_digest = "00000000"\n')
+    assert "pin its checksum" in got.out.replace("\n", " ")
+    for key in ("baseline_digest", "baseline_model"):
+        (tmp_path / "gate.toml").write_text(f'baseline = "baseline.json"\n{key} = "00000000"\n')
+        got = lr2eval("gate", other, "--config", tmp_path / "gate.toml", "--out", tmp_path / "out")
+        assert got.code == 4
+        assert "the gate pins 00000000" in got.out.replace("\n", " ")
+    (tmp_path / "gate.toml").write_text(
+        "\n".join(['baseline = "baseline.json"', "margin = 2", *saved.out.splitlines()[2:4]])
+    )
     got = lr2eval("gate", other, "--config", tmp_path / "gate.toml", "--out", tmp_path / "out")
+    assert got.code == 0, got.err + got.out
+    assert "pin its checksum" not in got.out.replace("\n", " ")
+
+
+def test_the_same_model_is_judged_only_when_asked(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    got = lr2eval("gate", original, original, "--out", tmp_path / "out")
     assert got.code == 4
-    assert "the gate pins 00000000" in got.out.replace("\n", " ")
+    assert "are the same model" in got.out.replace("\n", " ")
+    (tmp_path / "gate.toml").write_text("same_model = true\n")
+    for asked in (["--same-model"], ["--config", tmp_path / "gate.toml"]):
+        got = lr2eval("gate", original, original, *asked, "--out", tmp_path / "out")
+        assert got.code == 0, got.out
+        assert "note: both runs are of the same model" in got.out
+    got = lr2eval("compare", original, original, "--out", tmp_path / "out")
+    assert got.code == 0
+    assert "note: both runs are of the same model" in got.out
+
+
+def test_models_that_answer_alike_are_told_apart(original: Path, tmp_path: Path, lr2eval: Run) -> None:
+    """Their runs have one digest. The report takes each side from its own folder, whatever the order."""
+    other = extended(tmp_path)
+    out = tmp_path / "out"
+    assert lr2eval("gate", original, other, "--out", out).code == 0
+    comparison = Comparison.model_validate_json((out / "comparison.json").read_text())
+    runs = load([other, original], comparison)
+    assert [(run.label, run.results.model.name) for run in runs] == [("original", "original"), ("extended", "extended")]
+
+
+def test_what_is_left_out_is_said_everywhere(original: Path, tmp_path: Path, lr2eval: Run, monkeypatch: Any) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    other = fake_run(tmp_path / "b", {"mmlu/mmlu_anatomy": ones(300)}, model="extended")
+    out = tmp_path / "out"
+    got = lr2eval("gate", original, other, "--common", "--out", out)
+    assert got.code == 4
+    got = lr2eval("gate", original, other, "--common", "--tasks", "mmlu", "--out", out)
+    assert got.code == 0, got.out
+    said = "Left out: 300 samples of 1 shard (gate.json lists them)."
+    assert f"::notice title=lr2eval gate%3A left out::{said}" in got.out
+    assert said in (out / "junit.xml").read_text()
+    assert said in (out / "summary.md").read_text().replace("\\", "")
+    assert said in (out / "report.html").read_text()
+    assert json.loads((out / "gate.json").read_text())["left_out"][0]["what"] == "ruler/vt@4096"
 
 
 def test_github_gets_annotations_and_a_summary(
@@ -121,7 +171,13 @@ def test_outside_github_no_annotation(original: Path, tmp_path: Path, lr2eval: R
         (["gate", "A"], "the original and the extended run"),
         (["gate", "A", "A", "A"], "3 runs were given"),
         (["gate", "A", "A", "--min-retention", "98.5"], "--min-retention 98.5"),
-        (["gate", "A", "A", "--tasks", "hellaswag"], "nothing with this name"),
+        (["gate", "A", "A", "--same-model", "--tasks", "hellaswag"], "nothing with this name"),
+        (["gate", "E", "A"], "E: has no scored samples"),
+        (["compare", "E", "A"], "E: has no scored samples"),
+        (["baseline", "save", "E"], "E: has no scored samples"),
+        (["gate", "S", "A"], "S: has no scored samples"),
+        (["report", "nowhere"], "nowhere: no such folder"),
+        (["report", "."], ".: has no results.json"),
         (["gate", "A", "A", "--config", "nowhere.toml"], "nowhere.toml"),
         (["compare", "A", "A", "--out", "A"], "is the folder of a run"),
         (["baseline", "save", "nowhere"], "not a run folder"),
@@ -130,6 +186,8 @@ def test_outside_github_no_annotation(original: Path, tmp_path: Path, lr2eval: R
 def test_usage_errors_are_one_line(original: Path, lr2eval: Run, arguments: list[str], says: str, tmp_path: Path,
                                    monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    fake_run(tmp_path / "E", {}, model="empty")
+    fake_run(tmp_path / "S", {"mmlu/mmlu_anatomy": [None]}, model="all skipped")
     got = lr2eval(*(original if argument == "A" else argument for argument in arguments))
     assert got.code == 2
     assert says in got.error

@@ -108,4 +108,9 @@ def test_summary_names_the_verdict_and_the_runs(gate: Gate) -> None:
     text = gate_markdown(gate)
     assert text.startswith("## ✗ lr2eval gate: REGRESSION\n")
     assert gate.original is not None
-    assert gate.original.digest[:16] in text
+    assert gate.extended is not None
+    properties = {each.get("name"): each.get("value") for each in suite(junit(gate, STAMP)).iter("property")}
+    for side, run in (("original", gate.original), ("extended", gate.extended)):
+        assert f"{side} `{run.digest[:16]}` of model `{run.model.fingerprint[:16]}`" in text
+        assert properties[f"{side}_digest"] == run.digest
+        assert properties[f"{side}_model"] == run.model.fingerprint
