@@ -49,8 +49,8 @@ TRIES = 60
 VALUES: tuple[Any, ...] = (None, True, -1, 0, 10**30, 1.5, "x", "", "9" * 300, [], [[]], {}, {"a": 1}, [None], "\u2028")
 DEEP = b"[" * 200_000
 ANYTHING: tuple[bytes, ...] = (
-    b"", b"\0", b"\xff\xfe", DEEP, b'{"a":' * 100_000, b'["\\ud800"]', b"[1e999]", b"NaN", b"9" * 5000, b"{}", b"[]", b"1",
-    b"null", b'"text"', b"\x1f\x8b\x08", b"PK\x03\x04", b"PAR1", b"\xef\xbb\xbf", b"a = " + DEEP, b"---\n- \x00", b",,,\n",
+    b"", b"\0", b"\xff\xfe", DEEP, b'{"a":' * 100_000, b'["\\ud800"]', b"[1e999]", b"NaN", b"9" * 5000, b"{}", b"[]",
+    b"1", b"null", b'"text"', b"\x1f\x8b\x08", b"PK\x03\x04", b"PAR1", b"\xef\xbb\xbf", b"a = " + DEEP, b",,,\n",
 )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
         "manifest.json", _json({"kind": "run", "settings": {"a": {"b": 1}}}),
         lambda path: claim(path.parent, {"a": {"b": 1}}, {}),
     ),
-    "a log of a training": ("log.jsonl", b'{"step": 1, "loss": 2.5}\n{"step": 2}\n', lambda path: read_log(path.parent)),
+    "a training log": ("log.jsonl", b'{"step": 1, "loss": 2.5}\n{"step": 2}\n', lambda path: read_log(path.parent)),
     "JSONL": ("a.jsonl", JSONL, _documents),
     "JSONL in gzip": ("a.jsonl.gz", gzip.compress(JSONL), _documents),
     "JSONL in zstd": ("a.jsonl.zst", bytes(pyarrow.compress(JSONL, "zstd", asbytes=True)), _documents),
@@ -180,7 +180,7 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
     ),
     "SQuAD": ("dev-v2.0.json", _json(SQUAD), lambda path: questions.load("squad", path, None).sha256),
     "HotpotQA": ("h.json", _json(HOTPOT), lambda path: questions.load("hotpotqa", path, None).sha256),
-    "HotpotQA in gzip": ("h.json.gz", gzip.compress(_json(HOTPOT)), lambda path: questions.load("hotpotqa", path, None)),
+    "HotpotQA.gz": ("h.json.gz", gzip.compress(_json(HOTPOT)), lambda path: questions.load("hotpotqa", path, None)),
     "LongBench": (
         "trec.jsonl",
         _json({"_id": "1", "input": "q", "context": "c", "answers": ["a"], "all_classes": ["a"], "length": 3}),
@@ -188,7 +188,8 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
     ),
     "TruthfulQA": (
         "truthfulqa/mc_task.json",
-        _json([{"question": "q", "mc1_targets": {"a": 1, "b": 0}, "mc2_targets": {"choices": ["a", "b"], "labels": [1, 0]}}]),
+        _json([{"question": "q", "mc1_targets": {"a": 1, "b": 0},
+                "mc2_targets": {"choices": ["a", "b"], "labels": [1, 0]}}]),
         lambda path: short_rows("truthfulqa", "validation").read(path.parents[1], offline=True),
     ),
     "MMLU-Pro": (
