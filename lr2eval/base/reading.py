@@ -61,16 +61,16 @@ def read_bytes(path: Path, *, error: Error = UsageError, fix: str = "make it rea
 def opened(path: Path, *, error: Error = UsageError, fix: str = "make it readable") -> Iterator[io.BufferedReader]:
     """A regular file, open for reading. An :class:`OSError` inside the block is reported as one of this file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        try:
+            mode = path.stat().st_mode
+        except ValueError as problem:  # a zero byte, or half of a character
+            raise error(f"{str(path)!r}: not a file name; {fix}") from problem
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             raise error(f"{path}: not a regular file; {fix}")
         with path.open("rb") as file:
             yield file
     except OSError as problem:
         raise error(f"{path}: {problem.strerror or first_line(problem)}; {fix}") from problem
-    except ValueError as problem:  # a name with a zero byte
-        if isinstance(problem, Lr2EvalError) or "null byte" not in str(problem):
-            raise
-        raise error(f"{str(path)!r}: not a file name; {fix}") from problem
 
 
 def decoded(data: bytes, place: str, *, error: Error = UsageError, fix: str = "save the file as UTF-8") -> str:

@@ -146,7 +146,7 @@ def already_there(folder: Path, settings: Mapping[str, Any]) -> SegmentData | No
     if not (folder / MANIFEST).exists():
         return None
     found = SegmentData.open(folder)
-    before = found.manifest.settings
+    before = found.manifest.get("settings", {})
     differ = [key for key in settings if before.get(key) != settings[key]]
     if differ:
         raise UsageError(

@@ -114,14 +114,14 @@ class RowsManifest(BaseModel):
 class SegmentData(Sequence[Segment]):
     """The rows of a folder, read from disk one at a time. Create it with :meth:`open`."""
 
-    def __init__(self, folder: Path, manifest: RowsManifest) -> None:
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], checked: RowsManifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self.original_window, self.target_window = manifest.original_window, manifest.target_window
-        self.digest = manifest.digest
-        tokens = manifest.segments.total * self.target_window
-        self._rows = _mapped(folder / _ROWS, _ROW, manifest.segments.total)
+        self.original_window, self.target_window = checked.original_window, checked.target_window
+        self.digest = checked.digest
+        tokens = checked.segments.total * self.target_window
+        self._rows = _mapped(folder / _ROWS, _ROW, checked.segments.total)
         self._lengths = _mapped(folder / _LENGTHS, np.dtype("<i4"))
-        self._tokens = _mapped(folder / _TOKENS, np.dtype(manifest.token_type), tokens).reshape(-1, self.target_window)
+        self._tokens = _mapped(folder / _TOKENS, np.dtype(checked.token_type), tokens).reshape(-1, self.target_window)
         self._weights = _mapped(folder / _WEIGHTS, np.dtype("<f4"), whole=self.target_window).reshape(
             -1, self.target_window
         )
@@ -148,7 +148,7 @@ class SegmentData(Sequence[Segment]):
             if actual != size:
                 found = "is missing" if actual is None else f"has {actual:,} bytes instead of {size:,}"
                 raise UsageError(f"{folder / name}: {found}; {_FIX}")
-        return cls(folder, manifest)
+        return cls(folder, value, manifest)
 
     def __len__(self) -> int:
         return len(self._rows)

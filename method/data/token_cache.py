@@ -286,10 +286,12 @@ def intact(path: Path) -> bool:
     """Whether a chunk exists and is undamaged."""
     try:
         content = memoryview(read_bytes(path))
-        magic, *_, checksum = _HEADER.unpack_from(content)
+        magic, documents, total, size, weighted, checksum = _HEADER.unpack_from(content)
     except (UsageError, struct.error):
         return False
-    return bool(magic == _MAGIC and zlib.crc32(content[_HEADER.size :]) == checksum)
+    # The checksum does not cover the header itself.
+    whole = size in (2, 4) and len(content) == _HEADER.size + 4 * documents + (size + 4 * bool(weighted)) * total
+    return bool(whole and magic == _MAGIC and zlib.crc32(content[_HEADER.size :]) == checksum)
 
 
 def read_lengths(path: Path) -> NDArray[np.int32]:
@@ -315,5 +317,5 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, tuple[Any, ...]]]:
     try:
         with opened(path, error=StoreError, fix=fix) as file:
             yield file, _HEADER.unpack(file.read(_HEADER.size))
-    except struct.error as error:
+    except (struct.error, TypeError, ValueError, MemoryError) as error:
         raise StoreError(f"{path}: {first_line(error)}; {fix}") from error

