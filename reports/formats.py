@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -76,16 +75,6 @@ def p_value(value: float | None) -> str:
     if value is None:
         return NOTHING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def wide_clip(text: str, limit: int) -> str:
-    """At most ``limit`` columns, where a character of East Asian width takes two; the cut marked."""
-    columns = 0
-    for place, character in enumerate(text):
-        columns += 1 + (unicodedata.east_asian_width(character) in "WF")
-        if columns > limit:
-            return text[: max(0, place - 1)] + "…"
-    return text
 
 
 def count(value: int | None) -> str:

@@ -41,11 +41,11 @@ def test_csv_starts_no_formula(comparison: Comparison) -> None:
 
 def test_markdown_shows_the_means_and_what_changed(comparison: Comparison) -> None:
     shown = to_markdown(comparison)
-    assert "| ruler\\@8k | 20 | 100.0 | 50.0 | -50.00 |" in shown
+    assert "| `ruler@8k` | 20 | 100.0 | 50.0 | -50.00 |" in shown
     assert "Tasks that changed (Holm, 95 %)" in shown
-    assert "| ruler:vt\\@8k | 20 |" in shown.split("Tasks that changed")[1]
+    assert "| `ruler:vt@8k` | 20 |" in shown.split("Tasks that changed")[1]
     assert "90 % interval" in shown
 
 
 def test_foreign_text_is_no_markup() -> None:
-    assert text("a|b\n<img>[x](y) `c`\x00\u2028*d*") == r"a\|b \<img\>\[x\]\(y\) \`c\` \*d\*"
+    assert text("a|b\n<img>[x](y) `c`\x00\u2028*d*") == r"a\|b \<img\>\[x\]\(y\) \`c\`⟨U\+0000⟩⟨U\+2028⟩\*d\*"
