@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from lr2eval.base.visible import visible
+from lr2eval.base.visible import short, visible
 
 NOTHING = "–"
 """Stands where a number or a fact is not there, so that a gap is never taken for a zero."""
@@ -24,9 +24,9 @@ def finalize(value: Any) -> Any:
     return visible(str(value))
 
 
-def breakable(text: str) -> Markup:
-    """A name that may wrap after its underscores and slashes, not in the middle of a word."""
-    return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(visible(text)))))
+def breakable(text: str, columns: int = 80) -> Markup:
+    """A name, cut to ``columns``, that may wrap after its underscores and slashes, not in the middle of a word."""
+    return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(short(text, columns)))))
 
 
 def clip(text: str, limit: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
@@ -21,6 +23,17 @@ def say(*values: object, error: bool = False) -> None:
 def command(text: str) -> None:
     """Print a command of our own for GitHub Actions: ``::error title=...::...``. Nothing else may print one."""
     print(" ".join(visible(text).split()))
+
+
+class _Record(logging.LogRecord):
+    def getMessage(self) -> str:  # the name is that of logging
+        return line(super().getMessage())
+
+
+def guard_logs() -> None:
+    """Make harmless what other libraries log and warn about: it holds names of models and files."""
+    logging.setLogRecordFactory(_Record)
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {line(str(message))}\n"
 
 
 def table(*columns: str, title: str | None = None) -> Table:
