@@ -128,11 +128,12 @@ def text(value: str) -> str:
     return "".join(f"`{part}`" if _LINK.search(part) else _MARKUP.sub(r"\\\g<0>", part) for part in parts)
 
 
-_MARKUP = re.compile(r"[\\`*_{}\[\]<>()#+!|~&]|^-+$")
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>()#+!|~&]")
 _LINK = re.compile(
     r"[@$]|//|www\.|(?:mailto|xmpp|tel):|:\w+:"
     r"|\w\.[^\W\d_]{2}"  # a domain
-    r"|[#!%&~^]\w|GH-\d|\b[0-9a-f]{7,40}\b",  # issues, labels, commits
+    r"|[#!%&~^]\w|GH-\d|\b[0-9a-f]{7,40}\b"  # issues, labels, commits
+    r"|^(?:\d+\.|-+)$",  # the beginning of a list, a rule
     re.IGNORECASE,
 )
 

@@ -282,7 +282,7 @@ def test_without_script_everything_is_readable(open_: Open, browser: Browser, re
 
 def poisoned(folder: Path, strings: tuple[str, ...], maker: Any, comparer: Any, judge: Any) -> Path:
     """A report with every one of ``strings`` in answers, prompts, gold, names, data facts and words of a verdict."""
-    tasks, subjects = strings[:100], strings[100:]
+    tasks, subjects = strings[:100], tuple(" ".join(strings[n : n + 6]) for n in range(100, len(strings), 6))
     runs = []
     for name, lift in ((" ".join(strings[:100]), 0.3), (" ".join(strings[100:]), -0.3)):
         run = maker(
@@ -310,8 +310,8 @@ def poisoned(folder: Path, strings: tuple[str, ...], maker: Any, comparer: Any, 
     # Further models that are known by name only, so that names are tried one by one, not only in one long string.
     few = [row for row in extended.differences if row.level == "benchmark" or row.task == tasks[0]]
     more = []
-    for n in range(0, len(strings), 8):
-        label = {"label": " ".join(strings[n : n + 8]), "digest": f"none{n}"}
+    for n in range(0, len(strings), 32):
+        label = {"label": " ".join(strings[n : n + 32]), "digest": f"none{n}"}
         named = {
             "extended": extended.extended.model_copy(update=label),
             "differences": few,
@@ -341,7 +341,7 @@ def poisoned_reports(tmp_path_factory: pytest.TempPathFactory, make: Any) -> tup
     folder = tmp_path_factory.mktemp("poisoned")
     valid = tuple(text.encode("utf-8", "replace").decode() if _lone(text) else text for text in hostile.ALL)
     # Lone surrogates cannot be stored in names (UTF-8); answers and gold keep them where the store does.
-    assert len(set(valid)) >= 196
+    assert len(set(valid)) >= 600
     return tuple(  # type: ignore[return-value]
         poisoned(folder / name, strings, *make) for name, strings in (("hostile", valid), ("plain", hostile.PLAIN))
     )
