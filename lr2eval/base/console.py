@@ -25,14 +25,14 @@ def command(text: str) -> None:
     print(" ".join(visible(text).split()))
 
 
-class _Record(logging.LogRecord):
+class _SafeRecord(logging.LogRecord):
     def getMessage(self) -> str:  # the name is that of logging
         return line(super().getMessage())
 
 
 def guard_logs() -> None:
     """Make harmless what other libraries log and warn about: it holds names of models and files."""
-    logging.setLogRecordFactory(_Record)
+    logging.setLogRecordFactory(_SafeRecord)
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {line(str(message))}\n"
 
 
