@@ -104,5 +104,5 @@ def test_a_long_name_leaves_room_for_the_bar(capsys: pytest.CaptureFixture[str],
         progress.batch_done(1.0, 10, 0.1)
     printed = capsys.readouterr().err
     assert "W" * 10 in printed
-    assert "━" * 10 in printed
+    assert printed.count("━" * 5) == 2
     assert "W" * 41 not in printed
