@@ -17,7 +17,7 @@ import typer
 import typer.core
 
 from lr2eval._version import __version__
-from lr2eval.base.console import say
+from lr2eval.base.console import guard_logs, say
 from lr2eval.base.files import cache_dir
 from lr2eval.base.settings import unusable
 from lr2eval.commands import (
@@ -133,6 +133,7 @@ def main() -> NoReturn:
     if "--offline" in sys.argv:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
+    guard_logs()
     try:
         for argument in sys.argv[1:]:
             if problem := unusable(argument):

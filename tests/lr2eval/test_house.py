@@ -286,3 +286,19 @@ def test_readers_are_found(tmp_path: Path) -> None:
     )
     assert _reading_calls(tmp_path / "a.py") == {"read_text", "open", "json.loads", "model_validate", "read_bytes"}
     assert READ_ELSEWHERE.keys() <= MODULES.keys()
+
+
+PRINTS = {f"sys.{stream}.{how}" for stream in ("stdout", "stderr") for how in ("write", "writelines", "buffer")}
+
+
+def test_only_the_console_prints() -> None:
+    """``base/console.py`` makes harmless what it prints, so that no name acts on a terminal or a CI log."""
+    allowed = {"lr2eval.base.console", "lr2eval.__main__"}  # the second runs where the package cannot be imported
+    found = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Name) and node.id in ("print", "Console"))
+        or (isinstance(node, ast.Attribute) and ast.unparse(node) in PRINTS | {"typer.echo", "typer.secho"})
+    }
+    assert found == allowed

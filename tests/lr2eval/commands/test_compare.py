@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import xml.etree.ElementTree as ET
@@ -13,6 +14,7 @@ import pytest
 from lr2eval.record.comparison import Comparison
 from lr2eval.reports.load import load
 from tests.fake_runs import fake_run, ones
+from tests.reports.hostile import ACTS, OBEYED
 
 Run = Callable[..., Any]
 BEFORE = {"mmlu/mmlu_anatomy": ones(300), "ruler/vt@4096": ones(300)}
@@ -155,6 +157,42 @@ def test_github_gets_annotations_and_a_summary(
     written = (tmp_path / "summary.md").read_text()
     assert written.startswith("earlier step\n")
     assert "lr2eval gate: REGRESSION" in written
+
+
+def test_a_summary_that_cannot_be_written_does_not_lose_the_verdict(
+    original: Path, tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    got = lr2eval("gate", original, extended(tmp_path, 30), "--out", tmp_path / "out")
+    assert got.code == 1
+    assert got.out.startswith("REGRESSION: ")
+    assert got.err.startswith("warning: the job summary was not written: GITHUB_STEP_SUMMARY=")
+    assert len(got.err.splitlines()) == 1
+
+
+def test_names_give_no_orders_to_a_terminal_or_a_ci(
+    tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    evil = "x\n::error::y\x1b[31m\x9b\u202e##[error]z"
+    first = fake_run(tmp_path / f"a{evil}", BEFORE, model=evil)
+    second = fake_run(tmp_path / f"b{evil}", BEFORE | {"mmlu/mmlu_anatomy": ones(300, 90)}, model=f"{evil} 2")
+    for arguments in (
+        ("compare", first, second), ("gate", first, second), ("gate", first, second, "--tasks", evil),
+        ("compare", first, tmp_path / f"no{evil}"), ("report", second), ("baseline", "save", first),
+        ("gate", first, fake_run(tmp_path / f"c{evil}", BEFORE, model=evil, seed=1)),
+    ):  # fmt: skip
+        out = () if arguments[0] in ("report", "baseline") else ("--out", tmp_path / f"out{evil}")
+        got = lr2eval(*arguments, *out)
+        assert got.code in (0, 1, 2, 4)
+        own = [
+            line for line in got.out.splitlines() if re.match("::(error|notice|warning) title=lr2eval gate%3A", line)
+        ]
+        assert len(own) == (0 if got.code == 2 or arguments[0] != "gate" else 1 if got.code == 4 else 2)
+        rest = "\n".join(line for line in got.out.splitlines() if line not in own)
+        for printed in (rest, got.err, *(line[2:] for line in own)):
+            assert not ACTS.search(printed)
+            assert not OBEYED.search(printed)
 
 
 def test_outside_github_no_annotation(original: Path, tmp_path: Path, lr2eval: Run, monkeypatch: Any) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lr2eval.base.visible import labels
 from lr2eval.comparisons.pairing import caveats, pair
-from lr2eval.comparisons.scores import RunScores, labels, read_run
+from lr2eval.comparisons.scores import RunScores, read_run
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.results import NotRun
 from tests.fake_runs import fake_run, ones
