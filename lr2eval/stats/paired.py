@@ -10,7 +10,7 @@ still gives an interval of the right width, where a t interval or a bootstrap wo
 Two corrections keep the error of a verdict below its level: 0.4 of a sample for continuity, and Student's t
 where samples come in clusters. ``benchmarks/gate_power.py`` measures what they do.
 
-Shapes: ``n`` samples, ``m`` distinct values, ``B`` resamples.
+Shapes: ``n`` samples, ``m`` distinct values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 
@@ -368,20 +368,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def bootstrap_means(strata: Sequence[ArrayLike], resamples: int, seed: int) -> Array:
-    """Means ``(B, k)`` of ``k`` strata, each resampled within itself (stratified bootstrap).
-
-    Samples of equal score are interchangeable, so multinomial counts over the distinct scores replace index draws.
-    """
-    rng = np.random.default_rng(seed)
-    columns = []
-    for stratum in strata:
-        values, counts = np.unique(np.asarray(stratum, float), return_counts=True)
-        n = int(counts.sum())
-        columns.append(rng.multinomial(n, counts / n, size=resamples) @ values / n)
-    return np.stack(columns, axis=-1)
-
-
 def required_n(spread: float, distance: float, confidence: float, power: float = 0.8) -> int | None:
     """Samples at which a one-sided test at ``confidence`` decides with probability ``power``; ``None`` if never.
 
@@ -399,22 +385,35 @@ def required_n(spread: float, distance: float, confidence: float, power: float =
     return max(1, math.ceil(max(normal, least)))
 
 
-def effective_length_shares(
-    scores: Mapping[int, Sequence[ArrayLike]], threshold: float, resamples: int = 2000, seed: int = 0
-) -> dict[int | None, float]:
-    """How often each length is RULER's effective length when every task's samples are resampled.
+def mean_tails(mean: ArrayLike, n: ArrayLike, target: float) -> tuple[Array, Array]:
+    """Chance of a mean this low or lower, and of one this high or higher, if the true mean is ``target`` ``(...)``.
 
-    ``scores`` gives for each length the sample scores of each task (0..1), ``threshold`` is on the same scale; the
-    key ``None`` stands for "no length exceeds the threshold". Shares sum to 1; lengths that never come out are absent.
+    ``mean`` and ``n`` ``(...)``: mean and number of independent scores in [0, 1]. The binomial tails of Clopper and
+    Pearson (1934), which the beta distribution carries over to graded scores and to fractions of a sample.
     """
-    lengths = sorted(scores)
-    means = np.stack(
-        [bootstrap_means(scores[length], resamples, seed + i).mean(-1) for i, length in enumerate(lengths)], axis=-1
-    )
-    above = means > threshold
-    last = np.where(above.any(-1), len(lengths) - 1 - above[:, ::-1].argmax(-1), -1)
-    found, counts = np.unique(last, return_counts=True)
-    return {
-        None if place < 0 else lengths[int(place)]: float(count) / resamples
-        for place, count in zip(found, counts, strict=True)
-    }
+    size = np.asarray(n, float)
+    right = np.clip(np.asarray(mean, float) * size, 0.0, size)
+    # The beta distribution has no parameter 0; the tail is 1 there.
+    low = special.betainc(np.maximum(size - right, 1e-12), right + 1, 1 - target)
+    return low, special.betainc(np.maximum(right, 1e-12), size - right + 1, target)
+
+
+def effective_range(scores: Mapping[int, Paired], threshold: float, confidence: float) -> tuple[int | None, int | None]:
+    """(low, high): with ``confidence`` the true effective length of the extended model is one of ``low .. high``.
+
+    ``scores``: for each length the samples of all tasks; ``threshold`` in (0, 1). The effective length is the largest
+    length whose true mean exceeds the threshold, ``None`` if none does. ``low`` is the largest length whose mean is
+    shown to lie above (Bonferroni over the lengths), ``high`` the largest whose mean is not shown to lie below.
+    """
+    each = (1 - confidence) / 2
+    above, possible = [], []
+    for length, paired in scores.items():
+        effect, freedom = paired.clustering(0.0)
+        # The samples of every task count as the fewest that a task has: one task alone may decide the mean.
+        n = paired.n / paired.w.max() / effect
+        low, high = (float(tail) for tail in mean_tails(paired.means()[1], n, threshold))
+        if freedom is not None:
+            low, high = (float(stats.t.sf(stats.norm.isf(tail), freedom)) for tail in (low, high))
+        above += [length] if high <= each / len(scores) else []
+        possible += [length] if low > each else []
+    return max(above, default=None), max(possible, default=None)
