@@ -7,8 +7,8 @@ proportion it is Wilson's interval (1927), on the difference of paired proportio
 Nam and Blackwelder's (2002); graded scores (RULER's recall) go through the same function. Where no pair differs it
 still gives an interval of the right width, where a t interval or a bootstrap would claim certainty.
 
-Two corrections keep the error of a verdict below its level: 0.4 of a sample for continuity, and Student's t
-where samples come in clusters. ``benchmarks/gate_power.py`` measures what they do.
+Two corrections keep the error of a verdict below its level: 0.4 of a sample for continuity (a whole one where every
+pair differs), and Student's t where samples come in clusters. ``benchmarks/gate_power.py`` measures what they do.
 
 Shapes: ``n`` samples, ``m`` distinct values.
 """
@@ -28,9 +28,10 @@ from scipy import optimize, special, stats
 Array = NDArray[np.float64]
 
 CONTINUITY = 0.4
-"""How much of a sample the sum must lie beyond what is tested, so that a loss of just the margin passes no more often
-than the confidence allows, from .90 up. Without it, it passes in up to 7 % of data sets at .95 where few samples
-differ; the usual half sample would cost power for nothing (exact sums in ``benchmarks/gate_power.py``)."""
+"""How much of a sample the sum must lie beyond what is tested where few pairs differ, rising to 1 where all do. Then a
+loss of just the margin passes no more often than the confidence allows, from .90 up. Without it, it passes in up to
+7 % of data sets at .95 where few samples differ; the usual half sample would cost power for nothing there (exact sums
+in ``benchmarks/gate_power.py`` and ``gate_few.py``)."""
 PRIOR = 5.0
 """Discordant pairs that the clustering of the scores themselves counts for, in the design effect of a difference."""
 _STEPS = 200
@@ -221,7 +222,9 @@ def contrast_z(
     unseen = np.zeros((*effective.shape[:-1], 2))
     z = score_z(np.concatenate([contrast, possible]), np.concatenate([effective, unseen], -1))
     # One sample moves the sum by about its weight: on average, by samples' shares of it, the mean squared weight.
-    step = CONTINUITY * (effective * w**2).sum(-1) / effective.sum(-1)
+    # Where every pair differs, a loss can only become a gain: the sum moves in steps of two.
+    part = CONTINUITY + (1 - CONTINUITY) * np.abs(extended - original)
+    step = (effective * w**2 * part).sum(-1) / effective.sum(-1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a sum of all but 0 keeps nothing
         kept = np.clip(1 - step / np.abs((effective * contrast).sum(-1)), 0.0, 1.0)
         z = np.where(np.isfinite(z) & (z != 0), z * kept, z)

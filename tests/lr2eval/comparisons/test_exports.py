@@ -60,7 +60,7 @@ def test_what_is_beyond_the_window_stands_apart(tmp_path: Path) -> None:
         ]
     )
     far = compare_runs(sources[0], sources[1:])[0]
-    assert [row_name(row) for row in headline_rows(far.pairs[0])] == ["ruler", "mmlu"]
+    assert [row_name(row) for row in headline_rows(far.pairs[0])] == ["mmlu", "ruler"]
     assert [row_name(row) for row in headline_rows(far.pairs[0], beyond=True)] == ["ruler@8k"]
     within, beyond = to_markdown(far).split("Beyond the original's window (4k):")
     assert "retained" in within
