@@ -68,14 +68,16 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
 
     share = f"{100 * (2 * comparison.confidence - 1):g} % interval"
     title = f"{pair.extended.label} against {comparison.original.label}"
-    tables: list[tuple[str, str, Sequence[Difference]]] = [(title, "retained", exports.headline_rows(pair))]
-    if pair.gains:
-        tables.append((exports.gain_title(comparison, pair), "cut for original", pair.gains))
+    tables: list[tuple[str, Sequence[str], Sequence[Difference]]] = [
+        (title, ["retained"], exports.headline_rows(pair)),
+        (exports.beyond_title(comparison), [], exports.headline_rows(pair, beyond=True)),
+        (exports.gain_title(comparison, pair), ["cut for original"], pair.gains),
+    ]
     for title, last, found in tables:
-        rows = table("", "n", "original", "extended", "difference", share, last, title=title)
+        rows = table("", "n", "original", "extended", "difference", share, *last, title=title)
         for row in found:
             kept = "-" if row.retention is None else f"{100 * row.retention:.1f} %"
-            rows.add_row(
+            cells = [
                 exports.row_name(row),
                 f"{row.n:,}",
                 f"{row.original:.1f}",
@@ -83,8 +85,10 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
                 f"{row.difference:+.2f}",
                 f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
                 f"{row.cut:,}" if isinstance(row, Gain) else kept,
-            )
-        printed_table(rows)
+            ]
+            rows.add_row(*cells[: len(rows.columns)])
+        if found:
+            printed_table(rows)
     _print_notes(pair)
 
 

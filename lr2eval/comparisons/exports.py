@@ -18,7 +18,7 @@ from lr2eval.record.comparison import Check, Comparison, Difference, Gain, Gate,
 COLUMNS = (
     "extended", "level", "benchmark", "task", "length", "n", "original", "extended_score", "difference", "low", "high",
     "interval_confidence", "retention", "retention_low", "retention_high", "lost", "gained", "p_changed", "p_method",
-    "p_holm", "clusters", "design_effect", "noise", "original_length",
+    "p_holm", "clusters", "design_effect", "noise", "original_length", "beyond_window",
 )  # fmt: skip
 
 
@@ -26,7 +26,8 @@ def to_csv(comparison: Comparison) -> str:
     """One line for each row of the comparison; scores and differences in points, retention as a ratio.
 
     ``original_length`` is for gains only (levels ``gain of task``, ``gain of benchmark``): the window of the original.
-    ``length`` is then the window of the extended model.
+    ``length`` is then the window of the extended model. ``beyond_window``: whether the samples are longer than the
+    original's window.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")  # RFC 4180; it also makes csv quote a lone \r
@@ -42,7 +43,7 @@ def to_csv(comparison: Comparison) -> str:
                     row.extended, row.difference, row.interval.low, row.interval.high, row.interval.confidence,
                     row.retention, None if kept is None else kept.low, None if kept is None else kept.high,
                     row.lost, row.gained, row.p_changed, row.p_method, row.p_holm, row.clusters, row.design_effect,
-                    row.noise, row.window if isinstance(row, Gain) else None,
+                    row.noise, row.window if isinstance(row, Gain) else None, row.beyond,
                 )
             )  # fmt: skip
     return buffer.getvalue()
@@ -53,6 +54,8 @@ def to_markdown(comparison: Comparison) -> str:
     parts = [f"## {text(comparison.original.label)} against its extensions", ""]
     for pair in comparison.pairs:
         parts += [f"### {text(pair.extended.label)}", "", *_table(headline_rows(pair)), ""]
+        if far := headline_rows(pair, beyond=True):
+            parts += [f"{beyond_title(comparison)}:", "", *_table(far), ""]
         if moved := sorted(significant_tasks(pair, comparison.confidence), key=lambda row: row.difference):
             parts += [f"Tasks that changed (Holm, {100 * comparison.confidence:g} %):", "", *_table(moved), ""]
         if pair.gains:
@@ -74,11 +77,8 @@ def notes(found: Pair | Gate) -> list[str]:
 
 def left_out(items: Sequence[LeftOut]) -> str:
     """One sentence about what a verdict leaves out; empty if it leaves out nothing. Gains are no part of a verdict."""
-    found = [item for item in items if not item.what.startswith("gain of ")]
-    shards = len({item.what for item in found})
-    samples = sum(item.n for item in found)
-    said = f" Left out: {samples:,} samples of {shards} shard{'s' * (shards > 1)} (gate.json lists them)."
-    return said if found else ""
+    samples = sum(item.n for item in items if not item.what.startswith("gain of "))
+    return f" Left out: {samples:,} samples (gate.json lists them)." if samples else ""
 
 
 def significant_tasks(pair: Pair, confidence: float) -> list[Difference]:
@@ -87,13 +87,17 @@ def significant_tasks(pair: Pair, confidence: float) -> list[Difference]:
     return [r for r in pair.differences if r.level == "shard" and r.p_holm is not None and r.p_holm < alpha]
 
 
-def headline_rows(pair: Pair) -> list[Difference]:
-    """The most important rows: each benchmark, and each of its lengths if it has several."""
+def headline_rows(pair: Pair, *, beyond: bool = False) -> list[Difference]:
+    """The most important rows within the original's window, or ``beyond`` it: benchmarks and their lengths.
+
+    A benchmark with one length is one row. Beyond the window, that row names the length.
+    """
     rows = []
-    for row in (r for r in pair.differences if r.level == "benchmark"):
-        rows.append(row)
-        lengths = [r for r in pair.differences if r.level == "length" and r.benchmark == row.benchmark]
-        rows += lengths if len(lengths) > 1 else []
+    found = [row for row in pair.differences if row.beyond == beyond]
+    for row in (r for r in found if r.level == "benchmark"):
+        lengths = [r for r in found if r.level == "length" and r.benchmark == row.benchmark]
+        several = len(lengths) > 1
+        rows += [row] * (several or not beyond) + lengths * (several or beyond)
     return rows
 
 
@@ -102,6 +106,11 @@ def row_name(row: Difference) -> str:
     task = "" if row.task is None else f":{row.task}"
     window = f"{format_length(row.window)}-" if isinstance(row, Gain) else ""
     return row.benchmark + task + ("" if row.length is None else f"@{window}{format_length(row.length)}")
+
+
+def beyond_title(comparison: Comparison) -> str:
+    """The title of a table of samples that are longer than the original's window."""
+    return f"Beyond the original's window ({format_length(comparison.original.model.window)})"
 
 
 def gain_title(comparison: Comparison, pair: Pair) -> str:
@@ -113,17 +122,20 @@ def gain_title(comparison: Comparison, pair: Pair) -> str:
 
 
 def _table(rows: Sequence[Difference]) -> list[str]:
-    lines = [
-        "| | n | original | extended | difference | interval | retained | lost / gained |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        kept = "–" if row.retention is None else f"{100 * row.retention:.1f} %"
-        lines.append(
-            f"| {text(row_name(row))} | {row.n:,} | {row.original:.1f} | {row.extended:.1f} | {row.difference:+.2f} "
-            f"| {row.interval.low:+.2f} .. {row.interval.high:+.2f} | {kept} | {row.lost} / {row.gained} |"
-        )
-    return lines
+    columns = ["", "n", "original", "extended", "difference", "interval", "retained", "lost / gained"]
+    cells = [
+        [
+            text(row_name(row)), f"{row.n:,}", f"{row.original:.1f}", f"{row.extended:.1f}", f"{row.difference:+.2f}",
+            f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
+            "–" if row.retention is None else f"{100 * row.retention:.1f} %", f"{row.lost} / {row.gained}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *cells]
+    if all(row.beyond for row in rows):
+        # Retention says nothing beyond the original's window.
+        lines = [[*line[:6], line[7]] for line in lines]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def text(value: str) -> str:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -18,13 +19,13 @@ from scipy import stats
 
 from lr2eval._version import __version__
 from lr2eval.base.console import suggestion
-from lr2eval.base.units import parse_length
+from lr2eval.base.units import format_length, parse_length
 from lr2eval.comparisons.compare import PairedRuns, means, pool, retention
 from lr2eval.comparisons.exports import left_out, row_name, significant_tasks
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.comparisons.pairing import PairedShard, some, why_not_run
 from lr2eval.errors import Lr2EvalError, NotComparableError, TaskError, UsageError
-from lr2eval.record.comparison import Check, Gate, Regressed, Side, Verdict
+from lr2eval.record.comparison import Check, Gate, LeftOut, Regressed, Side, Verdict
 from lr2eval.registry import benchmarks
 from lr2eval.stats.paired import Paired, decide, difference_z, required_n, retention_z
 
@@ -49,6 +50,7 @@ def judge(runs: PairedRuns, config: GateConfig, *, common: bool = False) -> Gate
     needed = [shard for shards in chosen.values() for shard in shards] if config.tasks else runs.shards
     extra = [] if common else [shard for shard in runs.shards if shard.name not in runs.original.shards]
     _refuse_gaps([shard.name for shard in (*needed, *extra) if not len(shard.original)], runs)
+    omitted = [*runs.record.left_out, *_beyond(runs, names)]
     checks = [check for name in names for check in _checks(name, runs, config)]
     # Single tasks with a significant loss are listed, whatever the checks are.
     regressed = [
@@ -62,13 +64,13 @@ def judge(runs: PairedRuns, config: GateConfig, *, common: bool = False) -> Gate
         lr2eval_version=__version__,
         verdict=verdict,
         exit_code=EXIT_CODES[verdict],
-        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence) + left_out(runs.record.left_out),
+        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence) + left_out(omitted),
         confidence=config.confidence,
         original=runs.original.side,
         extended=runs.extended.side,
         checks=checks,
         regressed=regressed,
-        left_out=runs.record.left_out,
+        left_out=omitted,
         caveats=[*runs.record.caveats, *_weak_pin(runs.original.side, config)],
     )
 
@@ -168,8 +170,34 @@ def check_models(original: Side, extended: Side, config: GateConfig) -> None:
 
 
 def default_checks(runs: PairedRuns) -> list[str]:
-    """One check for each benchmark that both ran, and one for each task of lm-eval."""
-    return list(dict.fromkeys(s.task if s.benchmark == _LM_EVAL else s.benchmark for s in runs.shards))
+    """One check for each benchmark that both ran within the original's window, and one for each task of lm-eval.
+
+    Raises :class:`NotComparableError` if there is none.
+    """
+    window = runs.original.side.model.window
+    found = [s.task if s.benchmark == _LM_EVAL else s.benchmark for s in runs.shards if not s.beyond(window)]
+    if not found:
+        raise NotComparableError(
+            f"the two runs have no samples within the original's window of {format_length(window)}, and by default the "
+            f"gate checks only those; run shorter --lengths, or name a check such as {_at_length(runs.shards[0])}"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _beyond(runs: PairedRuns, names: Iterable[str]) -> list[LeftOut]:
+    """What lies beyond the original's window, by benchmark and length, as far as no check names it."""
+    window = runs.original.side.model.window
+    checked = {shard.name for name in names for shard in _select(name, runs)[1]}
+    found = Counter[str]()
+    for shard in runs.shards:
+        if shard.beyond(window) and shard.name not in checked:
+            found[_at_length(shard)] += len(shard.original)
+    reason = f"beyond the original's window of {format_length(window)}, and no check names it"
+    return [LeftOut(what=what, n=n, reason=reason) for what, n in found.items()]
+
+
+def _at_length(shard: PairedShard) -> str:
+    return shard.benchmark if shard.length is None else f"{shard.benchmark}@{format_length(shard.length)}"
 
 
 def _checks(name: str, runs: PairedRuns, config: GateConfig) -> list[Check]:
@@ -189,7 +217,10 @@ def _checks(name: str, runs: PairedRuns, config: GateConfig) -> list[Check]:
 
 
 def _select(name: str, runs: PairedRuns) -> tuple[str, list[PairedShard]]:
-    """Benchmark and shards of a check: ``mmlu``, ``ruler:vt``, ``ruler:niah``, ``ruler@8k``, ``hellaswag``."""
+    """Benchmark and shards of a check: ``mmlu``, ``ruler:vt``, ``ruler:niah``, ``ruler@8k``, ``hellaswag``.
+
+    Without a length, only what is within the original's window.
+    """
     full, at, length = name.partition("@")
     benchmark, colon, selector = full.partition(":")
     pool = list(runs.shards)
@@ -207,9 +238,18 @@ def _select(name: str, runs: PairedRuns) -> tuple[str, list[PairedShard]]:
         found = [shard for shard in pool if shard.task == full]
         benchmark = found[0].benchmark if found else benchmark
     if not found:
-        known = [*default_checks(runs), *(f"{s.benchmark}:{s.task}" for s in runs.shards)]
+        known = [part for s in runs.shards for part in (s.benchmark, s.task, f"{s.benchmark}:{s.task}")]
         raise UsageError(f"check {name!r}: the two runs have nothing with this name; {suggestion(name, known)}")
-    return benchmark, found
+    window = runs.original.side.model.window
+    inside = [shard for shard in found if at or not shard.beyond(window)]
+    if not inside:
+        lengths = sorted({shard.length for shard in found if shard.length is not None})
+        named = ", ".join(f"{full}@{format_length(length)}" for length in lengths)
+        raise UsageError(
+            f"check {name!r}: all its samples are beyond the original's window of {format_length(window)}; to check "
+            f"them, name the length: {named}"
+        )
+    return benchmark, inside
 
 
 def _named(shard: PairedShard, name: str) -> bool:

@@ -28,7 +28,8 @@ class GateConfig(LossLimits, Config):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """The confidence of the verdict (one-sided)."""
     tasks: Names | None = None
-    """What to check, separated by commas: mmlu, ruler:vt, ruler@8k. Default: every benchmark of the original."""
+    """What to check, separated by commas: mmlu, ruler:vt, ruler@8k. Default: every benchmark within the
+    original's window. Only a name with a length reaches beyond it."""
     baseline: Rare[Path | None] = None
     """The original: a run folder or a baseline file, relative to the file that names it."""
     baseline_digest: Rare[str | None] = Field(None, min_length=8)

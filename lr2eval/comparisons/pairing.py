@@ -38,6 +38,10 @@ class PairedShard:
     depths: Sequence[float | None]
     documents: Sequence[str | None]
 
+    def beyond(self, window: int) -> bool:
+        """Whether its samples are longer than ``window`` tokens; never for a benchmark without lengths."""
+        return self.length is not None and self.length > window
+
 
 @dataclass(frozen=True)
 class TwoWindows(PairedShard):

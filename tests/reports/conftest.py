@@ -239,11 +239,7 @@ def compare_runs(folders: Sequence[Path], **update: Any) -> Comparison:
         "caveats": ["backend.batch_size: 8 in the original, 16 in the extended"],
     }
     pairs = [pair.model_copy(update=noted) for pair in comparison.pairs]
-    effective = [
-        found.model_copy(update={"shares": [(found.effective_length, 0.914), (found.lengths[0], 0.086)]})
-        for found in comparison.effective_lengths
-    ]
-    return comparison.model_copy(update={"pairs": pairs, "effective_lengths": effective} | update)
+    return comparison.model_copy(update={"pairs": pairs} | update)
 
 
 def make_gate(comparison: Comparison, *, limit: float = 0.985, margin: float | None = 2.0) -> Gate:
@@ -251,7 +247,7 @@ def make_gate(comparison: Comparison, *, limit: float = 0.985, margin: float | N
     pair = comparison.pairs[0]
     checks = []
     for row in pair.differences:
-        if row.level == "benchmark":
+        if row.level == "benchmark" and not row.beyond:
             checks.append(_check(row, "retention", limit))
             if margin is not None and len(checks) == 1:
                 checks.append(_check(row, "margin", margin))

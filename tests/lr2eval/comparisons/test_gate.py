@@ -281,3 +281,38 @@ def test_graded_scores_all_equal(tmp_path: Path) -> None:
     scores: list[float | None] = [75.0] * 30
     gate = judge(paired(tmp_path, {"ruler/vt@4096": scores}, {"ruler/vt@4096": scores}), GateConfig())
     assert gate.verdict == "inconclusive"
+
+
+def beyond(tmp_path: Path) -> PairedRuns:
+    """A loss within the original's window of 4k; a great gain beyond it."""
+    before: dict[str, Scores] = {"ruler/vt@4096": ones(400), "ruler/vt@8192": ones(400, 380), "mmlu/a": ones(400)}
+    after: dict[str, Scores] = {"ruler/vt@4096": ones(400, 80), "ruler/vt@8192": ones(400), "mmlu/a": ones(400)}
+    return paired(tmp_path, before, after, window=4096)
+
+
+@pytest.mark.parametrize("tasks", [None, ("ruler",), ("ruler:vt",), ("vt",)])
+def test_gains_beyond_the_window_hide_no_loss(tmp_path: Path, tasks: tuple[str, ...] | None) -> None:
+    gate = judge(beyond(tmp_path), GateConfig(tasks=tasks))
+    assert (gate.verdict, gate.checks[0].n, gate.checks[0].difference) == ("regression", 400, -20)
+    assert [(each.what, each.n, each.reason) for each in gate.left_out] == [
+        ("ruler@8k", 400, "beyond the original's window of 4k, and no check names it")
+    ]
+
+
+def test_a_check_may_name_a_length_beyond_the_window(tmp_path: Path) -> None:
+    gate = judge(beyond(tmp_path), GateConfig(tasks=("ruler@8k", "ruler:vt@8k")))
+    assert gate.verdict == "pass"
+    assert [check.difference for check in gate.checks] == [95, 95]
+    assert gate.left_out == []
+
+
+def test_a_check_of_which_nothing_is_within_the_window(tmp_path: Path) -> None:
+    shards: dict[str, Scores] = {f"ruler/vt@{n}": ones(300) for n in (8192, 16384)}
+    pair = paired(tmp_path / "both", shards | {"mmlu/a": ones(300)}, shards | {"mmlu/a": ones(300)}, window=4096)
+    assert default_checks(pair) == ["mmlu"]
+    assert [each.what for each in judge(pair, GateConfig()).left_out] == ["ruler@8k", "ruler@16k"]
+    with pytest.raises(UsageError, match=r"check 'ruler:vt': all .* window of 4k; .* ruler:vt@8k, ruler:vt@16k"):
+        judge(pair, GateConfig(tasks=("ruler:vt",)))
+    only_beyond = paired(tmp_path / "beyond", shards, shards, window=4096)
+    with pytest.raises(NotComparableError, match=r"no samples within the original's window of 4k.* such as ruler@8k"):
+        judge(only_beyond, GateConfig())
