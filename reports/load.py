@@ -10,8 +10,8 @@ from typing import Any
 
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Side
-from lr2eval.record.folder import read_manifest
-from lr2eval.record.results import Results, read_results
+from lr2eval.record.results import Results
+from lr2eval.record.verified import verified_run
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,13 @@ class LoadedRun(Key):
 
 
 def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[LoadedRun]:
-    """Read every folder; runs of models with the same name are told apart by their folders' names.
+    """Read and verify every folder; runs of models with the same name are told apart by their folders' names.
 
     With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
     that is none of them.
     """
-    results = [read_results(folder) for folder in folders]
+    verified = [verified_run(folder, unfinished=True) for folder in folders]
+    results = [result for result, _ in verified]
     names = [result.model.name for result in results]
     if comparison is None:
         labels = [
@@ -52,8 +53,8 @@ def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[
     else:
         keys = _matched(results, folders, comparison)
     runs = [
-        LoadedRun(key.label, key.number, folder, result, read_manifest(folder) or {})
-        for key, folder, result in zip(keys, folders, results, strict=True)
+        LoadedRun(key.label, key.number, folder, result, manifest)
+        for key, folder, (result, manifest) in zip(keys, folders, verified, strict=True)
     ]
     return sorted(runs, key=lambda run: run.number)
 

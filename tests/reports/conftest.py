@@ -19,7 +19,7 @@ from lr2eval.comparisons.compare import read_all
 from lr2eval.record.comparison import Check, Comparison, Difference, Gate, LeftOut, Regressed, Verdict
 from lr2eval.record.results import CellResult, Interval, ModelFacts, NotRun, Results, ShardResult, Summary
 from lr2eval.record.store import RunStore, StoredSample
-from lr2eval.runs.summary import over_lengths
+from lr2eval.record.summary import over_lengths
 
 HOSTILE = (
     "<script>alert(1)</script>",

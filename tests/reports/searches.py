@@ -13,7 +13,7 @@ from lr2eval.method.rope import rules
 from lr2eval.method.rope.rules import longrope
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search.evolution import ScoredCandidate, Stop
-from lr2eval.method.search.result import rule_facts, sealed, split_facts
+from lr2eval.method.search.result import rule_facts, search_result, split_facts
 from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
 from lr2eval.record.search import FILE, RoundFacts, SearchResult
@@ -82,7 +82,7 @@ def make_result(
         "discarded": 0, "given_up": sum(r.given_up for r in rounds), "splits": [split_facts(each) for each in done],
         "rules": facts, "data": {"haystack": "haystack.txt", "repeated": False, "tokens_read": 123456},
     }  # fmt: skip
-    return sealed(**values | changes)
+    return search_result(**values | changes)
 
 
 def make_manifest() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from scipy import stats
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.search.evolution import ScoredCandidate
-from lr2eval.method.search.result import FILE, SearchResult, difference, rule_facts, sealed, split_facts
+from lr2eval.method.search.result import FILE, SearchResult, difference, rule_facts, search_result, split_facts
 from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
 from lr2eval.record.search import RoundFacts
@@ -38,7 +38,7 @@ def result(**changes: Any) -> SearchResult:
         ],
         "data": {},
     }  # fmt: skip
-    return sealed(**facts | changes)
+    return search_result(**facts | changes)
 
 
 def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
