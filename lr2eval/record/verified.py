@@ -49,7 +49,7 @@ def _check_manifest(folder: Path, results: Results, manifest: Mapping[str, Any])
         ("shards", [shard for shard in shards if shard not in planned], []),
     ):
         if where := difference(ours, theirs, what):
-            raise StoreError(f"{folder / RESULTS_FILE}: does not fit {MANIFEST}: {where}; {RESTORE}")
+            raise StoreError(f"{folder / RESULTS_FILE}: differs from {MANIFEST} in {where}; {RESTORE}")
 
 
 def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bool) -> None:
@@ -67,9 +67,9 @@ def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bo
         rows = list(store.samples(shard.id))
         made.append(shard_result(shard, rows))
         if where := difference(shard.model_dump(), made[-1].model_dump(), "") or (
-            len(rows) != finished.get(shard.id) and f"it had {finished.get(shard.id)} samples, now {len(rows)}"
+            len(rows) != finished.get(shard.id) and f"their number ({finished.get(shard.id)} and {len(rows)})"
         ):
-            raise StoreError(f"{store.path}: {shard.id} does not fit {RESULTS_FILE}: {where}; {RESTORE}")
+            raise StoreError(f"{store.path}: {RESULTS_FILE} and the samples of {shard.id} differ in {where}; {RESTORE}")
         if results.samples_sha256 is not None and results.samples_sha256.get(shard.id) != hashes[shard.id]:
             raise StoreError(
                 f"{store.path}: samples of {shard.id} were changed (their checksum is {hashes[shard.id][:12]}, but "
@@ -81,7 +81,7 @@ def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bo
         ("over_lengths", results.over_lengths, over_lengths(made)),
     ):
         if where := difference([each.model_dump() for each in ours], [each.model_dump() for each in theirs], name):
-            raise StoreError(f"{folder / RESULTS_FILE}: does not fit its samples: {where}; {RESTORE}")
+            raise StoreError(f"{folder / RESULTS_FILE}: differs from the samples in {where}; {RESTORE}")
     if (found := store.digest(named)) != results.digest:
         raise StoreError(
             f"{store.path}: the digest of its samples is {found[:12]}, but {RESULTS_FILE} says {results.digest[:12]}, "
@@ -90,7 +90,7 @@ def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bo
 
 
 def difference(stated: Any, found: Any, place: str) -> str:
-    """The first difference of two JSON values as ``place: 1 instead of 2``; empty if there is none.
+    """The first difference of two JSON values as ``place (1 and 2)``; empty if there is none.
 
     Numbers may differ in the last digits, which another processor or Python may round otherwise.
     """
@@ -106,7 +106,7 @@ def difference(stated: Any, found: Any, place: str) -> str:
             if number
             else (stated == found and isinstance(stated, bool) == isinstance(found, bool))
         )
-        return "" if same else f"{place} is {_short(stated)}, but must be {_short(found)}"
+        return "" if same else f"{place} ({_short(stated)} and {_short(found)})"
     return next(filter(None, (difference(*part) for part in parts)), "")
 
 

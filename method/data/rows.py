@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from lr2eval.base.files import write_json
 from lr2eval.errors import UsageError
+from lr2eval.record.base import check_seal, sealed
 
 IGNORED = -100
 """Label of a token that is not a target, as in Hugging Face models."""
@@ -111,6 +112,7 @@ class SegmentData(Sequence[Segment]):
             raise UsageError(
                 f"{path}: not a manifest of training data ({error}); run `lr2eval data mix` again"
             ) from error
+        check_seal(manifest, path, "run `lr2eval data mix` again", error=UsageError)
         if version != VERSION:
             raise UsageError(
                 f"{path}: version {version}, but this lr2eval reads {VERSION}; run `lr2eval data mix` again"
@@ -121,6 +123,17 @@ class SegmentData(Sequence[Segment]):
                 found = "is missing" if actual is None else f"has {actual:,} bytes instead of {size:,}"
                 raise UsageError(f"{folder / name}: {found}; run `lr2eval data mix` again")
         return cls(folder, manifest)
+
+    def check(self) -> None:
+        """Read all files. Raises :class:`UsageError` if they are not those that were written.
+
+        A training does it once, at its start: opening checks the sizes alone.
+        """
+        if (found := _digest(self.folder, self.original_window, self.target_window)) != self.digest:
+            raise UsageError(
+                f"{self.folder}: its files were changed after they were written (their digest is {found[:12]}, but "
+                f"{MANIFEST} says {self.digest[:12]}); run `lr2eval data mix` again"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -199,7 +212,7 @@ class SegmentWriter:
             "segments": {"total": self._total, "long": self._long, "short": self._total - self._long},
             "files": {name: (self.folder / name).stat().st_size for name in FILES},
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, sealed(manifest))
         return SegmentData.open(self.folder)
 
 

@@ -1,0 +1,254 @@
+"""Find out what a folder or file of ours is, and check everything in it that can be checked. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lr2eval.base.reading import read_object
+from lr2eval.errors import Lr2EvalError, NotComparableError, StoreError, UsageError
+from lr2eval.record import search as search_file
+from lr2eval.record import store as run_store
+from lr2eval.record.base import SEAL, Sealed, check_seal, read_record
+from lr2eval.record.bundle import BUNDLE_FILE, first_damage, read_bundle
+from lr2eval.record.comparison import Comparison, Gate
+from lr2eval.record.folder import MANIFEST, MANIFEST_REPAIR, read_manifest
+from lr2eval.record.results import RESULTS_FILE
+from lr2eval.record.verified import difference, verified_run
+
+OK = "ok"
+OLDER = "ok; no checksum: written by an older version"
+RESTORE = "restore it from a copy"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked. ``text`` says that it is sound, or what is wrong and where."""
+
+    place: Path
+    text: str
+    damaged: bool = False
+
+
+@dataclass(frozen=True)
+class VerifyOutcome:
+    """All things that were checked."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing is damaged. An unfinished folder may be sound."""
+        return not any(each.damaged for each in self.findings)
+
+
+def verify(path: Path | str) -> VerifyOutcome:
+    """Check a run, search, training, training rows, bundle, comparison or gate (folders), or a baseline (a file).
+
+    Folders in it are checked too, so the folder of ``run --baseline`` or ``extend`` is checked whole. Raises
+    :class:`lr2eval.UsageError` if nothing there is ours; damage is a finding, not an exception.
+    """
+    path = Path(path)
+    found = tuple(_file(path) if path.is_file() else _folder(path))
+    if not found:
+        what = "nothing in it is" if path.is_dir() else "no such file or folder; give"
+        raise UsageError(f"{path}: {what} a run, search, training, bundle, comparison or baseline of lr2eval")
+    return VerifyOutcome(found)
+
+
+def _file(path: Path) -> Iterator[Finding]:
+    from lr2eval.comparisons.baseline import load_baseline
+
+    def check() -> str:
+        run = load_baseline(path)
+        return f"baseline of {sum(shard.n for shard in run.shards.values()):,} samples"
+
+    try:
+        yield Finding(path, f"{OK}; {check()}")
+    except NotComparableError as error:
+        yield Finding(path, str(error), damaged=True)
+
+
+def _folder(folder: Path) -> Iterator[Finding]:
+    for marks, checks in _KINDS:
+        if any((folder / name).exists() for name in marks):
+            for place, check in checks(folder):
+                yield _tried(place, check)
+            break
+    else:
+        kind = _kind_in_manifest(folder)
+        if kind is not None:
+            yield kind
+    records: dict[str, type[Sealed]] = {"comparison.json": Comparison, "gate.json": Gate}
+    for name, model in records.items():
+        if (folder / name).exists():
+            yield _tried(folder / name, partial(_record, folder / name, model))
+    for inner in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if inner.is_dir() and not inner.is_symlink():
+            yield from _folder(inner)
+
+
+def _tried(place: Path, check: Callable[[], str]) -> Finding:
+    try:
+        return Finding(place, check())
+    except Lr2EvalError as error:
+        return Finding(place, str(error), damaged=True)
+
+
+Checks = Iterator[tuple[Path, Callable[[], str]]]
+
+
+def _run(folder: Path) -> Checks:
+    yield folder / MANIFEST, lambda: _manifest(folder)
+    store = folder / run_store.FILE
+    if not store.exists() and not (folder / RESULTS_FILE).exists():
+        yield folder, lambda: "unfinished: nothing was run yet"
+        return
+
+    def stored() -> str:
+        with run_store.RunStore.read(folder) as opened:
+            return f"{OK}; {opened.check():,} stored answers"
+
+    yield store, stored
+
+    def results() -> str:
+        if not (folder / RESULTS_FILE).exists():
+            return f"unfinished: no {RESULTS_FILE} yet; the same `lr2eval run` command goes on"
+        found, _ = verified_run(folder, unfinished=True)
+        text = f"{OK if found.samples_sha256 else OLDER}; {len(found.shards)} shards agree with their samples"
+        return text if found.complete else f"{text}; unfinished: the same `lr2eval run` command goes on"
+
+    yield folder / RESULTS_FILE, results
+
+
+def _search(folder: Path) -> Checks:
+    from lr2eval.method.search.journal import FILE, Journal
+
+    yield folder / MANIFEST, lambda: _manifest(folder)
+    if not (folder / FILE).exists() and not (folder / search_file.FILE).exists():
+        yield folder, lambda: "unfinished: nothing was evaluated yet"
+        return
+
+    def journal() -> str:
+        with Journal.read(folder) as opened:
+            return f"{OK}; {len(opened):,} evaluations"
+
+    yield folder / FILE, journal
+    result = folder / search_file.FILE
+
+    def found() -> str:
+        if not result.exists():
+            return "unfinished: no result yet; the same `lr2eval search` command goes on"
+        record = search_file.SearchResult.read(folder)
+        with Journal.read(folder) as opened:
+            tokens = sum(row.tokens for row in opened.rows())
+        manifest = read_manifest(folder) or {"settings": {}}
+        facts = {"fingerprint": record.fingerprint, "data.tokens_read": record.data.get("tokens_read")}
+        if where := difference(facts, {"fingerprint": manifest["settings"].get("fingerprint"),
+                                       "data.tokens_read": tokens}, ""):  # fmt: skip
+            raise StoreError(f"{result}: differs from {MANIFEST} and {FILE} in {where}; {search_file.REPAIR}")
+        return OK if record.version >= record.sealed_from else f"{OLDER}; its digest is right, and data is not in it"
+
+    yield result, found
+    factors = folder / search_file.FACTORS_FILE
+    if result.exists():
+        yield factors, lambda: _factors(factors)
+
+
+def _factors(path: Path) -> str:
+    from lr2eval.method.rope.files import read_factors
+
+    record, file = search_file.SearchResult.read(path.parent), read_factors(path)
+    stated = {"long_factor": file.factors, "search.digest": (file.search or {}).get("digest")}
+    if where := difference(stated, {"long_factor": record.factors, "search.digest": record.digest}, ""):
+        raise StoreError(f"{path}: differs from {search_file.FILE} in {where}; {search_file.REPAIR}")
+    return _sealed(path)
+
+
+def _training(folder: Path) -> Checks:
+    from lr2eval.method.train import checkpoints
+    from lr2eval.method.train.train import RESULT, result_digest
+
+    yield folder / MANIFEST, lambda: _manifest(folder)
+    markers = sorted((folder / checkpoints.FOLDER).glob(f"step-*/{checkpoints.MARKER}"))
+    for marker in markers:
+        yield marker.parent, partial(_checkpoint, marker.parent)
+
+    def result() -> str:
+        if not (folder / RESULT).exists():
+            return "unfinished: the same `lr2eval train` command goes on"
+        text, value = _sealed(folder / RESULT), read_object(folder / RESULT, error=StoreError)
+        last = checkpoints.checked(checkpoints.read(markers[-1].parent)) if markers else {}
+        if last and result_digest(value, last["weights.safetensors"]) != value.get("digest"):
+            raise StoreError(f"{folder / RESULT}: its digest does not fit {markers[-1].parent}; {RESTORE}")
+        return text
+
+    yield folder / RESULT, result
+
+
+def _checkpoint(folder: Path) -> str:
+    from lr2eval.method.train import checkpoints
+
+    saved = checkpoints.read(folder)
+    checkpoints.check(saved)
+    return OK if all("sha256" in said for said in saved.marker.values()) else OLDER
+
+
+def _rows(folder: Path) -> Checks:
+    from lr2eval.method.data.rows import SegmentData
+
+    def rows() -> str:
+        data = SegmentData.open(folder)
+        data.check()
+        return f"{OK if SEAL in data.manifest else OLDER}; {len(data):,} training rows"
+
+    yield folder, rows
+
+
+def _bundle(folder: Path) -> Checks:
+    def bundle() -> str:
+        found = read_bundle(folder)
+        for data in found.data_sets.values() if found else ():
+            if problem := first_damage(folder, data):
+                raise StoreError(problem)
+        return f"{OK}; {len(found.data_sets) if found else 0} data sets"
+
+    yield folder / BUNDLE_FILE, bundle
+
+
+_KINDS: tuple[tuple[tuple[str, ...], Callable[[Path], Checks]], ...] = (
+    ((run_store.FILE, RESULTS_FILE), _run),
+    (("evaluations.sqlite", search_file.FILE), _search),
+    (("checkpoints", "training.json"), _training),
+    (("tokens.bin", "rows.bin"), _rows),
+    ((BUNDLE_FILE,), _bundle),
+)
+"""What a folder is, by files of which it has at least one, and how it is checked."""
+
+
+def _kind_in_manifest(folder: Path) -> Finding | None:
+    """A folder that has nothing but its manifest: a command was stopped early."""
+    if not (folder / MANIFEST).exists():
+        return None
+    return _tried(folder / MANIFEST, lambda: f"{_manifest(folder)}; unfinished: nothing was done yet")
+
+
+def _manifest(folder: Path) -> str:
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StoreError(f"{folder / MANIFEST}: no such file; {MANIFEST_REPAIR}")
+    return OK if SEAL in manifest else OLDER
+
+
+def _sealed(path: Path) -> str:
+    return OK if check_seal(read_object(path, error=StoreError), path, RESTORE) else OLDER
+
+
+def _record(path: Path, model: type[Sealed]) -> str:
+    value: Mapping[str, Any] = read_object(path, error=StoreError)
+    if value.get("schema_version") == model.model_fields["schema_version"].default:
+        read_record(path, model, missing=RESTORE, repair=RESTORE)
+    return _sealed(path)
