@@ -24,6 +24,7 @@ from lr2eval.record.sqlite import check_whole, one_line, open_durable, open_fini
 
 FILE = "samples.sqlite"
 STORE_VERSION = 1
+_SAMPLES = "samples_sha256 "
 FRESH = "restore the folder from a copy or use a fresh --out"
 
 _TABLES = """
@@ -136,16 +137,17 @@ class RunStore:
         """The batches of a shard (lists of request numbers), or ``None`` if it is not planned yet."""
         with one_line(self.path):
             rows = self._db.execute(
-                "SELECT members FROM batches WHERE shard=? AND request_type=? ORDER BY number",
+                "SELECT number, members FROM batches WHERE shard=? AND request_type=? ORDER BY number",
                 (shard, request_type),
             ).fetchall()
         plan = []
-        for number, (stored,) in enumerate(rows):
+        for number, stored in rows:
             place = f"{self.path}: batch {number} of {shard}"
             text = _unbound(stored, place, shard, request_type, number)
             batch = parse_json(text, place, error=StoreError, fix=FRESH, ours=True)
-            if not isinstance(batch, list) or not all(isinstance(member, int) for member in batch):
-                raise StoreError(f"{place}: not a list of requests; {FRESH}")
+            whole = number == len(plan) and isinstance(batch, list)
+            if not whole or not all(isinstance(member, int) for member in batch):
+                raise StoreError(f"{place}: damaged; {FRESH}")
             plan.append(batch)
         return plan or None
 
@@ -173,7 +175,7 @@ class RunStore:
         found = {}
         for number, stored, *answer in rows:
             place = f"{self.path}: the stored answer to request {number} of {shard}"
-            key = _unbound(stored, place, *answer)
+            key = _unbound(stored, place, shard, request_type, number, *answer)
             response, detail = (parse_json(each, place, error=StoreError, fix=FRESH, ours=True) for each in answer)
             try:
                 found[int(number)] = key, response, ResponseDetail(**detail)
@@ -187,9 +189,10 @@ class RunStore:
             db.executemany(
                 "INSERT INTO responses VALUES (?,?,?,?,?,?)",
                 [
-                    (shard, request_type, number, _bound(key, response, detail), response, detail)
-                    for number, key, *answer in rows
-                    for response, detail in [(json.dumps(answer[0]), json.dumps(asdict(answer[1])))]
+                    (*place, _bound(key, *place, *answer), *answer)
+                    for number, key, response, detail in rows
+                    for place in [(shard, request_type, number)]
+                    for answer in [(json.dumps(response), json.dumps(asdict(detail)))]
                 ],
             )
 
@@ -214,6 +217,8 @@ class RunStore:
         with self._transaction() as db:
             db.executemany(f"INSERT INTO samples VALUES ({','.join('?' * 24)})", rows)
             db.execute("INSERT INTO shards VALUES (?,?)", (shard, len(rows)))
+            found = self.samples_sha256(shard).get(shard, "")
+            db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (f"{_SAMPLES}{shard}", found))
 
     def samples(self, shard: str | None = None) -> Iterator[StoredSample]:
         """Scored samples in order of (shard, number)."""
@@ -263,8 +268,8 @@ class RunStore:
             rows = self._db.execute("SELECT shard, id, prompt_hash, answer, score FROM samples")
             return run_digest(tuple(row) for shard, *row in rows if shards is None or shard in shards)
 
-    def samples_sha256(self) -> dict[str, str]:
-        """For each shard, sha256 over every column of its samples, in the order of their ids.
+    def samples_sha256(self, only: str | None = None) -> dict[str, str]:
+        """For each shard (or for one), sha256 over every column of its samples, in the order of their ids.
 
         A row is hashed as its numbers and the lengths of its texts, then the texts. 40,000 samples take 0.4 seconds.
         """
@@ -273,7 +278,8 @@ class RunStore:
             # A text comes as its bytes, a blob as another type.
             kept, self._db.text_factory = self._db.text_factory, bytearray
             try:
-                for row in cursor.execute("SELECT shard, * FROM samples ORDER BY id"):
+                where, values = ("", ()) if only is None else (" WHERE shard=?", (only,))
+                for row in cursor.execute(f"SELECT shard, * FROM samples{where} ORDER BY id", values):
                     shard = row[0].decode("utf-8", "replace")
                     texts = [cell for cell in row if type(cell) is bytearray]
                     shape = [f"t{len(cell)}" if type(cell) is bytearray else cell for cell in row]
@@ -282,6 +288,14 @@ class RunStore:
             finally:
                 self._db.text_factory = kept
         return {shard: hashed.hexdigest() for shard, hashed in sorted(running.items())}
+
+    def check_samples(self, hashes: Mapping[str, str]) -> None:
+        """Raises :class:`StoreError` if :meth:`samples_sha256` is not what it was when a shard was written."""
+        with one_line(self.path):
+            noted = self._db.execute("SELECT key, value FROM meta WHERE key LIKE ?", (f"{_SAMPLES}%",)).fetchall()
+        for key, value in noted:
+            if hashes.get(shard := key.removeprefix(_SAMPLES), "") != value:
+                raise StoreError(f"{self.path}: samples of {shard} were changed after they were written; {FRESH}")
 
     def finished(self) -> dict[str, int]:
         """Number of samples of each shard that is finished."""
@@ -298,6 +312,7 @@ class RunStore:
             kinds = self._db.execute(
                 "SELECT shard, request_type FROM responses UNION SELECT shard, request_type FROM batches"
             ).fetchall()
+        self.check_samples(self.samples_sha256())
         for _ in self.samples():
             pass
         answers = 0

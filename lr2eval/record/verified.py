@@ -41,12 +41,17 @@ def _check_manifest(folder: Path, results: Results, manifest: Mapping[str, Any])
     if not isinstance(planned, dict):
         raise StoreError(f"{folder / MANIFEST}: not the manifest of a run; {MANIFEST_REPAIR}")
     shards = [shard.id for shard in results.shards]
+    # Files of version 1 have no checksum. Later ones may have facts that an older version did not note in the manifest.
+    old = results.schema_version < Results.sealed_from
+    facts = {shard.id: {"hash": planned.get(shard.id), **shard.data} for shard in results.shards if old}
+    noted = manifest.get("data", {})
     for what, ours, theirs in (
         ("settings", results.settings, settings.get("config")),
         ("model.fingerprint", model.fingerprint, settings.get("model")),
         ("model.tokenizer_fingerprint", model.tokenizer_fingerprint, settings.get("tokenizer")),
         ("complete", results.complete, sorted(shards) == sorted(planned)),
         ("shards", [shard for shard in shards if shard not in planned], []),
+        ("data", facts, {shard: noted.get(shard) for shard in facts}),
     ):
         if where := difference(ours, theirs, what):
             raise StoreError(f"{folder / RESULTS_FILE}: differs from {MANIFEST} in {where}; {RESTORE}")
@@ -75,6 +80,7 @@ def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bo
                 f"{store.path}: samples of {shard.id} were changed (their checksum is {hashes[shard.id][:12]}, but "
                 f"{RESULTS_FILE} says {results.samples_sha256.get(shard.id, 'nothing')[:12]}); {RESTORE}"
             )
+    store.check_samples(hashes)
     headline = {summary.benchmark: summary.over for summary in results.summaries if summary.headline}
     for name, ours, theirs in (
         ("summaries", results.summaries, summaries(made, headline)),

@@ -261,11 +261,12 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
     shards: list[ShardResult] = [
         shard_result(shard, store.samples(shard.id)) for shard in run.shards if store.shard_done(shard.id)
     ]
-    checkpoint = run.checkpoint
+    checkpoint, hashes = run.checkpoint, store.samples_sha256()
+    store.check_samples(hashes)  # what was changed since must not get a new checksum
     results = Results(
         lr2eval_version=__version__,
         digest=store.digest(),
-        samples_sha256=store.samples_sha256(),
+        samples_sha256=hashes,
         complete=len(shards) == len(run.shards),
         model=ModelFacts(
             name=checkpoint.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import pytest
 from lr2eval.errors import StoreError
 from lr2eval.record.base import as_file
 from lr2eval.record.search import FILE, SearchResult
+from tests import damage
 from tests.reports.searches import make_search
+
+OLD = Path(__file__).parents[2] / "assets" / "runs-9c8e5ba" / "search"
 
 
 def test_it_comes_back(tmp_path: Path) -> None:
@@ -95,3 +99,23 @@ def test_what_is_no_result_is_refused(tmp_path: Path, text: str, said: str) -> N
         SearchResult.read(tmp_path)
     assert str(tmp_path / FILE) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_every_change_is_noticed(tmp_path: Path, version: int) -> None:
+    """Version 2 had no checksum, and its digest does not cover ``data``."""
+    folder = tmp_path / "s"
+    if version == 3:
+        make_search(folder)
+    else:
+        shutil.copytree(OLD, folder)
+    path = folder / FILE
+    text = path.read_bytes()
+    assert SearchResult.read(folder).version == version
+    for place, delete in damage.some_changes(path, 120):
+        if version == 2 and (place[0] in ("data", "sha256") or (place[-1] == "d_rcd" and delete)):
+            continue
+        damage.changed(path, place, delete=delete)
+        with pytest.raises(StoreError, match=FILE):
+            SearchResult.read(folder)
+        path.write_bytes(text)
