@@ -73,15 +73,9 @@ def _file(path: Path) -> Iterator[Finding]:
 
 
 def _folder(folder: Path) -> Iterator[Finding]:
-    for marks, checks in _KINDS:
-        if any((folder / name).exists() for name in marks):
-            for place, check in checks(folder):
-                yield _tried(place, check)
-            break
-    else:
-        kind = _kind_in_manifest(folder)
-        if kind is not None:
-            yield kind
+    checks = next((checks for marks, checks in _KINDS if any((folder / name).exists() for name in marks)), None)
+    for place, check in checks(folder) if checks else ():
+        yield _tried(place, check)
     records: dict[str, type[Sealed]] = {"comparison.json": Comparison, "gate.json": Gate}
     for name, model in records.items():
         if (folder / name).exists():
@@ -104,9 +98,6 @@ Checks = Iterator[tuple[Path, Callable[[], str]]]
 def _run(folder: Path) -> Checks:
     yield folder / MANIFEST, lambda: _manifest(folder)
     store = folder / run_store.FILE
-    if not store.exists() and not (folder / RESULTS_FILE).exists():
-        yield folder, lambda: "unfinished: nothing was run yet"
-        return
 
     def stored() -> str:
         with run_store.RunStore.read(folder) as opened:
@@ -128,9 +119,6 @@ def _search(folder: Path) -> Checks:
     from lr2eval.method.search.journal import FILE, Journal
 
     yield folder / MANIFEST, lambda: _manifest(folder)
-    if not (folder / FILE).exists() and not (folder / search_file.FILE).exists():
-        yield folder, lambda: "unfinished: nothing was evaluated yet"
-        return
 
     def journal() -> str:
         with Journal.read(folder) as opened:
@@ -162,8 +150,14 @@ def _factors(path: Path) -> str:
     from lr2eval.method.rope.files import read_factors
 
     record, file = search_file.SearchResult.read(path.parent), read_factors(path)
-    stated = {"long_factor": file.factors, "search.digest": (file.search or {}).get("digest")}
-    if where := difference(stated, {"long_factor": record.factors, "search.digest": record.digest}, ""):
+    ones, heat = [1.0] * len(record.factors), record.attention_factor
+    made = {"long_factor": record.factors, "short_factor": ones, "theta": record.theta, "rotary_dim": record.rotary_dim,
+            "original_window": record.original_window, "target_window": record.target_length,
+            "long_attention_factor": heat, "short_attention_factor": heat, "digest": record.digest}  # fmt: skip
+    said = {**(file.scaling.to_json() if file.scaling else {}), "digest": (file.search or {}).get("digest")}
+    stated = {key: said.get(key) for key in made}
+    if stated != made:
+        where = difference(stated, made, "") or "the last digits of a number"
         raise StoreError(f"{path}: differs from {search_file.FILE} in {where}; {search_file.REPAIR}")
     return _sealed(path)
 
@@ -219,21 +213,26 @@ def _bundle(folder: Path) -> Checks:
     yield folder / BUNDLE_FILE, bundle
 
 
+def _begun(folder: Path) -> Checks:
+    """A folder with nothing but its manifest. ``data make`` writes another kind of manifest."""
+    try:
+        value = read_object(folder / MANIFEST, error=StoreError)
+        ours = SEAL in value or "sessions" in value or value.get("kind") in ("search", "training")
+    except StoreError:
+        ours = True
+    if ours:
+        yield folder / MANIFEST, lambda: f"{_manifest(folder)}; unfinished: nothing was done yet"
+
+
 _KINDS: tuple[tuple[tuple[str, ...], Callable[[Path], Checks]], ...] = (
     ((run_store.FILE, RESULTS_FILE), _run),
     (("evaluations.sqlite", search_file.FILE), _search),
     (("checkpoints", "training.json"), _training),
     (("tokens.bin", "rows.bin"), _rows),
     ((BUNDLE_FILE,), _bundle),
+    ((MANIFEST,), _begun),
 )
 """What a folder is, by files of which it has at least one, and how it is checked."""
-
-
-def _kind_in_manifest(folder: Path) -> Finding | None:
-    """A folder that has nothing but its manifest: a command was stopped early."""
-    if not (folder / MANIFEST).exists():
-        return None
-    return _tried(folder / MANIFEST, lambda: f"{_manifest(folder)}; unfinished: nothing was done yet")
 
 
 def _manifest(folder: Path) -> str:

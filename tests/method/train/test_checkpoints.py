@@ -166,7 +166,7 @@ def test_a_changed_marker_is_noticed(tmp_path: Path) -> None:
         if place == ("sha256",) and delete:  # then it looks like one of an older version
             continue
         damage.changed(marker, place, delete=delete)
-        with pytest.raises(StoreError, match="remove .* to resume from the checkpoint before it"):
+        with pytest.raises(StoreError, match=r"remove .* to resume from the checkpoint before it"):
             checkpoints.complete(tmp_path)
         marker.write_text(text)
 
