@@ -140,7 +140,7 @@ class RunStore:
                 "SELECT number, members FROM batches WHERE shard=? AND request_type=? ORDER BY number",
                 (shard, request_type),
             ).fetchall()
-        plan = []
+        plan: list[list[int]] = []
         for number, stored in rows:
             place = f"{self.path}: batch {number} of {shard}"
             text = _unbound(stored, place, shard, request_type, number)
@@ -271,7 +271,7 @@ class RunStore:
     def samples_sha256(self, only: str | None = None) -> dict[str, str]:
         """For each shard (or for one), sha256 over every column of its samples, in the order of their ids.
 
-        A row is hashed as its numbers and the lengths of its texts, then the texts. 40,000 samples take 0.4 seconds.
+        A row is hashed as its numbers and the lengths of its texts, then the texts. 40,000 samples (190 MB) take 0.8 s.
         """
         running: dict[str, Any] = {}
         with one_line(self.path), closing(self._db.cursor()) as cursor:

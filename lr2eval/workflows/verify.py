@@ -62,12 +62,9 @@ def verify(path: Path | str) -> VerifyOutcome:
 def _file(path: Path) -> Iterator[Finding]:
     from lr2eval.comparisons.baseline import load_baseline
 
-    def check() -> str:
-        run = load_baseline(path)
-        return f"baseline of {sum(shard.n for shard in run.shards.values()):,} samples"
-
     try:
-        yield Finding(path, f"{OK}; {check()}")
+        shards = load_baseline(path).shards.values()
+        yield Finding(path, f"{OK}; baseline of {sum(shard.n for shard in shards):,} samples")
     except NotComparableError as error:
         yield Finding(path, str(error), damaged=True)
 
@@ -106,7 +103,7 @@ def _run(folder: Path) -> Checks:
     yield store, stored
 
     def results() -> str:
-        if not (folder / RESULTS_FILE).exists():
+        if not (folder / RESULTS_FILE).exists() and not (read_manifest(folder) or {}).get("finished"):
             return f"unfinished: no {RESULTS_FILE} yet; the same `lr2eval run` command goes on"
         found, _ = verified_run(folder, unfinished=True)
         text = f"{OK if found.samples_sha256 else OLDER}; {len(found.shards)} shards agree with their samples"
@@ -125,23 +122,22 @@ def _search(folder: Path) -> Checks:
             return f"{OK}; {len(opened):,} evaluations"
 
     yield folder / FILE, journal
-    result = folder / search_file.FILE
+    result, factors = folder / search_file.FILE, folder / search_file.FACTORS_FILE
 
-    def found() -> str:
-        if not result.exists():
+    def search() -> str:
+        if not result.exists() and not factors.exists():  # which is written later
             return "unfinished: no result yet; the same `lr2eval search` command goes on"
         record = search_file.SearchResult.read(folder)
         with Journal.read(folder) as opened:
             tokens = sum(row.tokens for row in opened.rows())
-        manifest = read_manifest(folder) or {"settings": {}}
-        facts = {"fingerprint": record.fingerprint, "data.tokens_read": record.data.get("tokens_read")}
-        if where := difference(facts, {"fingerprint": manifest["settings"].get("fingerprint"),
-                                       "data.tokens_read": tokens}, ""):  # fmt: skip
+        settings = (read_manifest(folder) or {"settings": {}})["settings"]
+        stated = {"fingerprint": record.fingerprint, "data.tokens_read": record.data.get("tokens_read")}
+        found = {"fingerprint": settings.get("fingerprint"), "data.tokens_read": tokens}
+        if where := difference(stated, found, ""):
             raise StoreError(f"{result}: differs from {MANIFEST} and {FILE} in {where}; {search_file.REPAIR}")
         return OK if record.version >= record.sealed_from else f"{OLDER}; its digest is right, and data is not in it"
 
-    yield result, found
-    factors = folder / search_file.FACTORS_FILE
+    yield result, search
     if result.exists():
         yield factors, lambda: _factors(factors)
 
@@ -195,6 +191,8 @@ def _rows(folder: Path) -> Checks:
     from lr2eval.method.data.rows import SegmentData
 
     def rows() -> str:
+        if not (folder / MANIFEST).exists():
+            return "unfinished: run `lr2eval data mix` again"
         data = SegmentData.open(folder)
         data.check()
         return f"{OK if SEAL in data.manifest else OLDER}; {len(data):,} training rows"

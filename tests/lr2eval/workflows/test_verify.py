@@ -123,7 +123,7 @@ def test_a_bundle(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lost", "said"),
     [
-        (("runs/plain/results.json",), "no results.json yet"),
+        (("rows/manifest.json",), "unfinished: run `lr2eval data mix` again"),
         (("search/search.json", "search/factors.json"), "no result yet"),
         (("train/training.json",), "unfinished: the same `lr2eval train` command goes on"),
         (("search/search.json", "search/factors.json", "search/evaluations.sqlite"), "nothing was done yet"),
@@ -152,6 +152,19 @@ def test_a_folder_that_was_only_begun_is_damaged_or_unfinished(tmp_path: Path) -
         (tmp_path / "manifest.json").write_text(text)
     (tmp_path / "manifest.json").write_text("{")
     assert not verify(tmp_path).sound
+
+
+def test_a_lost_result_is_no_unfinished_folder(old: Path, tmp_path: Path) -> None:
+    """A killed run has no results and its manifest no end. Factors are written after the result of a search."""
+    for lost in ("runs/plain/results.json", "runs/plain/samples.sqlite", "search/search.json"):
+        content = (old / lost).read_bytes()
+        (old / lost).unlink()
+        assert any(lost in found.text for found in verify(old).findings if found.damaged)
+        (old / lost).write_bytes(content)
+    run = fake_run(tmp_path / "killed", SHARDS)
+    (run / "results.json").unlink()
+    assert verify(run).sound
+    assert "unfinished: no results.json yet" in verify(run).findings[-1].text
 
 
 def test_a_result_that_does_not_fit_its_journal(old: Path) -> None:
