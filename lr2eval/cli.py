@@ -36,6 +36,7 @@ from lr2eval.commands import (
     search,
     tasks,
     train,
+    verify,
 )
 from lr2eval.errors import Lr2EvalError, UsageError, first_line
 
@@ -97,6 +98,7 @@ for _command in (
     score.score,
     compare.compare,
     compare.gate,
+    verify.verify,
     rope.rope,
     search.search,
     train.train,

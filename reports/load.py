@@ -11,8 +11,8 @@ from typing import Any
 from lr2eval.base.visible import labels
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Side
-from lr2eval.record.folder import read_manifest
-from lr2eval.record.results import RESULTS_FILE, Results, read_results
+from lr2eval.record.results import RESULTS_FILE, Results
+from lr2eval.record.verified import verified_run
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class LoadedRun(Key):
 
 
 def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[LoadedRun]:
-    """Read every folder; runs of models with the same name are told apart by their folders' names.
+    """Read and verify every folder; runs of models with the same name are told apart by their folders' names.
 
     With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
     that is none of them.
@@ -46,15 +46,16 @@ def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[
         if not (folder / RESULTS_FILE).is_file():
             what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
             raise UsageError(f"{folder}: {what}; give the folder of a run")
-    results = [read_results(folder) for folder in folders]
+    verified = [verified_run(folder, unfinished=True) for folder in folders]
+    results = [result for result, _ in verified]
     if comparison is None:
         names = labels([result.model.name for result in results], [folder.name for folder in folders])
         keys = [Key(label, number) for number, label in enumerate(names)]
     else:
         keys = _matched(results, folders, comparison)
     runs = [
-        LoadedRun(key.label, key.number, folder, result, read_manifest(folder) or {})
-        for key, folder, result in zip(keys, folders, results, strict=True)
+        LoadedRun(key.label, key.number, folder, result, manifest)
+        for key, folder, (result, manifest) in zip(keys, folders, verified, strict=True)
     ]
     return sorted(runs, key=lambda run: run.number)
 

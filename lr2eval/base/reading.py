@@ -86,17 +86,20 @@ def read_text(path: Path, *, error: Error = UsageError, fix: str = "copy it agai
     return decoded(read_bytes(path, error=error, fix=fix, limit=limit), str(path), error=error, fix=fix)
 
 
-def parse_json(data: bytes | str, place: str, *, error: Error = UsageError, fix: str = "copy it again") -> Any:
+def parse_json(
+    data: bytes | str, place: str, *, error: Error = UsageError, fix: str = "copy it again", ours: bool = False
+) -> Any:
     """A JSON value. NaN, infinity, very deep nesting and lone surrogates are refused.
 
-    ``place`` is what the message begins with: the file, or the file and the line.
+    ``place`` is what the message begins with: the file, or the file and the line. ``ours``: Python wrote the value for
+    us alone, so NaN, infinity and lone surrogates of a model's answers are right.
     """
     text = decoded(data, place, error=error, fix=fix) if isinstance(data, bytes) else data
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text) if ours else json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if text.count("[") + text.count("{") > DEPTH:
             _check_depth(value)
-        if "\\ud" in text or "\\uD" in text:
+        if not ours and ("\\ud" in text or "\\uD" in text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise error(f"{place}: JSON nested more than {DEPTH} deep; {fix}") from None

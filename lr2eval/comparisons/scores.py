@@ -1,6 +1,6 @@
 """What a comparison needs from a run: ids, prompt hashes and scores, from a run folder or a baseline file.
 
-A folder that was edited by hand or is incomplete is refused: the digest of its samples must match ``results.json``.
+A folder whose files do not agree (``lr2eval/record/verified.py``) is refused.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 
 from lr2eval.errors import NotComparableError, StoreError, UsageError
 from lr2eval.record.comparison import Level, Side
-from lr2eval.record.folder import MANIFEST, read_manifest
-from lr2eval.record.results import RESULTS_FILE, ShardResult, read_results
-from lr2eval.record.store import FILE, RunStore
+from lr2eval.record.results import RESULTS_FILE, ShardResult
+from lr2eval.record.store import RunStore
+from lr2eval.record.verified import verified_run
 from lr2eval.stats.paired import Array
 
 Headline = Literal["tasks", "samples"]
@@ -79,28 +79,11 @@ def read_run(folder: Path) -> RunScores:
         what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
         raise UsageError(f"{folder}: {what}; give the folder of a run or a file from `lr2eval baseline save`")
     try:
-        results = read_results(folder)
+        results, _ = verified_run(folder)
         with RunStore.read(folder) as store:
             shards = {shard.id: _shard(shard, store) for shard in results.shards}
-            found = store.digest()
-            kept = set(store.outcomes())
-        settings = (read_manifest(folder) or {}).get("settings")
-        planned = settings.get("data") if isinstance(settings, dict) and results.complete else None
     except StoreError as error:
         raise NotComparableError(str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise NotComparableError(f"{folder}: damaged ({error}); restore it from a copy or run again") from error
-    if found != results.digest:
-        raise NotComparableError(
-            f"{folder}: the digest of its samples is {found[:12]}, but {RESULTS_FILE} says {results.digest[:12]}, so "
-            "one of the two was changed; restore the folder from a copy or run again"
-        )
-    for file, names in ((FILE, kept), (MANIFEST, planned)):
-        if names is not None and (differing := sorted(set(names) ^ shards.keys())):
-            raise NotComparableError(
-                f"{folder}: {differing[0]} is in only one of {file} and {RESULTS_FILE}, so one of the two was changed; "
-                "restore the folder from a copy or run again"
-            )
     side = Side(
         label=results.model.name,
         source=folder.name,
@@ -118,12 +101,6 @@ def read_run(folder: Path) -> RunScores:
 
 def _shard(shard: ShardResult, store: RunStore) -> ShardScores:
     rows = list(store.scores(shard.id))
-    scored = sum(score is not None for _, _, score, _, _ in rows)
-    if scored != shard.n:
-        raise StoreError(
-            f"{store.path}: has {scored} scored samples of {shard.id}, but {RESULTS_FILE} counts {shard.n}; restore "
-            "the run folder from a copy"
-        )
     columns = [row[4] for row in rows]
     return ShardScores(
         benchmark=shard.benchmark,

@@ -6,11 +6,11 @@ Scores and differences are points on the 0..100 scale, retention is a ratio. Aft
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lr2eval.record.base import Record
+from lr2eval.record.base import Record, Sealed
 from lr2eval.record.results import Interval, ModelFacts
 
 Level = Literal["benchmark", "length", "task", "shard"]
@@ -132,8 +132,10 @@ class Pair(Record):
     gains: list[Gain] = Field(default=[], description="empty unless a task asks the same items at two windows")
 
 
-class Comparison(Record):
+class Comparison(Sealed):
     """The whole of ``comparison.json``."""
+
+    sealed_from: ClassVar[int] = 3
 
     schema_version: Literal[3] = 3
     lr2eval_version: str
@@ -173,8 +175,10 @@ class Regressed(Record):
     p_holm: float
 
 
-class Gate(Record):
+class Gate(Sealed):
     """The whole of ``gate.json``."""
+
+    sealed_from: ClassVar[int] = 3
 
     schema_version: Literal[3] = 3
     lr2eval_version: str

@@ -11,9 +11,11 @@ from typing import Any
 from lr2eval.base.files import write_json
 from lr2eval.base.reading import read_object
 from lr2eval.errors import StoreError, UsageError
+from lr2eval.record.base import check_seal, sealed
 
 MANIFEST = "manifest.json"
 LOCK = "run.lock"
+MANIFEST_REPAIR = "restore it from a copy, or use another folder"
 
 
 @contextmanager
@@ -45,13 +47,17 @@ def claim(folder: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, or ``None`` if there is none. Raises :class:`StoreError` if it is damaged."""
+    """The manifest of a folder, or ``None`` if there is none. Raises :class:`StoreError` if it is damaged.
+
+    Older versions wrote it without a checksum.
+    """
     path = folder / MANIFEST
     if not path.exists():
         return None
-    value = read_object(path, error=StoreError, fix="restore it from a copy, or use another folder")
+    value = read_object(path, error=StoreError, fix=MANIFEST_REPAIR)
     if not isinstance(value.get("settings"), dict):
         raise StoreError(f"{path}: not a manifest of lr2eval; use another folder")
+    check_seal(value, path, MANIFEST_REPAIR)
     return value
 
 
@@ -66,8 +72,8 @@ def refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest atomically."""
-    write_json(folder / MANIFEST, manifest)
+    """Write the manifest with its checksum, atomically."""
+    write_json(folder / MANIFEST, sealed(manifest))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,29 @@ def open_durable(path: Path, tables: str) -> sqlite3.Connection:
         raise sqlite3.DatabaseError(check)
     db.executescript(tables)
     return db
+
+
+def open_finished(path: Path) -> sqlite3.Connection:
+    """Open for reading. Raises :class:`sqlite3.Error`, also for a damaged file; see :func:`one_line`."""
+    # A writable connection with query_only removes the write-ahead log when it closes. A read-only folder (an archive)
+    # has a finished run without a log.
+    how = "mode=rw" if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK) else "mode=ro&immutable=1"
+    db = sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, isolation_level=None, timeout=30)
+    db.execute("PRAGMA query_only=ON")
+    db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return db
+
+
+def check_whole(db: sqlite3.Connection) -> None:
+    """SQLite's own check of a database. Raises :class:`sqlite3.DatabaseError` with the first thing that is wrong."""
+    found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        raise sqlite3.DatabaseError(found)
+
+
+def row_check(*cells: object) -> str:
+    """16 hex digits over the cells of a row. Floats, whole numbers and texts of equal look are different cells."""
+    return hashlib.sha256(ascii(cells).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -12,19 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._version import __version__
-from lr2eval.base.files import write_json
 from lr2eval.base.machine import hardware, now, versions
 from lr2eval.benchmark import Shard
 from lr2eval.errors import Lr2EvalError, RunFailedError, StoreError, UsageError
 from lr2eval.listener import Listener
 from lr2eval.model.rope_facts import rope_facts
+from lr2eval.record.base import write_record
 from lr2eval.record.folder import LOCK, MANIFEST, locked, read_manifest, refuse_other, write_manifest
 from lr2eval.record.results import RESULTS_FILE, ModelFacts, Results, ShardResult
 from lr2eval.record.store import RunStore, StoredSample
+from lr2eval.record.summary import over_lengths, shard_result, summaries
 from lr2eval.runs.backend import load_backend
 from lr2eval.runs.prepare import Prepared
 from lr2eval.runs.scoring import scored_samples
-from lr2eval.runs.summary import over_lengths, shard_result, summaries
 
 if TYPE_CHECKING:
     from lr2eval.runs.recording import RecordingLM
@@ -261,10 +261,12 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
     shards: list[ShardResult] = [
         shard_result(shard, store.samples(shard.id)) for shard in run.shards if store.shard_done(shard.id)
     ]
-    checkpoint = run.checkpoint
+    checkpoint, hashes = run.checkpoint, store.samples_sha256()
+    store.check_samples(hashes)  # what was changed since must not get a new checksum
     results = Results(
         lr2eval_version=__version__,
         digest=store.digest(),
+        samples_sha256=hashes,
         complete=len(shards) == len(run.shards),
         model=ModelFacts(
             name=checkpoint.name,
@@ -285,7 +287,7 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
         over_lengths=over_lengths(shards),
         not_run=list(run.not_run),
     )
-    write_json(folder / RESULTS_FILE, results.model_dump(mode="json"))
+    write_record(folder / RESULTS_FILE, results)
     return results
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lr2eval.base.files import write_atomic, write_json
+from lr2eval.base.files import write_atomic
 from lr2eval.comparisons import baseline
 from lr2eval.comparisons.compare import compare_runs, read_all
 from lr2eval.comparisons.exports import gate_markdown, junit, to_csv, to_markdown
@@ -17,6 +17,7 @@ from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.comparisons.scores import RunScores
 from lr2eval.comparisons.summary import judge_inside_window, three_sentences
 from lr2eval.errors import NotComparableError, UsageError
+from lr2eval.record.base import write_record
 from lr2eval.record.comparison import Comparison, Gate, Side
 from lr2eval.reports import render
 
@@ -126,13 +127,13 @@ def gate(
         original, extended = _read(paths)
         sides = [original.side, extended.side]
         check_pin(original.side, config)
-        check_models(*sides, config)
+        check_models(original.side, extended.side, config)
         found, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
         verdict = judge(pair, config, common=common)
         comparison, report = found, _write(folder, paths, found, verdict)
     except NotComparableError as error:
         verdict = not_comparable(error, config.confidence, *sides)
-        write_json(folder / "gate.json", verdict.model_dump(mode="json"))
+        write_record(folder / "gate.json", verdict)
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
     write_atomic(folder / "junit.xml", junit(verdict, stamp))
     write_atomic(folder / "summary.md", gate_markdown(verdict))
@@ -182,10 +183,10 @@ def _folder(out: Path | str | None, name: str) -> Path:
 
 def _write(folder: Path, paths: Sequence[Path], comparison: Comparison, gate: Gate | None = None) -> Path:
     """Write the comparison in all formats, the verdict as JSON, and the report, whose path is returned."""
-    write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
+    write_record(folder / "comparison.json", comparison)
     write_atomic(folder / "comparison.csv", to_csv(comparison))
     write_atomic(folder / "comparison.md", to_markdown(comparison))
     if gate is not None:
-        write_json(folder / "gate.json", gate.model_dump(mode="json"))
+        write_record(folder / "gate.json", gate)
     shown = [path for path in paths if path.is_dir()]
     return render(shown, folder / "report.html", comparison=comparison, gate=gate)

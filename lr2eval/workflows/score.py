@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval.errors import TaskError, UsageError
-from lr2eval.record.results import RESULTS_FILE, read_results
+from lr2eval.record.results import RESULTS_FILE
 from lr2eval.record.store import RunStore
+from lr2eval.record.verified import verified_run
 
 if TYPE_CHECKING:
     from lr2eval.benchmark import Benchmark
@@ -106,7 +107,7 @@ def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dic
     rescore: Callable[[ShardResult, Any], float] | None = getattr(benchmark, "rescore", None)
     if rescore is None:
         raise UsageError(f"{benchmark.name}: its metrics need more than the stored answers; run the model again")
-    results = read_results(folder)
+    results, _ = verified_run(folder, unfinished=True)
     ours = [shard for shard in results.shards if shard.benchmark == benchmark.name]
     shards = [shard for shard in ours if tasks is None or shard.task.removeprefix(f"{benchmark.name}_") in tasks]
     if not shards:

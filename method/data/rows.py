@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lr2eval.base.files import sha256, write_json
 from lr2eval.base.reading import checked, read_object
 from lr2eval.errors import UsageError, first_line
+from lr2eval.record.base import check_seal, sealed
 
 IGNORED = -100
 """Label of a token that is not a target, as in Hugging Face models."""
@@ -139,6 +140,7 @@ class SegmentData(Sequence[Segment]):
         value = read_object(path, fix=_FIX)
         if value.get("version", VERSION) != VERSION:
             raise UsageError(f"{path}: version {value['version']!r:.40}, but this lr2eval reads {VERSION}; {_FIX}")
+        check_seal(value, path, _FIX, error=UsageError)
         manifest = checked(RowsManifest, value, str(path), fix=_FIX)
         for name in FILES:
             actual = (folder / name).stat().st_size if (folder / name).is_file() else None
@@ -149,6 +151,17 @@ class SegmentData(Sequence[Segment]):
                 found = "is missing" if actual is None else f"has {actual:,} bytes instead of {size:,}"
                 raise UsageError(f"{folder / name}: {found}; {_FIX}")
         return cls(folder, value, manifest)
+
+    def check(self) -> None:
+        """Read all files. Raises :class:`UsageError` if they are not those that were written.
+
+        A training does it once, at its start: opening checks the sizes alone.
+        """
+        if (found := _digest(self.folder, self.original_window, self.target_window)) != self.digest:
+            raise UsageError(
+                f"{self.folder}: its files were changed after they were written (their digest is {found[:12]}, but "
+                f"{MANIFEST} says {self.digest[:12]}); run `lr2eval data mix` again"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -230,7 +243,7 @@ class SegmentWriter:
             "segments": {"total": self._total, "long": self._long, "short": self._total - self._long},
             "files": {name: (self.folder / name).stat().st_size for name in FILES},
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, sealed(manifest))
         return SegmentData.open(self.folder)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from lr2eval.base.reading import decoded, parse_csv, parse_json, read_bytes
 from lr2eval.errors import UsageError
 from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.record.base import check_seal
 
 _LARGEST = 64 << 20
 """Bytes; a file of factors has a few thousand."""
@@ -38,7 +39,7 @@ def read_factors(path: Path) -> FactorsFile:
 
     * Text: numbers separated by commas, spaces or line ends; a first line of words is a heading.
     * JSON: a list of numbers; the fields of :class:`RopeScaling`; or ``factors`` (and ``temperature``,
-      ``target_length``, ``made_by``) as ``lr2eval rope --json`` prints them. ``search`` is kept.
+      ``target_length``, ``made_by``) as ``lr2eval rope --json`` prints them. ``search`` is kept, ``sha256`` checked.
 
     Raises :class:`UsageError` for any other file.
     """
@@ -53,6 +54,7 @@ def read_factors(path: Path) -> FactorsFile:
 
 
 def _from_object(path: Path, sha256: str, value: Mapping[str, Any]) -> FactorsFile:
+    check_seal(value, path, "restore it from a copy or write it again", error=UsageError)
     search = value.get("search")
     search = search if isinstance(search, Mapping) else None
     if "long_factor" in value and "theta" in value:

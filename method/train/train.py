@@ -21,12 +21,12 @@ import psutil
 import torch
 from pydantic import BaseModel, Field
 
-from lr2eval.base.files import cache_dir, sha256, write_atomic, write_json
+from lr2eval.base.files import cache_dir, write_atomic, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, out_of_memory, versions
 from lr2eval.base.reading import checked, parse_json, read_bytes
 from lr2eval.errors import BackendError, StoreError
-from lr2eval.method.data.rows import Segment
+from lr2eval.method.data.rows import Segment, SegmentData
 from lr2eval.method.rope.export import export
 from lr2eval.method.rope.files import FactorsFile
 from lr2eval.method.rope.scaling import RopeScaling
@@ -38,6 +38,7 @@ from lr2eval.method.train.engine import Engine, dtype_of
 from lr2eval.method.train.parallel import Ranks, ranks
 from lr2eval.method.train.recipe import Recipe
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.record.base import SEAL, sealed
 from lr2eval.record.folder import MANIFEST, claim, locked
 
 RESULT = "training.json"
@@ -114,6 +115,9 @@ def train(
 
         def claim_out() -> None:
             held.enter_context(locked(out))
+            for each in (segments, held_out):
+                if isinstance(each, SegmentData):
+                    each.check()
             if not (out / MANIFEST).exists():
                 rows.refuse_seen(held_out)
             facts = {"versions": versions(), "command": list(command), "created": now()}
@@ -125,6 +129,11 @@ def train(
         model.eval()
         made = factors or FactorsFile(Path("factors"), digest(scaling.to_json()), scaling.long_factor, scaling)
         return loop.finish(facts, model, source, scaling, made, command)
+
+
+def result_digest(result: Mapping[str, Any], weights: str) -> str:
+    """What :attr:`TrainingResult.digest` must be. ``weights``: sha256 of the file of weights of the last checkpoint."""
+    return digest([{key: value for key, value in result.items() if key not in ("seconds", "digest", SEAL)}, weights])
 
 
 @dataclass
@@ -246,8 +255,9 @@ class _TrainingLoop:
         """Write the result and ``out/model``: the weights in the precision of the source, with the new RoPE."""
         from safetensors.torch import load_file
 
-        file = checkpoints.complete(self.out)[-1].folder / "weights.safetensors"
-        weights = sha256(file)
+        last = checkpoints.complete(self.out)[-1]
+        file = last.folder / "weights.safetensors"
+        weights = checkpoints.checked(last)[file.name]
         result = TrainingResult(
             recipe=self.recipe.model_dump(mode="json"),
             steps=self.schedule.steps,
@@ -259,8 +269,7 @@ class _TrainingLoop:
             loss_last=facts["loss_last"],
             evaluations=facts["evaluations"],
         )
-        hashed = {key: value for key, value in asdict(result).items() if key not in ("seconds", "digest")}
-        result = replace(result, digest=digest([hashed, weights]), seconds=round(facts["seconds"], 3))
+        result = replace(result, digest=result_digest(asdict(result), weights), seconds=round(facts["seconds"], 3))
 
         def write() -> None:
             for left in (self.out / MODEL, *self.out.glob(".weights-*"), *self.out.glob(f".{MODEL}-*")):
@@ -272,7 +281,7 @@ class _TrainingLoop:
                 model.save_pretrained(work, state_dict=named)
                 export(ModelRope.read(source), scaling, self.out / MODEL, factors=factors, command=command,
                        trained=Path(work), training=about)  # fmt: skip
-            write_json(self.out / RESULT, asdict(result))
+            write_json(self.out / RESULT, sealed(asdict(result)))
 
         self.ranks.in_first(write)
         return result

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lr2eval import open_run
+from lr2eval import open_run, verify
 
 ASSETS = Path(__file__).parents[1] / "assets"
 OLD = ASSETS / "runs-9c8e5ba"
@@ -111,10 +111,13 @@ def test_a_finished_run_is_read_and_asks_nothing(
         raise AssertionError("nothing is left to ask")
 
     monkeypatch.setattr("lr2eval.runs.runner.load_backend", never)
-    before = (old / "runs" / name / "results.json").read_bytes()
+    path = old / "runs" / name / "results.json"
+    before = evidence.of_json(path, schema_version=1)["sha256_without_version"]
     done = lr2eval(*command(old / "runs" / name))
     assert done.code == 0, done.err
-    assert (old / "runs" / name / "results.json").read_bytes() == before
+    assert json.loads(path.read_text())["schema_version"] == 2
+    assert evidence.of_json(path, schema_version=1)["sha256_without_version"] == before
+    assert verify(path.parent).sound
 
 
 def test_another_configuration_is_refused_with_the_keys(old: Path, lr2eval: Run) -> None:
@@ -126,10 +129,14 @@ def test_another_configuration_is_refused_with_the_keys(old: Path, lr2eval: Run)
 def test_a_search_resumes_from_its_journal(old: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every evaluation is known, so no model is loaded, and the result is the old one."""
     monkeypatch.setattr("lr2eval.backends.loading.load_model", None)
-    before = {name: (old / "search" / name).read_bytes() for name in ("search.json", "factors.json")}
+    before = evidence.search_facts(old / "search")
     done = lr2eval(*command(old / "search"))
     assert done.code == 0, done.err
-    assert {name: (old / "search" / name).read_bytes() for name in before} == before
+    after = evidence.search_facts(old / "search")
+    for name in ("search.json", "factors.json"):
+        assert before[name].pop("sha256") != after[name].pop("sha256")  # today's have a checksum
+    assert after == before
+    assert verify(old / "search").sound
 
 
 def test_a_training_goes_on_to_the_same_weights(old: Path, lr2eval: Run) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from lr2eval.comparisons.compare import read_all
 from lr2eval.record.comparison import Check, Comparison, Difference, Gate, LeftOut, Regressed, Verdict
 from lr2eval.record.results import CellResult, Interval, ModelFacts, NotRun, Results, ShardResult, Summary
 from lr2eval.record.store import RunStore, StoredSample
-from lr2eval.runs.summary import over_lengths
+from lr2eval.record.summary import over_lengths
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -41,6 +41,24 @@ LENGTHS = (4096, 8192, 16384, 32768)
 CATEGORIES = ("humanities", "social sciences", "STEM", "other")
 
 Maker = Callable[..., Path]
+
+
+def unverified(folder: Path, **_: Any) -> tuple[Results, dict[str, Any]]:
+    """A run as its two files tell it."""
+    results, manifest = (json.loads((folder / name).read_text("utf-8")) for name in ("results.json", "manifest.json"))
+    return Results.model_validate({**results, "sha256": None}), manifest
+
+
+@pytest.fixture(scope="package", autouse=True)
+def shown_as_stored() -> Iterator[None]:
+    """Tests of pages invent numbers that no samples give, to see that a report shows what is stored.
+
+    ``tests/lr2eval/record/test_verified.py`` tests that reports refuse such runs.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("reports.load", "comparisons.scores"):
+            patch.setattr(f"lr2eval.{module}.verified_run", unverified)
+        yield
 
 
 def wilson(share: float, n: int) -> Interval:

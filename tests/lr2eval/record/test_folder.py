@@ -8,12 +8,13 @@ from lr2eval.base import machine
 from lr2eval.base.files import write_atomic, write_json
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.record import folder
+from lr2eval.record.base import sealed
 
 
 def test_round_trip(tmp_path: Path) -> None:
     assert folder.read_manifest(tmp_path) is None
     folder.write_manifest(tmp_path, {"settings": {"a": 1}})
-    assert folder.read_manifest(tmp_path) == {"settings": {"a": 1}}
+    assert folder.read_manifest(tmp_path) == sealed({"settings": {"a": 1}})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}'])

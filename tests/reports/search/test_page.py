@@ -13,13 +13,14 @@ import pytest
 
 from lr2eval.base.visible import visible
 from lr2eval.errors import StoreError, UsageError
+from lr2eval.record.folder import write_manifest
 from lr2eval.record.search import FILE, FOUND, SearchResult
 from lr2eval.reports import is_search, render_search
 from lr2eval.reports.search import figures, page
 from lr2eval.reports.search import words as words_module
 from tests.reports import hostile
 from tests.reports.page import ALLOWED, Page
-from tests.reports.searches import LEVELS, make_manifest, make_result, make_search
+from tests.reports.searches import LEVELS, make_manifest, make_result, make_search, write_search
 from tests.reports.test_browser import (
     _CONTRAST,
     _SHAPE,
@@ -333,12 +334,12 @@ def poisoned(folder: Path, strings: tuple[str, ...]) -> Path:
     for place, text in enumerate(strings):
         rule = value["rules"][place % 4]
         rules.append(rule | {"name": text, "made_by": f"by {text}"})
-    value |= {"rules": rules, "model": " ".join(strings), "fingerprint": strings[0], "digest": strings[1]}
+    value |= {"rules": rules, "model": " ".join(strings), "fingerprint": strings[0], "sha256": None}
     value["data"] = {text: [text] for text in strings} | {"haystack": strings[2], "tokens_read": strings[3]}
-    (folder / FILE).write_text(json.dumps(value), encoding="utf-8")
+    write_search(folder, value)
     manifest = make_manifest() | {"command": list(strings), "created": strings[4]}
     manifest |= {"settings": dict(zip(strings, strings, strict=True)), "versions": {text: text for text in strings}}
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(folder, manifest)
     return render_search(folder, folder / "report.html")
 
 
