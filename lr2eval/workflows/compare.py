@@ -126,7 +126,7 @@ def gate(
         original, extended = _read(paths)
         sides = [original.side, extended.side]
         check_pin(original.side, config)
-        check_models(*sides, config)
+        check_models(original.side, extended.side, config)
         found, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
         verdict = judge(pair, config, common=common)
         comparison, report = found, _write(folder, paths, found, verdict)
