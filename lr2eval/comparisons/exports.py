@@ -77,8 +77,8 @@ def notes(found: Pair | Gate) -> list[str]:
 
 def left_out(items: Sequence[LeftOut]) -> str:
     """One sentence about what a verdict leaves out; empty if it leaves out nothing. Gains are no part of a verdict."""
-    samples = sum(item.n for item in items if not item.what.startswith("gain of "))
-    return f" Left out: {samples:,} samples (gate.json lists them)." if samples else ""
+    n = sum(item.n for item in items if not item.what.startswith("gain of "))
+    return f" Left out: {n:,} samples (gate.json lists them)." if n else ""
 
 
 def significant_tasks(pair: Pair, confidence: float) -> list[Difference]:

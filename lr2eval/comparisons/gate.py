@@ -41,16 +41,15 @@ def judge(runs: PairedRuns, config: GateConfig, *, common: bool = False) -> Gate
     With ``common``, shards that no check needs may be in one run only. Raises :class:`UsageError` for a check that
     names nothing in the original, :class:`NotComparableError` if a needed shard has no pairs.
     """
-    runs = _with_gaps(runs)
-    names = dict.fromkeys([*(config.tasks or default_checks(runs)), *config.checks])
-    chosen = {name: _select(name, runs)[1] for name in names}
+    every = _with_gaps(runs)
+    names = dict.fromkeys([*(config.tasks or default_checks(every)), *config.checks])
+    chosen = {name: _select(name, every)[1] for name in names}
     for name in (*(config.tasks or ()), *config.checks):
         if not any(shard.name in runs.original.shards for shard in chosen[name]):
             raise UsageError(f"check {name!r}: {runs.original.side.label} has no such shard; name what it has")
-    needed = [shard for shards in chosen.values() for shard in shards] if config.tasks else runs.shards
-    extra = [] if common else [shard for shard in runs.shards if shard.name not in runs.original.shards]
-    _refuse_gaps([shard.name for shard in (*needed, *extra) if not len(shard.original)], runs)
-    omitted = [*runs.record.left_out, *_beyond(runs, names)]
+    needed = [shard for shards in chosen.values() for shard in shards] if config.tasks else every.shards
+    extra = [] if common else [shard for shard in every.shards if shard.name not in runs.original.shards]
+    _refuse_gaps(list(dict.fromkeys(shard.name for shard in (*needed, *extra) if not len(shard.original))), runs)
     checks = [check for name in names for check in _checks(name, runs, config)]
     # Single tasks with a significant loss are listed, whatever the checks are.
     regressed = [
@@ -58,19 +57,20 @@ def judge(runs: PairedRuns, config: GateConfig, *, common: bool = False) -> Gate
         for row in significant_tasks(runs.record, config.confidence)
         if row.difference < 0
     ]
+    missing = [*runs.record.left_out, *_beyond(runs, names)]
     verdicts = [check.verdict for check in checks]
     verdict: Verdict = next((each for each in _WORST_FIRST if each in verdicts), "pass")
     return Gate(
         lr2eval_version=__version__,
         verdict=verdict,
         exit_code=EXIT_CODES[verdict],
-        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence) + left_out(omitted),
+        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence) + left_out(missing),
         confidence=config.confidence,
         original=runs.original.side,
         extended=runs.extended.side,
         checks=checks,
         regressed=regressed,
-        left_out=omitted,
+        left_out=missing,
         caveats=[*runs.record.caveats, *_weak_pin(runs.original.side, config)],
     )
 

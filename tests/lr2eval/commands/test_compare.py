@@ -138,7 +138,7 @@ def test_what_is_left_out_is_said_everywhere(original: Path, tmp_path: Path, lr2
     assert got.code == 4
     got = lr2eval("gate", original, other, "--common", "--tasks", "mmlu", "--out", out)
     assert got.code == 0, got.out
-    said = "Left out: 300 samples of 1 shard (gate.json lists them)."
+    said = "Left out: 300 samples (gate.json lists them)."
     assert f"::notice title=lr2eval gate%3A left out::{said}" in got.out
     assert said in (out / "junit.xml").read_text()
     assert said in (out / "summary.md").read_text().replace("\\", "")

@@ -258,4 +258,4 @@ def test_a_shard_beyond_the_window_may_be_missing_from_the_original(
     whole = made(("pass",) * 4)
     cut = edited(whole, tmp_path / "cut", everywhere("extended", [BEYOND]))
     assert (code(whole), code(cut)) == (0, 0)
-    assert "Left out: 250 samples of 1 shard (" in json.loads((whole / "gate" / "gate.json").read_text())["paragraph"]
+    assert "Left out: 250 samples (" in json.loads((whole / "gate" / "gate.json").read_text())["paragraph"]

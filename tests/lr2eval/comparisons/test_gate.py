@@ -217,7 +217,7 @@ def test_a_needed_shard_must_be_in_both_runs(
         gate = judge(pair, GateConfig(**config), common=common)
         assert gate.verdict == "pass"
         assert [item.what for item in gate.left_out] == sorted({*before} ^ {*after})
-        assert gate.paragraph.endswith("Left out: 300 samples of 1 shard (gate.json lists them).")
+        assert gate.paragraph.endswith("Left out: 300 samples (gate.json lists them).")
     else:
         with pytest.raises(NotComparableError, match=f"has no scores for {refused}"):
             judge(pair, GateConfig(**config), common=common)
