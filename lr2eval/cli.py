@@ -137,9 +137,9 @@ def main() -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     guard_logs()
     try:
-        for argument in sys.argv[1:]:
-            if problem := unusable(argument):
-                raise UsageError(f"{argument!r:.200}: {problem[1]}; write it in another way, or rename the file")
+        if found := unusable(sys.argv):
+            argument = sys.argv[int(found[0][0])]
+            raise UsageError(f"{argument!r:.200}: {found[1]}; write it in another way, or rename the file")
         code: Any = app(standalone_mode=False)
         if code == 130:  # typer's way of passing on a KeyboardInterrupt
             raise KeyboardInterrupt

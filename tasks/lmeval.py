@@ -80,20 +80,8 @@ class LmEval:
         return shards
 
     def _load(self, name: str, offline: bool) -> dict[str, Any]:
-        with _readable(name):
-            try:
-                with hub.hub_access(offline), lm_eval.quiet_lm_eval():
-                    return dict(self._manager_for(name).load([name])["tasks"])
-            except ImportError as error:
-                raise TaskError(
-                    f"{name}: needs a package that is not installed ({hub.first_line(error)}); install it"
-                ) from error
-            except Exception as error:
-                if not hub.is_missing_data(error):
-                    raise
-                raise MissingDataError(
-                    f"{name}: its data set cannot be read ({hub.first_line(error)}); connect once so that it is cached"
-                ) from error
+        with _readable(name), hub.hub_access(offline), lm_eval.quiet_lm_eval():
+            return dict(self._manager_for(name).load([name])["tasks"])
 
     def _manager_for(self, name: str | None) -> Any:
         """The user's own folder first, it is indexed at once; everything when the name is not there."""
@@ -111,7 +99,15 @@ def _readable(name: str) -> Iterator[None]:
         yield
     except Lr2EvalError:
         raise
+    except ImportError as error:
+        raise TaskError(
+            f"{name}: needs a package that is not installed ({hub.first_line(error)}); install it"
+        ) from error
     except Exception as error:  # YAML and lm-eval raise anything
+        if hub.is_missing_data(error):
+            raise MissingDataError(
+                f"{name}: its data set cannot be read ({hub.first_line(error)}); connect once so that it is cached"
+            ) from error
         raise TaskError(
             f"{name}: lm-eval cannot build this task ({hub.first_line(error)}); correct its file"
         ) from error

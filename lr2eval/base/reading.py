@@ -170,14 +170,10 @@ def plain(message: str) -> str:
     """A message of pydantic in our words."""
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
-    return re.sub(
-        r"^(String|Tuple|List|Dictionary) (?=must)| or instance of \w+| for <class.*| after validation"
-        r"|, (unable to|exceeded) .*",
-        "",
-        message,
-    )
+    return re.sub(_NOISE, "", message)
 
 
+_NOISE = r"^\w+ (?=must )| or instance of \w+| for <class.*| after validation|, (unable|exceeded) .*"
 _WORDS: Mapping[str, str] = {
     "Value error, ": "",
     "Assertion failed, ": "",

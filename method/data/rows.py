@@ -139,14 +139,12 @@ class SegmentData(Sequence[Segment]):
             raise UsageError(f"{folder}: {what} ({MANIFEST} is missing); run `lr2eval data mix` again")
         value = read_object(path, fix=_FIX)
         if value.get("version", VERSION) != VERSION:
-            raise UsageError(f"{path}: version {value['version']!r:.40}, but this lr2eval reads {VERSION}; {_FIX}")
+            raise UsageError(f"{path}: version {value['version']!s:.40}, but this lr2eval reads {VERSION}; {_FIX}")
         check_seal(value, path, _FIX, error=UsageError)
         manifest = checked(RowsManifest, value, str(path), fix=_FIX)
         for name in FILES:
             actual = (folder / name).stat().st_size if (folder / name).is_file() else None
-            size = manifest.files.get(name)
-            if size is None:
-                raise UsageError(f"{path}: damaged at files ({name} is missing); {_FIX}")
+            size = manifest.files.get(name, 0)
             if actual != size:
                 found = "is missing" if actual is None else f"has {actual:,} bytes instead of {size:,}"
                 raise UsageError(f"{folder / name}: {found}; {_FIX}")

@@ -107,7 +107,7 @@ def test_what_is_no_finished_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="version segments-0"):
         SegmentData.open(folder)
     (folder / "manifest.json").write_text("[]")
-    with pytest.raises(UsageError, match="not a manifest"):
+    with pytest.raises(UsageError, match="not a JSON object; run `lr2eval data mix` again"):
         SegmentData.open(folder)
 
 
