@@ -41,7 +41,7 @@ def test_p_values_and_ratios() -> None:
 
 
 def test_wide_characters_take_two_columns() -> None:
-    assert short("漢字漢字", 5) == "漢…"
+    assert short("漢字漢字", 5) == "漢字…"
     assert short("abcde", 5) == "abcde"
     assert short("abcdef", 5) == "abcd…"
 

@@ -174,6 +174,7 @@ def test_names_give_no_orders_to_a_terminal_or_a_ci(
     tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.chdir(tmp_path)  # the baseline lies there
     evil = "x\n::error::y\x1b[31m\x9b\u202e##[error]z"
     first = fake_run(tmp_path / f"a{evil}", BEFORE, model=evil)
     second = fake_run(tmp_path / f"b{evil}", BEFORE | {"mmlu/mmlu_anatomy": ones(300, 90)}, model=f"{evil} 2")
