@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lr2eval.base.files import write_json
+from lr2eval.base.files import sweep, write_json
 from lr2eval.errors import StoreError, UsageError
 
 MANIFEST = "manifest.json"
@@ -17,7 +17,10 @@ LOCK = "run.lock"
 
 @contextmanager
 def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
-    """Create ``folder`` and lock it. Raises :class:`StoreError` if it is locked already or cannot be written."""
+    """Create ``folder``, lock it and delete the temporary files that a killed command left there.
+
+    Raises :class:`StoreError` if it is locked already or cannot be written.
+    """
     from filelock import FileLock, Timeout
 
     try:
@@ -28,6 +31,7 @@ def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror or error}; fix this and run the same command again") from error
     with held:
+        sweep(folder)
         yield
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._version import __version__
-from lr2eval.base.files import write_json
+from lr2eval.base.files import output_folder, write_json
 from lr2eval.base.machine import hardware, now, versions
 from lr2eval.benchmark import Shard
 from lr2eval.errors import Lr2EvalError, RunFailedError, StoreError, UsageError
@@ -57,14 +57,7 @@ def execute(run: Prepared, folder: Path, command: Sequence[str], listener: Liste
 
 
 def _open_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write-probe"
-        probe.touch()
-        probe.unlink()
-        entries = {entry.name for entry in folder.iterdir()}
-    except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror or error}; choose a folder that you can write to") from error
+    entries = output_folder(folder)
     if entries - {LOCK} and MANIFEST not in entries:
         raise UsageError(f"--out {folder}: holds files that are not an lr2eval run; choose an empty or new folder")
 
