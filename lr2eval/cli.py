@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -132,11 +133,30 @@ def main() -> NoReturn:
     except _ClickException as error:
         _fail(error.format_message(), UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; finished batches are kept, the same command resumes", 130)
+        _fail(interrupted(sys.argv[1:]), 130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         _fail(f"{error.filename or 'disk'}: {error.strerror}; fix this and run the same command again", 5)
+
+
+_KEPT = {
+    "run": "finished batches",
+    "search": "finished evaluations",
+    "train": "the steps up to the last checkpoint",
+    "extend": "finished steps",
+    "data mix": "tokenised documents",
+    "data make": "finished files",
+    "data prepare": "complete data sets",
+}
+"""What a command keeps when it is interrupted. The other commands start again."""
+
+
+def interrupted(arguments: Sequence[str]) -> str:
+    """The line for a command that was interrupted. It promises only what the command keeps."""
+    words = [each for each in arguments if not each.startswith("-")]
+    kept = _KEPT.get(" ".join(words[:2])) or _KEPT.get(" ".join(words[:1]))
+    return f"interrupted; {kept} are kept, the same command resumes" if kept else "interrupted"
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

@@ -21,6 +21,7 @@ from lr2eval.record import bundle
 from lr2eval.record.results import NotRun
 from lr2eval.registry import resolve
 from lr2eval.runs.backend import SERVERS, check_backend, check_options
+from lr2eval.runs.card import FILE as CARD
 from lr2eval.runs.card import Card
 from lr2eval.runs.config import RunConfig, default_lengths
 from lr2eval.runs.decoding import resolved
@@ -39,6 +40,8 @@ class Prepared:
     shards: tuple[Shard, ...]
     not_run: tuple[NotRun, ...]
     headline: Mapping[str, Any]
+    card: str = ""
+    """What the checkpoint's ``lr2eval.json`` chose, on one line."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -79,6 +82,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     if not tokenizer.dated:  # another date is the same run
         config = config.model_copy(update={"chat_date": CHAT_DATE})
     card = Card.read(checkpoint.folder)
+    chose = card.choices(config, checkpoint.window)
     config = _decoding(card.applied(config, checkpoint.window), checkpoint)
     check_options(config, checkpoint)
     lengths = config.lengths or default_lengths(checkpoint.window)
@@ -88,7 +92,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     shards, not_run, headline = make_shards(config, tokenizer, lengths, say, windows, card)
     if config.chat and any(shard.chat and shard.data.get("shots") for shard in shards):
         tokenizer.check_examples()
-    return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline)
+    note = f"{checkpoint.name}'s {CARD} chose: {chose}" if chose else ""
+    return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline, note)
 
 
 def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepared, Prepared]:
