@@ -9,17 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lr2eval import plugins
 from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length
 from lr2eval.benchmark import Benchmark, Shard, TaskContext
-from lr2eval.errors import CheckpointError, MissingDataError, NotComparableError, UsageError
+from lr2eval.errors import CheckpointError, MissingDataError, NotComparableError, RunFailedError, UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.generation_file import stated_ends
 from lr2eval.model.names import locate
 from lr2eval.model.tokenizer import CHAT_DATE, PromptTokenizer
 from lr2eval.record import bundle
 from lr2eval.record.results import NotRun
-from lr2eval.registry import resolve
+from lr2eval.registry import LM_EVAL, resolve
 from lr2eval.runs.backend import SERVERS, check_backend, check_options
 from lr2eval.runs.card import FILE as CARD
 from lr2eval.runs.card import Card
@@ -224,6 +225,7 @@ def make_shards(
             "--set missing_data=skip)",
             tuple(missing),
         )
+    shards = [_checked(shard) for shard in shards]
     # Two suites may include the same task: run it once.
     shards = [shard for shard in {shard.id: shard for shard in shards}.values() if shard.n]
     if not shards:
@@ -231,6 +233,22 @@ def make_shards(
     # Short lengths first: results come early, and a failure at the longest length loses no finished work.
     shards.sort(key=lambda shard: shard.length or 0)
     return tuple(shards), tuple(not_run), {benchmark.name: benchmark.headline for benchmark, _ in chosen}
+
+
+def _checked(shard: Shard) -> Shard:
+    """A shard of another package: what its code raises during the run becomes a :class:`RunFailedError`."""
+    author = plugins.made_by(plugins.TASKS, shard.benchmark)
+    if not author and shard.benchmark != LM_EVAL.name:
+        return shard
+    what = f"{shard.id} of {author or 'lm-eval ' + shard.version.partition('/')[0]}"
+
+    def load() -> Any:
+        task = plugins.checked(shard.load, what, RunFailedError)()
+        for name in ("build_all_requests", "apply_filters", "process_results"):
+            setattr(task, name, plugins.checked(getattr(task, name), what, RunFailedError))
+        return task
+
+    return replace(shard, load=load, describe=plugins.checked(shard.describe, what, RunFailedError))
 
 
 def _check_options(config: RunConfig, benchmarks: Sequence[Benchmark]) -> None:

@@ -11,6 +11,7 @@ from functools import partial, partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lr2eval import plugins
 from lr2eval._version import __version__
 from lr2eval.base.files import output_folder, write_json
 from lr2eval.base.machine import hardware, now, versions
@@ -76,7 +77,7 @@ class _Session:
         self._entry: dict[str, Any] = {
             "started": now(),
             "outcome": "running",
-            "versions": versions(),
+            "versions": _versions(run),
             "model_seconds": 0.0,
             **run.config.where.facts(),
         }
@@ -282,6 +283,13 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
     return results
 
 
+def _versions(run: Prepared) -> dict[str, str]:
+    """Of the packages that decide results, those of plug-ins included."""
+    used = {(plugins.BACKENDS, run.config.backend), *((plugins.TASKS, shard.benchmark) for shard in run.shards)}
+    authors = sorted(author for author in (plugins.made_by(*each) for each in used) if author)
+    return versions() | dict(author.split(" ", 1) for author in authors if " " in author)
+
+
 def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
     return {
         "created": now(),
@@ -291,7 +299,7 @@ def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
         "config": run.config.model_dump(mode="json", exclude={"generation"})
         | ({"generation": given} if (given := run.config.generation.given()) else {}),
         "model_folder": str(run.checkpoint.folder),
-        "versions": versions(),
+        "versions": _versions(run),
         "hardware": hardware(),
         "chat": run.tokenizer.chat_facts,
         "data": {shard.id: {"hash": shard.data_hash, **shard.data} for shard in run.shards},
