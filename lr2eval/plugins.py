@@ -69,13 +69,20 @@ def made_by(group: str, name: str) -> str:
     return "" if point is None or point.module.partition(".")[0] == "lr2eval" else distribution(point)
 
 
-def checked(call: Callable[..., Any], what: str, kind: type[Lr2EvalError]) -> Callable[..., Any]:
-    """``call``, but every error of it that is not one of ours becomes a ``kind`` that names ``what`` failed."""
+def checked(
+    call: Callable[..., Any], what: str, kind: type[Lr2EvalError], gives: type = object
+) -> Callable[..., Any]:
+    """``call``, but every error of it that is not one of ours becomes a ``kind`` that names ``what`` failed.
+
+    So does a result that is not a ``gives``.
+    """
 
     @wraps(call)
     def checked_call(*arguments: Any, **named: Any) -> Any:
         with _as(what, kind):
             found = call(*arguments, **named)
+            if not isinstance(found, gives):
+                raise TypeError(f"{call.__name__} returned {type(found).__name__}, not {gives.__name__}")
         return _each(found, what, kind) if inspect.isgenerator(found) else found
 
     return checked_call

@@ -12,7 +12,7 @@ from typing import Any
 from lr2eval import plugins
 from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length
-from lr2eval.benchmark import Benchmark, Shard, TaskContext
+from lr2eval.benchmark import Benchmark, SampleInfo, Shard, TaskContext
 from lr2eval.errors import CheckpointError, MissingDataError, NotComparableError, RunFailedError, UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.generation_file import stated_ends
@@ -244,11 +244,11 @@ def _checked(shard: Shard) -> Shard:
 
     def load() -> Any:
         task = plugins.checked(shard.load, what, RunFailedError)()
-        for name in ("build_all_requests", "apply_filters", "process_results"):
-            setattr(task, name, plugins.checked(getattr(task, name), what, RunFailedError))
+        for name, gives in (("build_all_requests", object), ("apply_filters", object), ("process_results", dict)):
+            setattr(task, name, plugins.checked(getattr(task, name), what, RunFailedError, gives))
         return task
 
-    return replace(shard, load=load, describe=plugins.checked(shard.describe, what, RunFailedError))
+    return replace(shard, load=load, describe=plugins.checked(shard.describe, what, RunFailedError, SampleInfo))
 
 
 def _check_options(config: RunConfig, benchmarks: Sequence[Benchmark]) -> None:

@@ -104,7 +104,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: p
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="--out .*Not a directory; choose a folder that can be written"):
+    with pytest.raises(UsageError, match=r"--out .*Not a directory; choose a folder that can be written"):
         output_folder(tmp_path / "file" / "out")
     assert output_folder(tmp_path / "new") == set()
     assert list((tmp_path / "new").iterdir()) == []
