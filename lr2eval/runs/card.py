@@ -90,9 +90,8 @@ class Card(BaseModel):
                 if allowed is None:
                     yield f"{key}: a checkpoint may set only {', '.join(OPTIONS)}"
                 elif not any(type(value) is type(each) and value == each for each in allowed):
-                    several = isinstance(allowed, range)
-                    shown = f"{allowed[0]} to {allowed[-1]}" if several else ", ".join(map(json.dumps, allowed))
-                    yield f"{key}: a checkpoint may set only {shown}"
+                    most = ", ".join(map(json.dumps, allowed)) if len(allowed) < 9 else f"{allowed[0]} to {allowed[-1]}"
+                    yield f"{key}: a checkpoint may set only {most}"
 
     def applied(self, config: RunConfig, window: int) -> RunConfig:
         """``config`` with the card's lengths and options as defaults."""
