@@ -69,9 +69,7 @@ def made_by(group: str, name: str) -> str:
     return "" if point is None or point.module.partition(".")[0] == "lr2eval" else distribution(point)
 
 
-def checked(
-    call: Callable[..., Any], what: str, kind: type[Lr2EvalError], gives: type = object
-) -> Callable[..., Any]:
+def checked(call: Callable[..., Any], what: str, kind: type[Lr2EvalError], gives: type = object) -> Callable[..., Any]:
     """``call``, but every error of it that is not one of ours becomes a ``kind`` that names ``what`` failed.
 
     So does a result that is not a ``gives``.

@@ -63,9 +63,7 @@ def prepare_mixture(
                 _write(rows, writer, ledger, say)
                 data = writer.finish(describe(config, tokenizer, encoder, drawn, ledger) | {"settings": settings})
     except OSError as error:
-        raise StoreError(
-            f"{out_dir}: {disk_problem(error, 'make it writable')}, then run again"
-        ) from error
+        raise StoreError(f"{out_dir}: {disk_problem(error, 'make it writable')}, then run again") from error
     for line in ledger.notices(WASTE):
         say(line)
     return data

@@ -321,7 +321,7 @@ def test_full_disk_keeps_what_is_finished(
         patch.setattr(RunStore, "create", classmethod(small))
         got = lr2eval(*arguments)
     assert got.code == 5
-    assert "free some disk space" in got.error
+    assert "the disk is full: free some space" in got.error
     with sqlite3.connect(tmp_path / "run" / FILE) as db:
         (kept,) = db.execute("SELECT count(*) FROM responses").fetchone()
     assert kept > 0
