@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -149,7 +150,7 @@ def main() -> NoReturn:
     except _ClickException as error:
         _fail(error.format_message(), UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; finished batches are kept, the same command resumes", 130)
+        _fail(interrupted(sys.argv[1:]), 130)
     except BrokenPipeError:
         _nobody_reads()
     except MemoryError as error:
@@ -191,6 +192,25 @@ def _saved(error: BaseException) -> str:
             (folder / name).write_text(f"lr2eval {__version__}: {sys.argv}\n{text}", "utf-8", "backslashreplace")
             return f"the traceback in {folder / name}"
     return f"no traceback, because no folder can be written ({text.splitlines()[-2].strip()})"
+
+
+_KEPT = {
+    "run": "finished batches",
+    "search": "finished evaluations",
+    "train": "the steps up to the last checkpoint",
+    "extend": "finished steps",
+    "data mix": "tokenised documents",
+    "data make": "finished files",
+    "data prepare": "complete data sets",
+}
+"""What a command keeps when it is interrupted. The other commands start again."""
+
+
+def interrupted(arguments: Sequence[str]) -> str:
+    """The line for a command that was interrupted. It promises only what the command keeps."""
+    words = [each for each in arguments if not each.startswith("-")]
+    kept = _KEPT.get(" ".join(words[:2])) or _KEPT.get(" ".join(words[:1]))
+    return f"interrupted; {kept} are kept, the same command resumes" if kept else "interrupted"
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

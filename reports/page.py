@@ -41,10 +41,15 @@ def render(runs: Sequence[Path], out: Path, *, comparison: Comparison | None = N
     not among the compared ones and :class:`lr2eval.errors.StoreError` for a folder that is not a run or is damaged;
     ``out`` is then left as it was.
     """
+    write_atomic(out, report_html(runs, comparison, gate))
+    return out
+
+
+def report_html(runs: Sequence[Path], comparison: Comparison | None = None, gate: Gate | None = None) -> str:
+    """The page that :func:`render` writes, with the same errors."""
     if not runs:
         raise UsageError("a report needs at least one run folder")
-    write_atomic(out, html(load.load(runs, comparison), comparison, gate))
-    return out
+    return html(load.load(runs, comparison), comparison, gate)
 
 
 def html(runs: Sequence[load.LoadedRun], comparison: Comparison | None = None, gate: Gate | None = None) -> str:

@@ -79,7 +79,7 @@ def data_make(
 
     groups = {*MAKE, "missing_data", "truncation", "lm_eval", *benchmarks()}
     refuse_unknown((key.partition(".")[0] for key, _ in read_sets(set_ or ())), groups)
-    made = make_data(RunConfig.load(given, config, set_ or ()), out, Messages())
+    made = make_data(RunConfig.load(given, config, set_ or ()), out, listener=Messages())
     for name, facts in made.items():
         say(f"{name}  {facts['samples']} samples, {facts['fill_min']:.1%} to {facts['fill_max']:.1%} full")
     say(out)

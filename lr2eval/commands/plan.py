@@ -65,6 +65,8 @@ def _print(title: str, lines: Sequence[PlannedShard]) -> None:
 
 def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     """What the table cannot say."""
+    if run.card:
+        yield run.card
     if any(not line.exact for line in lines):
         yield "~ estimated from a few prompts of each task, short to long"
     checkpoint = run.checkpoint

@@ -66,7 +66,7 @@ def run(given: dict[str, Any], config: ConfigFile = None, set_: Sets = None, dry
 
     asked = RunConfig.load(given, config, set_ or ())
     with ProgressDisplay() as progress:
-        ready = prepare_run(asked, progress)
+        ready = prepare_run(asked, listener=progress)
         print_plan(ready, progress.message)
         if asked.workers > 1:
             progress.message(f"the times are those of one worker on this machine; {asked.workers} share the work")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 from collections import Counter
@@ -19,9 +18,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, RootModel
 
+from lr2eval.base.files import write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.reading import checked, opened, parse_json
-from lr2eval.errors import CheckpointError
+from lr2eval.errors import CheckpointError, StoreError
 from lr2eval.model.config import ModelConfig, read_object
 
 _INDEX = "model.safetensors.index.json"
@@ -196,11 +196,9 @@ def _file_hash(path: Path, cache: Path | None) -> str:
         with opened(path, error=CheckpointError, fix="download it again") as file:
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
         if cache is not None:
-            with contextlib.suppress(OSError):  # without the cache, a file is only hashed again
+            with contextlib.suppress(OSError, StoreError):  # without the cache, a file is only hashed again
                 cache.mkdir(parents=True, exist_ok=True)
-                draft = cache / f"{_HASHES}.{os.getpid()}"
-                draft.write_text(json.dumps(_known_hashes(cache) | known, indent=0), encoding="utf-8")
-                draft.replace(cache / _HASHES)  # never half a file
+                write_json(cache / _HASHES, _known_hashes(cache) | known)
     return known[key]
 
 

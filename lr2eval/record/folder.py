@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lr2eval.base.files import write_json
+from lr2eval.base.files import sweep, write_json
 from lr2eval.base.reading import read_object
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.record.base import check_seal, sealed
@@ -20,7 +20,10 @@ MANIFEST_REPAIR = "restore it from a copy, or use another folder"
 
 @contextmanager
 def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
-    """Create ``folder`` and lock it. Raises :class:`StoreError` if it is locked already or cannot be written."""
+    """Create ``folder``, lock it and delete the temporary files that a killed command left there.
+
+    Raises :class:`StoreError` if it is locked already or cannot be written.
+    """
     from filelock import FileLock, Timeout
 
     try:
@@ -31,6 +34,7 @@ def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror or error}; fix this and run the same command again") from error
     with held:
+        sweep(folder)
         yield
 
 

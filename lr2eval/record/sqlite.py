@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,13 +57,32 @@ def one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        text = " ".join(str(error).split())
-        if "full" in text:
-            fix = "free some disk space and run the same command again; finished work is kept"
-        elif "readonly" in text or "unable to open" in text:
-            fix = "make the folder writable or choose another --out"
-        elif "locked" in text:
-            fix = "another lr2eval is writing to it; wait or choose another --out"
-        else:
-            fix = "the database is damaged; restore it from a copy or use a fresh --out"
-        raise StoreError(f"{path}: {text}; {fix}") from error
+        raise StoreError(f"{path}: {' '.join(str(error).split())}; {_what_to_do(error, path)}") from error
+
+
+_LITTLE = 1 << 20
+"""Bytes. With less space than this, a failed write means that the disk is full."""
+
+
+def _what_to_do(error: sqlite3.Error, path: Path) -> str:
+    # "SQLITE_IOERR_FSYNC" and its relatives belong to SQLITE_IOERR. The text of an error says less.
+    kind = getattr(error, "sqlite_errorname", "").removeprefix("SQLITE_").partition("_")[0]
+    if kind == "FULL" or (kind in ("IOERR", "CANTOPEN") and _free(path) < _LITTLE):
+        return "the disk is full: free some space and run the same command again; finished work is kept"
+    if kind == "IOERR":
+        return (
+            "the disk failed, or your share of it is used up: check it and run the same command again; finished work "
+            "is kept"
+        )
+    if kind in ("READONLY", "CANTOPEN", "PERM"):
+        return "make the folder writable or choose another --out"
+    if kind in ("BUSY", "LOCKED"):
+        return "another lr2eval is writing to it; wait or choose another --out"
+    return "the database is damaged; restore it from a copy or use a fresh --out"
+
+
+def _free(path: Path) -> float:
+    try:
+        return shutil.disk_usage(path.parent).free
+    except OSError:
+        return float("inf")

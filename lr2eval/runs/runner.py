@@ -11,7 +11,9 @@ from functools import partial, partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lr2eval import plugins
 from lr2eval._version import __version__
+from lr2eval.base.files import output_folder
 from lr2eval.base.machine import hardware, now, versions
 from lr2eval.benchmark import Shard
 from lr2eval.errors import Lr2EvalError, RunFailedError, StoreError, UsageError
@@ -57,14 +59,7 @@ def execute(run: Prepared, folder: Path, command: Sequence[str], listener: Liste
 
 
 def _open_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write-probe"
-        probe.touch()
-        probe.unlink()
-        entries = {entry.name for entry in folder.iterdir()}
-    except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror or error}; choose a folder that you can write to") from error
+    entries = output_folder(folder)
     if entries - {LOCK} and MANIFEST not in entries:
         raise UsageError(f"--out {folder}: holds files that are not an lr2eval run; choose an empty or new folder")
 
@@ -83,7 +78,7 @@ class _Session:
         self._entry: dict[str, Any] = {
             "started": now(),
             "outcome": "running",
-            "versions": versions(),
+            "versions": _versions(run),
             "model_seconds": 0.0,
             **run.config.where.facts(),
         }
@@ -291,6 +286,13 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
     return results
 
 
+def _versions(run: Prepared) -> dict[str, str]:
+    """Of the packages that decide results, those of plug-ins included."""
+    used = {(plugins.BACKENDS, run.config.backend), *((plugins.TASKS, shard.benchmark) for shard in run.shards)}
+    authors = sorted(author for author in (plugins.made_by(*each) for each in used) if author)
+    return versions() | dict(author.split(" ", 1) for author in authors if " " in author)
+
+
 def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
     return {
         "created": now(),
@@ -300,7 +302,7 @@ def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
         "config": run.config.model_dump(mode="json", exclude={"generation"})
         | ({"generation": given} if (given := run.config.generation.given()) else {}),
         "model_folder": str(run.checkpoint.folder),
-        "versions": versions(),
+        "versions": _versions(run),
         "hardware": hardware(),
         "chat": run.tokenizer.chat_facts,
         "data": {shard.id: {"hash": shard.data_hash, **shard.data} for shard in run.shards},

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lr2eval.base.files import write_atomic
+from lr2eval.base.files import json_text, write_all
 from lr2eval.comparisons import baseline
 from lr2eval.comparisons.compare import compare_runs, read_all
 from lr2eval.comparisons.exports import gate_markdown, junit, to_csv, to_markdown
@@ -17,9 +17,13 @@ from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.comparisons.scores import RunScores
 from lr2eval.comparisons.summary import judge_inside_window, three_sentences
 from lr2eval.errors import NotComparableError, UsageError
-from lr2eval.record.base import write_record
+from lr2eval.record.base import as_file
 from lr2eval.record.comparison import Comparison, Gate, Side
-from lr2eval.reports import render
+from lr2eval.reports import report_html
+
+REPORT = "report.html"
+GATE = "gate.json"
+FILES = {REPORT, GATE, "comparison.json", "comparison.csv", "comparison.md", "junit.xml", "summary.md"}
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,8 @@ def compare(
     repeats = read_all([Path(path) for path in noise])
     comparison, _ = compare_runs(original, extended, confidence=confidence, common=common, noise=repeats)
     folder = _folder(out, "-vs-".join(run.side.label for run in (original, *extended)))
-    return ComparisonOutcome(comparison, folder, _write(folder, paths, comparison))
+    _write(folder, _files(paths, comparison))
+    return ComparisonOutcome(comparison, folder, folder / REPORT)
 
 
 def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
@@ -104,9 +109,9 @@ def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
         comparison, (pair,) = compare_runs(before, [after])
         verdict = judge_inside_window(pair)
     except NotComparableError as error:
-        render(paths, folder / "report.html")
+        _write(folder, {REPORT: report_html(paths)})
         return PairOutcome(None, None, (), str(error))
-    _write(folder, paths, comparison, verdict)
+    _write(folder, _files(paths, comparison, verdict))
     return PairOutcome(comparison, verdict, three_sentences(pair, verdict))
 
 
@@ -121,7 +126,7 @@ def gate(
     config = config or GateConfig()
     paths = _both([Path(run) for run in runs], config.baseline)
     folder = _folder(out, f"gate-{paths[0].stem}-vs-{paths[1].name}")
-    comparison = report = None
+    comparison, files = None, {}
     sides: list[Side] = []
     try:
         original, extended = _read(paths)
@@ -130,14 +135,13 @@ def gate(
         check_models(original.side, extended.side, config)
         found, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
         verdict = judge(pair, config, common=common)
-        comparison, report = found, _write(folder, paths, found, verdict)
+        comparison, files = found, _files(paths, found, verdict)
     except NotComparableError as error:
         verdict = not_comparable(error, config.confidence, *sides)
-        write_record(folder / "gate.json", verdict)
+        files = {GATE: json_text(as_file(verdict))}
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    write_atomic(folder / "junit.xml", junit(verdict, stamp))
-    write_atomic(folder / "summary.md", gate_markdown(verdict))
-    return GateOutcome(verdict, comparison, folder, report)
+    _write(folder, files | {"junit.xml": junit(verdict, stamp), "summary.md": gate_markdown(verdict)})
+    return GateOutcome(verdict, comparison, folder, folder / REPORT if comparison else None)
 
 
 def save_baseline(run: Path | str, out: Path | str) -> BaselineOutcome:
@@ -181,12 +185,20 @@ def _folder(out: Path | str | None, name: str) -> Path:
     return folder
 
 
-def _write(folder: Path, paths: Sequence[Path], comparison: Comparison, gate: Gate | None = None) -> Path:
-    """Write the comparison in all formats, the verdict as JSON, and the report, whose path is returned."""
-    write_record(folder / "comparison.json", comparison)
-    write_atomic(folder / "comparison.csv", to_csv(comparison))
-    write_atomic(folder / "comparison.md", to_markdown(comparison))
-    if gate is not None:
-        write_record(folder / "gate.json", gate)
-    shown = [path for path in paths if path.is_dir()]
-    return render(shown, folder / "report.html", comparison=comparison, gate=gate)
+def _files(paths: Sequence[Path], comparison: Comparison, gate: Gate | None = None) -> dict[str, str]:
+    """The text of each file: the comparison in all formats, the verdict as JSON, and the report."""
+    verdict = {} if gate is None else {GATE: json_text(as_file(gate))}
+    return {
+        "comparison.json": json_text(as_file(comparison)),
+        "comparison.csv": to_csv(comparison),
+        "comparison.md": to_markdown(comparison),
+        **verdict,
+        REPORT: report_html([path for path in paths if path.is_dir()], comparison, gate),
+    }
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write all files or none. Those of an earlier call that this one does not write are deleted."""
+    write_all({folder / name: [text.encode("utf-8")] for name, text in files.items()})
+    for name in FILES - files.keys():
+        (folder / name).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from lr2eval._version import __version__
 from lr2eval.base.files import cache_dir, output_folder, read_parts, write_hashed, write_json
 from lr2eval.base.reading import read_object
 from lr2eval.errors import StoreError, UsageError
-from lr2eval.listener import Listener
+from lr2eval.listener import Listener, with_listener
 
 if TYPE_CHECKING:
     from lr2eval.benchmark import Shard
@@ -22,7 +22,8 @@ KIND = "lr2eval data"
 """Marks the manifest of such a folder."""
 
 
-def make_data(config: RunConfig, out: Path, listener: Listener | None = None) -> dict[str, dict[str, Any]]:
+@with_listener
+def make_data(config: RunConfig, out: Path, *, listener: Listener | None = None) -> dict[str, dict[str, Any]]:
     """Write a manifest and one JSONL file per task and length, byte for byte the file that a run reads.
 
     Returns the facts of every file by its name. Raises :class:`UsageError` for tasks whose prompts are not made from

@@ -14,7 +14,7 @@ from lr2eval.base.files import write_json
 from lr2eval.base.reading import checked, read_object
 from lr2eval.base.units import format_seconds
 from lr2eval.errors import StoreError, UsageError
-from lr2eval.listener import Listener
+from lr2eval.listener import Listener, with_listener
 from lr2eval.record.folder import locked, refuse_other
 from lr2eval.runs.config import default_lengths
 
@@ -64,6 +64,7 @@ def plan_extension(config: ExtendConfig) -> tuple[Path, Steps]:
     return folder, steps
 
 
+@with_listener
 def extend(config: ExtendConfig, *, listener: Listener | None = None, command: Sequence[str] = ()) -> ExtendOutcome:
     """Extend ``config.model`` to ``config.target_length`` tokens (LongRoPE2) and compare it with the original.
 

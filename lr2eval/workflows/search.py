@@ -14,7 +14,7 @@ from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, versions
 from lr2eval.base.units import format_length
 from lr2eval.errors import CheckpointError, MissingDataError, UsageError
-from lr2eval.listener import Listener
+from lr2eval.listener import Listener, with_listener
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.rope_facts import real_index
 from lr2eval.record.base import sealed, write_record
@@ -41,6 +41,7 @@ class SearchOutcome:
     report: Path
 
 
+@with_listener
 def search(config: SearchConfig, *, listener: Listener | None = None, command: Sequence[str] = ()) -> SearchOutcome:
     """Search RoPE factors for ``config.target_length`` by needle perplexity and compare them with the rules.
 

@@ -11,10 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from lr2eval._version import __version__
-from lr2eval.base.files import cache_dir, write_json
+from lr2eval.base.files import cache_dir, disk_problem, sweep, temporary, write_json
 from lr2eval.base.reading import read_object, read_text
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.method.rope.files import FactorsFile
@@ -71,7 +70,8 @@ def export(
     done = Exported(warnings=_warnings(source, scaling))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = out.parent / f".{out.name}-{uuid4().hex[:8]}"
+        sweep(out.parent, out.name)
+        work = temporary(out)
         work.mkdir()
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
@@ -88,7 +88,7 @@ def export(
         _write_card(source.folder, work, out.name, scaling, provenance)
         os.replace(work, out)
     except OSError as error:
-        raise StoreError(f"{out}: {error.strerror or error}; fix this and run the same command again") from error
+        raise StoreError(f"{out}: {disk_problem(error)} and run the same command again") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return done

@@ -19,12 +19,13 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 
 from lr2eval.base.files import cache_dir, write_atomic, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, out_of_memory, versions
 from lr2eval.base.reading import parse_json, read_bytes
-from lr2eval.errors import BackendError, StoreError
+from lr2eval.errors import BackendError, StoreError, first_line
 from lr2eval.method.data.rows import Segment, SegmentData
 from lr2eval.method.rope.export import export
 from lr2eval.method.rope.files import FactorsFile
@@ -271,7 +272,14 @@ class _TrainingLoop:
         result = replace(result, digest=result_digest(asdict(result), weights), seconds=round(facts["seconds"], 3))
 
         def write() -> None:
-            for left in (self.out / MODEL, *self.out.glob(".weights-*"), *self.out.glob(f".{MODEL}-*")):
+            try:
+                write_model()
+            except (OSError, SafetensorError) as error:
+                raise StoreError(f"{self.out / MODEL}: {first_line(error)}; free some space or fix the folder, then "
+                                 "run the same command again; the training itself is done") from error  # fmt: skip
+
+        def write_model() -> None:
+            for left in (self.out / MODEL, *self.out.glob(".weights-*")):
                 shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
             dtype = getattr(torch, Checkpoint.open(source, cache=cache_dir()).dtype)
             named = {name.removeprefix("model."): value.to(dtype) for name, value in load_file(file).items()}

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from lr2eval.base import ids
-from lr2eval.base.files import lock_file, sha256, write_hashed
+from lr2eval.base.files import is_full, lock_file, sha256, write_hashed
 from lr2eval.base.reading import checked, opened, parse_json, read_object
 from lr2eval.benchmark import TaskContext
 from lr2eval.errors import StoreError, UsageError
@@ -80,7 +80,8 @@ def ensure(
     """The data file at ``path``, made from ``make()`` unless it is there and undamaged.
 
     ``facts`` go into the manifest; ``summary`` gives each sample's fill (0..1). A file whose content does not match
-    its manifest is made again, and ``say`` is told. Raises :class:`UsageError` if the folder cannot be written.
+    its manifest is made again, and ``say`` is told. Raises :class:`UsageError` if the folder cannot be written, and
+    :class:`StoreError` if the disk is full.
     """
     found = _checked(path, facts)
     if isinstance(found, DataFile):
@@ -96,7 +97,7 @@ def ensure(
             return _write(path, facts, make(), summary)
     except (OSError, StoreError) as error:
         cause = error.__cause__ or error
-        raise UsageError(
+        raise (StoreError if is_full(cause) else UsageError)(
             f"{path.parent}: cannot write benchmark data ({getattr(cause, 'strerror', None) or cause}); free some "
             "space or set LR2EVAL_CACHE to another cache folder"
         ) from error

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -48,6 +50,30 @@ def test_the_same_command_gives_the_same_bytes(original: Path, tmp_path: Path, l
         lr2eval("compare", original, other, "--out", tmp_path / name)
     for file in ("comparison.json", "comparison.csv", "comparison.md", "report.html"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+
+
+@pytest.mark.parametrize("command", ["compare", "gate"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_full_disk_leaves_all_old_files_or_none(
+    original: Path, tmp_path: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch, command: str, before: bool
+) -> None:
+    out = tmp_path / "out"
+    if before:
+        lr2eval(command, original, extended(tmp_path), "--out", out)
+    old = {path.name: path.read_bytes() for path in out.iterdir()} if before else {}
+    real, calls = os.fsync, []
+
+    def full(handle: int) -> None:
+        calls.append(handle)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(handle)
+
+    monkeypatch.setattr("os.fsync", full)
+    got = lr2eval(command, original, extended(tmp_path, 30), "--out", out)
+    assert got.code == 5
+    assert "No space left on device; free some space" in got.error
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == old
 
 
 @pytest.mark.parametrize(("lost", "code", "verdict"), [(0, 0, "pass"), (30, 1, "regression"), (3, 3, "inconclusive")])

@@ -58,5 +58,13 @@ def test_unwritable_folder_is_named(tmp_path: Path) -> None:
         write_atomic(tmp_path / "missing" / "x", "text")
 
 
+def test_locking_deletes_what_a_killed_command_left(tmp_path: Path) -> None:
+    gone, kept = f".results.json.{2**22 + 1}.tmp", "results.json"
+    for name in (gone, kept):
+        (tmp_path / name).touch()
+    with folder.locked(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {kept, folder.LOCK}
+
+
 def test_versions_name_what_decides_results() -> None:
     assert {"python", "lm_eval", "torch", "transformers"} <= machine.versions().keys()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from lr2eval.errors import UsageError
+from lr2eval.errors import StoreError, UsageError
 from lr2eval.tasks.exact import files
 
 ROWS = [{"text": "ä", "fill": 0.5}, {"text": "b", "fill": 1.0}]
@@ -124,7 +124,8 @@ def test_cache_that_cannot_be_written(number: int, call: str, maker: Maker, monk
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(call, refuse)
-    with pytest.raises(UsageError, match=r"cannot write benchmark data \(.*\); free some .* another cache") as caught:
+    kind = StoreError if number in (errno.ENOSPC, errno.EDQUOT) else UsageError
+    with pytest.raises(kind, match=r"cannot write benchmark data \(.*\); free some .* another cache") as caught:
         maker.ensure()
     assert os.strerror(number) in str(caught.value)
     assert str(maker.path.parent) in str(caught.value)
@@ -137,6 +138,6 @@ def test_full_disk(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UsageError, match="No space left on device"):
+    with pytest.raises(StoreError, match="No space left on device"):
         maker.ensure()
     assert not maker.path.exists()
