@@ -154,7 +154,7 @@ def test_wording_of_ones_own(tmp_path: Path) -> None:
     ("content", "said"),
     [
         ("{", "not valid JSON"),
-        ("[]", "must be a JSON object"),
+        ("[]", "not a JSON object"),
         ('{"needles": ""}', "needles: unknown option; did you mean needle"),
         ('{"needle": "{key} only"}', "needle must hold"),
         ('{"stem": "it is {value}"}', "must not give the value away"),
