@@ -22,9 +22,10 @@ from lr2eval.comparisons.baseline import save_baseline
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.comparisons.scores import read_run
 from lr2eval.errors import Lr2EvalError
+from lr2eval.record.base import sealed
 from lr2eval.record.results import NotRun, ShardResult
 from lr2eval.record.store import RunStore
-from lr2eval.runs.summary import over_lengths, summaries
+from lr2eval.record.summary import over_lengths, summaries
 from lr2eval.workflows import compare as workflow
 from tests.fake_runs import fake_run, ones
 
@@ -71,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Sequenc
         return folder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow, "render", lambda runs, out, **_: out)
+        patch.setattr(workflow, "report_html", lambda *_: "")
         yield make
 
 
@@ -107,11 +108,15 @@ def delete(folder: Path, place: str, names: Sequence[str]) -> None:
 
 def reseal(folder: Path) -> None:
     """Write the checksums again, as a careful editor would."""
-    path = folder / "results.json"
-    value = json.loads(path.read_text())
+    path, manifest = folder / "results.json", folder / "manifest.json"
+    value, noted = json.loads(path.read_text()), json.loads(manifest.read_text())
     with RunStore.read(folder) as store:
         value["digest"] = store.digest()
-    path.write_text(json.dumps(value))
+        value["samples_sha256"] = store.samples_sha256()
+    shards = {ShardResult.model_validate(shard).id for shard in value["shards"]}
+    value["complete"] = shards == noted["settings"]["data"].keys()
+    path.write_text(json.dumps(sealed(value)))
+    manifest.write_text(json.dumps(sealed(noted)))
 
 
 def delete_from_baseline(path: Path, names: Sequence[str], *, careful: bool) -> None:
