@@ -349,17 +349,18 @@ VALID = tuple(text.encode("utf-8", "replace").decode() if _lone(text) else text 
 
 @pytest.fixture(scope="module")
 def poisoned_reports(tmp_path_factory: pytest.TempPathFactory) -> list[list[Path]]:
-    """Pairs of a hostile and a quiet one; each begins elsewhere, as figures name the first rules only."""
+    """Pairs of a hostile and a quiet one, each with a third of the strings, as figures name the first rules only."""
     folder = tmp_path_factory.mktemp("poisoned")
     kinds = (("hostile", VALID), ("plain", hostile.PLAIN))
     return [
-        [poisoned(folder / f"{name}{turn}", strings[turn:] + strings[:turn]) for name, strings in kinds]
-        for turn in (0, 200, 400)
+        [poisoned(folder / f"{name}{turn}", strings[turn : turn + 208]) for name, strings in kinds]
+        for turn in range(0, len(VALID), 208)
     ]
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_hostile_strings_neither_act_nor_break(open_: Open, poisoned_reports: list[list[Path]], viewport: Any) -> None:
+    shown = ""
     for dangerous, plain in poisoned_reports:
         tab, quiet = open_(dangerous, viewport=viewport), open_(plain, viewport=viewport)
         assert tab.evaluate(_SHAPE) == quiet.evaluate(_SHAPE), "an element more or less: something got in"
@@ -375,9 +376,9 @@ def test_hostile_strings_neither_act_nor_break(open_: Open, poisoned_reports: li
         )
         tab.locator("#rules thead button").first.click()
         assert tab.evaluate("document.title").endswith("lr2eval report")
-        shown = "".join(tab.evaluate("document.body.textContent").split())
-        for text in VALID:
-            assert "".join(visible(text).split())[:200] in shown, text[:60]
+        shown += "".join(tab.evaluate("document.body.textContent").split())
+    for text in VALID:
+        assert "".join(visible(text).split())[:200] in shown, text[:60]
 
 
 def test_sorting_and_print(open_: Open, report: Path) -> None:
