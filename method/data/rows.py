@@ -146,7 +146,7 @@ class SegmentData(Sequence[Segment]):
             actual = (folder / name).stat().st_size if (folder / name).is_file() else None
             size = manifest.files.get(name, 0)
             if actual != size:
-                found = "is missing" if actual is None else f"has {actual:,} bytes instead of {size:,}"
+                found = "is missing" if actual is None else f"has {actual:,} bytes, but {MANIFEST} says {size:,}"
                 raise UsageError(f"{folder / name}: {found}; {_FIX}")
         return cls(folder, value, manifest)
 

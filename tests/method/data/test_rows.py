@@ -98,7 +98,7 @@ def test_what_is_no_finished_folder_is_refused(tmp_path: Path) -> None:
         SegmentData.open(folder)
     write_segments(folder, [long(), short()], 8)
     (folder / "tokens.bin").write_bytes(b"\0")
-    with pytest.raises(UsageError, match=r"tokens\.bin: has 1 bytes instead of"):
+    with pytest.raises(UsageError, match=r"tokens\.bin: has 1 bytes, but manifest.json says"):
         SegmentData.open(folder)
     (folder / "rows.bin").unlink()
     with pytest.raises(UsageError, match=r"(rows|tokens).bin: (is missing|has)"):
