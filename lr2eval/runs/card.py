@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lr2eval.base.reading import read_json
 from lr2eval.base.units import format_length
-from lr2eval.errors import CheckpointError, first_line
+from lr2eval.errors import CheckpointError
 
 if TYPE_CHECKING:
     from lr2eval.runs.config import RunConfig
@@ -65,20 +66,14 @@ class Card(BaseModel):
         Raises :class:`CheckpointError` that names the key if the file asks for anything outside the closed list.
         """
         path = folder / FILE
-        try:
-            with path.open("rb") as file:
-                content = file.read(LARGEST + 1)
-            if len(content) > LARGEST:
-                raise CheckpointError(f"{path}: is larger than {LARGEST:,} bytes; fix or delete it")
-            card = cls.model_validate(json.loads(content.decode("utf-8")))
-        except FileNotFoundError:
+        if not path.exists():
             return cls()
+        try:
+            card = cls.model_validate(read_json(path, error=CheckpointError, fix="fix or delete it", limit=LARGEST))
         except ValidationError as error:
             key = _shown(error.errors()[0]["loc"][:1])
             wanted = _WANTED.get(key, f"the file may hold {', '.join(_WANTED)}")
             raise CheckpointError(f"{path}: cannot be read ({key}: {wanted}); fix or delete it") from error
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({first_line(error)}); fix or delete it") from error
         for problem in card._not_allowed():
             raise CheckpointError(f"{path}: {problem}; fix or delete the file, or set the option with --set")
         return card

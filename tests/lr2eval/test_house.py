@@ -156,7 +156,7 @@ def test_no_module_bears_a_public_name() -> None:
 def test_sizes() -> None:
     lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
     assert max(lines.values()) <= 500, max(lines, key=lambda module: lines[module])
-    assert sum(map(_code_lines, MODULES.values())) <= 21_000  # ADR 012
+    assert sum(map(_code_lines, MODULES.values())) <= 22_200  # ADR 012
 
 
 def _code_lines(path: Path) -> int:
@@ -268,7 +268,7 @@ READ_ELSEWHERE = {
     # These check by themselves what they read.
     "lr2eval.comparisons.baseline": ({"json.loads", "model_validate", "read_bytes"}, "errors are turned into ours"),
     "lr2eval.record.store": ({"json.loads"}, "cells of a database that lr2eval wrote"),
-    "lr2eval.runs.card": ({"json.loads", "model_validate", "read_text"}, "errors are turned into ours"),
+    "lr2eval.runs.card": ({"model_validate"}, "wrong keys are told with what a card may hold"),
 }
 """Modules that may call some readers themselves, and why."""
 

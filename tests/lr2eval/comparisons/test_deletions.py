@@ -44,9 +44,9 @@ KINDS = (
 )
 RANK = {0: 0, 3: 1, 1: 2, 2: 3, 4: 3, 5: 3}
 """Exit code -> how bad it is; the errors are worst."""
-NEEDED = ("results.json", "samples", "settings.data")
+NEEDED = ("results.json", "samples", "shards", "settings.data")
 """What a deletion must reach so that a run looks as if it had never had the shard."""
-PLACES = (*NEEDED, "shards", "responses", "data")
+PLACES = (*NEEDED, "responses", "data")
 TASKS: tuple[tuple[str, ...] | None, ...] = (None, ("ruler:vt", "mmlu"))
 
 T = TypeVar("T")
@@ -89,6 +89,8 @@ def delete(folder: Path, place: str, names: Sequence[str]) -> None:
         with closing(sqlite3.connect(folder / "samples.sqlite")) as db:
             db.execute("PRAGMA synchronous=OFF")
             db.executemany(f"DELETE FROM {place} WHERE shard=?", [(name,) for name in names])
+            if place == "shards":  # with the checksum that was noted when the shard ended
+                db.executemany("DELETE FROM meta WHERE key=?", [(f"samples_sha256 {name}",) for name in names])
             db.commit()
         return
     path = folder / ("results.json" if place == "results.json" else "manifest.json")
