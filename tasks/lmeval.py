@@ -18,7 +18,7 @@ from lr2eval.base import ids
 from lr2eval.base.console import suggestion
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.errors import Lr2EvalError, MissingDataError, TaskError
+from lr2eval.errors import Lr2EvalError, MissingDataError, TaskError, first_line
 from lr2eval.registry import LM_EVAL
 from lr2eval.tasks.shared import hub, lm_eval
 from lr2eval.tasks.shared.select import limited
@@ -100,17 +100,13 @@ def _readable(name: str) -> Iterator[None]:
     except Lr2EvalError:
         raise
     except ImportError as error:
-        raise TaskError(
-            f"{name}: needs a package that is not installed ({hub.first_line(error)}); install it"
-        ) from error
+        raise TaskError(f"{name}: needs a package that is not installed ({first_line(error)}); install it") from error
     except Exception as error:  # YAML and lm-eval raise anything
         if hub.is_missing_data(error):
             raise MissingDataError(
-                f"{name}: its data set cannot be read ({hub.first_line(error)}); connect once so that it is cached"
+                f"{name}: its data set cannot be read ({first_line(error)}); connect once so that it is cached"
             ) from error
-        raise TaskError(
-            f"{name}: lm-eval cannot build this task ({hub.first_line(error)}); correct its file"
-        ) from error
+        raise TaskError(f"{name}: lm-eval cannot build this task ({first_line(error)}); correct its file") from error
 
 
 @cache

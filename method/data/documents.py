@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from lr2eval.base.reading import opened, parse_json, unpack_limit, within
 from lr2eval.errors import UsageError, first_line
+from lr2eval.method.data.packing import grouped
 from lr2eval.method.data.sources import COMPRESSED, FIX, Kind, SourceConfig, SourcePart
 
 BATCH_BYTES = 2 << 20
@@ -56,15 +57,10 @@ class Tokens:
 
 def batches(source: SourceConfig, part: SourcePart) -> Iterator[DocumentBatch]:
     """The documents of a part in batches of about 2 MiB, whose borders depend on the part alone."""
-    number, items, filled, position = 0, [], 0, 0
-    for line, content, size, position in _read(source, part):
-        items.append((line, content))
-        filled += size + _OVERHEAD
-        if filled >= BATCH_BYTES:
-            yield DocumentBatch(number, part.kind, _where(source, part), items, position)
-            number, items, filled = number + 1, [], 0
-    if items:
-        yield DocumentBatch(number, part.kind, _where(source, part), items, position)
+    where = str(part.paths[0]) if part.paths else str(source.hub)
+    for number, read in enumerate(grouped(_read(source, part), lambda one: one[2] + _OVERHEAD, BATCH_BYTES)):
+        items = [(line, content) for line, content, _, _ in read]
+        yield DocumentBatch(number, part.kind, where, items, read[-1][3])
 
 
 def documents(source: SourceConfig, batch: DocumentBatch) -> Iterator[str | Tokens]:
@@ -80,10 +76,6 @@ def documents(source: SourceConfig, batch: DocumentBatch) -> Iterator[str | Toke
         else:
             row = _json(batch.where, line, content) if batch.kind == "jsonl" else content
             yield _from_row(source, batch.place(line), row)
-
-
-def _where(source: SourceConfig, part: SourcePart) -> str:
-    return str(part.paths[0]) if part.paths else str(source.hub)
 
 
 def _read(source: SourceConfig, part: SourcePart) -> Iterator[tuple[int, Any, int, int]]:
@@ -186,7 +178,8 @@ def _from_row(source: SourceConfig, where: str, row: Any) -> str | Tokens:
         return _tokens(where, row)
     text = row[field]
     if not isinstance(text, str):
-        raise UsageError(f"{where}, field {field!r}: expected text, got {_name(text)}; correct or remove it")
+        found = "null" if text is None else type(text).__name__
+        raise UsageError(f"{where}, field {field!r}: expected text, got {found}; correct or remove it")
     return text
 
 
@@ -213,10 +206,6 @@ def _numbers(value: Any) -> NDArray[Any] | None:
     except (ValueError, OverflowError):
         return None
     return found if found.ndim == 1 else None
-
-
-def _name(value: Any) -> str:
-    return "null" if value is None else type(value).__name__
 
 
 def _size(row: Mapping[str, Any]) -> int:

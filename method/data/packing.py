@@ -6,9 +6,11 @@ Pure functions of lengths; their order is the caller's to draw. Documents are na
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+T = TypeVar("T")
 Piece = tuple[int, int, int]
 """(document, first token, tokens)"""
 WINDOW_ROWS = 64
@@ -65,7 +67,7 @@ def pack(lengths: Sequence[int], target: int) -> Iterator[list[int]]:
     open_rows: dict[int, list[int]] = {}
     rooms: list[tuple[int, int]] = []  # (free tokens, row), sorted: the first that is large enough fits best
     number = 0
-    for window in _windows(lengths, WINDOW_ROWS * target):
+    for window in grouped(range(len(lengths)), lengths.__getitem__, WINDOW_ROWS * target):
         for document in sorted(window, key=lambda each: -lengths[each]):
             length = lengths[document]
             if length > target:
@@ -88,14 +90,15 @@ def pack(lengths: Sequence[int], target: int) -> Iterator[list[int]]:
         yield open_rows.pop(row)
 
 
-def _windows(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    window: list[int] = []
+def grouped(items: Iterable[T], size: Callable[[T], int], full: int) -> Iterator[list[T]]:
+    """Items in groups. A group ends with the item that brings its size to ``full``."""
+    group: list[T] = []
     held = 0
-    for document, length in enumerate(lengths):
-        window.append(document)
-        held += length
-        if held >= tokens:
-            yield window
-            window, held = [], 0
-    if window:
-        yield window
+    for item in items:
+        group.append(item)
+        held += size(item)
+        if held >= full:
+            yield group
+            group, held = [], 0
+    if group:
+        yield group

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from lr2eval.base.config import Table
 from lr2eval.base.reading import opened
 from lr2eval.errors import UsageError
+from lr2eval.method.data.packing import grouped
 
 GROUP_BYTES = 32 << 20
 """Text files that are one document each are grouped until they reach this size."""
@@ -114,7 +115,7 @@ def parts(source: SourceConfig) -> tuple[list[SourcePart], list[str]]:
             whole.append((path, size, sha256))
         else:
             found.append(SourcePart(kind, (path,), size, sha256))
-    found += [_group(group) for group in _grouped(whole)]
+    found += [_group(group) for group in grouped(whole, lambda file: file[1], GROUP_BYTES)]
     if not found:
         seen = f" (only other files, such as {ignored[0]})" if ignored else ""
         raise UsageError(
@@ -147,17 +148,6 @@ def _kind(source: SourceConfig, path: Path, named: bool) -> Kind | None:
     if known == "text":
         return None if source.tokenised else "files" if source.documents == "file" else "paragraphs"
     return "jsonl" if known == "jsonl" else "parquet" if known == "parquet" else None
-
-
-def _grouped(files: Iterable[tuple[Path, int, str]]) -> Iterator[list[tuple[Path, int, str]]]:
-    group: list[tuple[Path, int, str]] = []
-    for file in files:
-        group.append(file)
-        if sum(size for _, size, _ in group) >= GROUP_BYTES:
-            yield group
-            group = []
-    if group:
-        yield group
 
 
 def _group(files: list[tuple[Path, int, str]]) -> SourcePart:

@@ -13,6 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -57,14 +58,10 @@ class Encoder:
         self.vocabulary: int = len(hf)
         self.token_type = np.dtype("<u2" if self.vocabulary <= 1 << 16 else "<u4")
         self.key = digest([VERSION, tokenizer.fingerprint(), self.bos, self.eos, BATCH_BYTES])
-        # As text, a worker needs only the small tokenizers package to load it. Computing the fingerprint above has also
+        # A worker needs only the small tokenizers package to load this part. Computing the fingerprint above has also
         # removed any truncation and padding that an earlier call left in the tokenizer.
-        self._fast: str | None = hf.backend_tokenizer.to_str() if getattr(hf, "is_fast", False) else None
+        self._fast: Any = deepcopy(hf.backend_tokenizer) if getattr(hf, "is_fast", False) else None
         self._slow: Any = None if self._fast else hf
-        self._loaded: Any = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_loaded": None}
 
     def encode(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """Token ids of each text, with BOS and EOS as configured."""
@@ -74,11 +71,7 @@ class Encoder:
     def _ids(self, texts: list[str]) -> list[list[int]]:
         if self._fast is None:
             return [] if not texts else list(self._slow(texts, add_special_tokens=False, verbose=False)["input_ids"])
-        if self._loaded is None:
-            from tokenizers import Tokenizer
-
-            self._loaded = Tokenizer.from_str(self._fast)
-        return [found.ids for found in self._loaded.encode_batch_fast(texts, add_special_tokens=False)]
+        return [found.ids for found in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
 
 
 def _end(tokenizer: PromptTokenizer, name: str, wanted: bool | None) -> int | None:

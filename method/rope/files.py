@@ -70,21 +70,11 @@ def _from_object(path: Path, sha256: str, value: Mapping[str, Any]) -> FactorsFi
     numbers = value[key]
     if not isinstance(numbers, list):
         raise UsageError(f"{path}: {key} is not a list; give a list of numbers")
-    known = {
-        name: _number(path, name, value[name])
-        for name in ("temperature", "target_length")
-        if value.get(name) is not None
-    }
-    origin = value.get("made_by") or value.get("rule")
-    return FactorsFile(
-        path,
-        sha256,
-        _checked(path, numbers),
-        temperature=known.get("temperature"),
-        target=int(known["target_length"]) if "target_length" in known else None,
-        origin=str(origin) if origin else None,
-        search=search,
-    )
+    given = {name: value.get(name) for name in ("temperature", "target_length")}
+    temperature, length = (None if each is None else _number(path, name, each) for name, each in given.items())
+    target = None if length is None else int(length)
+    origin = str(value.get("made_by") or value.get("rule") or "") or None
+    return FactorsFile(path, sha256, _checked(path, numbers), None, temperature, target, origin, search)
 
 
 def _from_csv(path: Path, raw: bytes) -> tuple[float, ...]:

@@ -217,20 +217,10 @@ class RopeRule:
         return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-_MAKERS: Mapping[str, Callable[..., RopeScaling]] = {
-    "none": none,
-    "pi": pi,
-    "ntk-aware": ntk_aware,
-    "ntk": ntk,
-    "dynamic-ntk": dynamic_ntk,
-    "yarn": yarn,
-    "llama3": llama3,
-    "longrope": longrope,
-    "longrope2": longrope2,
-    "ntk-rcd": ntk_rcd,
-    "yarn-rcd": yarn_rcd,
+_MAKERS = (none, pi, ntk_aware, ntk, dynamic_ntk, yarn, llama3, longrope, longrope2, ntk_rcd, yarn_rcd)
+RULES: Mapping[str, RopeRule] = {
+    rule.name: rule for rule in (RopeRule(make.__name__.replace("_", "-"), make) for make in _MAKERS)
 }
-RULES: Mapping[str, RopeRule] = {name: RopeRule(name, make) for name, make in _MAKERS.items()}
 """The built-in rules."""
 _TAKEN = {"all": "every rule", "seed": "a row of a search", "searched": "a row of a search"}
 """Names that mean something else where a rule is expected."""

@@ -71,11 +71,11 @@ class Strategy(ABC):
         self._exhausted = not self._asked
         return list(self._asked)
 
-    def tell(self, scores: Sequence[float | None]) -> None:
+    def tell(self, scores: Sequence[float | None]) -> list[ScoredCandidate]:
         """The scores of the asked candidates, in order; ``None`` for one that racing has given up.
 
-        A score that is not a finite number discards its candidate. Raises :class:`BackendError` while no candidate has
-        a finite score.
+        A score that is not a finite number discards its candidate; the others are returned. Raises
+        :class:`BackendError` while no candidate has a finite score.
         """
         pairs = zip(self._asked, scores, strict=True)
         found = [ScoredCandidate(each, score) for each, score in pairs if score is not None]
@@ -93,6 +93,7 @@ class Strategy(ABC):
         if best < self._reference * (1 - self.config.least_gain) or not math.isfinite(self._reference):
             self._reference, self._last_gain = best, self.iteration
         self.iteration += 1
+        return finite
 
     @abstractmethod
     def _propose(self) -> list[Candidate]:

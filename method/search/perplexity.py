@@ -76,7 +76,12 @@ def _mean_nll(model: Any, sample: Sample) -> float:
     if len(before_N) <= CHUNK and "logits_to_keep" in inspect.signature(model.forward).parameters:
         logits_NV = model(input_ids=ids_BL, use_cache=False, logits_to_keep=before_N).logits[0]
         return float(cross_entropy(logits_NV.float(), wanted_N))
-    _refuse_own_logits(model)
+    # A model that changes its logits after the head must compute them itself, so they cannot be computed in pieces.
+    if changed := changed_logits(model):
+        raise BackendError(
+            f"{type(model).__name__} changes its logits ({changed}), so not every token can be scored; use "
+            "--objective needle"
+        )
     hidden_LH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
     head = model.get_output_embeddings()
     total = 0.0
@@ -85,15 +90,6 @@ def _mean_nll(model: Any, sample: Sample) -> float:
         logits_NV = head(hidden_LH[before_N[part]]).float()
         total += float(cross_entropy(logits_NV, wanted_N[part], reduction="sum"))
     return total / len(before_N)
-
-
-def _refuse_own_logits(model: Any) -> None:
-    """A model that changes its logits after the head must compute them itself, so they cannot be computed in pieces."""
-    if changed := changed_logits(model):
-        raise BackendError(
-            f"{type(model).__name__} changes its logits ({changed}), so not every token can be scored; use "
-            "--objective needle"
-        )
 
 
 def perplexity(nlls: Sequence[float]) -> float:

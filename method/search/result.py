@@ -38,7 +38,7 @@ def split_facts(done: SplitDone) -> SplitFacts:
         given_up=sum(each.given_up for each in done.rounds),
         discarded=sum(each.discarded for each in done.rounds),
         stopped=done.stopped,
-        rounds=[RoundFacts(**vars(each)) for each in done.rounds],
+        rounds=list(done.rounds),
     )
 
 

@@ -97,12 +97,7 @@ def _search_split(
             parents = strategy.population[: config.parents]
             order = scorer.by_spread([space.scaling(each.candidate) for each in parents], config.samples)
         scores, evaluations = _score_round(space, asked, config, scorer, order)
-        strategy.tell(scores)
-        finite = [
-            ScoredCandidate(each, score)
-            for each, score in zip(asked, scores, strict=True)
-            if score is not None and math.isfinite(score)
-        ]
+        finite = strategy.tell(scores)
         if strategy.iteration == 1:
             started = [each for each in finite if each.candidate in seeds]
             seed = min(started, key=lambda each: each.score, default=None)

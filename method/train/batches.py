@@ -8,7 +8,7 @@ a sharded model must call it equally often. The order of rows, and so the loss, 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,10 +34,10 @@ class MicroBatch:
     """float32 weight of each target."""
     lengths: tuple[int, ...]
 
-    def to(self, device: torch.device | str) -> MicroBatch:
-        """The same on another device."""
-        weights = None if self.weights is None else self.weights.to(device)
-        ids, places, targets = (each.to(device) for each in (self.input_ids, self.position_ids, self.targets))
+    def each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> MicroBatch:
+        """The same with every tensor changed."""
+        weights = None if self.weights is None else change(self.weights)
+        ids, places, targets = map(change, (self.input_ids, self.position_ids, self.targets))
         return MicroBatch(self.long, ids, places, targets, weights, self.lengths)
 
 
@@ -141,17 +141,12 @@ def piece(batch: MicroBatch, part: int, parts: int) -> MicroBatch:
         raise ValueError("only a batch of one packed row can be cut between documents")
     length = batch.input_ids.shape[1]
     starts = torch.nonzero(batch.position_ids[0] == 0)[:, 0]
-    cuts = [0, *(_nearest(starts, length * number / parts) for number in range(1, parts)), length]
+    wished = [length * number / parts for number in range(1, parts)]
+    cuts = [0, *(int(starts[(starts - place).abs().argmin()]) for place in wished), length]
     begin, end = cuts[part], cuts[part + 1]
     if begin >= end:
         return empty()
-    ids, places, targets = (each[:, begin:end] for each in (batch.input_ids, batch.position_ids, batch.targets))
-    weights = None if batch.weights is None else batch.weights[:, begin:end]
-    return MicroBatch(False, ids, places, targets, weights, batch.lengths)
-
-
-def _nearest(starts: torch.Tensor, wished: float) -> int:
-    return int(starts[(starts - wished).abs().argmin()])
+    return batch.each(lambda whole_BL: whole_BL[:, begin:end])
 
 
 def weights_of(rows: Iterable[Segment]) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from torch import nn
 
 from lr2eval.base.files import sha256, write_json
 from lr2eval.base.reading import read_object
-from lr2eval.errors import StoreError
+from lr2eval.errors import StoreError, first_line
 from lr2eval.method.train.parallel import Ranks
 from lr2eval.record.base import SEAL, check_seal, sealed
 
@@ -148,8 +148,7 @@ def _last(home: Path) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(getattr(error, "strerror", None) or error).strip()
-    return (text.splitlines() or [type(error).__name__])[0].rpartition("I/O error: ")[2]
+    return str(getattr(error, "strerror", None) or first_line(error)).rpartition("I/O error: ")[2]
 
 
 def _write(

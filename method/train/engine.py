@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,7 +73,7 @@ class Engine:
         return self._run(batch, scale)
 
     def _run(self, batch: MicroBatch, scale: float | None = None) -> torch.Tensor:
-        with self._laid_out(batch.to(self.ranks.device)) as part:
+        with self._laid_out(batch.each(lambda tensor: tensor.to(self.ranks.device))) as part:
             with self._autocast():
                 total = self.loss_model(part.input_ids, part.position_ids, part.targets, part.weights, part.lengths)
             if scale is not None:
@@ -93,13 +94,11 @@ class Engine:
         finally:
             self.model.set_attn_implementation(usual)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.ranks.size > 1 or self.dtype == torch.float32:
-            return nullcontext()  # sharded weights are gathered in the chosen precision
+    def _autocast(self) -> Any:
+        # Sharded weights are gathered in the chosen precision.
+        lower = self.ranks.size == 1 and self.dtype != torch.float32
         # With the cache, all pieces of the loss would sum their gradients in one bfloat16 copy of the head.
-        kind = self.ranks.device.partition(":")[0]
-        found: AbstractContextManager[Any] = torch.autocast(kind, self.dtype, cache_enabled=False)
-        return found
+        return torch.autocast(self.ranks.device.partition(":")[0], self.dtype, lower, cache_enabled=False)
 
     def step(self, groups: Sequence[Sequence[Segment] | None], weight: float, rate: float) -> tuple[list[float], float]:
         """One update. ``weight`` is the sum over all targets of the global batch; ``rate`` the learning rate.
@@ -116,7 +115,7 @@ class Engine:
         norm = torch.nn.utils.clip_grad_norm_(self.loss_model.parameters(), self.recipe.optimizer.clip)
         gradient = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         losses = self.ranks.sums([float(each) for each in sums])
-        if all(map(_finite, [*losses, gradient])):
+        if all(map(math.isfinite, [*losses, gradient])):
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.step()
@@ -160,7 +159,3 @@ def dtype_of(recipe: Recipe, device: str) -> torch.dtype:
     if recipe.dtype == "auto":
         return torch.bfloat16 if device.startswith("cuda") else torch.float32
     return torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0.0

@@ -110,17 +110,13 @@ def _checked(path: Path, facts: Mapping[str, Any]) -> DataFile | str:
     try:
         manifest = read_object(_manifest_path(path))
         known = checked(DataManifest, manifest, path.name)
-        if _text({key: manifest.get(key) for key in facts}) != _text(facts):
+        if ids.canonical_json({key: manifest.get(key) for key in facts}) != ids.canonical_json(facts):
             return "the cached file's manifest is damaged"
         if known.sha256 == sha256(path):
             return DataFile(path, manifest)
     except (OSError, UsageError):
         return "the cached file has no readable manifest"
     return "the cached file is damaged (its sha256 differs from the manifest's)"
-
-
-def _text(facts: Mapping[str, Any]) -> str:
-    return json.dumps(facts, sort_keys=True)
 
 
 def _manifest_path(path: Path) -> Path:

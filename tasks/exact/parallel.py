@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol
 
 from lr2eval.errors import RunFailedError, TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact.fit import Fit
 from lr2eval.workers.pool import Processes
 
 Row = dict[str, Any]
@@ -34,8 +35,8 @@ class SampleMaker(Protocol):
     def by_words(self) -> bool:
         """Whether prompts are counted by words, which is cheap."""
 
-    def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[Row]]:
-        """A maker of the samples with these numbers; what it remembers between calls changes no sample."""
+    def sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> Row:
+        """The sample of this number. ``memo`` keeps counts of tokens between samples; it changes none."""
 
 
 def rows(maker: SampleMaker, count: int, tokenizer: PromptTokenizer, workers: int | None) -> Iterator[Row]:
@@ -46,7 +47,23 @@ def rows(maker: SampleMaker, count: int, tokenizer: PromptTokenizer, workers: in
     workers = processes(maker, count) if workers is None else workers
     if workers > 1 and count > 1:
         return make_in_processes(maker, count, tokenizer, min(workers, count))
-    return maker.start(tokenizer)(range(count))
+    memo: dict[str, int] = {}
+    return (maker.sample(index, tokenizer, memo) for index in range(count))
+
+
+def row(identity: Mapping[str, Any], fit: Fit, max_new_tokens: int, **more: float) -> Row:
+    """A sample as it stands in the data file. ``token_count`` includes the tokens to generate."""
+    return {
+        **identity,
+        "prompt": fit.draft.prompt,
+        "answer_prefix": fit.draft.answer_prefix,
+        "answers": list(fit.draft.answers),
+        "max_new_tokens": max_new_tokens,
+        "token_count": fit.tokens + max_new_tokens,
+        "depth": fit.draft.depth,
+        **more,
+        "marks": list(fit.draft.marks),
+    }
 
 
 def processes(maker: SampleMaker, count: int) -> int:
@@ -76,14 +93,13 @@ class MakerInProcess:
     """Goes to a worker process and makes the samples of a chunk there."""
 
     def __init__(self, maker: SampleMaker, tokenizer: PromptTokenizer) -> None:
-        self._maker = maker
-        self._tokenizer = tokenizer.with_chat(tokenizer.chat)
+        self._maker, self._tokenizer = maker, tokenizer.with_chat(tokenizer.chat)
+        self._memo: dict[str, int] = {}
 
     def __call__(self, number: int) -> MakerInProcess:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        self._make = self._maker.start(self._tokenizer)
         return self
 
     def run(self, chunks: Sequence[range], /) -> Iterator[list[Row]]:
         for indices in chunks:
-            yield list(self._make(indices))
+            yield [self._maker.sample(index, self._tokenizer, self._memo) for index in indices]

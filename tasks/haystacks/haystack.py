@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 from lr2eval.base import ids
 from lr2eval.benchmark import Scalar
@@ -103,12 +104,9 @@ class RepeatedText:
         spans = sentences.spans(self._text)
         self._starts = [start for start, _ in spans]
         self._joined = " ".join(self._text[start:stop] for start, stop in spans)
-        self._places = [0]  # where each sentence begins in the joined text
-        for start, stop in spans:
-            self._places.append(self._places[-1] + stop - start + 1)
-        self._ends = [-1]  # of the words in the text
-        for word in [*words] * rounds:
-            self._ends.append(self._ends[-1] + 1 + len(word))
+        # Where each sentence begins in the joined text, and where words end in the text.
+        self._places = list(accumulate((stop - start + 1 for start, stop in spans), initial=0))
+        self._ends = list(accumulate((1 + len(word) for word in [*words] * rounds), initial=-1))
 
     def joined(self, start: int, stop: int) -> str:
         return self._joined[self._places[start] : self._places[stop] - 1] if start < stop else ""

@@ -14,7 +14,7 @@ from lr2eval.errors import StoreError
 from lr2eval.tasks.longbench import layout, metrics, source
 from lr2eval.tasks.longbench.prompts import prompt
 from lr2eval.tasks.longbench.suite import BUCKETS, DATA_SETS, bucket
-from lr2eval.tasks.shared import lm_eval
+from lr2eval.tasks.shared import jsonl, lm_eval
 from lr2eval.tasks.shared.hub import load_each
 from lr2eval.tasks.shared.select import limited, one_or_all
 
@@ -73,12 +73,13 @@ class LongBench:
         ]
 
     def score_row(self, task: str, row: Mapping[str, Any]) -> float:
-        """Score (0..1) of a line of LongBench's own prediction files."""
-        return source.score_row(task, row)
+        """Score (0..1) of a line of LongBench's own prediction files. :class:`UsageError` names a wrong field."""
+        prediction, answers = jsonl.text(row, "pred"), jsonl.texts(row, "answers")
+        return metrics.score(task, prediction, answers, source.classes(task, row, answers))
 
     def group(self, row: Mapping[str, Any]) -> str:
         """The length bucket of such a line."""
-        return source.group(row)
+        return bucket(jsonl.whole_number(row, "length"))
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run of ours keeps."""

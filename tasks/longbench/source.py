@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lr2eval.errors import UsageError
-from lr2eval.tasks.longbench import metrics
 from lr2eval.tasks.longbench.layout import Item
 from lr2eval.tasks.longbench.prompts import prompt
-from lr2eval.tasks.longbench.suite import DATA_SETS, bucket
+from lr2eval.tasks.longbench.suite import DATA_SETS
 from lr2eval.tasks.shared import jsonl
 from lr2eval.tasks.shared.rows import RowFile
 
@@ -54,17 +53,6 @@ def _item(dataset: str, row: jsonl.Row, extended: bool) -> Item:
     length = jsonl.whole_number(row, "length") if extended or row.get("length") is not None else None
     context = jsonl.text(row, "context")
     return Item(context, question, tuple(answers), {"all_classes": labels, "length": length})
-
-
-def score_row(dataset: str, row: jsonl.Row) -> float:
-    """Score (0..1) of one prediction. :class:`UsageError` names the field that is wrong."""
-    prediction, answers = jsonl.text(row, "pred"), jsonl.texts(row, "answers")
-    return metrics.score(dataset, prediction, answers, classes(dataset, row, answers))
-
-
-def group(row: jsonl.Row) -> str:
-    """The length bucket of LongBench-E."""
-    return bucket(jsonl.whole_number(row, "length"))
 
 
 def classes(dataset: str, row: jsonl.Row, answers: Sequence[str]) -> list[str] | None:

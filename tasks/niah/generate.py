@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any
 
 from lr2eval.base import ids
 from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.fit import TooSmallError, largest_fitting
 from lr2eval.tasks.haystacks import Haystack
 from lr2eval.tasks.niah.background import FIRST, Background
@@ -56,11 +56,6 @@ class NiahMaker:
         """Tokens to generate."""
         return self.grid.tokens_per_value * (self.grid.needles if self.variant == "multi" else 1)
 
-    def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[dict[str, Any]]]:
-        """A maker of the samples with these numbers; it raises :class:`TaskError` for too short a length or text."""
-        memo: dict[str, int] = {}
-        return lambda indices: (self._sample(index, tokenizer, memo) for index in indices)
-
     def smallest(self, index: int, tokenizer: PromptTokenizer) -> int:
         """Tokens of sample ``index`` with the fewest words of haystack, generation included."""
         sample, _ = self._draw(index, tokenizer)
@@ -77,7 +72,8 @@ class NiahMaker:
         sample = draw(self.variant, self.grid, depth, _background(self.haystack, tokenizer, self.grid.places), rng)
         return sample, ids.sample_id(self.version, *identity)
 
-    def _sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> dict[str, Any]:
+    def sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> parallel.Row:
+        """One sample. Raises :class:`TaskError` for too short a length or text."""
         sample, name = self._draw(index, tokenizer)
         try:
             fit = largest_fitting(sample, tokenizer, self.length - self.max_new_tokens, memo)
@@ -98,20 +94,8 @@ class NiahMaker:
                 f"sentences in {fit.size} words of {self.haystack.name}; use a longer length, fewer needles "
                 "(--set niah.needles=N, niah.distractors=N) or a text of sentences (--set niah.haystack=PATH)"
             )
-        return {
-            "id": name,
-            "task": self.variant,
-            "length": self.length,
-            "index": index,
-            "prompt": fit.draft.prompt,
-            "answer_prefix": fit.draft.answer_prefix,
-            "answers": list(fit.draft.answers),
-            "max_new_tokens": self.max_new_tokens,
-            "token_count": fit.tokens + self.max_new_tokens,
-            "depth": fit.draft.depth,
-            "token_depth": round(sample.token_depth(fit.size), 6),
-            "marks": list(fit.draft.marks),
-        }
+        identity = {"id": name, "task": self.variant, "length": self.length, "index": index}
+        return parallel.row(identity, fit, self.max_new_tokens, token_depth=round(sample.token_depth(fit.size), 6))
 
 
 @lru_cache(maxsize=1)

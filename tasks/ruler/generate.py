@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Any
 
 from lr2eval.base import ids
 from lr2eval.errors import TaskError
@@ -57,15 +56,28 @@ class RulerMaker:
         """Whether prompts are counted by words."""
         return self.near is not None
 
-    def start(self, tokenizer: PromptTokenizer) -> Callable[[Iterable[int]], Iterator[parallel.Row]]:
-        """A maker of the samples with these numbers (:class:`lr2eval.tasks.exact.parallel.SampleMaker`)."""
-        memo: dict[str, int] = {}
-        return lambda indices: (make_sample(self, index, tokenizer, memo) for index in indices)
+    def sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> parallel.Row:
+        """One sample (:class:`lr2eval.tasks.exact.parallel.SampleMaker`)."""
+        length, seed, new_tokens = self.length, self.seed, self.max_new_tokens
+        draw = _draw(self.task, self.recipe, length, index, seed)
+        if self.step:
+            fit = fitting_in_steps(draw, tokenizer, length - new_tokens, self.first, self.step)
+        elif self.near is None:
+            fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
+        else:
+            fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, self.near)
+        if fit.size == fit.available:
+            raise TaskError(
+                f"{self.name} at length {length}: its haystack has only {fit.available} words, which fit into "
+                f"{fit.tokens + new_tokens} tokens; use a shorter length or repeat it (--set ruler.repeat=true)"
+            )
+        id_ = ids.sample_id(self.version, full_name(self.task), length, index, seed)
+        return parallel.row({"id": id_, "task": self.task, "length": length, "index": index}, fit, new_tokens)
 
 
 def samples(
     task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer, workers: int | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[parallel.Row]:
     """The first ``count`` samples of ``task`` at ``length`` tokens, as they stand in the data file.
 
     ``workers`` processes make them; ``None`` takes one, or one per core when there is much to do. Raises
@@ -85,13 +97,12 @@ def samples(
 def ruler_maker(task: RulerTask, length: int, seed: int, tokenizer: PromptTokenizer) -> RulerMaker:
     """Size sample 0 the long way; if its real tokenisation is as long as its words say, the rest starts from there."""
     maker = RulerMaker(task.name, task.recipe(tokenizer, length, seed), length, seed, task.max_new_tokens, task.version)
+    draw = _draw(maker.task, maker.recipe, length, 0, seed)
     if maker.step:
-        draw = _draw(maker.task, maker.recipe, length, 0, seed)
         maker = replace(maker, first=largest_fitting(draw, tokenizer, length - maker.max_new_tokens).size)
     counter = counting(tokenizer)
     if not counter.additive:
         return maker
-    draw = _draw(maker.task, maker.recipe, length, 0, seed)
     fit = largest_fitting(draw, counter, length - maker.max_new_tokens)
     if not counter.verified(fit.draft.prompt, fit.draft.answer_prefix):
         return maker
@@ -99,38 +110,6 @@ def ruler_maker(task: RulerTask, length: int, seed: int, tokenizer: PromptTokeni
     tokens = fit.tokens - counter.count_prompt(smallest.prompt, smallest.answer_prefix)
     near = Near(fit.size, max(tokens / max(fit.size - draw.smallest, 1), 1.0))
     return replace(maker, near=near)
-
-
-def make_sample(
-    maker: RulerMaker, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]
-) -> dict[str, Any]:
-    """One sample. ``memo`` caches token counts only; ``token_count`` includes the generation budget."""
-    length, seed, new_tokens = maker.length, maker.seed, maker.max_new_tokens
-    draw = _draw(maker.task, maker.recipe, length, index, seed)
-    if maker.step:
-        fit = fitting_in_steps(draw, tokenizer, length - new_tokens, maker.first, maker.step)
-    elif maker.near is None:
-        fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
-    else:
-        fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, maker.near)
-    if fit.size == fit.available:
-        raise TaskError(
-            f"ruler:{maker.task} at length {length}: its haystack has only {fit.available} words, which fit into "
-            f"{fit.tokens + new_tokens} tokens; use a shorter length or repeat it (--set ruler.repeat=true)"
-        )
-    return {
-        "id": ids.sample_id(maker.version, full_name(maker.task), length, index, seed),
-        "task": maker.task,
-        "length": length,
-        "index": index,
-        "prompt": fit.draft.prompt,
-        "answer_prefix": fit.draft.answer_prefix,
-        "answers": list(fit.draft.answers),
-        "max_new_tokens": new_tokens,
-        "token_count": fit.tokens + new_tokens,
-        "depth": fit.draft.depth,
-        "marks": list(fit.draft.marks),
-    }
 
 
 def full_name(task: str) -> str:

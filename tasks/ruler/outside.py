@@ -74,6 +74,10 @@ def _essay(name: str, description: str, min_length: int = 512, **numbers: Any) -
     return OutsideTask(name, description, "essays", min_length, lambda text: EssayRecipe(text, kind, **numbers))
 
 
+def _qa(name: str, description: str, source: Source, min_length: int) -> OutsideTask:
+    return OutsideTask(name, description, source, min_length, QaRecipe, "string_match_part")
+
+
 OUTSIDE: dict[str, OutsideTask] = {
     task.name: task
     for task in (
@@ -82,22 +86,8 @@ OUTSIDE: dict[str, OutsideTask] = {
         _essay("niah_multikey_1", "one of four word -> number needles in essays", keys=4),
         _essay("niah_multivalue", "four needles in essays with numbers of one word, all asked for", values=4),
         _essay("niah_multiquery", "four word -> number needles in essays, all asked for", keys=4, queries=4),
-        OutsideTask(
-            "qa_1",
-            "SQuAD question; its paragraph is among other paragraphs",
-            "squad",
-            2048,
-            QaRecipe,
-            "string_match_part",
-        ),
-        OutsideTask(
-            "qa_2",
-            "HotpotQA question; its documents are among other documents",
-            "hotpotqa",
-            4096,
-            QaRecipe,
-            "string_match_part",
-        ),
+        _qa("qa_1", "SQuAD question; its paragraph is among other paragraphs", "squad", 2048),
+        _qa("qa_2", "HotpotQA question; its documents are among other documents", "hotpotqa", 4096),
     )
 }
 
@@ -123,4 +113,4 @@ def load(names: Sequence[str], options: RulerOptions, context: TaskContext) -> d
 def _text(source: str, options: RulerOptions, context: TaskContext) -> Text:
     if source == "essays":
         return haystacks.load(options.haystack, context.data_dir, context.offline, repeat=options.repeat)
-    return questions.load(source, getattr(options, source), context.data_dir, context.offline)
+    return questions.SETS[source].load(getattr(options, source), context.data_dir, context.offline)

@@ -87,13 +87,17 @@ class QuestionSet(DataNeed):
         return [(self.file, json_bytes(self._hub_file(offline)))]
 
     def check(self, data_dir: Path) -> None:
-        load(self.name, None, data_dir)
+        self.load(None, data_dir)
 
     def _hub_file(self, offline: bool, searched: Path | None = None) -> Any:
         return self.from_hub(hub_rows(self, self.config, "validation", offline, searched, self._download))
 
-    def load(self, given: object, data_dir: Path | None, offline: bool) -> Questions:
-        """See :func:`load`."""
+    def load(self, given: object, data_dir: Path | None, offline: bool = True) -> Questions:
+        """The questions of the file ``given``, or of the one in ``data_dir``, or else of the hub.
+
+        With ``offline`` only the hub's local cache is read. Raises :class:`MissingDataError` if there is none of them
+        and :class:`UsageError` naming file, item and field for another layout.
+        """
         path = Path(str(given)).expanduser() if given is not None else self.find(data_dir)
         data, file = (_read(path), str(path)) if path else (self._hub_file(offline, data_dir), f"hub:{self.hub}")
         documents, items = self.parse(data, file)
@@ -101,15 +105,6 @@ class QuestionSet(DataNeed):
             raise UsageError(f"{file}: has no question with an answer; {self._download}")
         comparable = len(items) == self.published
         return Questions(path.name if path else file, comparable, tuple(documents), tuple(items))
-
-
-def load(name: str, given: object, data_dir: Path | None, offline: bool = True) -> Questions:
-    """Questions of ``squad`` or ``hotpotqa``: the file ``given``, or the one in ``data_dir``, or else the hub's.
-
-    With ``offline`` only the hub's local cache is read. Raises :class:`MissingDataError` if there is none of them and
-    :class:`UsageError` naming file, item and field for another layout.
-    """
-    return SETS[name].load(given, data_dir, offline)
 
 
 def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -142,10 +137,10 @@ class _Documents:
 def _squad(data: Any, file: str) -> tuple[list[str], list[Question]]:
     articles = [
         [
-            (_field(paragraph, "context", str, place), _field(paragraph, "qas", list, place), place)
-            for place, paragraph in _each(_field(article, "paragraphs", list, above), f"{above}, paragraph")
+            (_field(paragraph, "context", place, str), _field(paragraph, "qas", place, list), place)
+            for place, paragraph in _each(_field(article, "paragraphs", above, list), f"{above}, paragraph")
         ]
-        for above, article in _each(_field(data, "data", list, file), f"{file}, article")
+        for above, article in _each(_field(data, "data", file, list), f"{file}, article")
     ]
     documents = _Documents(context for article in articles for context, _, _ in article)
     items = []
@@ -154,10 +149,10 @@ def _squad(data: Any, file: str) -> tuple[list[str], list[Question]]:
         for context, questions, above in article:
             own = documents.number[context]
             for place, entry in _each(questions, f"{above}, question"):
-                if _field(entry, "is_impossible", bool, place):
+                if _field(entry, "is_impossible", place, bool):
                     continue
-                texts = _field(entry, "answers", list, place)
-                answers = tuple(_field(answer, "text", str, at) for at, answer in _each(texts, f"{place}, answer"))
+                texts = _field(entry, "answers", place, list)
+                answers = tuple(_field(answer, "text", at, str) for at, answer in _each(texts, f"{place}, answer"))
                 items.append(_question(entry, answers, (own,), tuple(n for n in numbers if n != own), place))
     return documents.texts, items
 
@@ -170,15 +165,15 @@ def _hotpot(data: Any, file: str) -> tuple[list[str], list[Question]]:
     items = []
     for entry, texts, place in rows:
         own = tuple(dict.fromkeys(documents.number[text] for text in texts))
-        items.append(_question(entry, (_field(entry, "answer", str, place),), own, (), place))
+        items.append(_question(entry, (_field(entry, "answer", place, str),), own, (), place))
     return documents.texts, items
 
 
 def _hotpot_documents(entry: Any, place: str) -> list[str]:
-    context = _field(entry, "context", (list, dict), place)
+    context = _field(entry, "context", place, list, dict)
     if isinstance(context, dict):
-        titles = _field(context, "title", list, f"{place}, context")
-        pairs = list(zip(titles, _field(context, "sentences", list, f"{place}, context"), strict=False))
+        titles = _field(context, "title", f"{place}, context", list)
+        pairs = list(zip(titles, _field(context, "sentences", f"{place}, context", list), strict=False))
     else:
         pairs = context
     texts = []
@@ -198,17 +193,16 @@ def _question(
 ) -> Question:
     if not all(answers) or not answers:
         raise _wrong(place, "answers", "at least one answer, none of them empty")
-    return Question(_field(entry, "question", str, place), answers, own, related)
+    return Question(_field(entry, "question", place, str), answers, own, related)
 
 
 def _each(entries: list[Any], name: str) -> Iterator[tuple[str, Any]]:
     return ((f"{name} {number}", entry) for number, entry in enumerate(entries, 1))
 
 
-def _field(entry: Any, key: str, kind: type | tuple[type, ...], place: str) -> Any:
+def _field(entry: Any, key: str, place: str, *kinds: type) -> Any:
     value = entry.get(key) if isinstance(entry, Mapping) else None
-    if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds):
         raise _wrong(place, key, " or ".join(each.__name__ for each in kinds))
     return value
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lr2eval.benchmark import DataNeed
-from lr2eval.errors import MissingDataError
+from lr2eval.errors import MissingDataError, first_line
 
 T = TypeVar("T")
 
@@ -78,8 +78,3 @@ def is_missing_data(error: BaseException) -> bool:
         return True  # datasets, offline, when another configuration of the set is cached
     libraries = ("datasets", "huggingface_hub", "httpx", "requests", "urllib3")
     return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in libraries
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an exception's message, at most 160 characters, or its type."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]

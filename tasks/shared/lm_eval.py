@@ -63,38 +63,6 @@ def dataset(splits: Callable[[], Mapping[str, Iterable[Mapping[str, Any]]]]) -> 
     return load
 
 
-def generation_task(
-    name: str,
-    rows: Callable[[], Iterable[Mapping[str, Any]]],
-    metric: str,
-    score: Callable[[str, Mapping[str, Any]], float],
-    *,
-    max_new_tokens: int,
-    version: str,
-) -> Any:
-    """The lm-eval task over a data file: its prompts are exactly ``PromptTokenizer.render(prompt, answer_prefix)``.
-
-    ``score`` gets an answer and its row and gives 0..1.
-    """
-    return build_task(
-        {
-            "task": name,
-            "output_type": "generate_until",
-            "custom_dataset": dataset(lambda: {"test": rows()}),
-            "test_split": "test",
-            "doc_to_text": "prompt",
-            "gen_prefix": "answer_prefix",
-            "doc_to_target": "answers",
-            # The prefix brings its own space; a delimiter could only add a second one.
-            "target_delimiter": "",
-            "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": max_new_tokens},
-            "process_results": lambda doc, results: {metric: score(results[0], doc)},
-            "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
-            "metadata": {"version": version},
-        }
-    )
-
-
 def file_shard(
     data: DataFile,
     context: TaskContext,
@@ -109,9 +77,30 @@ def file_shard(
     chat: bool = True,
     cells: str | None = None,
 ) -> Shard:
-    """The shard of a data file. ``score`` and ``columns`` get its rows; ``facts`` are for manifest and report."""
+    """The shard of a data file. ``score`` (0..1) and ``columns`` get its rows; ``facts`` are for manifest and report.
+
+    The prompts of its lm-eval task are exactly ``PromptTokenizer.render(prompt, answer_prefix)``.
+    """
     manifest, file = data.manifest, data.path.relative_to(context.cache_dir).as_posix()
     tokens = manifest["max_new_tokens"]
+
+    def load() -> Any:
+        definition = {
+            "task": task,
+            "output_type": "generate_until",
+            "custom_dataset": dataset(lambda: {"test": data.rows()}),
+            "test_split": "test",
+            "doc_to_text": "prompt",
+            "gen_prefix": "answer_prefix",
+            "doc_to_target": "answers",
+            # The prefix brings its own space; a delimiter could only add a second one.
+            "target_delimiter": "",
+            "generation_kwargs": {"until": [], "do_sample": False, "max_gen_toks": tokens},
+            "process_results": lambda doc, results: {metric: score(results[0], doc)},
+            "metric_list": [{"metric": metric, "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": version},
+        }
+        return build_task(definition)
 
     def describe(row: Mapping[str, Any]) -> SampleInfo:
         return SampleInfo(
@@ -130,7 +119,7 @@ def file_shard(
         version=version,
         data_hash=manifest["sha256"],
         metric=metric,
-        load=lambda: generation_task(task, data.rows, metric, score, max_new_tokens=tokens, version=version),
+        load=load,
         describe=describe,
         data={
             **facts,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Literal
 
 from pydantic import Field
@@ -197,15 +196,10 @@ def lm_eval_task(task: str, name: str, splits: Mapping[str, Sequence[Any]], shot
     overrides: dict[str, Any] = {"task": name, "num_fewshot": shots, "custom_dataset": lm_eval.dataset(lambda: splits)}
     if task == "truthfulqa_mc2":
         overrides["process_results"] = true_probability
-    made = lm_eval.build_task(overrides, _folder(COLUMNS[task].data))
+    made = lm_eval.build_task(overrides, upstream.lm_eval_folder() / "tasks" / COLUMNS[task].data)
     if new is not None:
         made.set_config("generation_kwargs", {"max_gen_toks": new}, update=True)
     return made
-
-
-@cache
-def _folder(data: str) -> Any:
-    return upstream.lm_eval_folder() / "tasks" / data
 
 
 def true_probability(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
