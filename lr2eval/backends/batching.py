@@ -222,18 +222,12 @@ def pack(lengths: Sequence[int], groups: Sequence[Hashable], fits: Callable[[lis
     requests of every call although the runner already planned the shard.
     """
     batches: list[list[int]] = []
-    by_group: dict[Hashable, list[int]] = {}
-    for number, group in enumerate(groups):
-        by_group.setdefault(group, []).append(number)
-    for members in by_group.values():
-        members.sort(key=lambda number: -lengths[number])
-        batch: list[int] = []
-        for number in members:
-            if batch and not fits([*batch, number]):
-                batches.append(batch)
-                batch = []
-            batch.append(number)
-        batches.append(batch)
+    turn = {group: place for place, group in reversed(list(enumerate(groups)))}
+    for number in sorted(range(len(groups)), key=lambda number: (turn[groups[number]], -lengths[number])):
+        if batches and groups[batches[-1][0]] == groups[number] and fits([*batches[-1], number]):
+            batches[-1].append(number)
+        else:
+            batches.append([number])
     return batches
 
 

@@ -92,17 +92,14 @@ class WindowedHFLM(PromptLM):
         self._footprint = Footprint.of(model.config.get_text_config(), model.dtype.itemsize)
         self._rotary = rotary
         self._abilities = Abilities.of(model.config, model)
-        if rotary and not self._abilities.right:
-            raise CheckpointError(
-                f"{checkpoint.folder}: {type(model).__name__} selects tokens by an index or has a cache of its own "
-                "kind, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
-            )
-        shared_blocks = getattr(model.config.get_text_config(), "num_mem_blocks", None)
-        if rotary is not None and shared_blocks:
+        unfit = "" if self._abilities.right else "selects tokens by an index or has a cache of its own kind"
+        if not unfit and getattr(model.config.get_text_config(), "num_mem_blocks", None):
             # transformers 5.23, in float64: the logits of Zamba 2's first cached token are off by 0.01, later by 0.1.
+            unfit = "computes other logits from its cache than from the whole text"
+        if rotary and unfit:
             raise CheckpointError(
-                f"{checkpoint.folder}: {type(model).__name__} computes other logits from its cache than from the whole "
-                "text, so lr2eval cannot keep the window rule of two sets of RoPE factors; use another --backend"
+                f"{checkpoint.folder}: {type(model).__name__} {unfit}, so lr2eval cannot keep the window rule of two "
+                "sets of RoPE factors; use another --backend"
             )
         if prefill_chunk and not self._abilities.continues:
             raise UsageError(

@@ -14,6 +14,7 @@ import transformers
 
 from lr2eval.errors import BackendError, CheckpointError, first_line
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.model.config import quiet_transformers
 
 
 def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_code: bool) -> Any:
@@ -71,15 +72,13 @@ def keep_cache(model: Any) -> None:
 def quiet() -> Iterator[None]:
     """Silence advice from lm-eval and transformers about what we do on purpose; restores the log levels."""
     logger = logging.getLogger("lm_eval")
-    level, verbosity = logger.level, transformers.logging.get_verbosity()
-    bars = transformers.utils.logging.is_progress_bar_enabled()
+    level, bars = logger.level, transformers.utils.logging.is_progress_bar_enabled()
     logger.setLevel(logging.ERROR)
-    transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     try:
-        yield
+        with quiet_transformers():
+            yield
     finally:
         logger.setLevel(level)
-        transformers.logging.set_verbosity(verbosity)
         if bars:
             transformers.utils.logging.enable_progress_bar()

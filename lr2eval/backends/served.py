@@ -9,10 +9,10 @@ batch.
 from __future__ import annotations
 
 import json
-import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
 import requests as http
@@ -83,42 +83,29 @@ class ServedLM(StreamLM):
             yield from self._scored(request_type, requests)
             return
         order = sorted(range(len(requests)), key=lambda number: -len(self._prompt(requests[number].args[0])))
-        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for number in order:
-            waiting.put(number)
-        ended: queue.SimpleQueue[Ended | BaseException | None] = queue.SimpleQueue()
         self._stopped.clear()
 
-        def work() -> None:
+        def answer(number: int) -> Ended | BaseException | None:
+            if self._stopped.is_set():
+                return None
             try:
-                while not self._stopped.is_set():
-                    number = waiting.get_nowait()
-                    ended.put((number, *self._generate(number, requests[number])))
-            except queue.Empty:
-                pass
+                return (number, *self._generate(number, requests[number]))
             except BaseException as error:  # handed over whole
                 self._stopped.set()
-                ended.put(error)
-            finally:
-                ended.put(None)
+                return error
 
-        # Daemons: Ctrl-C does not wait for a server that does not answer.
-        workers = [threading.Thread(target=work, daemon=True) for _ in range(min(self._api._concurrent, len(order)))]
+        pool = ThreadPool(self._api._concurrent)  # daemons: Ctrl-C does not wait for a server that does not answer
+        failure: BaseException | None = None
         began = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        running, failure = len(workers), None
         try:
-            while running:
-                item = ended.get()
-                if item is None:
-                    running -= 1
-                elif isinstance(item, BaseException):
+            for item in pool.imap_unordered(answer, order):
+                if isinstance(item, BaseException):
                     failure = failure or item
-                else:
+                elif item is not None:
                     yield [item]
         finally:
             self._stopped.set()
+            pool.close()
             self.model_seconds += time.perf_counter() - began
         self._histories.clear()
         if failure is not None:

@@ -66,13 +66,9 @@ class StockRopes:
         return self.ropes[0]
 
 
+@quiet_transformers()
 def stock_ropes(config: ModelConfig) -> StockRopes:
     """The RoPE modules of a model as transformers builds it, in about a second. Raises :class:`CheckpointError`."""
-    with quiet_transformers():
-        return _stock_ropes(config)
-
-
-def _stock_ropes(config: ModelConfig) -> StockRopes:
     try:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")

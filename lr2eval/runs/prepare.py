@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -112,11 +113,8 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
             f"{config.baseline} and {config.model} have different tokenizers, so their prompts differ; "
             "evaluate each model in its own run"
         )
-    keep: list[Shard] = []
-    beyond: list[Shard] = []
-    for shard in extended.shards:
-        fits = config.beyond_window or shard.length is None or shard.length <= checkpoint.window
-        (keep if fits else beyond).append(shard)
+    most = math.inf if config.beyond_window else checkpoint.window
+    beyond = [shard for shard in extended.shards if (shard.length or 0) > most]
     reason = f"above the window of the original model ({checkpoint.window} tokens)"
     not_run = tuple(NotRun(task=shard.task, length=shard.length, reason=reason) for shard in beyond)
     original = replace(
@@ -126,7 +124,7 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
         ),
         checkpoint=checkpoint,
         tokenizer=tokenizer,
-        shards=tuple(keep),
+        shards=tuple(shard for shard in extended.shards if shard not in beyond),
         not_run=extended.not_run + not_run,
     )
     return original, extended

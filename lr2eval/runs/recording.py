@@ -45,7 +45,6 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         backend: Any,
         store: RunStore,
         identity: Mapping[str, Any],
-        *,
         truncation: Truncation = "error",
         decoding: Mapping[str, Any] | None = None,
     ) -> None:
@@ -98,7 +97,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         try:
-            text: str = self.backend.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
+            return str(self.backend.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt))
         except UsageError:
             raise
         except Exception as error:  # of another package
@@ -106,7 +105,6 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
                 f"{self._shard}: the back end cannot render a chat ({first_line(error)}); omit --chat or use "
                 "--backend hf"
             ) from error
-        return text
 
     tokenizer_name = ""  # for lm-eval's cache of requests, which is off
 
@@ -188,10 +186,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             raise RunFailedError(f"{self._shard}: the backend answered {len(answers)} of {len(members)} requests")
         take = getattr(self.backend, "take_details", None)
         details = take() if take else [ResponseDetail() for _ in members]
-        return [
-            (number, keys[number], answer, detail)
-            for number, answer, detail in zip(batch, answers, details, strict=True)
-        ]
+        return list(zip(batch, [keys[number] for number in batch], answers, details, strict=True))
 
     @contextmanager
     def _naming(self, members: Sequence[Instance]) -> Iterator[None]:
@@ -205,11 +200,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _keys(self, request_type: str, requests: list[Instance]) -> list[str]:
         """Content-addressed key of each response (D2): the model with its settings, and the request."""
-        keys = []
-        for request in requests:
-            first, *rest = request.args
-            keys.append(digest([self._identity, request_type, text_hash(first), rest]))
-        return keys
+        return [digest([self._identity, request_type, text_hash(each.args[0]), each.args[1:]]) for each in requests]
 
     def _route(self, request_type: str, requests: list[Instance]) -> tuple[list[int], list[int]]:
         """Requests that run and requests that are skipped, by the truncation policy (D5)."""
@@ -235,10 +226,8 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             batches: list[list[int]] = plan(request_type, requests)
             return batches
         # Another lm-eval model makes its own batches; it gets small groups, so that answers are committed often.
-        return [
-            list(range(start, min(start + _FOREIGN_BATCH, len(requests))))
-            for start in range(0, len(requests), _FOREIGN_BATCH)
-        ]
+        numbers = list(range(len(requests)))
+        return [numbers[start : start + _FOREIGN_BATCH] for start in numbers[::_FOREIGN_BATCH]]
 
 
 def _usable(request_type: str, answer: Any) -> bool:

@@ -48,7 +48,9 @@ def execute(run: Prepared, folder: Path, command: Sequence[str], listener: Liste
     Raises :class:`UsageError` if the folder holds another configuration or foreign files, and the errors of backend
     and store. Finished work stays in the store, and the same call resumes.
     """
-    _open_folder(folder)
+    entries = output_folder(folder)
+    if entries - {LOCK} and MANIFEST not in entries:
+        raise UsageError(f"--out {folder}: holds files that are not an lr2eval run; choose an empty or new folder")
     try:
         with locked(folder):
             return _Session(run, folder, command, listener).finish()
@@ -56,12 +58,6 @@ def execute(run: Prepared, folder: Path, command: Sequence[str], listener: Liste
         raise StoreError(f"{folder}: {error.strerror or error}; fix this and run the same command again") from error
     finally:
         listener.ended()
-
-
-def _open_folder(folder: Path) -> None:
-    entries = output_folder(folder)
-    if entries - {LOCK} and MANIFEST not in entries:
-        raise UsageError(f"--out {folder}: holds files that are not an lr2eval run; choose an empty or new folder")
 
 
 class _Session:
@@ -163,9 +159,8 @@ class _Session:
 
     def _show(self, *, together: bool = False) -> None:
         self._listener.run_started(self._run.shards, together=together)
-        left = {shard.id for shard in self._waiting}
         for shard in self._run.shards:
-            if shard.id not in left:
+            if shard not in self._waiting:
                 self._listener.shard_kept(shard)
 
     def _run_shard(self, shard: Shard, lm: RecordingLM) -> None:

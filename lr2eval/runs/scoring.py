@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lr2eval.base.ids import digest, sample_id, text_hash
@@ -113,13 +114,12 @@ def _score(value: Any, shard: Shard) -> float:
 
 
 def _metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    merged = {}
-    for record in records:
-        for name in record["metrics"]:
-            value = record[name]
-            if isinstance(value, str | bool | int | float):
-                merged[f"{name},{record['filter']}"] = value
-    return merged
+    return {
+        f"{name},{record['filter']}": record[name]
+        for record in records
+        for name in record["metrics"]
+        if isinstance(record[name], str | bool | int | float)
+    }
 
 
 def _merge(details: Sequence[ResponseDetail], truncated: int) -> ResponseDetail:
@@ -128,12 +128,11 @@ def _merge(details: Sequence[ResponseDetail], truncated: int) -> ResponseDetail:
     ``truncated``: tokens that the benchmark cut before a backend saw the prompt.
     """
     longest = max(details, key=lambda detail: detail.prompt_tokens)
-    return ResponseDetail(
-        prompt_tokens=longest.prompt_tokens,
+    return replace(
+        longest,
         new_tokens=sum(detail.new_tokens for detail in details),
-        window=longest.window,
-        finish=longest.finish,
         truncated_tokens=truncated + max(detail.truncated_tokens for detail in details),
+        prefill_chunk=0,  # the manifest has it
     )
 
 

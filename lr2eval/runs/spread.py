@@ -10,8 +10,9 @@ a worker splits the batch that runs out of memory, as a backend without workers 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
@@ -19,7 +20,6 @@ from lm_eval.api.instance import Instance
 from lr2eval.backends.batching import free_memory
 from lr2eval.benchmark import ResponseDetail, Truncation
 from lr2eval.model.checkpoint import Checkpoint
-from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.runs.backend import load_backend
 from lr2eval.runs.config import RunConfig
 from lr2eval.runs.recording import _SKIPPED, RecordingLM, _Row
@@ -27,46 +27,37 @@ from lr2eval.workers.pool import LATER, Later
 
 if TYPE_CHECKING:
     from lr2eval.benchmark import Shard
-    from lr2eval.record.store import RunStore
 
 
 AHEAD = 2
 """Shards are opened until this many samples per worker wait for a survey: enough to keep all busy, few in memory."""
 
 
+@dataclass(eq=False)
 class Wanted(Exception):  # not an error: it takes the requests out of lm-eval
     """The requests of a shard that is not answered completely."""
 
-    def __init__(
-        self,
-        shard: str,
-        length: int | None,
-        request_type: str,
-        requests: list[Instance],
-        keys: list[str],
-        done: Any,
-        chat: bool = False,
-    ) -> None:
-        super().__init__(shard)
-        self.shard, self.length, self.request_type, self.chat = shard, length, request_type, chat
-        self.requests, self.keys, self.done = requests, keys, done
-        self.share = len({request.doc_id for request in requests}) / len(requests)
-        self.left = 0
-        """Unfinished batches."""
+    shard: str
+    length: int | None
+    request_type: str
+    requests: list[Instance]
+    keys: list[str]
+    done: Any
+    chat: bool = False
+    left: int = 0
+    """Unfinished batches."""
+
+    @cached_property
+    def share(self) -> float:
+        """Samples in a request."""
+        return len({request.doc_id for request in self.requests}) / len(self.requests)
 
 
 class PooledLM(RecordingLM):
-    """In the driver: answers from the store, and raises :class:`Wanted` if an answer is missing there."""
+    """In the driver: answers from the store, and raises :class:`Wanted` if an answer is missing there.
 
-    def __init__(
-        self,
-        prompts: PromptTokenizer,
-        store: RunStore,
-        identity: Any,
-        truncation: Truncation,
-        decoding: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(prompts, store, identity, truncation=truncation, decoding=decoding)
+    Its backend is a :class:`PromptTokenizer`, which renders chats.
+    """
 
     def _answer(self, request_type: str, requests: list[Instance]) -> list[Any]:
         done = self.store.responses(self._shard, request_type)
@@ -119,8 +110,7 @@ class Answerer(RecordingLM):
         return cls(load_backend(checkpoint, config.model_copy(update={"device": device})), config.truncation)
 
     def run(self, calls: Sequence[Call], /) -> Iterator[Reply]:
-        for call in calls:
-            yield self._reply(call)
+        return map(self._reply, calls)
 
     def _reply(self, call: Call) -> Reply:
         if not call.shard:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lr2eval.base import machine
-from lr2eval.errors import RunFailedError, UsageError
+from lr2eval.errors import RunFailedError, UsageError, first_line
 from lr2eval.workers.pool import Built, Event, Executor, Item, Pool, Result, answered
 
 SAME = ("lr2eval", "lm_eval", "torch", "transformers", "tokenizers")
@@ -159,12 +159,12 @@ def _event(worker: Actor, future: Any) -> Event[Actor]:
     try:
         value = future.result()
     except ray.exceptions.RayActorError as error:
-        return "died", worker, _first_line(error)
+        return "died", worker, first_line(error)
     except ray.exceptions.RayTaskError as error:  # errors of the item itself are caught in the worker
-        reason = _first_line(error.cause or error)
+        reason = first_line(error.cause or error)
         return "failed", worker, RunFailedError(f"a worker cannot send back its result ({reason})")
     except Exception as error:  # its machine is lost, and the result with it
-        return "died", worker, _first_line(error)
+        return "died", worker, first_line(error)
     return (value[0], worker, value[1]) if value[0] in ("ended", "failed") else ("ready", worker, value)
 
 
@@ -199,7 +199,7 @@ def _connect(address: str | None, workers: int) -> None:
                 continue  # a busy machine: Ray waits only half a minute for its own processes, whatever it is told
             where = f"ray.address={address}" if address else "a Ray cluster on this machine"
             raise UsageError(
-                f"{where}: cannot be used ({_first_line(error)}); start a cluster with `ray start --head`, using the "
+                f"{where}: cannot be used ({first_line(error)}); start a cluster with `ray start --head`, using the "
                 "same Python and Ray versions as here"
             ) from error
 
@@ -211,7 +211,7 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), _KNOCK).close()
     except (OSError, ValueError, OverflowError) as error:
         raise UsageError(
-            f"ray.address={address}: no Ray cluster answers there ({_first_line(error)}); give the HOST:PORT that "
+            f"ray.address={address}: no Ray cluster answers there ({first_line(error)}); give the HOST:PORT that "
             "`ray start --head` prints, or omit the option to start a cluster on this machine"
         ) from error
 
@@ -239,8 +239,3 @@ def _share(workers: int, gpus: float) -> int:
     machines = [machine for machine in machines if machine.get("CPU") and machine.get("GPU", 0.0) >= gpus]
     smallest = min((machine["CPU"] for machine in machines), default=1.0)
     return max(1, int(smallest) // -(-workers // max(1, len(machines))))
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:160]
