@@ -81,9 +81,9 @@ def decoded(data: bytes, place: str, *, error: Error = UsageError, fix: str = "s
         raise error(f"{place}: not UTF-8 (byte {problem.start + 1}); {fix}") from problem
 
 
-def read_text(path: Path, *, error: Error = UsageError, fix: str = "copy it again", limit: int = LARGEST) -> str:
+def read_text(path: Path, *, error: Error = UsageError, fix: str = "copy it again") -> str:
     """The text of a UTF-8 file."""
-    return decoded(read_bytes(path, error=error, fix=fix, limit=limit), str(path), error=error, fix=fix)
+    return decoded(read_bytes(path, error=error, fix=fix), str(path), error=error, fix=fix)
 
 
 def parse_json(
@@ -115,11 +115,9 @@ def read_json(path: Path, *, error: Error = UsageError, fix: str = "copy it agai
     return parse_json(read_bytes(path, error=error, fix=fix, limit=limit), str(path), error=error, fix=fix)
 
 
-def read_object(
-    path: Path, *, error: Error = UsageError, fix: str = "copy it again", limit: int = LARGEST
-) -> dict[str, Any]:
+def read_object(path: Path, *, error: Error = UsageError, fix: str = "copy it again") -> dict[str, Any]:
     """The JSON object in a file."""
-    value = read_json(path, error=error, fix=fix, limit=limit)
+    value = read_json(path, error=error, fix=fix)
     if not isinstance(value, dict):
         raise error(f"{path}: not a JSON object; {fix}")
     return value

@@ -9,28 +9,25 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from lr2eval.base.files import sha256, write_json
 from lr2eval.base.reading import checked, read_json
 from lr2eval.errors import UsageError
+from lr2eval.record.base import Record
 
 BUNDLE_FILE = "bundle.json"
 
 
-class BundleFile(BaseModel):
+class BundleFile(Record):
     """What the manifest says about a file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: str
     bytes: int
 
 
-class BundledData(BaseModel):
+class BundledData(Record):
     """One data set of a bundle. ``tasks``: the shortest ``--tasks`` that reads it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     licence: str
     source: str = Field(description="hub:NAME, or the local file it was copied from")
@@ -54,10 +51,8 @@ class BundledData(BaseModel):
         return sum(file.bytes for file in self.files.values())
 
 
-class Bundle(BaseModel):
+class Bundle(Record):
     """The manifest: data sets by name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["lr2eval bundle"] = "lr2eval bundle"
     version: Literal[1] = 1

@@ -65,9 +65,17 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return value
 
 
+def needed_manifest(folder: Path) -> dict[str, Any]:
+    """The same. Raises :class:`StoreError` if there is none."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise StoreError(f"{folder / MANIFEST}: no such file; {MANIFEST_REPAIR}")
+    return manifest
+
+
 def refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -> None:
     """Raise :class:`UsageError` with the keys in which the settings of a folder differ from the new ones."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     keys = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     if keys:
         shown = "; ".join(f"{key}: was {_short(before.get(key))}, now {_short(after.get(key))}" for key in keys[:6])
@@ -80,14 +88,12 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST, sealed(manifest))
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        if isinstance(item, Mapping):
-            flat.update(_flat(item, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = item
-    return flat
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables inside a table as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _short(value: Any) -> str:

@@ -12,7 +12,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,7 @@ class RunStore:
         with one_line(path):
             store = cls(open_durable(path, _TABLES), path)
             if store._check_version() is None:
-                store.set_meta("store_version", str(STORE_VERSION))
+                store._db.execute("INSERT INTO meta VALUES ('store_version', ?)", (str(STORE_VERSION),))
             return store
 
     @classmethod
@@ -101,13 +101,12 @@ class RunStore:
         if not path.is_file():
             raise StoreError(f"{path}: no such file; give the folder of a run")
         with one_line(path):
-            db = open_finished(path)
-            store = cls(db, path)
+            store = cls(open_finished(path), path)
             store._check_version()
             return store
 
     def _check_version(self) -> str | None:
-        version = self.meta("store_version")
+        (version,) = next(iter(self._rows("SELECT value FROM meta WHERE key='store_version'")), (None,))
         if version not in (None, str(STORE_VERSION)):
             raise StoreError(
                 f"{self.path}: has store version {version}, but this lr2eval reads version {STORE_VERSION}; "
@@ -124,24 +123,11 @@ class RunStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def meta(self, key: str) -> str | None:
-        with one_line(self.path):
-            row = self._db.execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-        return None if row is None else str(row[0])
-
-    def set_meta(self, key: str, value: str) -> None:
-        with one_line(self.path):
-            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (key, value))
-
     def plan(self, shard: str, request_type: str) -> list[list[int]] | None:
         """The batches of a shard (lists of request numbers), or ``None`` if it is not planned yet."""
-        with one_line(self.path):
-            rows = self._db.execute(
-                "SELECT number, members FROM batches WHERE shard=? AND request_type=? ORDER BY number",
-                (shard, request_type),
-            ).fetchall()
+        query = "SELECT number, members FROM batches WHERE shard=? AND request_type=? ORDER BY number"
         plan: list[list[int]] = []
-        for number, stored in rows:
+        for number, stored in self._rows(query, shard, request_type):
             place = f"{self.path}: batch {number} of {shard}"
             text = _unbound(stored, place, shard, request_type, number)
             batch = parse_json(text, place, error=StoreError, fix=FRESH, ours=True)
@@ -167,13 +153,9 @@ class RunStore:
 
         Raises :class:`StoreError` for an answer that was changed.
         """
-        with one_line(self.path):
-            rows = self._db.execute(
-                "SELECT request, key, response, detail FROM responses WHERE shard=? AND request_type=?",
-                (shard, request_type),
-            ).fetchall()
+        query = "SELECT request, key, response, detail FROM responses WHERE shard=? AND request_type=?"
         found = {}
-        for number, stored, *answer in rows:
+        for number, stored, *answer in self._rows(query, shard, request_type):
             place = f"{self.path}: the stored answer to request {number} of {shard}"
             key = _unbound(stored, place, shard, request_type, number, *answer)
             response, detail = (parse_json(each, place, error=StoreError, fix=FRESH, ours=True) for each in answer)
@@ -197,43 +179,26 @@ class RunStore:
             )
 
     def shard_done(self, shard: str) -> bool:
-        with one_line(self.path):
-            return self._db.execute("SELECT 1 FROM shards WHERE shard=?", (shard,)).fetchone() is not None
+        return bool(self._rows("SELECT 1 FROM shards WHERE shard=?", shard))
 
     def save_scores(self, shard: str, samples: Sequence[StoredSample]) -> None:
         """Commit the scored samples of a finished shard."""
-        rows = [
-            (
-                s.id, s.shard, s.benchmark, s.task, s.length, s.number, s.prompt_hash, _whole(s.answer), s.score,
-                int(s.skipped), json.dumps(s.gold), json.dumps(s.metrics), json.dumps(s.columns),
-                None if s.choices is None else json.dumps(s.choices),
-                _whole(s.prompt_head), _whole(s.prompt_tail), json.dumps(s.excerpts),
-                *(s.source or (None, None)),
-                s.detail.prompt_tokens, s.detail.new_tokens, s.detail.truncated_tokens,
-                s.detail.window, s.detail.finish,
-            )
-            for s in samples
-        ]  # fmt: skip
         with self._transaction() as db:
-            db.executemany(f"INSERT INTO samples VALUES ({','.join('?' * 24)})", rows)
-            db.execute("INSERT INTO shards VALUES (?,?)", (shard, len(rows)))
+            db.executemany(f"INSERT INTO samples VALUES ({','.join('?' * len(_KINDS))})", map(_row, samples))
+            db.execute("INSERT INTO shards VALUES (?,?)", (shard, len(samples)))
             found = self.samples_sha256(shard).get(shard, "")
             db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (f"{_SAMPLES}{shard}", found))
 
     def samples(self, shard: str | None = None) -> Iterator[StoredSample]:
         """Scored samples in order of (shard, number)."""
         where, values = ("", ()) if shard is None else (" WHERE shard=?", (shard,))
-        with one_line(self.path):
-            for row in self._db.execute(f"SELECT * FROM samples{where} ORDER BY shard, number", values):
-                yield _sample(row, self.path)
+        return self._read(f"SELECT * FROM samples{where} ORDER BY shard, number", values)
 
     def picked(self, shard: str, ids: Sequence[str]) -> Iterator[StoredSample]:
         """The samples of a shard with these ids, in order."""
         # The plus stops SQLite from using the index of shards, which would read the whole shard.
         query = f"SELECT * FROM samples WHERE id IN ({','.join('?' * len(ids))}) AND +shard=? ORDER BY number"
-        with one_line(self.path):
-            for row in self._db.execute(query, (*ids, shard)):
-                yield _sample(row, self.path)
+        return self._read(query, (*ids, shard))
 
     def outcomes(self) -> dict[str, list[tuple[int, str, str, float | None]]]:
         """Shard -> (number, id, prompt hash, score or ``None`` if skipped), in order.
@@ -291,16 +256,13 @@ class RunStore:
 
     def check_samples(self, hashes: Mapping[str, str]) -> None:
         """Raises :class:`StoreError` if :meth:`samples_sha256` is not what it was when a shard was written."""
-        with one_line(self.path):
-            noted = self._db.execute("SELECT key, value FROM meta WHERE key LIKE ?", (f"{_SAMPLES}%",)).fetchall()
-        for key, value in noted:
+        for key, value in self._rows("SELECT key, value FROM meta WHERE key LIKE ?", f"{_SAMPLES}%"):
             if hashes.get(shard := key.removeprefix(_SAMPLES), "") != value:
                 raise StoreError(f"{self.path}: samples of {shard} were changed after they were written; {FRESH}")
 
     def finished(self) -> dict[str, int]:
         """Number of samples of each shard that is finished."""
-        with one_line(self.path):
-            return dict(self._db.execute("SELECT shard, n FROM shards ORDER BY shard").fetchall())
+        return dict(self._rows("SELECT shard, n FROM shards ORDER BY shard"))
 
     def check(self) -> int:
         """Check the database, every stored answer, plan and sample; the number of answers.
@@ -309,9 +271,7 @@ class RunStore:
         """
         with one_line(self.path):
             check_whole(self._db)
-            kinds = self._db.execute(
-                "SELECT shard, request_type FROM responses UNION SELECT shard, request_type FROM batches"
-            ).fetchall()
+        kinds = self._rows("SELECT shard, request_type FROM responses UNION SELECT shard, request_type FROM batches")
         self.check_samples(self.samples_sha256())
         for _ in self.samples():
             pass
@@ -320,6 +280,15 @@ class RunStore:
             answers += len(self.responses(shard, request_type))
             self.plan(shard, request_type)
         return answers
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with one_line(self.path):
+            return self._db.execute(query, values).fetchall()
+
+    def _read(self, query: str, values: Sequence[str]) -> Iterator[StoredSample]:
+        with one_line(self.path):
+            for row in self._db.execute(query, values):
+                yield _sample(row, self.path)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -363,27 +332,41 @@ def _whole(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+_JSON: Mapping[str, type[Any]] = {"gold": list, "metrics": dict, "columns": dict, "choices": list, "excerpts": list}
+"""Columns whose text is JSON, with the kind of the value."""
+_FIELDS = tuple(field.name for field in fields(StoredSample) if field.name not in ("source", "detail"))
+"""The first columns of ``samples``. The source and these facts of the response follow."""
+_DETAIL = ("prompt_tokens", "new_tokens", "truncated_tokens", "window", "finish")
+
+
+def _row(sample: StoredSample) -> list[Any]:
+    """The cells of a sample; :func:`_sample` is the way back."""
+    cells = {**vars(sample), **vars(sample.detail)}
+    for name in _JSON:
+        cells[name] = None if cells[name] is None else json.dumps(cells[name])
+    for name in ("answer", "prompt_head", "prompt_tail"):
+        cells[name] = _whole(cells[name])
+    source = sample.source or (None, None)
+    return [*(cells[name] for name in _FIELDS), *source, *(cells[name] for name in _DETAIL)]
+
+
 def _sample(row: tuple[Any, ...], path: Path) -> StoredSample:
-    (id_, shard, benchmark, task, length, number, prompt_hash, answer, score, skipped, gold, metrics, columns, choices,
-     head, tail, excerpts, file, offset, prompt_tokens, new_tokens, truncated, window, finish) = row  # fmt: skip
-
-    def value(name: str, text: Any, kind: type[Any] = list) -> Any:
-        return _column(path, shard, id_, name, text, kind)
-
+    id_, shard, *_ = row
     try:
         for cell, kind in zip(row, _KINDS, strict=True):
             if not isinstance(cell, kind):
                 raise TypeError
-        return StoredSample(
-            id=id_, shard=shard, benchmark=benchmark, task=task, length=length, number=number, prompt_hash=prompt_hash,
-            answer=answer, score=score, skipped=bool(skipped), gold=tuple(value("gold", gold)),
-            metrics=value("metrics", metrics, dict), columns=value("columns", columns, dict),
-            choices=None if choices is None else tuple((c, float(p)) for c, p in value("choices", choices)),
-            prompt_head=head, prompt_tail=tail,
-            excerpts=tuple((a, b, c) for a, b, c in value("excerpts", excerpts)),
-            source=None if file is None else (file, offset),
-            detail=ResponseDetail(prompt_tokens, new_tokens, window, finish, truncated),
-        )  # fmt: skip
+        cells = dict(zip(_FIELDS, row, strict=False))
+        for name, form in _JSON.items():
+            if cells[name] is not None:
+                cells[name] = _column(path, shard, id_, name, cells[name], form)
+        cells["gold"], cells["skipped"] = tuple(cells["gold"]), bool(cells["skipped"])
+        cells["excerpts"] = tuple((a, b, c) for a, b, c in cells["excerpts"])
+        if cells["choices"] is not None:
+            cells["choices"] = tuple((c, float(p)) for c, p in cells["choices"])
+        file, offset, *detail = row[len(_FIELDS) :]
+        source = None if file is None else (file, offset)
+        return StoredSample(**cells, source=source, detail=ResponseDetail(**dict(zip(_DETAIL, detail, strict=True))))
     except (TypeError, ValueError) as error:
         raise StoreError(f"{path}: sample {str(id_)[:12]} of {shard} is damaged; {FRESH}") from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.errors import StoreError
-from lr2eval.record.folder import MANIFEST, MANIFEST_REPAIR, read_manifest
+from lr2eval.record.folder import MANIFEST, MANIFEST_REPAIR, needed_manifest
 from lr2eval.record.results import RESULTS_FILE, Results, read_results
 from lr2eval.record.store import RunStore
 from lr2eval.record.summary import over_lengths, shard_result, summaries
@@ -24,9 +24,7 @@ def verified_run(folder: Path, *, unfinished: bool = False) -> tuple[Results, di
     the run goes on. Raises :class:`StoreError` that says what differs and where.
     """
     results = read_results(folder)
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise StoreError(f"{folder / MANIFEST}: no such file; {MANIFEST_REPAIR}")
+    manifest = needed_manifest(folder)
     if results.schema_version >= Results.sealed_from and "sha256" not in manifest:
         raise StoreError(f"{folder / MANIFEST}: was changed after it was written (has no checksum); {MANIFEST_REPAIR}")
     _check_manifest(folder, results, manifest)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lr2eval.base.files import json_text, write_all
+from lr2eval.base.files import json_text, output_folder, write_all
 from lr2eval.comparisons import baseline
 from lr2eval.comparisons.compare import compare_runs, read_all
 from lr2eval.comparisons.exports import gate_markdown, junit, to_csv, to_markdown
@@ -176,11 +176,7 @@ def _both(paths: Sequence[Path], original: Path | None) -> list[Path]:
 def _folder(out: Path | str | None, name: str) -> Path:
     safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:120] or "comparison"
     folder = Path(out) if out else Path("runs") / safe
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror or error}; choose a folder that can be written") from error
-    if (folder / "samples.sqlite").exists():
+    if "samples.sqlite" in output_folder(folder):
         raise UsageError(f"--out {folder}: this is the folder of a run; choose another one")
     return folder
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lr2eval.base.config import Config, Device, Length, ModelName, merged
-from lr2eval.base.files import write_parts
+from lr2eval.base.files import output_folder, write_parts
 from lr2eval.base.ids import digest
 from lr2eval.base.reading import read_bytes, read_text
 from lr2eval.base.settings import read_toml
 from lr2eval.base.units import format_length, parse_length
 from lr2eval.errors import UsageError
+from lr2eval.record.folder import flat
 from lr2eval.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def steps(config: ExtendConfig, original_window: int) -> Steps:
     search = SearchConfig.load(
         {**config.search, **common, "target_length": config.target_length, "out": home / "search"}
     )
-    asked_training = _flat(config.training)
+    asked_training = flat(config.training)
     source = asked_training.pop("recipe", None)
     # Budgets of a recipe are for estimates; here the data says how much there is.
     begin: dict[str, Any] = {} if source else {"name": name, "global_batch": 8, "short_tokens": 0, "long_tokens": 1}
@@ -128,14 +129,6 @@ def steps(config: ExtendConfig, original_window: int) -> Steps:
     compared = {"tasks": TASKS, **config.evaluation}
     evaluation = RunConfig.load({**compared, **common, "model": str(extended), "baseline": config.model, "out": home})
     return Steps(home, extended, search, config.factors, data, recipe, evaluation)
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Tables inside a table as dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def _demo_values(out: Path | None, length: str | None) -> dict[str, Any]:
@@ -157,10 +150,7 @@ def _demo_values(out: Path | None, length: str | None) -> dict[str, Any]:
         )
     home = out or Path("runs") / f"extend-{DEMO}-{format_length(target)}"
     documents, wording = home / f"documents-{target}.jsonl", home / "wording.json"
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"--out {home}: {error.strerror or error}; choose a folder that can be written") from error
+    output_folder(home)
     if not wording.exists():
         write_parts(wording, [read_bytes(files / "demo-extend-wording.json")])
     if not documents.exists():

@@ -109,7 +109,7 @@ def test_committed_batches_survive_sigkill(tmp_path: Path) -> None:
     acknowledged = [int(line) for line in done.stdout.split()]
     with RunStore.create(tmp_path) as store:
         assert sorted(store.responses("s", "generate_until")) == acknowledged == list(range(38))
-        assert store.meta("half") is None
+        assert store._db.execute("SELECT * FROM meta WHERE key = 'half'").fetchall() == []
 
 
 def test_full_disk_is_one_line_and_keeps_what_was_there(tmp_path: Path) -> None:
@@ -151,16 +151,16 @@ def test_reading_what_is_no_run(tmp_path: Path) -> None:
 
 def test_reading_does_not_write(tmp_path: Path) -> None:
     with RunStore.create(tmp_path) as store:
-        store.set_meta("a", "b")
+        store.save_plan("a", "generate_until", [[0]])
     with RunStore.read(tmp_path) as store:
-        assert store.meta("a") == "b"
+        assert store.plan("a", "generate_until") == [[0]]
         with pytest.raises(StoreError, match="writable"):
-            store.set_meta("a", "c")
+            store.save_plan("b", "generate_until", [[0]])
 
 
 def test_other_store_version_is_refused(tmp_path: Path) -> None:
     with RunStore.create(tmp_path) as store:
-        store.set_meta("store_version", "99")
+        store._db.execute("UPDATE meta SET value = '99' WHERE key = 'store_version'")
     with pytest.raises(StoreError, match="version 99"):
         RunStore.create(tmp_path)
 
