@@ -131,7 +131,20 @@ def save(
 
     def write() -> None:
         try:
-            _write(folder, weights, states, random, {**facts, "step": step})
+            (folder / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for name, tensors in (("weights", weights), ("optimizer", states), ("random", random)):
+                save_file(tensors, folder / f"{name}.safetensors")
+            write_json(folder / STATE, {**facts, "step": step})
+            files = {}
+            for path in sorted(folder.iterdir()):
+                sync(path)
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            sync(folder)
+            write_json(folder / MARKER, sealed(files))
+            for each in (folder, folder.parent, folder.parent.parent):
+                sync(each)
         except (OSError, SafetensorError, StoreError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise StoreError(
@@ -149,29 +162,6 @@ def _last(home: Path) -> str:
 
 def _one_line(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or first_line(error)).rpartition("I/O error: ")[2]
-
-
-def _write(
-    folder: Path,
-    weights: Mapping[str, torch.Tensor],
-    states: Mapping[str, torch.Tensor],
-    random: Mapping[str, torch.Tensor],
-    facts: Mapping[str, Any],
-) -> None:
-    (folder / MARKER).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, tensors in (("weights", weights), ("optimizer", states), ("random", random)):
-        save_file(dict(tensors), folder / f"{name}.safetensors")
-    write_json(folder / STATE, dict(facts))
-    files = {}
-    for path in sorted(folder.iterdir()):
-        sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    sync(folder)
-    write_json(folder / MARKER, sealed(files))
-    for each in (folder, folder.parent, folder.parent.parent):
-        sync(each)
 
 
 def sync(path: Path) -> None:
