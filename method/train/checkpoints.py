@@ -180,29 +180,25 @@ def load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks
     """
     ranks.in_first(lambda: check(saved))
     try:
-        _load(saved, model, optimizer, ranks)
+        with (
+            safe_open(saved.folder / "weights.safetensors", "pt") as weights,
+            safe_open(saved.folder / "optimizer.safetensors", "pt") as states,
+            safe_open(saved.folder / "random.safetensors", "pt") as random,
+        ):
+            known = set(states.keys())
+            for name, parameter in model.named_parameters():
+                with torch.no_grad():
+                    parameter.copy_(_part(weights.get_tensor(name), parameter))
+                if f"{name}|{_STATES[0]}" in known:
+                    optimizer.state[parameter] = {
+                        "step": torch.tensor(float(saved.step)),
+                        **{key: _part(states.get_tensor(f"{name}|{key}"), parameter) for key in _STATES},
+                    }
+            torch.set_rng_state(random.get_tensor(f"cpu|{ranks.rank}"))
+            if ranks.device.startswith("cuda"):
+                torch.cuda.set_rng_state(random.get_tensor(f"cuda|{ranks.rank}"), ranks.device)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise StoreError(f"{saved.folder}: cannot be loaded ({_one_line(error)}); {_remove(saved.folder)}") from error
-
-
-def _load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-    with (
-        safe_open(saved.folder / "weights.safetensors", "pt") as weights,
-        safe_open(saved.folder / "optimizer.safetensors", "pt") as states,
-        safe_open(saved.folder / "random.safetensors", "pt") as random,
-    ):
-        known = set(states.keys())
-        for name, parameter in model.named_parameters():
-            with torch.no_grad():
-                parameter.copy_(_part(weights.get_tensor(name), parameter))
-            if f"{name}|{_STATES[0]}" in known:
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(float(saved.step)),
-                    **{key: _part(states.get_tensor(f"{name}|{key}"), parameter) for key in _STATES},
-                }
-        torch.set_rng_state(random.get_tensor(f"cpu|{ranks.rank}"))
-        if ranks.device.startswith("cuda"):
-            torch.cuda.set_rng_state(random.get_tensor(f"cuda|{ranks.rank}"), ranks.device)
 
 
 def _generators(device: str) -> dict[str, torch.Tensor]:
