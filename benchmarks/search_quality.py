@@ -39,8 +39,8 @@ import tiny_search
 from lr2eval.method.rope import rules
 from lr2eval.method.search.journal import Journal
 from lr2eval.method.search.perplexity import ModelExecutor, perplexity
-from lr2eval.method.search.result import SearchResult
 from lr2eval.method.search.run import JournalScorer
+from lr2eval.record.search import SearchResult
 
 TARGET = tiny_search.TARGET
 HELD_OUT = 48

@@ -53,8 +53,7 @@ class LmEval:
 
     def names(self) -> Sequence[str]:
         """All names of tasks and groups."""
-        names: list[str] = self._manager_for(None).all_tasks
-        return names
+        return list(self._manager_for(None).all_tasks)
 
     def knows(self, name: str) -> bool:
         """Whether lm-eval has a task or group of this name."""
@@ -149,8 +148,7 @@ def _metric(name: str, task: Any) -> str:
             f"{name}: its metrics ({', '.join(task.aggregation())}) are not means over samples, so runs cannot be "
             "compared; choose another task"
         )
-    metric: str = means[0]
-    return metric
+    return str(means[0])
 
 
 def _keep_first(task: Any, count: int) -> None:

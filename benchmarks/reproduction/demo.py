@@ -19,8 +19,8 @@ from lr2eval.method.rope.files import read_factors
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search import needles
 from lr2eval.method.search.config import SearchConfig
-from lr2eval.method.search.result import FACTORS_FILE, SearchResult
 from lr2eval.model.tokenizer import PromptTokenizer
+from lr2eval.record.search import FACTORS_FILE, SearchResult
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.facts import table
 

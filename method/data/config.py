@@ -80,10 +80,7 @@ class MixtureConfig(Config):
 
     def settings(self) -> dict[str, Any]:
         """The settings that, with the content of the sources, decide the rows."""
-        found: dict[str, Any] = self.model_dump(
-            mode="json", exclude={"token_cache": True, "sources": {"__all__": {"path"}}}
-        )
-        return found
+        return self.model_dump(mode="json", exclude={"token_cache": True, "sources": {"__all__": {"path"}}})
 
 
 def _all_or_none(what: str, given: Sequence[float | None]) -> None:

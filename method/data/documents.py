@@ -74,8 +74,10 @@ def documents(source: SourceConfig, batch: DocumentBatch) -> Iterator[str | Toke
         if batch.kind == "paragraphs":
             yield _text(batch.where, content, line)
         else:
-            row = _json(batch.where, line, content) if batch.kind == "jsonl" else content
-            yield _from_row(source, batch.place(line), row)
+            place, row = batch.place(line), content
+            if batch.kind == "jsonl":
+                row = parse_json(_text(batch.where, content, line), place, fix="correct or remove the line")
+            yield _from_row(source, place, row)
 
 
 def _read(source: SourceConfig, part: SourcePart) -> Iterator[tuple[int, Any, int, int]]:
@@ -160,10 +162,6 @@ def _text(where: str, content: bytes, line: int) -> str:
         raise UsageError(
             f"{where}, line {at:,}: not UTF-8 (byte 0x{content[error.start]:02x}); convert the file to UTF-8"
         ) from error
-
-
-def _json(where: str, line: int, content: bytes) -> Any:
-    return parse_json(_text(where, content, line), f"{where}, line {line:,}", fix="correct or remove the line")
 
 
 def _from_row(source: SourceConfig, where: str, row: Any) -> str | Tokens:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lr2eval.base.files import output_folder
 from lr2eval.errors import UsageError
+from lr2eval.method.data.config import MixtureConfig
 from lr2eval.method.data.packing import Joined
 from lr2eval.method.data.rows import FILES, MANIFEST, Segment, SegmentData
 from lr2eval.method.data.selection import BEYOND_BUDGET, CUT_AT_BUDGET, Drawn
 from lr2eval.method.data.sources import SourceConfig
-
-if TYPE_CHECKING:
-    from lr2eval.method.data.config import MixtureConfig
-    from lr2eval.method.data.token_cache import Encoder
-    from lr2eval.model.tokenizer import PromptTokenizer
-
+from lr2eval.method.data.token_cache import Encoder
+from lr2eval.model.tokenizer import PromptTokenizer
 
 KIND = "lr2eval training data"
 REST = "rest of the long documents, less than a row"

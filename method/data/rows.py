@@ -8,12 +8,10 @@ the other: ids restart at each, no attention between them, original RoPE. ``mixi
 from __future__ import annotations
 
 import hashlib
-import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Annotated, Any, BinaryIO, Literal, overload
 
 import numpy as np
@@ -169,12 +167,9 @@ class SegmentData(Sequence[Segment]):
     @overload
     def __getitem__(self, index: slice) -> list[Segment]: ...
     def __getitem__(self, index: int | slice) -> Segment | list[Segment]:
-        if isinstance(index, slice):
-            return [self[at] for at in range(*index.indices(len(self)))]
-        at = operator.index(index)
-        at += len(self) if at < 0 else 0
-        if not 0 <= at < len(self):
-            raise IndexError(f"row {index} of {len(self)}")
+        at = range(len(self))[index]
+        if isinstance(at, range):
+            return [self[each] for each in at]
         row = self._rows[at]
         end = self._rows[at + 1]["first"] if at + 1 < len(self) else len(self._lengths)
         try:
@@ -205,7 +200,7 @@ class SegmentWriter:
     def __enter__(self) -> SegmentWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         for file in self._open.values():
             file.close()
 

@@ -108,9 +108,8 @@ def draw(cell: MixtureCell, lengths: NDArray[np.int64], wanted: int, seed: int) 
 
     Short documents stay whole, so a few tokens may be missing. The last long document is cut.
     """
-    taken: list[NDArray[np.int64]] = []
-    used: list[NDArray[np.int64]] = []
-    left, turn = wanted, 0
+    taken, used = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    left, turn, cut = wanted, 0, 0
     while left > 0:
         random = np.random.default_rng([seed, cell.bucket, cell.source, turn])
         documents = random.permutation(cell.documents)
@@ -124,8 +123,6 @@ def draw(cell: MixtureCell, lengths: NDArray[np.int64], wanted: int, seed: int) 
                 taken.append(documents[count : count + 1])
                 used.append(np.array([left]))
                 cut = int(lengths[documents[count]]) - left
-                return Drawn(cell, np.concatenate(taken), np.concatenate(used), cut)
             break
         turn += 1
-    empty = np.empty(0, dtype=np.int64)
-    return Drawn(cell, np.concatenate([empty, *taken]), np.concatenate([empty, *used]), 0)
+    return Drawn(cell, np.concatenate(taken), np.concatenate(used), cut)

@@ -158,11 +158,8 @@ def _check_loads(folder: Path, scaling: RopeScaling) -> None:
 
 def _bring_files(source: Path, work: Path, link: bool, done: Exported, trained: Path | None) -> None:
     linked, copied, left = 0, 0, []
-    paths = list(source.iterdir())
-    if trained is not None:
-        paths = [path for path in paths if not _is_weights(path)] + [
-            path for path in trained.iterdir() if _is_weights(path)
-        ]
+    paths = [path for path in source.iterdir() if not _is_weights(path)]
+    paths += filter(_is_weights, (trained or source).iterdir())
     for path in sorted(paths, key=lambda path: path.name):
         if path.name in _REWRITTEN or path.name.startswith("."):
             continue

@@ -28,12 +28,12 @@ def none(rope: OriginalRope, target: int) -> RopeScaling:
 
 def pi(rope: OriginalRope, target: int) -> RopeScaling:
     """Position interpolation (arXiv 2306.15595): every factor is ``s``."""
-    return _scaling(rope, target, "pi", [_scale(rope, target)] * rope.pairs)
+    return _scaling(rope, target, "pi", [window_ratio(rope, target)] * rope.pairs)
 
 
 def ntk_aware(rope: OriginalRope, target: int) -> RopeScaling:
     """NTK-aware scaling as first posted: base ``b s^(d/(d-2))``, so that the last pair's factor is ``s``."""
-    return _scaling(rope, target, "ntk-aware", _ntk(rope, _scale(rope, target)))
+    return _scaling(rope, target, "ntk-aware", _ntk(rope, window_ratio(rope, target)))
 
 
 def ntk(rope: OriginalRope, target: int) -> RopeScaling:
@@ -41,7 +41,7 @@ def ntk(rope: OriginalRope, target: int) -> RopeScaling:
 
     With this base the factor reaches ``s`` at the critical dimension; pairs beyond it get more.
     """
-    _scale(rope, target)
+    window_ratio(rope, target)
     if rope.window <= 2 * math.pi:
         raise ValueError(f"ntk: the window is {rope.window} tokens; the rule needs more than 2 pi")
     exponent = math.log(target / (2 * math.pi)) / math.log(rope.window / (2 * math.pi)) - 1
@@ -57,7 +57,7 @@ def dynamic_ntk(
     ``length`` ``l`` is ``L`` and ``factor`` ``f`` is ``s`` unless given. (Transformers changes the base with every
     token beyond the window, but cached keys keep the old one.)
     """
-    scale = _scale(rope, target)
+    scale = window_ratio(rope, target)
     f = scale if factor is None else factor
     length = target if length is None else length
     grown = f * max(length, rope.window) / rope.window - (f - 1)
@@ -81,7 +81,7 @@ def yarn(
     ``truncate`` rounds the edges outwards to whole pairs. The attention factor is ``0.1 ln s + 1``; with ``mscale`` and
     ``mscale_all_dim`` the ratio of ``0.1 m ln s + 1``.
     """
-    _scale(rope, target)
+    window_ratio(rope, target)
     if not 0 < beta_slow <= beta_fast:
         raise ValueError(f"yarn: beta_slow {beta_slow:g}, beta_fast {beta_fast:g}; give 0 < beta_slow <= beta_fast")
     low, high = _turning(rope, beta_fast), _turning(rope, beta_slow)
@@ -89,9 +89,8 @@ def yarn(
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, rope.rotary_dim - 1)
     factors = _ramp(rope, target, low, high)
-    temperature = _yarn_attention(rope, target, mscale, mscale_all_dim)
-    if attention_factor is not None:
-        temperature = attention_factor
+    usual = _yarn_attention(rope, target, mscale, mscale_all_dim)
+    temperature = usual if attention_factor is None else attention_factor
     settings = {"beta_fast": beta_fast, "beta_slow": beta_slow} | ({} if truncate else {"truncate": truncate})
     return _scaling(rope, target, "yarn", factors, temperature, settings=settings)
 
@@ -110,7 +109,7 @@ def llama3(
         raise ValueError(
             f"llama3: low_freq_factor {low_freq_factor:g} is not between 0 and high_freq_factor {high_freq_factor:g}"
         )
-    scale = _scale(rope, target)
+    scale = window_ratio(rope, target)
     f = scale if factor is None else factor
     made = []
     for period in rope.periods:
@@ -154,7 +153,7 @@ def longrope2(
 
     The temperature is ``sqrt(1 + ln s / ln Lt)``.
     """
-    scale = _scale(rope, target)
+    scale = window_ratio(rope, target)
     split = rope.d_tcd if split is None else split
     if not 0 <= split < rope.pairs:
         raise ValueError(
@@ -176,7 +175,7 @@ def longrope2(
 
 def ntk_rcd(rope: OriginalRope, target: int, *, d_rcd: int) -> RopeScaling:
     """The paper's ablation NTK-rcd: a base for which the factor reaches ``s`` at pair ``d_rcd``: ``s^(i/d_rcd)``."""
-    scale = _scale(rope, target)
+    scale = window_ratio(rope, target)
     _check_rcd("ntk-rcd", rope, d_rcd)
     return _scaling(
         rope, target, "ntk-rcd", [scale ** (i / d_rcd) for i in range(rope.pairs)], settings={"d_rcd": d_rcd}
@@ -188,7 +187,7 @@ def yarn_rcd(rope: OriginalRope, target: int, *, d_rcd: int, beta_fast: float = 
 
     The paper does not print the ramp; the lower edge here stays YaRN's own.
     """
-    _scale(rope, target)
+    window_ratio(rope, target)
     _check_rcd("yarn-rcd", rope, d_rcd)
     low = max(math.floor(_turning(rope, beta_fast)), 0)
     if low >= d_rcd:
@@ -298,7 +297,7 @@ def _scaling(
     short: Sequence[float] | None = None,
     settings: Mapping[str, float] | None = None,
 ) -> RopeScaling:
-    _scale(rope, target)
+    window_ratio(rope, target)
     said = ", ".join(f"{key}={value:g}" for key, value in (settings or {}).items())
     return RopeScaling(
         long_factor=tuple(float(factor) for factor in factors),
@@ -313,7 +312,7 @@ def _scaling(
     )
 
 
-def _scale(rope: OriginalRope, target: int) -> float:
+def window_ratio(rope: OriginalRope, target: int) -> float:
     """``s``. Every rule asks for it first, because its formula may be meaningless for a target inside the window."""
     if target <= rope.window:
         raise ValueError(f"the target of {target:,} tokens is not longer than the window of {rope.window:,}")
@@ -332,7 +331,7 @@ def _turning(rope: OriginalRope, turns: float) -> float:
 
 
 def _ramp(rope: OriginalRope, target: int, low: float, high: float) -> list[float]:
-    scale = _scale(rope, target)
+    scale = window_ratio(rope, target)
     width = (high - low) or 0.001  # transformers' guard against a ramp of no width
     moved = [min(max((i - low) / width, 0.0), 1.0) for i in range(rope.pairs)]
     return [scale / (scale * (1 - m) + m) for m in moved]

@@ -175,8 +175,7 @@ class SearchConfig(Config):
 
     def settings(self) -> dict[str, Any]:
         """The keys that decide the result; a folder belongs to exactly one such set."""
-        dumped: dict[str, Any] = self.model_dump(mode="json", exclude=_NOT_DECIDING)
-        return dumped
+        return self.model_dump(mode="json", exclude=_NOT_DECIDING)
 
 
 def default_splits(rope: OriginalRope) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,7 +67,10 @@ class Strategy(ABC):
         """The next round's new candidates, none of them asked before."""
         if self._asked:
             raise RuntimeError("ask() again before tell()")
-        self._asked = self._propose()
+        for child in self._propose():
+            if child is not None:
+                self._seen.add(child)
+                self._asked.append(child)
         self._exhausted = not self._asked
         return list(self._asked)
 
@@ -96,42 +99,31 @@ class Strategy(ABC):
         return finite
 
     @abstractmethod
-    def _propose(self) -> list[Candidate]:
-        """New candidates."""
-
-    def _add(self, made: list[Candidate], child: Candidate | None) -> bool:
-        if child is None:
-            return False
-        self._seen.add(child)
-        made.append(child)
-        return True
+    def _propose(self) -> Iterator[Candidate | None]:
+        """New candidates, each asked before the next is made; ``None`` where none was found."""
 
 
 class Evolution(Strategy):
     """The published evolutionary search."""
 
-    def _propose(self) -> list[Candidate]:
+    def _propose(self) -> Iterator[Candidate | None]:
         return self._first() if self.iteration == 0 else self._children()
 
-    def _first(self) -> list[Candidate]:
-        made: list[Candidate] = []
+    def _first(self) -> Iterator[Candidate | None]:
         seeds = self.space.seeds()
-        for seed in seeds[: self.config.initial]:
-            self._add(made, seed)
-        while len(made) < self.config.initial:  # member n is a mutation of member n - 8
-            parent = made[len(made) - len(seeds)]
-            if not self._add(made, self._mutation(parent)):
-                break
-        return made
+        yield from seeds[: self.config.initial]
+        while len(self._asked) < self.config.initial:  # member n is a mutation of member n - 8
+            child = self._mutation(self._asked[len(self._asked) - len(seeds)])
+            if child is None:
+                return
+            yield child
 
-    def _children(self) -> list[Candidate]:
+    def _children(self) -> Iterator[Candidate | None]:
         parents = self.population[: self.config.parents]
-        made: list[Candidate] = []
         for _ in range(self.config.mutations):
-            self._add(made, self._mutation(parents[int(self._rng.integers(len(parents)))].candidate))
+            yield self._mutation(parents[int(self._rng.integers(len(parents)))].candidate)
         for _ in range(self.config.crossovers):
-            self._add(made, self._crossover(parents))
-        return made
+            yield self._crossover(parents)
 
     def _crossover(self, parents: Sequence[ScoredCandidate]) -> Candidate | None:
         if len(parents) < 2:
@@ -152,9 +144,6 @@ class Evolution(Strategy):
 class RandomSearch(Strategy):
     """The same number of candidates per round, drawn uniformly: what evolution has to beat."""
 
-    def _propose(self) -> list[Candidate]:
-        wanted = self.config.initial if self.iteration == 0 else self.config.children
-        made: list[Candidate] = []
-        for _ in range(wanted):
-            self._add(made, draw(self.space, self._rng, self._seen))
-        return made
+    def _propose(self) -> Iterator[Candidate | None]:
+        for _ in range(self.config.initial if self.iteration == 0 else self.config.children):
+            yield draw(self.space, self._rng, self._seen)

@@ -112,7 +112,8 @@ class Journal:
 
     def add(self, found: TrialResult) -> None:
         """Write one evaluation; it is on disk when this returns."""
-        row = (found.factors, found.sample, _stored(found.nll), found.tokens, float(found.seconds))
+        nll = None if math.isnan(found.nll) else float(found.nll)
+        row = (found.factors, found.sample, nll, found.tokens, float(found.seconds))
         with one_line(self.path):
             self._db.execute(
                 "INSERT INTO evaluations (factors, sample, nll, tokens, seconds, row_check) VALUES (?, ?, ?, ?, ?, ?)",
@@ -144,7 +145,3 @@ _KINDS: tuple[type | tuple[type, ...], ...] = (str, int, (float, type(None)), in
 
 def _columns(db: sqlite3.Connection) -> set[str]:
     return {row[1] for row in db.execute("PRAGMA table_info(evaluations)")}
-
-
-def _stored(nll: float) -> float | None:
-    return None if math.isnan(nll) else float(nll)

@@ -12,16 +12,15 @@ import json
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lr2eval.base.ids import digest, sample_seed
 from lr2eval.base.wording import Wording
 from lr2eval.errors import UsageError
+from lr2eval.method.search.config import SearchConfig
 from lr2eval.model.tokenizer import PromptTokenizer
-
-if TYPE_CHECKING:
-    from lr2eval.method.search.config import SearchConfig
 
 VERSION = "needles-1"
 
@@ -202,18 +201,11 @@ def _tokenise(sentences: Sequence[str], tokenizer: PromptTokenizer) -> tuple[lis
     """Tokens of a text given as sentences, and after how many of them each sentence ends."""
     if not getattr(tokenizer.tokenizer, "is_fast", False):
         parts = [tokenizer.encode((" " if number else "") + sentence) for number, sentence in enumerate(sentences)]
-        ends, total = [], 0
-        for part in parts:
-            total += len(part)
-            ends.append(total)
-        return [token for part in parts for token in part], ends
+        return [token for part in parts for token in part], list(accumulate(map(len, parts)))
     encoded = tokenizer.tokenizer(
         " ".join(sentences), add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
     begins = [begin for begin, _ in encoded["offset_mapping"]]
-    ends, char = [], 0
-    for sentence in sentences:
-        char += len(sentence)
-        ends.append(bisect_right(begins, char - 1))
-        char += 1
-    return list(encoded["input_ids"]), ends
+    # Each stop is behind the space that follows the sentence.
+    stops = accumulate(len(sentence) + 1 for sentence in sentences)
+    return list(encoded["input_ids"]), [bisect_right(begins, stop - 2) for stop in stops]

@@ -9,18 +9,8 @@ from typing import Any
 from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.search.perplexity import perplexity
 from lr2eval.method.search.run import SplitDone
-from lr2eval.record.search import (
-    FACTORS_FILE,
-    FILE,
-    NllDifference,
-    RoundFacts,
-    RuleFacts,
-    SearchResult,
-    SplitFacts,
-)
+from lr2eval.record.search import NllDifference, RuleFacts, SearchResult, SplitFacts
 from lr2eval.stats.scores import t_interval
-
-__all__ = ["FACTORS_FILE", "FILE", "RoundFacts", "RuleFacts", "SearchResult", "SplitFacts"]
 
 CONFIDENCE = 0.95
 """Coverage of the intervals of differences."""

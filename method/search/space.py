@@ -7,19 +7,18 @@ candidates can be compared exactly. The factors below the split follow from it (
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 import numpy as np
 
-from lr2eval.method.rope.rules import longrope2
+from lr2eval.method.rope.rules import longrope2, window_ratio
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 
 PLAIN_POWER = 100
 """The paper's left side, ``S^(i/split)``, in hundredths."""
 _POWER_STEP = 5
 _LAST_MAY_RISE = 4.0
-_TRIES = 1000
 _CROSS_TRIES = 20
 SEEDS = 8
 
@@ -51,10 +50,7 @@ class Space:
     reach: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.target <= self.rope.window:
-            raise ValueError(
-                f"the target of {self.target:,} tokens is not longer than the window of {self.rope.window:,}"
-            )
+        window_ratio(self.rope, self.target)  # raises if the target is too short
         if not 1 <= self.split < self.rope.pairs:
             raise ValueError(f"split {self.split}: is not a pair from 1 to {self.rope.pairs - 1}")
         if self.high - self.low + 1 < self.size:
@@ -70,7 +66,7 @@ class Space:
     @property
     def scale(self) -> float:
         """``s = L / Lt``."""
-        return self.target / self.rope.window
+        return window_ratio(self.rope, self.target)
 
     @property
     def size(self) -> int:
@@ -124,7 +120,8 @@ def mutate(
     The last one may rise to at most 4 above the one before it, as in the published code. ``None`` if many tries give
     nothing unseen.
     """
-    for _ in range(_TRIES):
+
+    def child() -> Candidate:
         right = list(parent.right)
         for i in range(space.size):
             if rng.random() >= rate:
@@ -137,10 +134,9 @@ def mutate(
         power = parent.power
         if space.powers is not None and rng.random() < rate:
             power = _random_power(space.powers, rng)
-        child = Candidate(space.split, tuple(right), power)
-        if child not in seen:
-            return child
-    return None
+        return Candidate(space.split, tuple(right), power)
+
+    return _unseen(child, seen)
 
 
 def shift(space: Space, parent: Candidate, rng: np.random.Generator, seen: Container[Candidate]) -> Candidate | None:
@@ -149,15 +145,15 @@ def shift(space: Space, parent: Candidate, rng: np.random.Generator, seen: Conta
     Not in the paper. The paper's mutation keeps each factor between its neighbours, which are close together in the
     seeds, so a vector can move away from its seed only in many small steps. ``None`` if many tries give nothing unseen.
     """
-    for _ in range(_TRIES):
+
+    def child() -> Candidate:
         right = parent.right
         begin = int(rng.integers(space.size))
         low = (right[begin - 1] + 1 if begin else space.low) - right[begin]
         by = int(rng.integers(low, space.high - right[-1] + 1))
-        child = Candidate(space.split, (*right[:begin], *(step + by for step in right[begin:])), parent.power)
-        if child not in seen:
-            return child
-    return None
+        return Candidate(space.split, (*right[:begin], *(step + by for step in right[begin:])), parent.power)
+
+    return _unseen(child, seen)
 
 
 def cross(
@@ -174,7 +170,8 @@ def cross(
     The published code stops at the first factor that makes the child new, so most of its children differ from a parent
     in one factor. Here every factor may be taken.
     """
-    for _ in range(_CROSS_TRIES):
+
+    def child() -> Candidate:
         right = list(first.right)
         for i in range(space.size):
             if rng.random() >= rate / 2:
@@ -183,21 +180,25 @@ def cross(
             if (not i or right[i - 1] < value) and (i + 1 == space.size or value < right[i + 1]):
                 right[i] = value
         power = second.power if space.powers is not None and rng.random() < 0.5 else first.power
-        child = Candidate(space.split, tuple(right), power)
-        if child not in seen:
-            return child
-    return None
+        return Candidate(space.split, tuple(right), power)
+
+    return _unseen(child, seen, _CROSS_TRIES)
 
 
 def draw(space: Space, rng: np.random.Generator, seen: Container[Candidate]) -> Candidate | None:
     """A uniformly random candidate; ``None`` if many tries give nothing unseen."""
-    for _ in range(_TRIES):
+
+    def child() -> Candidate:
         right = np.sort(rng.choice(np.arange(space.low, space.high + 1), size=space.size, replace=False))
         power = PLAIN_POWER if space.powers is None else _random_power(space.powers, rng)
-        child = Candidate(space.split, tuple(int(step) for step in right), power)
-        if child not in seen:
-            return child
-    return None
+        return Candidate(space.split, tuple(int(step) for step in right), power)
+
+    return _unseen(child, seen)
+
+
+def _unseen(make: Callable[[], Candidate], seen: Container[Candidate], tries: int = 1000) -> Candidate | None:
+    made = (make() for _ in range(tries))
+    return next((child for child in made if child not in seen), None)
 
 
 def _random_power(powers: tuple[float, float], rng: np.random.Generator) -> int:

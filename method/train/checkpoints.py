@@ -131,7 +131,20 @@ def save(
 
     def write() -> None:
         try:
-            _write(folder, weights, states, random, {**facts, "step": step})
+            (folder / MARKER).unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            for name, tensors in (("weights", weights), ("optimizer", states), ("random", random)):
+                save_file(tensors, folder / f"{name}.safetensors")
+            write_json(folder / STATE, {**facts, "step": step})
+            files = {}
+            for path in sorted(folder.iterdir()):
+                sync(path)
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            sync(folder)
+            write_json(folder / MARKER, sealed(files))
+            for each in (folder, folder.parent, folder.parent.parent):
+                sync(each)
         except (OSError, SafetensorError, StoreError) as error:
             shutil.rmtree(folder, ignore_errors=True)
             raise StoreError(
@@ -151,29 +164,6 @@ def _one_line(error: BaseException) -> str:
     return str(getattr(error, "strerror", None) or first_line(error)).rpartition("I/O error: ")[2]
 
 
-def _write(
-    folder: Path,
-    weights: Mapping[str, torch.Tensor],
-    states: Mapping[str, torch.Tensor],
-    random: Mapping[str, torch.Tensor],
-    facts: Mapping[str, Any],
-) -> None:
-    (folder / MARKER).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, tensors in (("weights", weights), ("optimizer", states), ("random", random)):
-        save_file(dict(tensors), folder / f"{name}.safetensors")
-    write_json(folder / STATE, dict(facts))
-    files = {}
-    for path in sorted(folder.iterdir()):
-        sync(path)
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-    sync(folder)
-    write_json(folder / MARKER, sealed(files))
-    for each in (folder, folder.parent, folder.parent.parent):
-        sync(each)
-
-
 def sync(path: Path) -> None:
     """Sync a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -190,29 +180,25 @@ def load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks
     """
     ranks.in_first(lambda: check(saved))
     try:
-        _load(saved, model, optimizer, ranks)
+        with (
+            safe_open(saved.folder / "weights.safetensors", "pt") as weights,
+            safe_open(saved.folder / "optimizer.safetensors", "pt") as states,
+            safe_open(saved.folder / "random.safetensors", "pt") as random,
+        ):
+            known = set(states.keys())
+            for name, parameter in model.named_parameters():
+                with torch.no_grad():
+                    parameter.copy_(_part(weights.get_tensor(name), parameter))
+                if f"{name}|{_STATES[0]}" in known:
+                    optimizer.state[parameter] = {
+                        "step": torch.tensor(float(saved.step)),
+                        **{key: _part(states.get_tensor(f"{name}|{key}"), parameter) for key in _STATES},
+                    }
+            torch.set_rng_state(random.get_tensor(f"cpu|{ranks.rank}"))
+            if ranks.device.startswith("cuda"):
+                torch.cuda.set_rng_state(random.get_tensor(f"cuda|{ranks.rank}"), ranks.device)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise StoreError(f"{saved.folder}: cannot be loaded ({_one_line(error)}); {_remove(saved.folder)}") from error
-
-
-def _load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
-    with (
-        safe_open(saved.folder / "weights.safetensors", "pt") as weights,
-        safe_open(saved.folder / "optimizer.safetensors", "pt") as states,
-        safe_open(saved.folder / "random.safetensors", "pt") as random,
-    ):
-        known = set(states.keys())
-        for name, parameter in model.named_parameters():
-            with torch.no_grad():
-                parameter.copy_(_part(weights.get_tensor(name), parameter))
-            if f"{name}|{_STATES[0]}" in known:
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(float(saved.step)),
-                    **{key: _part(states.get_tensor(f"{name}|{key}"), parameter) for key in _STATES},
-                }
-        torch.set_rng_state(random.get_tensor(f"cpu|{ranks.rank}"))
-        if ranks.device.startswith("cuda"):
-            torch.cuda.set_rng_state(random.get_tensor(f"cuda|{ranks.rank}"), ranks.device)
 
 
 def _generators(device: str) -> dict[str, torch.Tensor]:

@@ -94,14 +94,10 @@ class LossModel(nn.Module):  # type: ignore[misc]  # torch is untyped here
                 input_ids=input_ids_BL, position_ids=position_ids_BL, use_cache=False
             ).last_hidden_state
         weights_N = None if weights_BL is None else weights_BL.reshape(-1)
-        hidden_NH, targets_N, head = (
-            hidden_BLH.flatten(0, 1),
-            targets_BL.reshape(-1),
-            self.model.get_output_embeddings(),
-        )
+        hidden_NH, targets_N = hidden_BLH.flatten(0, 1), targets_BL.reshape(-1)
+        head = self.model.get_output_embeddings()
         if self._kernel is not None and weights_N is None and bool((targets_N != IGNORED).any()):
-            total: torch.Tensor = self._kernel(head.weight, hidden_NH, targets_N, head.bias)
-            return total
+            return self._kernel(head.weight, hidden_NH, targets_N, head.bias)
         return chunked_loss(hidden_NH, head, targets_N, weights_N, self._chunk)
 
 

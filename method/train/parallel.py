@@ -100,19 +100,16 @@ def ranks(device: str, context: int) -> Iterator[Ranks]:
 def _context_mesh(device: str, size: int, context: int) -> Any:
     if context == 1:
         return None
-    from torch.distributed.device_mesh import init_device_mesh
-
     shape = (size // context, context)
-    return init_device_mesh(device.partition(":")[0], shape, mesh_dim_names=("data", "context"))
+    return distributed.init_device_mesh(device.partition(":")[0], shape, mesh_dim_names=("data", "context"))
 
 
 def shard(model: nn.Module, decoder: Any, ranks: Ranks, dtype: torch.dtype) -> None:
     """FSDP2 over all processes, layer by layer: weights, gradients and optimizer state are split, arithmetic is
     ``dtype`` and gradients are summed in float32. ``decoder`` is the part of ``model`` with ``layers``."""
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    mesh = init_device_mesh(ranks.device.partition(":")[0], (ranks.size,))
+    mesh = distributed.init_device_mesh(ranks.device.partition(":")[0], (ranks.size,))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)

@@ -159,10 +159,8 @@ class Recipe(Config):
 
     def deciding(self) -> dict[str, Any]:
         """The keys that decide the trained weights. A folder belongs to one set of their values."""
-        dumped: dict[str, Any] = self.model_dump(
-            mode="json", exclude={"name", "data", "shape", "hardware", "saving", "short_tokens", "long_tokens"}
-        )
-        return dumped
+        others = {"name", "data", "shape", "hardware", "saving", "short_tokens", "long_tokens"}
+        return self.model_dump(mode="json", exclude=others)
 
     def learning_rate(self, step: int, steps: int) -> float:
         """Of step ``step`` (from 0) of ``steps``: linear warm-up to the full rate, then half a cosine down to zero.

@@ -91,24 +91,19 @@ class CountingTokenizer(PromptTokenizer):
         return total + self._sum(counted) + sum(self._encoded([first] if first else []))
 
     def _sum(self, words: Mapping[str, int]) -> int:
-        """Tokens of words that stand after a space, each so many times."""
-        memo = self._memo
-        new = [word for word in words if word not in memo]
-        if self._cut is None:
-            memo.update(zip(new, self._encoded([f" {word}" for word in new]), strict=True))
-        else:
-            self._memorise(new, self._cut)
-        return sum([memo[word] * times for word, times in words.items()])
+        """Tokens of words that stand after a space, each so many times.
 
-    def _memorise(self, new: list[str], cut: Callable[[str], list[str]]) -> None:
-        """Counts of new words from those of their parts, which are fewer: letters, digits, marks."""
-        known = self._parts
+        Counts of new words come from those of their parts, which are fewer: letters, digits, marks.
+        """
+        memo, known, cut = self._memo, self._parts, self._cut
         if len(known) > MEMO_LIMIT:
             known.clear()
-        parts = [cut(f" {word}") if PLAIN.fullmatch(word) else [f" {word}"] for word in new]
+        new = [word for word in words if word not in memo]
+        parts = [cut(f" {word}") if cut and PLAIN.fullmatch(word) else [f" {word}"] for word in new]
         unknown = list({part for each in parts for part in each if part not in known})
         known.update(zip(unknown, self._encoded(unknown), strict=True))
-        self._memo.update(zip(new, [sum([known[part] for part in each]) for each in parts], strict=True))
+        memo.update(zip(new, [sum([known[part] for part in each]) for each in parts], strict=True))
+        return sum([memo[word] * times for word, times in words.items()])
 
     def _encoded(self, texts: list[str]) -> Iterable[int]:
         return map(len, self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))

@@ -44,6 +44,23 @@ class Near:
     size: int
     unit_tokens: float
 
+    def largest_fitting(self, draw: Draw, tokenizer: PromptTokenizer, budget: int) -> Fit:
+        """The same as :func:`largest_fitting` from a guess: for tokenizers that count whole prompts cheaply.
+
+        Where a larger size may take fewer tokens, which of several right answers is found depends on the guess.
+        """
+        before: Fit | None = None
+        rate = self.unit_tokens
+
+        def guess(tried: Fit) -> int:
+            nonlocal before, rate
+            if before is not None and abs(before.size - tried.size) > STEADY:
+                rate = max((before.tokens - tried.tokens) / (before.size - tried.size), 1.0)
+            before = tried
+            return tried.size + int((budget - tried.tokens) // rate)
+
+        return _search(draw, tokenizer, budget, self.size, guess)
+
 
 class TooSmallError(Exception):
     """Even the smallest sample exceeds the budget. ``tokens`` is what it takes, without the generation budget."""
@@ -122,24 +139,6 @@ def largest_fitting(
     return _search(draw, tokenizer, budget, draw.smallest, guess)
 
 
-def largest_fitting_near(draw: Draw, tokenizer: PromptTokenizer, budget: int, near: Near) -> Fit:
-    """The same as :func:`largest_fitting` from a guess: for tokenizers that count whole prompts cheaply.
-
-    Where a larger size may take fewer tokens, which of several right answers is found depends on ``near``.
-    """
-    before: Fit | None = None
-    rate = near.unit_tokens
-
-    def guess(tried: Fit) -> int:
-        nonlocal before, rate
-        if before is not None and abs(before.size - tried.size) > STEADY:
-            rate = max((before.tokens - tried.tokens) / (before.size - tried.size), 1.0)
-        before = tried
-        return tried.size + int((budget - tried.tokens) // rate)
-
-    return _search(draw, tokenizer, budget, near.size, guess)
-
-
 def fitting_in_steps(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, step: int) -> Fit:
     """The draw at ``size`` units, or ``step`` fewer until it fits ``budget`` prompt tokens: not the most that fit.
 
@@ -167,7 +166,12 @@ def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, gues
         else:
             too_big = size
         if fits is not None and too_big - fits.size == 1:
-            return _checked(fits, limit, tokenizer, budget)
+            if fits.size == limit and limit != fits.available:
+                raise TaskError(
+                    f"{tokenizer.name}: {limit} units of text stay under {budget} tokens, so the tokenizer drops text "
+                    "and lengths cannot be measured; put the model's real tokenizer files beside its weights"
+                )
+            return fits
         size = guess(tried) if step < GUESSES else ((draw.smallest if fits is None else fits.size) + too_big) // 2
     raise AssertionError("halving an interval ends")  # pragma: no cover
 
@@ -176,15 +180,6 @@ def _limit(draw: Draw, budget: int) -> int:
     """A unit costs at least one token with any sane tokenizer, so the search ends even where one does not."""
     limit = draw.smallest + budget + 1
     return limit if draw.largest is None else min(limit, draw.largest)
-
-
-def _checked(fits: Fit, limit: int, tokenizer: PromptTokenizer, budget: int) -> Fit:
-    if fits.size == limit and limit != fits.available:
-        raise TaskError(
-            f"{tokenizer.name}: {limit} units of text stay under {budget} tokens, so the tokenizer drops text "
-            "and lengths cannot be measured; put the model's real tokenizer files beside its weights"
-        )
-    return fits
 
 
 def _measure(draw: Draw, tokenizer: PromptTokenizer, size: int) -> Fit:

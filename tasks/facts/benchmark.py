@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lr2eval.base import ids
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
+from lr2eval.record.results import ShardResult
+from lr2eval.record.store import StoredSample
 from lr2eval.tasks.facts import table
 from lr2eval.tasks.shared import lm_eval
 from lr2eval.tasks.shared.select import limited, one_or_all
-
-if TYPE_CHECKING:
-    from lr2eval.record.results import ShardResult
-    from lr2eval.record.store import StoredSample
 
 VERSION = "1"
 

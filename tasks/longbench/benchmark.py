@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lr2eval.base.reading import parse_json
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.errors import StoreError
+from lr2eval.record.results import ShardResult
+from lr2eval.record.store import StoredSample
 from lr2eval.tasks.longbench import layout, metrics, source
 from lr2eval.tasks.longbench.prompts import prompt
 from lr2eval.tasks.longbench.suite import BUCKETS, DATA_SETS, bucket
 from lr2eval.tasks.shared import jsonl, lm_eval
 from lr2eval.tasks.shared.hub import load_each
 from lr2eval.tasks.shared.select import limited, one_or_all
-
-if TYPE_CHECKING:
-    from lr2eval.record.results import ShardResult
-    from lr2eval.record.store import StoredSample
 
 VERSION = "1"
 

@@ -66,7 +66,7 @@ def qa_f1_zh(prediction: str, answer: str) -> float:
 
 def rouge_zh(prediction: str, answer: str) -> float:
     """ROUGE-L over jieba's words."""
-    return rouge_l(" ".join(_cut(prediction)), " ".join(_cut(answer)))
+    return rouge_l(" ".join(_cutter().cut(prediction)), " ".join(_cutter().cut(answer)))
 
 
 def classification(prediction: str, answer: str, all_classes: Sequence[str]) -> float:
@@ -114,17 +114,8 @@ def code_similarity(prediction: str, answer: str) -> float:
     return round(100 * difflib.SequenceMatcher(None, line, answer).ratio()) / 100
 
 
-METRICS: dict[str, Callable[..., float]] = {
-    "qa_f1": qa_f1,
-    "qa_f1_zh": qa_f1_zh,
-    "rouge": rouge_l,
-    "rouge_zh": rouge_zh,
-    "classification": classification,
-    "count": count,
-    "retrieval": retrieval,
-    "retrieval_zh": retrieval_zh,
-    "code_similarity": code_similarity,
-}
+_OWN = (qa_f1, qa_f1_zh, rouge_zh, classification, count, retrieval, retrieval_zh, code_similarity)
+METRICS: dict[str, Callable[..., float]] = {"rouge": rouge_l, **{metric.__name__: metric for metric in _OWN}}
 
 
 def _f1(prediction: Sequence[str], answer: Sequence[str]) -> float:
@@ -140,7 +131,7 @@ def _words(text: str) -> list[str]:
 
 
 def _chinese_words(text: str) -> list[str]:
-    plain = ("".join(word.lower().translate(_CHINESE).split()) for word in _cut(text))
+    plain = ("".join(word.lower().translate(_CHINESE).split()) for word in _cutter().cut(text))
     return [word for word in plain if word]
 
 
@@ -149,10 +140,6 @@ def _number_after(words: str, answer: str) -> str:
     if found is None:
         raise UsageError(f"the answer {answer[:40]!r} has no {words.strip()!r} with a number; correct the data")
     return found[1]
-
-
-def _cut(text: str) -> list[str]:
-    return list(_cutter().cut(text))
 
 
 @cache

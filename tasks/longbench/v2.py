@@ -9,20 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.errors import UsageError
+from lr2eval.record.results import ShardResult
+from lr2eval.record.store import StoredSample
 from lr2eval.tasks.longbench import layout
 from lr2eval.tasks.longbench.prompts import Prompt, changed, read_yaml
 from lr2eval.tasks.shared import jsonl, lm_eval
 from lr2eval.tasks.shared.rows import RowFile
 from lr2eval.tasks.shared.select import limited, one_or_all
-
-if TYPE_CHECKING:
-    from lr2eval.record.results import ShardResult
-    from lr2eval.record.store import StoredSample
 
 VERSION = "1"
 HUB = "THUDM/LongBench-v2"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from lr2eval.base import ids
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.record.results import ShardResult
+from lr2eval.record.store import StoredSample
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.exact import files, parallel
 from lr2eval.tasks.exact.fit import sufficient
@@ -18,11 +20,6 @@ from lr2eval.tasks.niah.generate import VERSION, NiahMaker
 from lr2eval.tasks.niah.options import Grid, NiahOptions
 from lr2eval.tasks.shared import lm_eval
 from lr2eval.tasks.shared.select import by_length, limited, one_or_all
-
-if TYPE_CHECKING:
-    from lr2eval.record.results import ShardResult
-    from lr2eval.record.store import StoredSample
-
 
 METRIC = "found"
 DESCRIPTIONS: dict[Variant, str] = {

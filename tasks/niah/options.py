@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -111,12 +111,5 @@ class NiahOptions(DataOptions):
         """The samples that they ask for."""
         given = self.wording
         wording = None if given is None else ruler_wording() if given == RULER_WORDS else Wording.read(Path(given))
-        return Grid(
-            depths=self.depths,
-            samples_per_cell=self.samples_per_cell,
-            needles=self.needles,
-            distractors=self.distractors,
-            tokens_per_value=self.tokens_per_value,
-            wording=wording,
-            places=self.places,
-        )
+        same = {each.name: getattr(self, each.name) for each in fields(Grid)}
+        return Grid(**same | {"wording": wording})

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from lr2eval.base import ids
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
 from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.record.results import ShardResult
+from lr2eval.record.store import StoredSample
 from lr2eval.tasks.exact import files
 from lr2eval.tasks.ruler import generate, outside
 from lr2eval.tasks.ruler.outside import OUTSIDE
@@ -15,10 +17,6 @@ from lr2eval.tasks.ruler.score import COMPAT, METRICS
 from lr2eval.tasks.ruler.suite import TASKS, VERSION, RulerTask
 from lr2eval.tasks.shared import jsonl, lm_eval, upstream
 from lr2eval.tasks.shared.select import by_length, limited, one_or_all
-
-if TYPE_CHECKING:
-    from lr2eval.record.results import ShardResult
-    from lr2eval.record.store import StoredSample
 
 NIAH = (
     *("niah_single_1", "niah_single_2", "niah_single_3", "niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),

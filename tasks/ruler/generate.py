@@ -12,14 +12,7 @@ from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.counting import counting
 from lr2eval.tasks.exact.draft import Draw, IndexedRecipe, TaskRecipe
-from lr2eval.tasks.exact.fit import (
-    Near,
-    TooSmallError,
-    fitting_in_steps,
-    largest_fitting,
-    largest_fitting_near,
-    sufficient,
-)
+from lr2eval.tasks.exact.fit import Near, TooSmallError, fitting_in_steps, largest_fitting, sufficient
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
@@ -65,7 +58,7 @@ class RulerMaker:
         elif self.near is None:
             fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
         else:
-            fit = largest_fitting_near(draw, counting(tokenizer), length - new_tokens, self.near)
+            fit = self.near.largest_fitting(draw, counting(tokenizer), length - new_tokens)
         if fit.size == fit.available:
             raise TaskError(
                 f"{self.name} at length {length}: its haystack has only {fit.available} words, which fit into "

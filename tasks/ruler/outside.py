@@ -113,4 +113,4 @@ def load(names: Sequence[str], options: RulerOptions, context: TaskContext) -> d
 def _text(source: str, options: RulerOptions, context: TaskContext) -> Text:
     if source == "essays":
         return haystacks.load(options.haystack, context.data_dir, context.offline, repeat=options.repeat)
-    return questions.SETS[source].load(getattr(options, source), context.data_dir, context.offline)
+    return questions.load(source, getattr(options, source), context.data_dir, context.offline)

@@ -87,17 +87,13 @@ class QuestionSet(DataNeed):
         return [(self.file, json_bytes(self._hub_file(offline)))]
 
     def check(self, data_dir: Path) -> None:
-        self.load(None, data_dir)
+        load(self.name, None, data_dir)
 
     def _hub_file(self, offline: bool, searched: Path | None = None) -> Any:
         return self.from_hub(hub_rows(self, self.config, "validation", offline, searched, self._download))
 
-    def load(self, given: object, data_dir: Path | None, offline: bool = True) -> Questions:
-        """The questions of the file ``given``, or of the one in ``data_dir``, or else of the hub.
-
-        With ``offline`` only the hub's local cache is read. Raises :class:`MissingDataError` if there is none of them
-        and :class:`UsageError` naming file, item and field for another layout.
-        """
+    def load(self, given: object, data_dir: Path | None, offline: bool) -> Questions:
+        """See :func:`load`."""
         path = Path(str(given)).expanduser() if given is not None else self.find(data_dir)
         data, file = (_read(path), str(path)) if path else (self._hub_file(offline, data_dir), f"hub:{self.hub}")
         documents, items = self.parse(data, file)
@@ -105,6 +101,15 @@ class QuestionSet(DataNeed):
             raise UsageError(f"{file}: has no question with an answer; {self._download}")
         comparable = len(items) == self.published
         return Questions(path.name if path else file, comparable, tuple(documents), tuple(items))
+
+
+def load(name: str, given: object, data_dir: Path | None, offline: bool = True) -> Questions:
+    """Questions of ``squad`` or ``hotpotqa``: the file ``given``, or the one in ``data_dir``, or else the hub's.
+
+    With ``offline`` only the hub's local cache is read. Raises :class:`MissingDataError` if there is none of them and
+    :class:`UsageError` naming file, item and field for another layout.
+    """
+    return SETS[name].load(given, data_dir, offline)
 
 
 def _squad_articles(rows: list[dict[str, Any]]) -> dict[str, Any]:

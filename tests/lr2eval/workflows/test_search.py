@@ -14,7 +14,7 @@ import search_kill_resume
 from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.rope.windowed import install_rope
 from lr2eval.method.search.journal import Journal
-from lr2eval.method.search.result import SearchResult
+from lr2eval.record.search import SearchResult
 from tests.reports.searches import make_search
 
 Run = Callable[..., Any]

@@ -11,11 +11,11 @@ from scipy import stats
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.search.evolution import ScoredCandidate
-from lr2eval.method.search.result import FILE, SearchResult, difference, rule_facts, search_result, split_facts
+from lr2eval.method.search.result import difference, rule_facts, search_result, split_facts
 from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
 from lr2eval.record.base import write_record
-from lr2eval.record.search import RoundFacts
+from lr2eval.record.search import FILE, RoundFacts, SearchResult
 
 ROPE = OriginalRope(1000.0, 64, 128)
 

@@ -56,7 +56,7 @@ def write(path: Path, value: object) -> Path:
 @pytest.mark.parametrize("folder", ["squad", "."])
 def test_squad(name: str, folder: str, tmp_path: Path) -> None:
     write(tmp_path / folder / name, SQUAD)
-    found = questions.SETS["squad"].load(None, tmp_path)
+    found = questions.load("squad", None, tmp_path)
     assert found.name == name
     assert not found.comparable
     assert found.facts["stand_in"] is True
@@ -69,11 +69,11 @@ def test_squad(name: str, folder: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "value"), [("hotpot_dev_distractor_v1.json", HOTPOT), ("mine.jsonl.gz", COLUMNS)])
 def test_hotpot_in_both_layouts(name: str, value: object, tmp_path: Path) -> None:
     path = write(tmp_path / "hotpotqa" / name, value)
-    found = questions.SETS["hotpotqa"].load(path, None)
+    found = questions.load("hotpotqa", path, None)
     assert found.documents == ("A\nThree.", "B\nOne. Two.")
     assert [(each.answers, each.own) for each in found.items] == [(("yes",), (1, 0)), (("Two",), (1,))]
     if "distractor" in name:
-        assert questions.SETS["hotpotqa"].load(None, tmp_path) == found
+        assert questions.load("hotpotqa", None, tmp_path) == found
 
 
 def test_whole_published_file_is_comparable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_whole_published_file_is_comparable(tmp_path: Path, monkeypatch: pytest.
 
     layout = replace(questions.SETS["squad"], published=2)
     monkeypatch.setitem(questions.SETS, "squad", layout)
-    facts = questions.SETS["squad"].load(write(tmp_path / "dev-v2.0.json", SQUAD), None).facts
+    facts = questions.load("squad", write(tmp_path / "dev-v2.0.json", SQUAD), None).facts
     assert facts["comparable"] is True
     assert "stand_in" not in facts
 
@@ -102,8 +102,8 @@ def test_the_hubs_rows_are_the_published_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("datasets.load_dataset", lambda name, config=None, *, split: sets[name, config])
     asked = {**SQUAD, "data": SQUAD["data"][:1]}  # an article without questions has no row on the hub
     for name, value in (("squad", asked), ("hotpotqa", HOTPOT)):
-        hub = questions.SETS[name].load(None, None)
-        file = questions.SETS[name].load(write(tmp_path / f"{name}.json", value), None)
+        hub = questions.load(name, None, None)
+        file = questions.load(name, write(tmp_path / f"{name}.json", value), None)
         assert (hub.documents, hub.items) == (file.documents, file.items)
         assert hub.name == f"hub:{questions.SETS[name].hub}"
 
@@ -111,9 +111,9 @@ def test_the_hubs_rows_are_the_published_file(tmp_path: Path, monkeypatch: pytes
 def test_missing(tmp_path: Path) -> None:
     for name in ("squad", "hotpotqa"):
         with pytest.raises(MissingDataError, match=f"--set ruler.{name}=FILE"):
-            questions.SETS[name].load(None, tmp_path)
+            questions.load(name, None, tmp_path)
     with pytest.raises(UsageError, match=r"no\.json: No such file"):
-        questions.SETS["squad"].load(tmp_path / "no.json", None)
+        questions.load("squad", tmp_path / "no.json", None)
 
 
 def _qas(data: Any) -> Any:
@@ -173,17 +173,17 @@ def test_no_questions(data: bytes, message: str, tmp_path: Path) -> None:
 
 def refused(name: str, path: Path, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        questions.SETS[name].load(path, None)
+        questions.load(name, path, None)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.shared_data
 def test_real_files(shared_data: Path) -> None:
-    squad = questions.SETS["squad"].load(None, shared_data)
+    squad = questions.load("squad", None, shared_data)
     assert len(squad.items) == 6078 - 3168
     assert all(len(item.own) == 1 for item in squad.items)
-    hotpot = questions.SETS["hotpotqa"].load(None, shared_data)
+    hotpot = questions.load("hotpotqa", None, shared_data)
     assert len(hotpot.items) == 100
     assert max(len(item.own) for item in hotpot.items) == 10
     assert all("\n" in document for document in hotpot.documents)
