@@ -53,9 +53,13 @@ class Campaign:
             trials = [trial for trial in self._all_trials() if trial[1] == again]
             if not trials and not again.startswith("damage "):
                 raise SystemExit(f"--repeat {again}: there is no such trial")
-        used = {subjects.BY_NAME.get(subject, subjects.BY_NAME["run"]).name for subject, *_ in trials if subject in NEED}
+        used = {
+            subjects.BY_NAME.get(subject, subjects.BY_NAME["run"]).name for subject, *_ in trials if subject in NEED
+        }
         _say(f"undisturbed: {', '.join(sorted(used))}")
-        calm = [(f"undisturbed {name}", partial(_reference, name, self.examples, self.references)) for name in sorted(used)]
+        calm = [
+            (f"undisturbed {name}", partial(_reference, name, self.examples, self.references)) for name in sorted(used)
+        ]
         self._spread(calm)
         tasks = [(name, partial(trial, self.examples, self.references)) for _, name, trial in trials]
         if "damage" in self.wanted and not again:
@@ -132,8 +136,9 @@ def _again(examples_at: Path, number: int, seed: int, home: Path) -> list[dict[s
 
 def main() -> int:
     """0: nothing failed; 1: something did."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.campaign", description=about,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.campaign", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--share", type=float, default=1.0, help="how much of the campaign to do, such as 0.02")
     parser.add_argument("--only", default=",".join(CLASSES), help="classes, separated by commas [%(default)s]")
     parser.add_argument("--seed", type=int, default=0)

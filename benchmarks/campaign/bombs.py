@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import judge
-from .examples import BUNDLE_TASKS, MIX, SEARCH, SUBJECT, TRAIN, zipped
+from .examples import BUNDLE_TASKS, SEARCH, SUBJECT, TRAIN, zipped
 from .kills import Planned
 from .process import Forked, _main
 from .readers import NO_SHOTS, OF_A_RUN, ONE_LENGTH, ROPE, TWO, WITH_BASELINE, Words, _mix, _plan
@@ -30,7 +30,8 @@ BOUND = 300 << 20
 ROOM = 2 << 30
 """Bytes after which the system refuses it more memory: the machine must survive a bomb that works."""
 _LIMIT = re.compile(
-    r"limit|more than|at most|larger|longer|exceed|too (deep|large|long|big|many)|deeper|nested|maximum|only \d", re.IGNORECASE
+    r"limit|more than|at most|larger|longer|exceed|too (deep|large|long|big|many)|deeper|nested|maximum|only \d",
+    re.IGNORECASE,
 )
 MIB = 1 << 20
 Make = Callable[[Path], None]
@@ -56,7 +57,10 @@ def _zeros(size: int) -> Iterator[bytes]:
 
 def zip_bomb(member: str, path: Path) -> None:
     """512 MiB in half a megabyte."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive, archive.open(member, "w", force_zip64=True) as file:
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(member, "w", force_zip64=True) as file,
+    ):
         for block in _zeros(512 * MIB):
             file.write(block)
 
@@ -123,7 +127,7 @@ def deep(path: Path) -> None:
 def digits(path: Path) -> None:
     """A number of a million digits, in the place of the first value."""
     value = path.read_text()
-    path.write_text(re.sub(r'(: ?|\[)(?=[^,{}\[\]]+[,}\]])[^,}\]]+', lambda m: m[1] + "9" * 1_000_000, value, count=1))
+    path.write_text(re.sub(r"(: ?|\[)(?=[^,{}\[\]]+[,}\]])[^,}\]]+", lambda m: m[1] + "9" * 1_000_000, value, count=1))
 
 
 def csv_field(path: Path) -> None:
@@ -166,30 +170,41 @@ PLAN = ("train", "--recipe", "recipe.toml", "--model", "small", "--data", "rows"
 ESSAYS = _tasks("ruler:niah_single_2", data="packed", more=ONE_LENGTH)
 LENGTH = ("--lengths", "1k")
 JSON_FILES: dict[str, Words] = {
-    "model/config.json": MODEL, "model/generation_config.json": MODEL, "model/tokenizer.json": MODEL,
-    "model/tokenizer_config.json": MODEL, "sharded/lr2eval.json": _plan("sharded", "ruler"),
-    "sharded/model.safetensors.index.json": _plan("sharded", "facts"), "runs/original/results.json": OF_A_RUN[0],
+    "model/config.json": MODEL,
+    "model/generation_config.json": MODEL,
+    "model/tokenizer.json": MODEL,
+    "model/tokenizer_config.json": MODEL,
+    "sharded/lr2eval.json": _plan("sharded", "ruler"),
+    "sharded/model.safetensors.index.json": _plan("sharded", "facts"),
+    "runs/original/results.json": OF_A_RUN[0],
     "runs/original/manifest.json": ("report", "runs/original", "--out", "out/report.html"),
-    "search/search.json": ("report", "search", "--out", "out/page.html"), "search/manifest.json": (*SEARCH, "--out", "search"),
+    "search/search.json": ("report", "search", "--out", "out/page.html"),
+    "search/manifest.json": (*SEARCH, "--out", "search"),
     "search/factors.json": ("rope", "--model", "small", "--factors", "search/factors.json"),
     "factors/list.json": ("rope", "--model", "model", "--factors", "factors/list.json"),
-    "wording.json": (*SEARCH, "--out", "search"), "rows/manifest.json": TRAINING, "baseline.json": WITH_BASELINE[0],
-    "bundle/bundle.json": ("data", "show", "bundle"), "data/squad/dev-v2.0.json": _tasks("ruler:qa_1", more=TWO),
+    "wording.json": (*SEARCH, "--out", "search"),
+    "rows/manifest.json": TRAINING,
+    "baseline.json": WITH_BASELINE[0],
+    "bundle/bundle.json": ("data", "show", "bundle"),
+    "data/squad/dev-v2.0.json": _tasks("ruler:qa_1", more=TWO),
     "data/longbench_v2/data.json": _tasks("longbench2", more=LENGTH),
     "data/paul_graham/PaulGrahamEssays.json": _tasks("ruler:niah_single_2", more=ONE_LENGTH),
-}  # fmt: skip
+}
 OTHER_FILES: dict[str, Words] = {
-    "recipe.toml": PLAN, "run.toml": ("run", "--config", "run.toml", "--dry-run", "--out", "out/run"),
+    "recipe.toml": PLAN,
+    "run.toml": ("run", "--config", "run.toml", "--dry-run", "--out", "out/run"),
     "configs/gate.toml": ("gate", "runs/extended", "--config", "configs/gate.toml", "--out", "out/gate"),
     "extend.toml": ("extend", "--config", "extend.toml", "--offline", "--out", "out/extend", "--dry-run"),
     "factors/plain.csv": ("rope", "--model", "model", "--factors", "factors/plain.csv", "--target-length", "4k"),
-    f"data/mmlu/test/{SUBJECT}_test.csv": _tasks(f"mmlu:{SUBJECT}"), "haystack/text.txt": _tasks(
-        "ruler:niah_single_2", more=(*ONE_LENGTH, "--set", "ruler.haystack=haystack/text.txt")),
+    f"data/mmlu/test/{SUBJECT}_test.csv": _tasks(f"mmlu:{SUBJECT}"),
+    "haystack/text.txt": _tasks("ruler:niah_single_2", more=(*ONE_LENGTH, "--set", "ruler.haystack=haystack/text.txt")),
     "data/longbench/trec.jsonl": _tasks("longbench:trec", more=LENGTH),
     "data/hellaswag/hellaswag_val.jsonl": _tasks("short:hellaswag", more=NO_SHOTS),
-    "predictions/trec.jsonl": ("score", "longbench", "predictions"), "sharded/chat_template.jinja": _plan(
-        "sharded", "facts", more=("--chat",)), "model/model.safetensors": MODEL, "runs/original/samples.sqlite": OF_A_RUN[0],
-}  # fmt: skip
+    "predictions/trec.jsonl": ("score", "longbench", "predictions"),
+    "sharded/chat_template.jinja": _plan("sharded", "facts", more=("--chat",)),
+    "model/model.safetensors": MODEL,
+    "runs/original/samples.sqlite": OF_A_RUN[0],
+}
 SIZES: dict[str, tuple[str, dict[str, Any], Words]] = {
     "a billion layers": ("model/config.json", {"num_hidden_layers": 10**9}, MODEL),
     "a hidden size of a trillion": ("model/config.json", {"hidden_size": 10**12}, MODEL),
@@ -197,46 +212,83 @@ SIZES: dict[str, tuple[str, dict[str, Any], Words]] = {
     "a head of a billion": ("model/config.json", {"head_dim": 10**9}, ("rope", "--model", "model", *ROPE)),
     "a quadrillion rows": ("rows/manifest.json", {"segments.total": 10**15}, TRAINING),
     "rows of a quadrillion tokens": ("rows/manifest.json", {"target_window": 10**15}, TRAINING),
-    "a bundle of an exabyte": ("bundle/bundle.json", {"data_sets.mmlu.files": {"x": {"sha256": "0", "bytes": 10**18}}},
-                               ("data", "prepare", "--tasks", BUNDLE_TASKS, "--data-dir", "data", "--out", "bundle",
-                                "--offline")),
-}  # fmt: skip
+    "a bundle of an exabyte": (
+        "bundle/bundle.json",
+        {"data_sets.mmlu.files": {"x": {"sha256": "0", "bytes": 10**18}}},
+        ("data", "prepare", "--tasks", BUNDLE_TASKS, "--data-dir", "data", "--out", "bundle", "--offline"),
+    ),
+}
 
 
 def bombs() -> list[Bomb]:
     """All of them."""
     found = [
-        Bomb("zip: one member", "packed/mmlu/mmlu_test_dev.zip", partial(zip_bomb, f"test/{SUBJECT}_test.csv"),
-             _tasks(f"mmlu:{SUBJECT}", data="packed")),
+        Bomb(
+            "zip: one member",
+            "packed/mmlu/mmlu_test_dev.zip",
+            partial(zip_bomb, f"test/{SUBJECT}_test.csv"),
+            _tasks(f"mmlu:{SUBJECT}", data="packed"),
+        ),
         Bomb("zip: one text", "packed/paul_graham/PaulGrahamEssays.zip", partial(zip_bomb, "a.txt"), ESSAYS),
         Bomb("zip: many texts", "packed/paul_graham/PaulGrahamEssays.zip", zip_of_many, ESSAYS),
         Bomb("zip in a zip", "packed/paul_graham/PaulGrahamEssays.zip", zip_in_a_zip, ESSAYS, limit=False),
-        Bomb("gzip: one line", "packed/longbench/trec.jsonl.gz", partial(gzip_bomb, b'{"input": "', b'"}\n'),
-             _tasks("longbench:trec", data="packed", more=LENGTH)),
+        Bomb(
+            "gzip: one line",
+            "packed/longbench/trec.jsonl.gz",
+            partial(gzip_bomb, b'{"input": "', b'"}\n'),
+            _tasks("longbench:trec", data="packed", more=LENGTH),
+        ),
         Bomb("gzip: a haystack", "haystack/text.txt", partial(gzip_bomb, b"", b""), OTHER_FILES["haystack/text.txt"]),
-        Bomb("gzip: questions", "data/squad/dev-v2.0.json", partial(gzip_bomb, b"[", b"]"),
-             JSON_FILES["data/squad/dev-v2.0.json"]),
-        Bomb("gzip: a document", "documents/texts.jsonl.gz", partial(gzip_bomb, b'{"text": "', b'"}\n'),
-             _mix("texts.jsonl.gz")),
+        Bomb(
+            "gzip: questions",
+            "data/squad/dev-v2.0.json",
+            partial(gzip_bomb, b"[", b"]"),
+            JSON_FILES["data/squad/dev-v2.0.json"],
+        ),
+        Bomb(
+            "gzip: a document",
+            "documents/texts.jsonl.gz",
+            partial(gzip_bomb, b'{"text": "', b'"}\n'),
+            _mix("texts.jsonl.gz"),
+        ),
         Bomb("zstd: a document", "documents/texts.jsonl.zst", zstd_bomb, _mix("texts.jsonl.zst")),
-        Bomb("deflate under another name", "documents/texts.jsonl.gz", zlib_in_png_style, _mix("texts.jsonl.gz"), limit=False),
+        Bomb(
+            "deflate under another name",
+            "documents/texts.jsonl.gz",
+            zlib_in_png_style,
+            _mix("texts.jsonl.gz"),
+            limit=False,
+        ),
         Bomb("CSV: one field", f"data/mmlu/test/{SUBJECT}_test.csv", csv_field, _tasks(f"mmlu:{SUBJECT}")),
         Bomb("CSV: one factor", "factors/plain.csv", csv_field, OTHER_FILES["factors/plain.csv"]),
         Bomb("safetensors: a header of 10 GB", "model/model.safetensors", header_of_10_gb, MODEL, limit=False),
-        Bomb("safetensors: a shard's header of 10 GB", "sharded/model-00002-of-00003.safetensors", header_of_10_gb,
-             _plan("sharded", "facts"), limit=False),
+        Bomb(
+            "safetensors: a shard's header of 10 GB",
+            "sharded/model-00002-of-00003.safetensors",
+            header_of_10_gb,
+            _plan("sharded", "facts"),
+            limit=False,
+        ),
         Bomb("documents: a line of 600 MB", "documents/texts.jsonl", partial(sparse, 600 * MIB), _mix("texts.jsonl")),
         Bomb("TOML: deep", "recipe.toml", partial(text, "a = " + "[" * 10**6 + "]" * 10**6), PLAN),
         Bomb("TOML: a number", "recipe.toml", partial(text, "steps = " + "9" * 10**6), PLAN, limit=False),
-    ]  # fmt: skip
+    ]
     found += [Bomb(f"deep JSON: {file}", file, deep, words) for file, words in JSON_FILES.items()]
-    found += [Bomb(f"a million digits: {file}", file, digits, words, codes=(0, 2, 4, 5), limit=False)
-              for file, words in JSON_FILES.items()]  # fmt: skip
+    found += [
+        Bomb(f"a million digits: {file}", file, digits, words, codes=(0, 2, 4, 5), limit=False)
+        for file, words in JSON_FILES.items()
+    ]
     every = {**JSON_FILES, **OTHER_FILES}
-    found += [Bomb(f"a terabyte: {file}", file, partial(sparse, 10**12), words, limit=not file.endswith(("sqlite", "tensors")))
-              for file, words in every.items()]  # fmt: skip
-    return found + [Bomb(f"sizes: {name}", file, partial(huge, changes), words, codes=(0, 2, 4, 5), limit=False)
-                    for name, (file, changes, words) in SIZES.items()]  # fmt: skip
+    found += [
+        Bomb(
+            f"a terabyte: {file}", file, partial(sparse, 10**12), words, limit=not file.endswith(("sqlite", "tensors"))
+        )
+        for file, words in every.items()
+    ]
+    return found + [
+        Bomb(f"sizes: {name}", file, partial(huge, changes), words, codes=(0, 2, 4, 5), limit=False)
+        for name, (file, changes, words) in SIZES.items()
+    ]
 
 
 def plan() -> list[Planned]:
@@ -266,8 +318,16 @@ def _trial(number: int, examples: Path, references: Path, home: Path) -> list[di
     size = "unknown" if taken is None else f"{taken >> 20} MiB"
     detail = f"exit code {done.code}, {size} more memory: {done.err.strip()[-300:]}" if problem else ""
     shutil.rmtree(work, ignore_errors=True)
-    return [Finding(KIND, bomb.name.partition(":")[0], problem, f"bomb {bomb.name}", f"lr2eval {' '.join(bomb.words)}"[:200],
-                    detail).to_json()]  # fmt: skip
+    return [
+        Finding(
+            KIND,
+            bomb.name.partition(":")[0],
+            problem,
+            f"bomb {bomb.name}",
+            f"lr2eval {' '.join(bomb.words)}"[:200],
+            detail,
+        ).to_json()
+    ]
 
 
 def _measured(words: Words, told: Path) -> None:

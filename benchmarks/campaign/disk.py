@@ -1,4 +1,4 @@
-"""A disk that is full from the n-th write on. Exit code 5 in one line; once there is room, the same command finishes."""
+"""A disk that is full from the n-th write on: exit code 5 in one line. With room again, the same command finishes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,20 @@ from .subjects import BY_NAME, read_reference
 from .table import Finding
 
 KIND = "full disk"
-COUNTS = {"run": 16, "run of two models": 4, "search": 10, "train": 14, "data mix": 8, "data make": 6, "data prepare": 4,
-          "compare": 12, "gate": 12, "report": 4, "baseline": 4, "export": 4}  # fmt: skip
+COUNTS = {
+    "run": 16,
+    "run of two models": 4,
+    "search": 10,
+    "train": 14,
+    "data mix": 8,
+    "data make": 6,
+    "data prepare": 4,
+    "compare": 12,
+    "gate": 12,
+    "report": 4,
+    "baseline": 4,
+    "export": 4,
+}
 _FULL = re.compile(r"disk is full|No space left|disk full|out of space", re.IGNORECASE)
 
 
@@ -32,9 +44,7 @@ def plan(seed: int) -> list[Planned]:
     return found
 
 
-def _trial(
-    subject: str, name: str, place: float, examples: Path, references: Path, home: Path
-) -> list[dict[str, Any]]:
+def _trial(subject: str, name: str, place: float, examples: Path, references: Path, home: Path) -> list[dict[str, Any]]:
     chosen, reference = BY_NAME[subject], read_reference(references / f"{subject}.json")
     work = home / "full"
     chosen.prepare(examples, work)

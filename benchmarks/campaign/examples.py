@@ -20,11 +20,12 @@ QUIET = ("--device", "cpu", "--dtype", "float32", "--offline")
 SUBJECT = "abstract_algebra"
 RULER = "ruler:niah_single_1"
 _WORDS = (
-    "river stone lamp garden winter copper signal harbour quiet yellow seven market paper window story bridge corner "
-    "music letter summer engine silver forest number island people morning answer kitchen travel"
-).split()
+    "river", "stone", "lamp", "garden", "winter", "copper", "signal", "harbour", "quiet", "yellow", "seven",
+    "market", "paper", "window", "story", "bridge", "corner", "music", "letter", "summer", "engine", "silver",
+    "forest", "number", "island", "people", "morning", "answer", "kitchen", "travel",
+)  # fmt: skip
 
-RECIPE = f"""\
+RECIPE = """\
 name = "campaign"
 original_window = 128
 target_window = 256
@@ -53,7 +54,7 @@ keep = 2
 [data]
 tokens = 4096
 seed = 1
-buckets = [{{ up_to = 128, share = 0.5 }}, {{ share = 0.5 }}]
+buckets = [{ up_to = 128, share = 0.5 }, { share = 0.5 }]
 
 [[data.sources]]
 name = "texts"
@@ -148,7 +149,7 @@ def zipped(members: Mapping[str, str]) -> bytes:
 
 
 def models(home: Path) -> None:
-    """``model`` (window 2,048), ``small`` (window 128, to train and to search), ``sharded`` with everything beside it."""
+    """``model`` (window 2,048), ``small`` (window 128, to train and to search), ``sharded`` with all its files."""
     from transformers import AutoModelForCausalLM
 
     from benchmarks import make_toy_model
@@ -167,7 +168,11 @@ def models(home: Path) -> None:
     config = json.loads((sharded / "config.json").read_text())
     write(sharded / "config.json", json.dumps({**config, "max_position_embeddings": WINDOW}, indent=1))
     write(sharded / "chat_template.jinja", CHAT)
-    card = {"made_for": {"ruler": ["niah_single_1"]}, "lengths": [1024, 2048], "options": {"ruler": {"samples": {"1024": 2}}}}
+    card = {
+        "made_for": {"ruler": ["niah_single_1"]},
+        "lengths": [1024, 2048],
+        "options": {"ruler": {"samples": {"1024": 2}}},
+    }
     write(sharded / "lr2eval.json", json.dumps(card, indent=1))
 
 
@@ -284,7 +289,8 @@ def settings(home: Path) -> None:
     write(home / "factors" / "plain.csv", "factor\n" + "".join(f"{each}\n" for each in factors))
     write(home / "factors" / "list.json", json.dumps({"factors": factors, "target_length": TARGET, "temperature": 1.1}))
     wording = {"needle": " The locker of {key} has {value}.", "question": "\nQuestion: Which locker has {key}?",
-               "stem": "\nAnswer: {key} has", "keys": [f"{a} {b}" for a in _WORDS[:8] for b in _WORDS[8:14]]}  # fmt: skip
+               "stem": "\nAnswer: {key} has", 
+               "keys": [f"{a} {b}" for a in _WORDS[:8] for b in _WORDS[8:14]]}  # fmt: skip
     write(home / "wording.json", json.dumps(wording))
 
 
@@ -316,7 +322,9 @@ def made_by_commands(home: Path) -> None:
     for words in steps:
         done = run(words, home)
         if done.code:
-            raise SystemExit(f"the examples cannot be made: lr2eval {' '.join(words)} ended with {done.code}: {done.err}")
+            raise SystemExit(
+                f"the examples cannot be made: lr2eval {' '.join(words)} ended with {done.code}: {done.err}"
+            )
 
 
 def make(home: Path) -> None:

@@ -1,4 +1,4 @@
-"""Damaged inputs through the real command line: most in one process through ``main()``, some in a process of their own."""
+"""Damaged inputs through the real command line: most through ``main()`` in this process, some in one of their own."""
 
 from __future__ import annotations
 
@@ -67,9 +67,13 @@ def one(examples: Path, work: Path, number: int, seed: int) -> Finding:
     problem = _problem(reader, words, done, sealed, work)
     _repair(examples, work, reader)
     return Finding(
-        "damaged inputs", f"{reader.name}{' (own process)' if fresh else ''}", problem, f"damage {number}", _shown(words),
+        "damaged inputs",
+        f"{reader.name}{' (own process)' if fresh else ''}",
+        problem,
+        f"damage {number}",
+        _shown(words),
         f"{how}: {done.err.strip()[-300:]}" if problem else "",
-    )  # fmt: skip
+    )
 
 
 def _problem(reader: Reader, words: tuple[str, ...], done: Done, sealed: bool, work: Path) -> str | None:
@@ -132,8 +136,24 @@ def _set_words(key: str, rng: random.Random) -> tuple[str, ...]:
     group = key.partition(".")[0] if "." in key and not key.startswith("generation") else "facts"
     task = {"ruler": "ruler:niah_single_1", "niah": "niah:single", "mmlu": "mmlu:abstract_algebra"}.get(group, group)
     lengths = ("--lengths", "1k", "--samples-per-task", "2") if group in ("ruler", "niah") else ()
-    return ("run", "--model", "model", "--tasks", task, "--limit", "2", "--data-dir", "data", "--offline", *lengths,
-            "--set", f"{key}={value}", "--dry-run", "--out", "out/run")  # fmt: skip
+    return (
+        "run",
+        "--model",
+        "model",
+        "--tasks",
+        task,
+        "--limit",
+        "2",
+        "--data-dir",
+        "data",
+        "--offline",
+        *lengths,
+        "--set",
+        f"{key}={value}",
+        "--dry-run",
+        "--out",
+        "out/run",
+    )
 
 
 def _repair(examples: Path, work: Path, reader: Reader) -> None:

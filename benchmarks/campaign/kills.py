@@ -1,4 +1,4 @@
-"""SIGKILL at a chosen write of a command, half-written ones included. Then the same command must end as if nothing was."""
+"""SIGKILL at a chosen write of a command, or in the middle of it. Then the same command must end as if nothing was."""
 
 from __future__ import annotations
 
@@ -34,9 +34,15 @@ def plan(seed: int) -> list[Planned]:
 
 
 def _trial(
-    subject: str, name: str, place: float, moment: Moment, second: float | None,
-    examples: Path, references: Path, home: Path,
-) -> list[dict[str, Any]]:  # fmt: skip
+    subject: str,
+    name: str,
+    place: float,
+    moment: Moment,
+    second: float | None,
+    examples: Path,
+    references: Path,
+    home: Path,
+) -> list[dict[str, Any]]:
     chosen, reference = BY_NAME[subject], read_reference(references / f"{subject}.json")
     work = home / "kill"
     chosen.prepare(examples, work)

@@ -40,7 +40,9 @@ def plan(seed: int) -> list[Planned]:
 
 def browser() -> str | None:
     """A browser that prints the page that scripts have left."""
-    return next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+    return next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    )
 
 
 def valid(text: str) -> str:
@@ -90,8 +92,10 @@ def _problems(text: str, examples: Path, work: Path) -> Iterator[tuple[str, str 
     if problem is None:
         yield "page", _first(map(_page, (work / "compared/report.html", work / "judged/report.html")))
         yield "CSV", _csv((work / "compared/comparison.csv").read_text(encoding="utf-8"), name)
-        texts = [(work / each).read_text(encoding="utf-8") for each in
-                 ("compared/comparison.md", "judged/comparison.md", "judged/summary.md", "summary.md")]  # fmt: skip
+        texts = [
+            (work / each).read_text(encoding="utf-8")
+            for each in ("compared/comparison.md", "judged/comparison.md", "judged/summary.md", "summary.md")
+        ]
         yield "Markdown", _first(map(_markdown, texts))
         yield "JUnit", _junit((work / "judged/junit.xml").read_text(encoding="utf-8"), name)
         yield "annotations", _annotations(judged)
@@ -110,7 +114,7 @@ def _commands(text: str, folder: str, examples: Path, work: Path) -> Iterator[Do
     model = f"models/{folder}"
     yield run_here(("run", "--model", model, "--tasks", "facts", "--limit", "2", "--offline", "--dry-run"), work)
     yield run_here(("run", "--model", f"./{argument}", "--tasks", "facts", "--offline", "--dry-run"), work)
-    yield run_here(("run", "--model", model, f"--tasks={argument}", "--offline", "--dry-run"), work)
+    yield run_here(("run", "--model", model, f"--tasks=ruler:{argument}", "--offline", "--dry-run"), work)
     yield run_here(("run", "--model", model, "--tasks", "facts", "--offline", "--dry-run", f"--set={argument}=1"), work)
     yield run_here(("report", f"b/{folder}x"), work)
     yield run_here(("compare", f"b/{folder}", "a/none", f"--out=c/{folder}"), work)
@@ -139,7 +143,9 @@ def _terminal(done: Done) -> str | None:
 
 def _forged(text: str) -> str | None:
     lines = re.split(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]", text)
-    return next((found[0].strip()[:12] for line in lines if (found := _ORDER.match(line)) and not _OURS.match(line)), None)
+    return next(
+        (found[0].strip()[:12] for line in lines if (found := _ORDER.match(line)) and not _OURS.match(line)), None
+    )
 
 
 def _annotations(done: Done) -> str | None:
@@ -167,23 +173,49 @@ class _Outline(HTMLParser):
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.parts |= {(tag, ""), *((tag, name) for name, _ in attrs)}
-        self.targets |= {(value or "").partition(":")[0] if ":" in (value or "") else "here"
-                         for name, value in attrs if name in ("href", "src", "action", "xlink:href", "formaction")}  # fmt: skip
+        self.targets |= {
+            (value or "").partition(":")[0] if ":" in (value or "") else "here"
+            for name, value in attrs
+            if name in ("href", "src", "action", "xlink:href", "formaction")
+        }
 
     def handle_endtag(self, tag: str) -> None:
         self.unbalanced |= not self.open or self.open.pop() != tag
 
 
-PARTS = set(
-    "a b bdi body br button code dd defs desc details div dl dt figcaption figure footer g h1 h2 h3 h4 h5 head header html i "
-    "input label li link main mark meta nav p path pre rect section small span strong style summary svg table tbody td text "
-    "tfoot th thead title tr ul use wbr script article clippath ol line circle polyline polygon tspan time abbr em".split()
-)
+PARTS = frozenset((
+    "a", "b", "bdi", "body", "br", "button", "code", "dd", "defs", "desc", "details", "div", "dl", "dt",
+    "figcaption", "figure", "footer", "g", "h1", "h2", "h3", "h4", "h5", "head", "header", "html", "i", "input",
+    "label", "li", "link", "main", "mark", "meta", "nav", "p", "path", "pre", "rect", "section", "small", "span",
+    "strong", "style", "summary", "svg", "table", "tbody", "td", "text", "tfoot", "th", "thead", "title", "tr",
+    "ul", "use", "wbr", "script", "article", "clippath", "ol", "line", "circle", "polyline", "polygon", "tspan",
+    "time", "abbr", "em",
+))  # fmt: skip
+ELEMENTS = frozenset((
+    "testsuites", "testsuite", "properties", "property", "testcase", "failure", "error", "system-out", "system-err",
+))  # fmt: skip
+"""Of JUnit."""
 TARGETS = {"here", "data"}
 _ACTIVE = re.compile(r"on|style$|src(doc)?$|srcset$|form|action$|http-equiv$|background$|poster$|xmlns|autofocus$")
-_ALLOWED = {("div", "style"), ("span", "style"), ("td", "style"), ("svg", "xmlns"), ("svg", "xmlns:xlink"), ("i", "style"),
-            ("meta", "http-equiv"), ("b", "style"), ("tr", "style"), ("th", "style"), ("p", "style"), ("g", "style"),
-            ("svg", "style"), ("path", "style"), ("rect", "style"), ("text", "style"), ("use", "style")}  # fmt: skip
+_ALLOWED = {
+    ("div", "style"),
+    ("span", "style"),
+    ("td", "style"),
+    ("svg", "xmlns"),
+    ("svg", "xmlns:xlink"),
+    ("i", "style"),
+    ("meta", "http-equiv"),
+    ("b", "style"),
+    ("tr", "style"),
+    ("th", "style"),
+    ("p", "style"),
+    ("g", "style"),
+    ("svg", "style"),
+    ("path", "style"),
+    ("rect", "style"),
+    ("text", "style"),
+    ("use", "style"),
+}
 
 
 def _page(path: Path) -> str | None:
@@ -208,11 +240,13 @@ def _csv(text: str, name: str) -> str | None:
     if len({len(row) for row in table}) != 1:
         return "its rows have different lengths"
     for cell in (cell for row in table[1:] for cell in row):
-        start = cell.lstrip("\ufeff\u200b\u00a0 \t\r\n\"")
+        start = cell.lstrip('\ufeff\u200b\u00a0 \t\r\n"')
         if start[:1] in ("=", "+", "-", "@") and not _is_number(start):
             return "a cell is a formula"
     kept = _visible(name)
-    return None if len(kept) < 4 or any(kept in _visible(row[0]) for row in table[1:]) else "the name is not in its cell"
+    return (
+        None if len(kept) < 4 or any(kept in _visible(row[0]) for row in table[1:]) else "the name is not in its cell"
+    )
 
 
 def _is_number(text: str) -> bool:
@@ -233,10 +267,12 @@ def _markdown(text: str) -> str | None:
         return f"has {found}"
     plain = _CODE.sub("", text)
     for what, pattern in (
-        ("a bare link", r"(?<![\\\w])(https?://|www\.\w)"), ("a tag", r"(?<!\\)<[A-Za-z/!?]"), ("a link", r"(?<!\\)\]\s?(?<!\\)[(\[]"),
+        ("a bare link", r"(?<![\\\w])(https?://|www\.\w)"),
+        ("a tag", r"(?<!\\)<[A-Za-z/!?]"),
+        ("a link", r"(?<!\\)\]\s?(?<!\\)[(\[]"),
         ("a heading or a list of the name", r"(?m)^(#{1,6}|[*+]|\d+\.|>|```|~~~|=+$)\s?(?=title|item|quote|code)"),
         ("a mention", r"(?<![\\\w])@\w"),
-    ):  # fmt: skip
+    ):
         if re.search(pattern, plain):
             return what
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in plain.splitlines() if line.startswith("|")}
@@ -248,15 +284,15 @@ def _junit(text: str, name: str) -> str | None:
         root = ET.fromstring(text)
     except ET.ParseError as error:
         return f"is not XML ({error.msg.partition(':')[0]})"
-    if odd := sorted({each.tag for each in root.iter()} - set(
-        "testsuites testsuite properties property testcase failure error system-out system-err".split()
-    )):  # fmt: skip
+    if odd := sorted({each.tag for each in root.iter()} - ELEMENTS):
         return f"an element of the name: {odd[0]}"
     if found := judge.hidden(text):
         return f"has {found}"
     values = [each.get("value", "") for each in root.iter("property") if each.get("name") == "extended"]
     kept = _visible(name)
-    return None if len(kept) < 4 or any(kept in _visible(value) for value in values) else "the name is not in its property"
+    return (
+        None if len(kept) < 4 or any(kept in _visible(value) for value in values) else "the name is not in its property"
+    )
 
 
 def _browse(number: int, texts: tuple[str, ...], examples: Path, references: Path, home: Path) -> list[dict[str, Any]]:
@@ -271,8 +307,16 @@ def _browse(number: int, texts: tuple[str, ...], examples: Path, references: Pat
     done = run_here(("report", *(str(run.relative_to(work)) for run in runs), "--out", "page.html"), work)
     problem = _ended(done, (0,))
     if problem is None:
-        words = [found, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={work / 'profile'}",
-                 "--virtual-time-budget=2000", "--dump-dom", (work / "page.html").as_uri()]  # fmt: skip
+        words = [
+            found,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={work / 'profile'}",
+            "--virtual-time-budget=2000",
+            "--dump-dom",
+            (work / "page.html").as_uri(),
+        ]
         shown = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, errors="replace")
         root = re.search(r"<html[^>]*>", shown.stdout)
         if root is None:

@@ -27,14 +27,36 @@ from .shim import Counter, Disturbance, Mode, arm
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 QUIET = {"TQDM_DISABLE": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_TELEMETRY": "1"}
 WARM = (
-    "lr2eval.cli", "lr2eval.workflows.run", "lr2eval.workflows.search", "lr2eval.workflows.train",
-    "lr2eval.workflows.compare", "lr2eval.workflows.bundle", "lr2eval.workflows.data", "lr2eval.workflows.export",
-    "lr2eval.workflows.extend", "lr2eval.workflows.score", "lr2eval.reports", "lr2eval.runs.runner",
-    "lr2eval.backends.hf", "lr2eval.method.data.mixing", "lr2eval.method.search.perplexity", "lr2eval.tasks.ruler",
-    "lr2eval.tasks.mmlu", "lr2eval.tasks.longbench", "lr2eval.tasks.short", "lr2eval.tasks.niah", "lr2eval.tasks.facts",
-    "lm_eval.evaluator", "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto",
-    "pandas", "pyarrow.parquet", "matplotlib.figure", "rich.table", "psutil",
-)  # fmt: skip
+    "lr2eval.cli",
+    "lr2eval.workflows.run",
+    "lr2eval.workflows.search",
+    "lr2eval.workflows.train",
+    "lr2eval.workflows.compare",
+    "lr2eval.workflows.bundle",
+    "lr2eval.workflows.data",
+    "lr2eval.workflows.export",
+    "lr2eval.workflows.extend",
+    "lr2eval.workflows.score",
+    "lr2eval.reports",
+    "lr2eval.runs.runner",
+    "lr2eval.backends.hf",
+    "lr2eval.method.data.mixing",
+    "lr2eval.method.search.perplexity",
+    "lr2eval.tasks.ruler",
+    "lr2eval.tasks.mmlu",
+    "lr2eval.tasks.longbench",
+    "lr2eval.tasks.short",
+    "lr2eval.tasks.niah",
+    "lr2eval.tasks.facts",
+    "lm_eval.evaluator",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "pandas",
+    "pyarrow.parquet",
+    "matplotlib.figure",
+    "rich.table",
+    "psutil",
+)
 PATIENCE = 120.0
 """Seconds after which a command counts as hanging."""
 
@@ -84,7 +106,7 @@ class Forked:
         **variables: str,
     ) -> None:
         self.counter = Counter()
-        self._files = [tempfile.TemporaryFile() for _ in range(2)]
+        self._files = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115  # read when it has ended
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
@@ -107,7 +129,7 @@ class Forked:
             for number, file in enumerate(self._files, 1):
                 os.dup2(file.fileno(), number)
             for name, number, errors in (("stdout", 1, "strict"), ("stderr", 2, "backslashreplace")):
-                setattr(sys, name, open(number, "w", encoding="utf-8", errors=errors, closefd=False))
+                setattr(sys, name, open(number, "w", encoding="utf-8", errors=errors, closefd=False))  # noqa: SIM115
             os.chdir(home)
             wanted = environment(home / "cache", **variables)
             os.environ.clear()
@@ -193,9 +215,13 @@ def run_fresh(words: Sequence[str], home: Path, **variables: str) -> Done:
     """A command in an interpreter of its own, as a user starts it."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "lr2eval", *words], cwd=home, capture_output=True, timeout=PATIENCE, check=False,
+            [sys.executable, "-m", "lr2eval", *words],
+            cwd=home,
+            capture_output=True,
+            timeout=PATIENCE,
+            check=False,
             env={**environment(home / "cache", **variables), "PYTHONPATH": str(Path(__file__).parents[2])},
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         return Done(-signal.SIGKILL, "", f"killed after {PATIENCE:g} seconds")
     return Done(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
@@ -290,7 +316,7 @@ class _Log:
     """Lines that a worker writes and the campaign reads while it does."""
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115
         self._at, self._rest = 0, b""
 
     def take(self, final: bool) -> list[dict[str, Any]]:

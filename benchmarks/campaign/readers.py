@@ -1,4 +1,4 @@
-"""Every kind of file that lr2eval reads, with the cheapest commands that read it. Paths are those of ``examples.py``."""
+"""Every kind of file that lr2eval reads, with the cheapest commands that read it. ``examples.py`` has the paths."""
 
 from __future__ import annotations
 
@@ -73,8 +73,22 @@ class Reader:
 
 
 def _plan(model: str, *tasks: str, data: str = "data", more: Words = ()) -> Words:
-    return ("run", "--model", model, "--tasks", ",".join(tasks), "--limit", "2", "--data-dir", data, *QUIET, *more,
-            "--dry-run", "--out", "out/run")  # fmt: skip
+    return (
+        "run",
+        "--model",
+        model,
+        "--tasks",
+        ",".join(tasks),
+        "--limit",
+        "2",
+        "--data-dir",
+        data,
+        *QUIET,
+        *more,
+        "--dry-run",
+        "--out",
+        "out/run",
+    )
 
 
 def _data(name: str, file: str, kind: str, *tasks: str, data: str = "data", more: Words = ()) -> Reader:
@@ -90,8 +104,13 @@ ROPE = ("--target-length", "4k", "--rule", "yarn")
 def _model(name: str, file: str, kind: str, folder: str = "model", weight: int = 4, chat: bool = False) -> Reader:
     plan = _plan(folder, "facts", more=("--chat",) if chat else ())
     rope = ("rope", "--model", folder, *ROPE)
-    return Reader(f"checkpoint: {name}", f"{folder}/{file}", kind, (plan, rope) if file == "config.json" else (plan,),
-                  weight=weight)  # fmt: skip
+    return Reader(
+        f"checkpoint: {name}",
+        f"{folder}/{file}",
+        kind,
+        (plan, rope) if file == "config.json" else (plan,),
+        weight=weight,
+    )
 
 
 PAIR = ("runs/original", "runs/extended")
@@ -99,9 +118,12 @@ OF_A_PAIR: tuple[Words, ...] = (
     ("compare", *PAIR, "--out", "out/compared"),
     ("gate", *PAIR, "--margin", "90", "--out", "out/gate"),
 )
-OF_A_RUN: tuple[Words, ...] = (*OF_A_PAIR, ("report", "runs/original", "--out", "out/report.html"),
-                               ("baseline", "save", "runs/original", "--out", "out/baseline.json"),
-                               ("score", "ruler", "runs/original"))  # fmt: skip
+OF_A_RUN: tuple[Words, ...] = (
+    *OF_A_PAIR,
+    ("report", "runs/original", "--out", "out/report.html"),
+    ("baseline", "save", "runs/original", "--out", "out/baseline.json"),
+    ("score", "ruler", "runs/original"),
+)
 AGAIN = ("run", "--model", "model", *RUN_WORDS, "--out", "runs/original")
 GATE_FILE = ("gate", "runs/extended", "--config", "configs/gate.toml", "--out", "out/gate")
 WITH_BASELINE: tuple[Words, ...] = (
@@ -127,24 +149,36 @@ READERS: tuple[Reader, ...] = (
     _data("MMLU examples csv", f"mmlu/dev/{SUBJECT}_dev.csv", "csv", f"mmlu:{SUBJECT}"),
     _data("MMLU zip", "mmlu/mmlu_test_dev.zip", "zip", f"mmlu:{SUBJECT}", data="packed"),
     _data("LongBench jsonl", "longbench/trec.jsonl", "jsonl", "longbench:trec", more=("--lengths", "1k")),
-    _data("LongBench gzip", "longbench/trec.jsonl.gz", "gzip", "longbench:trec", data="packed",
-          more=("--lengths", "1k")),
+    _data(
+        "LongBench gzip", "longbench/trec.jsonl.gz", "gzip", "longbench:trec", data="packed", more=("--lengths", "1k")
+    ),
     _data("LongBench v2", "longbench_v2/data.json", "json", "longbench2", more=("--lengths", "1k")),
     _data("essays json", "paul_graham/PaulGrahamEssays.json", "json", "ruler:niah_single_2", more=ONE_LENGTH),
-    _data("essays zip", "paul_graham/PaulGrahamEssays.zip", "zip", "ruler:niah_single_2", data="packed",
-          more=ONE_LENGTH),
+    _data(
+        "essays zip", "paul_graham/PaulGrahamEssays.zip", "zip", "ruler:niah_single_2", data="packed", more=ONE_LENGTH
+    ),
     _data("SQuAD", "squad/dev-v2.0.json", "json", "ruler:qa_1", more=TWO),
     _data("HotpotQA", "hotpotqa/hotpot_dev_distractor_v1.json", "json", "ruler:qa_2", more=TWO),
     _data("HellaSwag", "hellaswag/hellaswag_val.jsonl", "jsonl", "short:hellaswag", more=NO_SHOTS),
     _data("GSM8K", "gsm8k/test.jsonl", "jsonl", "short:gsm8k", more=NO_SHOTS),
     _data("TruthfulQA", "truthfulqa/mc_task.json", "json", "short:truthfulqa"),
     _data("MMLU-Pro", "mmlu_pro/test.jsonl", "jsonl", "short:mmlu_pro", more=NO_SHOTS),
-    Reader("data: haystack text", "haystack/text.txt", "text",
-           (_plan("model", "ruler:niah_single_2", more=(*ONE_LENGTH, "--set", "ruler.haystack=haystack/text.txt")),)),
+    Reader(
+        "data: haystack text",
+        "haystack/text.txt",
+        "text",
+        (_plan("model", "ruler:niah_single_2", more=(*ONE_LENGTH, "--set", "ruler.haystack=haystack/text.txt")),),
+    ),
     Reader("data: predictions", "predictions/trec.jsonl", "jsonl", (("score", "longbench", "predictions"),)),
-    Reader("data: cached samples", "cache/data/ruler/*-1024-*.jsonl", "jsonl", (_plan("model", RULER, more=ONE_LENGTH),)),
-    Reader("data: cached samples' manifest", "cache/data/ruler/*-1024-*.manifest.json", "json",
-           (_plan("model", RULER, more=ONE_LENGTH),)),
+    Reader(
+        "data: cached samples", "cache/data/ruler/*-1024-*.jsonl", "jsonl", (_plan("model", RULER, more=ONE_LENGTH),)
+    ),
+    Reader(
+        "data: cached samples' manifest",
+        "cache/data/ruler/*-1024-*.manifest.json",
+        "json",
+        (_plan("model", RULER, more=ONE_LENGTH),),
+    ),
     Reader("data: cached weight hashes", "cache/weight-hashes.json", "json", (_plan("model", "facts"),)),
     _model("config.json", "config.json", "json", weight=8),
     _model("generation_config.json", "generation_config.json", "json"),
@@ -157,26 +191,67 @@ READERS: tuple[Reader, ...] = (
     Reader("checkpoint: lr2eval.json", "sharded/lr2eval.json", "json", (_plan("sharded", "ruler"),)),
     Reader("run: results.json", "runs/original/results.json", "json", OF_A_RUN, json_seal, weight=10),
     Reader("run: results.json of the extended model", "runs/extended/results.json", "json", OF_A_PAIR, json_seal),
-    Reader("run: manifest.json", "runs/original/manifest.json", "json",
-           (AGAIN, ("report", "runs/original", "--out", "out/report.html"))),
+    Reader(
+        "run: manifest.json",
+        "runs/original/manifest.json",
+        "json",
+        (AGAIN, ("report", "runs/original", "--out", "out/report.html")),
+    ),
     Reader("run: samples.sqlite", "runs/original/samples.sqlite", "sqlite", OF_A_RUN, store_seal, weight=12),
     Reader("run: samples.sqlite, run again", "runs/original/samples.sqlite", "sqlite", (AGAIN,)),
-    Reader("search: search.json", "search/search.json", "json", (("report", "search", "--out", "out/page.html"),),
-           json_seal, weight=6),
-    Reader("search: factors.json", "search/factors.json", "json",
-           (("rope", *FACTORS_USE), ("export", *FACTORS_USE, "--out", "out/export"))),
+    Reader(
+        "search: search.json",
+        "search/search.json",
+        "json",
+        (("report", "search", "--out", "out/page.html"),),
+        json_seal,
+        weight=6,
+    ),
+    Reader(
+        "search: factors.json",
+        "search/factors.json",
+        "json",
+        (("rope", *FACTORS_USE), ("export", *FACTORS_USE, "--out", "out/export")),
+    ),
     Reader("search: evaluations.sqlite", "search/evaluations.sqlite", "sqlite", ((*SEARCH, "--out", "search"),)),
     Reader("search: manifest.json", "search/manifest.json", "json", ((*SEARCH, "--out", "search"),), weight=2),
-    Reader("factors: csv", "factors/plain.csv", "csv",
-           (("rope", "--model", "model", "--factors", "factors/plain.csv", "--target-length", "4k"),)),
-    Reader("factors: json", "factors/list.json", "json", (("rope", "--model", "model", "--factors", "factors/list.json"),
-           ("export", "--model", "model", "--factors", "factors/list.json", "--out", "out/export"))),
+    Reader(
+        "factors: csv",
+        "factors/plain.csv",
+        "csv",
+        (("rope", "--model", "model", "--factors", "factors/plain.csv", "--target-length", "4k"),),
+    ),
+    Reader(
+        "factors: json",
+        "factors/list.json",
+        "json",
+        (
+            ("rope", "--model", "model", "--factors", "factors/list.json"),
+            ("export", "--model", "model", "--factors", "factors/list.json", "--out", "out/export"),
+        ),
+    ),
     Reader("factors: wording", "wording.json", "json", ((*SEARCH, "--out", "search"),)),
-    Reader("rows: manifest.json", "rows/manifest.json", "json",
-           (("train", "--recipe", "recipe.toml", "--model", "small", "--data", "rows", "--offline", "--dry-run"),
-            (*TRAIN, "--data", "rows", "--out", "out/training")), weight=6),
-    *(Reader(f"rows: {name}", f"rows/{name}", "binary", ((*TRAIN, "--data", "rows", "--out", "out/training"),), bytes_seal,
-             weight=2) for name in ("rows.bin", "lengths.bin", "tokens.bin")),
+    Reader(
+        "rows: manifest.json",
+        "rows/manifest.json",
+        "json",
+        (
+            ("train", "--recipe", "recipe.toml", "--model", "small", "--data", "rows", "--offline", "--dry-run"),
+            (*TRAIN, "--data", "rows", "--out", "out/training"),
+        ),
+        weight=6,
+    ),
+    *(
+        Reader(
+            f"rows: {name}",
+            f"rows/{name}",
+            "binary",
+            ((*TRAIN, "--data", "rows", "--out", "out/training"),),
+            bytes_seal,
+            weight=2,
+        )
+        for name in ("rows.bin", "lengths.bin", "tokens.bin")
+    ),
     _train("state.json", "state.json", "json"),
     _train("COMPLETE", "COMPLETE", "json"),
     _train("weights", "weights.safetensors", "safetensors"),
@@ -184,31 +259,77 @@ READERS: tuple[Reader, ...] = (
     _train("random states", "random.safetensors", "safetensors"),
     Reader("training: manifest.json", "training/manifest.json", "json", (RESUME,), remove=RESUMED, weight=2),
     Reader("training: log.jsonl", "training/log.jsonl", "jsonl", (RESUME,), remove=RESUMED, weight=2),
-    Reader("settings: recipe TOML", "recipe.toml", "toml",
-           (("train", "--recipe", "recipe.toml", "--model", "small", "--data", "rows", "--offline", "--dry-run"),
-            (*MIX, "--out", "out/rows")), weight=6),
-    Reader("settings: run TOML", "run.toml", "toml",
-           (("run", "--config", "run.toml", "--dry-run", "--out", "out/run"),), may_last=True, weight=10),
+    Reader(
+        "settings: recipe TOML",
+        "recipe.toml",
+        "toml",
+        (
+            ("train", "--recipe", "recipe.toml", "--model", "small", "--data", "rows", "--offline", "--dry-run"),
+            (*MIX, "--out", "out/rows"),
+        ),
+        weight=6,
+    ),
+    Reader(
+        "settings: run TOML",
+        "run.toml",
+        "toml",
+        (("run", "--config", "run.toml", "--dry-run", "--out", "out/run"),),
+        may_last=True,
+        weight=10,
+    ),
     Reader("settings: gate TOML", "configs/gate.toml", "toml", (GATE_FILE,), verdicts=True, weight=6),
-    Reader("settings: extend TOML", "extend.toml", "toml",
-           (("extend", "--config", "extend.toml", "--offline", "--out", "out/extend", "--dry-run"),), weight=6),
+    Reader(
+        "settings: extend TOML",
+        "extend.toml",
+        "toml",
+        (("extend", "--config", "extend.toml", "--offline", "--out", "out/extend", "--dry-run"),),
+        weight=6,
+    ),
     Reader("documents: jsonl", "documents/texts.jsonl", "jsonl", (_mix("texts.jsonl"),)),
     Reader("documents: jsonl gzip", "documents/texts.jsonl.gz", "gzip", (_mix("texts.jsonl.gz"),)),
     Reader("documents: jsonl zstd", "documents/texts.jsonl.zst", "binary", (_mix("texts.jsonl.zst"),)),
     Reader("documents: parquet", "documents/texts.parquet", "binary", (_mix("texts.parquet"),)),
-    Reader("documents: token ids", "documents/tokens.jsonl", "jsonl",
-           ((*MIX, "--set", 'sources=[{"name": "t", "path": "documents/tokens.jsonl", "tokenised": true}]', "--out",
-             "out/rows"),)),
+    Reader(
+        "documents: token ids",
+        "documents/tokens.jsonl",
+        "jsonl",
+        (
+            (
+                *MIX,
+                "--set",
+                'sources=[{"name": "t", "path": "documents/tokens.jsonl", "tokenised": true}]',
+                "--out",
+                "out/rows",
+            ),
+        ),
+    ),
     Reader("documents: token cache", "cache/tokens/*/*/000000.tok", "binary", ((*MIX, "--out", "out/rows"),)),
-    Reader("documents: token cache's record", "cache/tokens/*/*/complete.json", "json", ((*MIX, "--out", "out/rows"),),
-           weight=2),
+    Reader(
+        "documents: token cache's record",
+        "cache/tokens/*/*/complete.json",
+        "json",
+        ((*MIX, "--out", "out/rows"),),
+        weight=2,
+    ),
     Reader("baseline", "baseline.json", "json", WITH_BASELINE, json_seal, weight=8),
-    Reader("bundle: bundle.json", "bundle/bundle.json", "json",
-           (("data", "show", "bundle"), _plan("model", f"mmlu:{SUBJECT}", data="bundle"),
-            ("data", "prepare", "--tasks", BUNDLE_TASKS, "--data-dir", "data", "--out", "bundle", "--offline"))),
-    Reader("bundle: a file", f"bundle/mmlu/test/{SUBJECT}_test.csv", "csv",
-           (("data", "show", "bundle"), _plan("model", f"mmlu:{SUBJECT}", data="bundle")), bytes_seal),
-)  # fmt: skip
+    Reader(
+        "bundle: bundle.json",
+        "bundle/bundle.json",
+        "json",
+        (
+            ("data", "show", "bundle"),
+            _plan("model", f"mmlu:{SUBJECT}", data="bundle"),
+            ("data", "prepare", "--tasks", BUNDLE_TASKS, "--data-dir", "data", "--out", "bundle", "--offline"),
+        ),
+    ),
+    Reader(
+        "bundle: a file",
+        f"bundle/mmlu/test/{SUBJECT}_test.csv",
+        "csv",
+        (("data", "show", "bundle"), _plan("model", f"mmlu:{SUBJECT}", data="bundle")),
+        bytes_seal,
+    ),
+)
 
 
 def verified() -> tuple[Reader, ...]:

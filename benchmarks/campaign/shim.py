@@ -118,6 +118,4 @@ def arm(folder: Path, what: Disturbance, counter: Counter) -> None:
     """Watch the writes of this process below ``folder`` from now on."""
     found = ctypes.CDLL(None).campaign_arm
     found.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_int, ctypes.c_void_p]
-    found(
-        os.fsencode(folder), what.mode, what.moment, what.at, what.signal, ctypes.addressof(counter.numbers)
-    )
+    found(os.fsencode(folder), what.mode, what.moment, what.at, what.signal, ctypes.addressof(counter.numbers))

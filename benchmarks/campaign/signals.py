@@ -23,9 +23,12 @@ KIND = "signals"
 PIPES = "closed output"
 COUNTS = {"run": 16, "search": 12, "train": 12, "data mix": 8, "data make": 6, "compare": 8, "gate": 8, "report": 4}
 OUTPUTS = {
-    "tasks": ("tasks",), "help": ("--help",), "rope": ("rope", "--model", "model", "--target-length", "4k", "--rule", "all"),
-    "data show": ("data", "show", "bundle"), "compare": ("compare", "runs/original", "runs/extended", "--out", "out/c"),
-}  # fmt: skip
+    "tasks": ("tasks",),
+    "help": ("--help",),
+    "rope": ("rope", "--model", "model", "--target-length", "4k", "--rule", "all"),
+    "data show": ("data", "show", "bundle"),
+    "compare": ("compare", "runs/original", "runs/extended", "--out", "out/c"),
+}
 
 
 def plan(seed: int) -> list[Planned]:
@@ -52,9 +55,15 @@ def plan_pipes() -> list[Planned]:
 
 
 def _trial(
-    subject: str, name: str, place: float, which: signal.Signals, at_write: bool,
-    examples: Path, references: Path, home: Path,
-) -> list[dict[str, Any]]:  # fmt: skip
+    subject: str,
+    name: str,
+    place: float,
+    which: signal.Signals,
+    at_write: bool,
+    examples: Path,
+    references: Path,
+    home: Path,
+) -> list[dict[str, Any]]:
     chosen, reference = BY_NAME[subject], read_reference(references / f"{subject}.json")
     work = home / "signal"
     chosen.prepare(examples, work)
@@ -88,7 +97,14 @@ def _pipe(name: str, how: str, examples: Path, references: Path, home: Path) -> 
     target = {"pipe": writing, "full": os.open("/dev/full", os.O_WRONLY), "closed": subprocess.DEVNULL}[how]
     before = (lambda: os.close(1)) if how == "closed" else None
     variables = {**environment(work / "cache"), "PYTHONPATH": str(Path(__file__).parents[2])}
-    child = subprocess.Popen(words, stdout=target, stderr=subprocess.PIPE, cwd=work, env=variables, preexec_fn=before)
+    child = subprocess.Popen(
+        words,
+        stdout=target,
+        stderr=subprocess.PIPE,
+        cwd=work,
+        env=variables,
+        preexec_fn=before,  # noqa: PLW1509  # there are no threads
+    )
     try:
         err = child.communicate(timeout=PATIENCE)[1].decode("utf-8", "replace")
     except subprocess.TimeoutExpired:
@@ -102,5 +118,13 @@ def _pipe(name: str, how: str, examples: Path, references: Path, home: Path) -> 
     silent = (0, 141, -signal.SIGPIPE, *((2, 5) if how == "pipe" else ()))
     problem = judge.wrong(Done(child.returncode, "", err), codes, silent=silent)
     repeat = f"output {name} {how}"
-    return [Finding(KIND, f"{PIPES}: {how}", problem, repeat, f"lr2eval {' '.join(OUTPUTS[name])}",
-                    err.strip()[-300:] if problem else "").to_json()]  # fmt: skip
+    return [
+        Finding(
+            KIND,
+            f"{PIPES}: {how}",
+            problem,
+            repeat,
+            f"lr2eval {' '.join(OUTPUTS[name])}",
+            err.strip()[-300:] if problem else "",
+        ).to_json()
+    ]

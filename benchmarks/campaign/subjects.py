@@ -33,9 +33,11 @@ def whole(path: Path) -> str:
 
 def timeless(path: Path) -> str:
     """The hash of a JSON or JSON Lines file without times."""
-    values = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else [
-        json.loads(path.read_text())
-    ]  # fmt: skip
+    values = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        if path.suffix == ".jsonl"
+        else [json.loads(path.read_text())]
+    )
     return hashlib.sha256(json.dumps([_timeless(value) for value in values], sort_keys=True).encode()).hexdigest()
 
 
@@ -121,42 +123,136 @@ _RESPONSES = ("samples.sqlite", "SELECT shard, request_type, request, key, respo
 _SAMPLES = "SELECT * FROM samples ORDER BY id"
 _TRIALS = ("evaluations.sqlite", "SELECT number, factors, sample, nll, tokens, seconds FROM evaluations")
 _JOURNAL = "SELECT factors, sample, nll, tokens FROM evaluations ORDER BY number"
-_TENSORS = ("model/model.safetensors", "checkpoints/step-000004/weights.safetensors",
-            "checkpoints/step-000004/optimizer.safetensors", "checkpoints/step-000004/random.safetensors")  # fmt: skip
+_TENSORS = (
+    "model/model.safetensors",
+    "checkpoints/step-000004/weights.safetensors",
+    "checkpoints/step-000004/optimizer.safetensors",
+    "checkpoints/step-000004/random.safetensors",
+)
 _ROWS = ("rows.bin", "lengths.bin", "tokens.bin", "weights.bin")
 _COMPARED = ("comparison.json", "comparison.csv", "comparison.md", "report.html")
 RUN = ("run", "--model", "model", *RUN_WORDS, "--out", "out/run")
-PAIR = ("run", "--model", "sharded", "--baseline", "model", "--tasks", "facts", "--limit", "4", "--batch-size", "2",
-        *QUIET, "--out", "out/pair")  # fmt: skip
+PAIR = (
+    "run",
+    "--model",
+    "sharded",
+    "--baseline",
+    "model",
+    "--tasks",
+    "facts",
+    "--limit",
+    "4",
+    "--batch-size",
+    "2",
+    *QUIET,
+    "--out",
+    "out/pair",
+)
 
 SUBJECTS: tuple[Subject, ...] = (
-    Subject("run", RUN, "out/run", ("results.json",), journal=_RESPONSES, answers=_SAMPLES, drop=("cache/data",), kills=55),
+    Subject(
+        "run", RUN, "out/run", ("results.json",), journal=_RESPONSES, answers=_SAMPLES, drop=("cache/data",), kills=55
+    ),
     Subject("run of two models", PAIR, "out/pair", ("comparison.json", "comparison.csv", "gate.json"), kills=15),
-    Subject("search", (*SEARCH, "--out", "out/search"), "out/search", ("search.json", "factors.json"), journal=_TRIALS,
-            answers=_JOURNAL, kills=35),
-    Subject("train", (*TRAIN, "--data", "rows", "--out", "out/training"), "out/training", _TENSORS,
-            ("log.jsonl", "training.json"), kills=40),
-    Subject("data mix", (*MIX, "--out", "out/rows"), "out/rows", _ROWS, ("manifest.json",), drop=("cache/tokens",),
-            kills=15),
-    Subject("data make", ("data", "make", "--model", "model", "--tasks", RULER, "--lengths", "1k,2k",
-                          "--samples-per-task", "3", "--offline", "--out", "out/data"), "out/data",
-            ("niah_single_1-1024.jsonl", "niah_single_1-2048.jsonl", "manifest.json"), drop=("cache/data",), kills=12),
-    Subject("data prepare", ("data", "prepare", "--tasks", BUNDLE_TASKS, "--data-dir", "data", "--out", "out/bundle",
-                             "--offline"), "out/bundle",
-            ("bundle.json", "longbench/trec.jsonl", "squad/dev-v2.0.json"), kills=8),
-    Subject("compare", ("compare", "runs/original", "runs/extended", "--out", "out/compared"), "out/compared", _COMPARED,
-            old=True, together=True, kills=15),
-    Subject("gate", ("gate", "runs/original", "runs/extended", "--margin", "90", "--out", "out/gate"), "out/gate",
-            (*_COMPARED, "gate.json", "summary.md", "junit.xml"), old=True, together=True, kills=12),
-    Subject("report", ("report", "runs/original", "--out", "out/page/report.html"), "out/page", ("report.html",), old=True,
-            kills=8),
-    Subject("report of a search", ("report", "search", "--out", "out/page/report.html"), "out/page", ("report.html",),
-            old=True, kills=5),
-    Subject("baseline", ("baseline", "save", "runs/original", "--out", "out/saved/baseline.json"), "out/saved",
-            ("baseline.json",), old=True, kills=8),
-    Subject("export", ("export", "--model", "small", "--factors", "search/factors.json", "--copy-weights", "--out",
-                       "out/export"), "out/export", ("config.json", "model.safetensors", "rope_factors.json"), kills=5),
-)  # fmt: skip
+    Subject(
+        "search",
+        (*SEARCH, "--out", "out/search"),
+        "out/search",
+        ("search.json", "factors.json"),
+        journal=_TRIALS,
+        answers=_JOURNAL,
+        kills=35,
+    ),
+    Subject(
+        "train",
+        (*TRAIN, "--data", "rows", "--out", "out/training"),
+        "out/training",
+        _TENSORS,
+        ("log.jsonl", "training.json"),
+        kills=40,
+    ),
+    Subject(
+        "data mix", (*MIX, "--out", "out/rows"), "out/rows", _ROWS, ("manifest.json",), drop=("cache/tokens",), kills=15
+    ),
+    Subject(
+        "data make",
+        (
+            "data",
+            "make",
+            "--model",
+            "model",
+            "--tasks",
+            RULER,
+            "--lengths",
+            "1k,2k",
+            "--samples-per-task",
+            "3",
+            "--offline",
+            "--out",
+            "out/data",
+        ),
+        "out/data",
+        ("niah_single_1-1024.jsonl", "niah_single_1-2048.jsonl", "manifest.json"),
+        drop=("cache/data",),
+        kills=12,
+    ),
+    Subject(
+        "data prepare",
+        ("data", "prepare", "--tasks", BUNDLE_TASKS, "--data-dir", "data", "--out", "out/bundle", "--offline"),
+        "out/bundle",
+        ("bundle.json", "longbench/trec.jsonl", "squad/dev-v2.0.json"),
+        kills=8,
+    ),
+    Subject(
+        "compare",
+        ("compare", "runs/original", "runs/extended", "--out", "out/compared"),
+        "out/compared",
+        _COMPARED,
+        old=True,
+        together=True,
+        kills=15,
+    ),
+    Subject(
+        "gate",
+        ("gate", "runs/original", "runs/extended", "--margin", "90", "--out", "out/gate"),
+        "out/gate",
+        (*_COMPARED, "gate.json", "summary.md", "junit.xml"),
+        old=True,
+        together=True,
+        kills=12,
+    ),
+    Subject(
+        "report",
+        ("report", "runs/original", "--out", "out/page/report.html"),
+        "out/page",
+        ("report.html",),
+        old=True,
+        kills=8,
+    ),
+    Subject(
+        "report of a search",
+        ("report", "search", "--out", "out/page/report.html"),
+        "out/page",
+        ("report.html",),
+        old=True,
+        kills=5,
+    ),
+    Subject(
+        "baseline",
+        ("baseline", "save", "runs/original", "--out", "out/saved/baseline.json"),
+        "out/saved",
+        ("baseline.json",),
+        old=True,
+        kills=8,
+    ),
+    Subject(
+        "export",
+        ("export", "--model", "small", "--factors", "search/factors.json", "--copy-weights", "--out", "out/export"),
+        "out/export",
+        ("config.json", "model.safetensors", "rope_factors.json"),
+        kills=5,
+    ),
+)
 BY_NAME: Mapping[str, Subject] = {subject.name: subject for subject in SUBJECTS}
 
 
@@ -183,7 +279,9 @@ def make_reference(subject: Subject, examples: Path, target: Path, home: Path) -
     content = subject.content(work)
     missing = [name for name in (*subject.exact, *subject.loose) if name not in content]
     if done.code not in subject.codes or missing or not calls:
-        raise SystemExit(f"{subject.name}: undisturbed, it ended with {done.code}, {calls} writes, no {missing}: {done.err}")
+        raise SystemExit(
+            f"{subject.name}: undisturbed, it ended with {done.code}, {calls} writes, no {missing}: {done.err}"
+        )
     value = {"content": content, "calls": calls, "bytes": size, "seconds": seconds, "code": done.code}
     target.write_text(json.dumps(value))
     return []

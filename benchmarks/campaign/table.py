@@ -73,12 +73,20 @@ class Table:
     def text(self) -> str:
         """The table for a terminal, then the causes of failures."""
         found = self.to_json()
-        rows = [("class", "tried", "failed"), *((k, str(v["tried"]), str(v["failed"])) for k, v in found["classes"].items()),
-                ("all", str(found["tried"]), str(found["failed"]))]  # fmt: skip
+        rows = [
+            ("class", "tried", "failed"),
+            *((k, str(v["tried"]), str(v["failed"])) for k, v in found["classes"].items()),
+            ("all", str(found["tried"]), str(found["failed"])),
+        ]
         width = max(len(row[0]) for row in rows)
         lines = [f"{name:<{width}}  {tried:>7}  {failed:>7}" for name, tried, failed in rows]
         lines += [f"skipped: {name}: {why}" for name, why in found["skipped"].items()]
         for name, cause in found["failures"].items():
             of = ", ".join(f"{subject} {count}" for subject, count in list(cause["of"].items())[:5])
-            lines += ["", f"{cause['failed']} x {name}", f"    {of}", f"    --repeat '{cause['examples'][0]['repeat']}'"]
+            lines += [
+                "",
+                f"{cause['failed']} x {name}",
+                f"    {of}",
+                f"    --repeat '{cause['examples'][0]['repeat']}'",
+            ]
         return "\n".join(lines)

@@ -110,5 +110,7 @@ def vllm(python: str, kills: int, seed: int) -> list[Finding]:
     except ValueError:
         problem = f"the benchmark ended with {done.returncode}"
     repeat = f"python benchmarks/vllm_kill_resume.py --kills {kills} --seed {seed}"
-    return [Finding(KIND, VLLM, problem if not number else None, repeat, repeat, done.stderr[-300:] if problem else "")
-            for number in range(kills)]  # fmt: skip
+    return [
+        Finding(KIND, VLLM, problem if not number else None, repeat, repeat, done.stderr[-300:] if problem else "")
+        for number in range(kills)
+    ]
