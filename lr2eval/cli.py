@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 import sys
+import tempfile
+import traceback
+from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
 
 from lr2eval._version import __version__
+from lr2eval.base.console import say
+from lr2eval.base.files import cache_dir
 from lr2eval.commands import (
     bundle,
     compare,
@@ -29,7 +36,10 @@ from lr2eval.commands import (
     tasks,
     train,
 )
-from lr2eval.errors import Lr2EvalError, UsageError
+from lr2eval.errors import Lr2EvalError, UsageError, first_line
+
+INTERNAL = 70
+"""Exit code of a fault of lr2eval itself. It is never a verdict."""
 
 
 class _Commands(typer.core.TyperGroup):
@@ -50,13 +60,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Does an extended context window really work, and what did it cost on short inputs?",
     epilog="Exit codes: 0 ok, 1 regression, 2 usage or configuration error, 3 inconclusive, 4 not comparable, "
-    "5 the run failed part-way (finished samples are kept), 130 interrupted.",
+    "5 the run failed part-way (finished samples are kept), 70 internal error, 130 interrupted.",
 )
 
 
 def _version(value: bool) -> None:
     if value:
-        print(f"lr2eval {__version__}")
+        say(f"lr2eval {__version__}")
         raise typer.Exit
 
 
@@ -111,7 +121,7 @@ _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.
 
 
 def main() -> NoReturn:
-    """Entry point: every known failure is one line on standard error and a documented exit code."""
+    """Entry point. Every failure is one line on standard error and a documented exit code (docs/exit-codes.md)."""
     # Before anything imports them: their bars and chatter would bury ours.
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -126,17 +136,54 @@ def main() -> NoReturn:
         code: Any = app(standalone_mode=False)
         if code == 130:  # typer's way of passing on a KeyboardInterrupt
             raise KeyboardInterrupt
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.stdout.flush()  # a full disk or a closed pipe shows here, not when Python ends
     except Lr2EvalError as error:
         _fail(str(error), error.exit_code)
     except _ClickException as error:
         _fail(error.format_message(), UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; finished batches are kept, the same command resumes", 130)
+    except BrokenPipeError:
+        _nobody_reads()
+    except MemoryError as error:
+        _fail(f"out of memory ({_saved(error)}); free some memory and run the same command again", 5)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
+            _internal(error)
         _fail(f"{error.filename or 'disk'}: {error.strerror}; fix this and run the same command again", 5)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # typer has turned it into this
+            _nobody_reads()
+        # Ours come back as a code. A library that ends the process must not end it with a verdict.
+        if any(name.endswith("_COMPLETE") for name in os.environ):  # of a shell that asks for completions
+            raise
+        _internal(error)
+    except BaseException as error:
+        _internal(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _nobody_reads() -> NoReturn:
+    """Whoever read our output has enough (``| head``). 141 is what a shell shows for that."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(141)
+
+
+def _internal(error: BaseException) -> NoReturn:
+    what = f"{type(error).__name__}: {first_line(error)}"
+    _fail(f"internal error ({what}); this is a fault of lr2eval, please report it with {_saved(error)}", INTERNAL)
+
+
+def _saved(error: BaseException) -> str:
+    """Where the traceback is: a file in the cache, or else in the folder for temporary files."""
+    text = "".join(traceback.format_exception(error))
+    name = f"traceback-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}.txt"
+    for folder in (cache_dir() / "tracebacks", Path(tempfile.gettempdir())):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(f"lr2eval {__version__}: {sys.argv}\n{text}", "utf-8", "backslashreplace")
+            return f"the traceback in {folder / name}"
+    return f"no traceback, because no folder can be written ({text.splitlines()[-2].strip()})"
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
@@ -144,6 +191,5 @@ def _terminate(signum: int, frame: object) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    line = " ".join(message.split())
-    print(f"error: {line}", file=sys.stderr)
+    say(f"error: {' '.join(message.split())}", error=True)
     sys.exit(code)

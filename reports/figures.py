@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from lr2eval.base.visible import visible
 from lr2eval.reports import formats
 
 COLOURS = 6
@@ -87,7 +88,7 @@ def named(svg: Markup, names: Sequence[str], limit: int) -> Markup:
 
     def name(match: re.Match[str]) -> str:
         text = " ".join(names[int(match[1])].split())
-        return f">{escape(formats.visible(formats.wide_clip(text, limit)))}<"
+        return f">{escape(visible(formats.wide_clip(text, limit)))}<"
 
     return Markup(re.sub(r">@(\d+)@n*<", name, svg))
 
@@ -107,7 +108,7 @@ def to_svg(figure: Figure, identity: str, title: str, description: str) -> Marku
     box = re.search(r'viewBox="[^"]*"', text)
     head = (
         f'<svg {box[0] if box else ""} role="img" aria-labelledby="{identity}-title {identity}-desc">'
-        f'<title id="{identity}-title">{escape(formats.visible(title))}</title>'
-        f'<desc id="{identity}-desc">{escape(formats.visible(formats.clip(description, 2000)))}</desc>'
+        f'<title id="{identity}-title">{escape(visible(title))}</title>'
+        f'<desc id="{identity}-desc">{escape(visible(formats.clip(description, 2000)))}</desc>'
     )
     return Markup(re.sub(r"<svg[^>]*>", lambda _: head, text, count=1))  # our own SVG, names escaped

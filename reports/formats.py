@@ -1,8 +1,4 @@
-"""Making any text fit to be shown: what a model or a data file says must neither act nor hide.
-
-HTML escaping is jinja's business. This module makes visible what escaping leaves alone: control characters,
-marks that reorder or hide text, and lone surrogates, which no UTF-8 file can hold.
-"""
+"""How a page shows values. Jinja escapes HTML; ``lr2eval.base.visible`` makes visible what escaping leaves alone."""
 
 from __future__ import annotations
 
@@ -14,37 +10,10 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from lr2eval.base.visible import visible
+
 NOTHING = "–"
 """Stands where a number or a fact is not there, so that a gap is never taken for a zero."""
-
-_UNSEEN = re.compile(
-    "["
-    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline
-    "\u180e\u3164\uffa0"  # letters and vowel marks that show nothing
-    "\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff"  # direction marks, invisible separators
-    "\u2028\u2029\ufff9-\ufffb\ufffe\uffff"  # line separators, annotations, non-characters
-    "\ud800-\udfff"  # lone surrogates
-    "\U000e0000-\U000e007f"  # tag characters
-    "]"
-)
-
-
-_MARKS = "".join(chr(point) for point in range(0x300, 0x10000) if unicodedata.category(chr(point)) in ("Mn", "Me"))
-_FLOOD = re.compile(f"[{_MARKS}]{{9,}}")
-"""More marks on one letter than any script has: they would be drawn over the lines around, and never wrap."""
-
-
-def visible(text: str) -> str:
-    """``text`` with every character that acts unseen replaced by a visible sign for it, floods of marks by a count."""
-    return _UNSEEN.sub(_sign, _FLOOD.sub(_count, text))
-
-
-def _count(match: re.Match[str]) -> str:
-    return f"⟨{len(match[0])} combining marks⟩"
-
-
-def _sign(match: re.Match[str]) -> str:
-    return f"⟨U+{ord(match[0]):04X}⟩"  # a name rather than a control picture, which many fonts lack
 
 
 def finalize(value: Any) -> Any:

@@ -57,3 +57,15 @@ def test_no_command_is_left_without_output(page: Path) -> None:
         if page.name == "ci.md":  # commands of the reader's own models, run by test_ci_docs.py
             continue
         assert len(block.splitlines()) > len(quiet), f"{page.name}: {block}"
+
+
+PAGE = (ROOT / "docs" / "promises.md").read_text(encoding="utf-8")
+PROMISES = re.findall(r"^\| (.+) \| (?:`(tests/[^`]+)`|PENDING) \|$", PAGE, re.M)
+
+
+def test_each_promise_has_a_test() -> None:
+    assert len(PROMISES) >= 20
+    for promise, test in PROMISES:
+        path, _, name = test.partition("::")
+        assert (ROOT / path).is_file(), f"{promise}: {test}"
+        assert f"def {name or 'test_'}" in (ROOT / path).read_text(encoding="utf-8"), f"{promise}: {test}"

@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, get_
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
+from lr2eval.base.reading import plain
 from lr2eval.base.settings import put, read_sets, read_toml, refuse_unknown
 from lr2eval.base.units import format_length, parse_length, parse_lengths
 from lr2eval.errors import UsageError
@@ -136,7 +137,7 @@ def _problem(model: type[Config], error: ValidationError) -> str:
                 messages = [each["msg"] for each in error.errors() if list(each["loc"][: place + 1]) == location]
                 break
             table = _table(annotation) or table
-    message = " or ".join(dict.fromkeys(map(_plain, messages))).replace(" or must be", " or")
+    message = " or ".join(dict.fromkeys(map(plain, messages))).replace(" or must be", " or")
     keys = [model.PREFIX, *map(str, location)] if model.PREFIX else list(map(str, location))
     if problem["type"] == "extra_forbidden":
         refuse_unknown(keys[-1:], table.model_fields, group=".".join(keys[:-1]))
@@ -151,13 +152,6 @@ def _problem(model: type[Config], error: ValidationError) -> str:
     if not isinstance(given, str | int | float) or len(str(given)) > 100 or f"'{given}'" in message:
         return f"{name}: {message}"
     return f"{name} {given!r}: {message}"
-
-
-def _plain(message: str) -> str:
-    found = (
-        message.removeprefix("Value error, ").replace("Input should be", "must be").replace("valid dictionary", "table")
-    )
-    return re.sub(r" or instance of \w+|, unable to parse.*", "", found)
 
 
 def _flag(key: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables on the terminal."""
+"""Everything that is printed. A house test forbids ``print`` elsewhere, so that no name acts on a terminal or a log."""
 
 from __future__ import annotations
 
@@ -6,16 +6,29 @@ import sys
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
+from lr2eval.base.visible import line
+
 if TYPE_CHECKING:
     from rich.table import Table
 
 
+def say(*values: object, error: bool = False) -> None:
+    """Print one line, on standard error if ``error``. Text from outside is made harmless (``visible.py``)."""
+    print(line(" ".join(map(str, values))), file=sys.stderr if error else sys.stdout, flush=error)
+
+
 def table(*columns: str, title: str | None = None) -> Table:
-    """A table whose cells wrap rather than vanish."""
+    """A table whose cells wrap rather than vanish, and whose title and cells cannot act."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    made = Table(*columns, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    class SafeTable(Table):
+        def add_row(self, *cells: Any, **named: Any) -> None:
+            super().add_row(*(line(cell) if isinstance(cell, str) else cell for cell in cells), **named)
+
+    made = SafeTable(
+        *map(line, columns), title=title and line(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
+    )
     for column in made.columns:
         column.overflow = "fold"
     return made
@@ -27,7 +40,7 @@ def printed_table(shown: Table, file: IO[str] | None = None) -> None:
 
     stream = file or sys.stdout
     width = None if stream.isatty() else 110
-    Console(file=stream, width=width, highlight=False, markup=False).print(shown)
+    Console(file=stream, width=width, highlight=False, markup=False, emoji=False).print(shown)
 
 
 def print_wrapped(text: str, *, first: str = "", rest: str = "") -> None:
@@ -36,18 +49,18 @@ def print_wrapped(text: str, *, first: str = "", rest: str = "") -> None:
     import textwrap
 
     width = min(shutil.get_terminal_size((110, 24)).columns, 110) if sys.stdout.isatty() else 110
-    print(
-        textwrap.fill(
-            text, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
-        )
+    made = textwrap.TextWrapper(
+        width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False
     )
+    print(made.fill(line(text)))
 
 
 def print_json(value: Any) -> None:
-    """``value`` as indented JSON on standard output. NaN is refused."""
+    """``value`` as indented JSON on standard output, in ASCII, so that no text in it can act. NaN is refused."""
     import json
 
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(value, indent=2, allow_nan=False)
+    print(text.replace("\x7f", "\\u007f").replace("##", "#\\u0023"))  # for ## see visible.py
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lr2eval.base.reading import parse_toml, read_bytes
 from lr2eval.errors import UsageError
 
 
 def read_toml(file: Path) -> dict[str, Any]:
     """A configuration file, dashes in its keys read as underscores; :class:`UsageError` if there is none to read."""
-    try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--config {file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {file}: not valid TOML ({error})") from error
+    values = parse_toml(read_bytes(file, fix="give a file that can be read"), f"--config {file}")
     return {key.replace("-", "_"): value for key, value in values.items()}
 
 
@@ -49,7 +44,7 @@ def parse_value(text: str) -> Any:
     """The value of ``--set key=text``: JSON where it is such, else the text."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

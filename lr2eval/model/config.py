@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lr2eval.base import reading
 from lr2eval.errors import CheckpointError, first_line
 
 CONFIG = "config.json"
@@ -229,26 +230,9 @@ def _is_number(value: Any) -> bool:
 
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a checkpoint. Raises :class:`CheckpointError`; NaN and infinity are refused."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: no such file; give the folder of a Hugging Face model") from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({first_line(error)}); copy the file again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object; copy the file again")
-    return value
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"it contains {name}, which is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError(f"the number {text:.40} is too large")
-    return value
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file; give the folder of a Hugging Face model")
+    return reading.read_object(path, error=CheckpointError, fix="copy the file again")
 
 
 def _transformers_config(path: Path, raw: Mapping[str, Any], trust_remote_code: bool) -> Any:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lr2eval.base.reading import plain, problem_of, read_bytes
 from lr2eval.errors import StoreError
 
 
@@ -25,10 +26,7 @@ def read_record(path: Path, model: type[R], *, missing: str, repair: str, versio
     Raises :class:`StoreError` if the file cannot be read (``missing`` then says what to give), if it is not JSON, has
     another schema version or is damaged (``repair`` then says what to do).
     """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}; {missing}") from error
+    text = read_bytes(path, error=StoreError, fix=missing)
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
@@ -37,9 +35,9 @@ def read_record(path: Path, model: type[R], *, missing: str, repair: str, versio
         if first["loc"] == (version_key,):
             problem = other_version(first["input"], model.model_fields[version_key].default)
         elif first["type"] == "json_invalid":
-            problem = f"not valid JSON ({first['msg'].removeprefix('Invalid JSON: ')})"
+            problem = plain(first["msg"])
         else:
-            problem = f"damaged at {'.'.join(map(str, first['loc'])) or 'the top level'} ({first['msg']})"
+            problem = problem_of(error)
         raise StoreError(f"{path}: {problem}; {repair}") from error
 
 

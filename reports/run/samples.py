@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from markupsafe import escape
 
+from lr2eval.base.visible import visible
 from lr2eval.errors import StoreError
 from lr2eval.record.store import RunStore, StoredSample
 from lr2eval.reports import formats
@@ -138,7 +139,7 @@ class Entry:
         texts = [self.head, self.tail, self.gold, *(part for excerpt in self.excerpts for part in excerpt)]
         for answer in self.answers:
             texts += [answer.text, answer.gist, *(text for text, _ in (answer.sample.choices or ())[:CHOICES])]
-        return sum(len(escape(formats.visible(text)).encode()) for text in texts) + 900 + 700 * len(self.answers)
+        return sum(len(escape(visible(text)).encode()) for text in texts) + 900 + 700 * len(self.answers)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import pytest
 from playwright.sync_api import Browser, Locator, sync_playwright
 from playwright.sync_api import Page as Tab
 
+from lr2eval.base.visible import visible
 from lr2eval.record.comparison import Comparison, Gate, LeftOut, Pair
 from lr2eval.record.results import Results
-from lr2eval.reports import formats, load, render
+from lr2eval.reports import load, render
 from tests.reports import hostile
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -386,7 +387,7 @@ def test_hostile_strings_are_all_there_to_read(poisoned_reports: Any, open_: Ope
     shown = "".join(tab.evaluate("document.body.textContent").split())
     for text in hostile.ALL:
         if not _lone(text):
-            wanted = "".join(formats.visible(text).split())[:200]
+            wanted = "".join(visible(text).split())[:200]
             assert wanted in shown, text[:60]
 
 

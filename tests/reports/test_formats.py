@@ -5,23 +5,24 @@ from __future__ import annotations
 import pytest
 from markupsafe import Markup
 
+from lr2eval.base.visible import visible
 from lr2eval.reports import formats
 
 
 @pytest.mark.parametrize("character", ["\x00", "\x1b", "\x7f", "\x85", "\u202e", "\u2066", "\u200b", "\ufeff", "\u2028",
                                        "\ud800", "\U000e0041"])  # fmt: skip
 def test_unseen_characters_are_named(character: str) -> None:
-    assert formats.visible(f"a{character}b") == f"a⟨U+{ord(character):04X}⟩b"
+    assert visible(f"a{character}b") == f"a⟨U+{ord(character):04X}⟩b"
 
 
 @pytest.mark.parametrize("text", ["tab\tand\nnewline", "नमस्ते", "👩\u200d🚀", "שלום", "{{ 7 * 7 }}"])
 def test_honest_text_stays(text: str) -> None:
-    assert formats.visible(text) == text
+    assert visible(text) == text
 
 
 def test_floods_of_marks_are_counted_and_honest_marks_stay() -> None:
-    assert formats.visible("a" + "\u0336\u0489" * 50 + "b") == "a⟨100 combining marks⟩b"
-    assert formats.visible("e" + "\u0301" * 8) == "e" + "\u0301" * 8
+    assert visible("a" + "\u0336\u0489" * 50 + "b") == "a⟨100 combining marks⟩b"
+    assert visible("e" + "\u0301" * 8) == "e" + "\u0301" * 8
 
 
 def test_differences_always_carry_their_sign() -> None:

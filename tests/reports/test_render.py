@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
+from lr2eval.base.visible import visible
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.record.results import NotRun, Results
 from lr2eval.reports import formats, render
@@ -70,7 +71,7 @@ def test_hostile_text_is_shown_as_text(page: Page, html: str) -> None:
                     "</script></style></title>", "nul⟨U+0000⟩ bell⟨U+0007⟩", "right⟨U+202E⟩to left⟨U+2066⟩",
                     "lone ⟨U+D800⟩ surrogate", "$\\frac{1}{0}$ &lt;b&gt; &amp;"):  # fmt: skip
         assert hostile in shown, hostile
-    assert formats.visible(html) == html
+    assert visible(html) == html
 
 
 def test_hostile_names_everywhere(maker: Any, tmp_path: Path) -> None:
@@ -80,7 +81,7 @@ def test_hostile_names_everywhere(maker: Any, tmp_path: Path) -> None:
         page = Page(text)
         assert {tag for tag, _ in page.tags} <= ALLOWED
         assert [tag for tag, _ in page.tags].count("script") == 1
-        assert re.sub(r"\s", "", formats.visible(name)) in re.sub(r"\s", "", page.text)
+        assert re.sub(r"\s", "", visible(name)) in re.sub(r"\s", "", page.text)
 
 
 def test_every_stored_score_is_shown(page: Page, run_folder: Path) -> None:
@@ -88,7 +89,7 @@ def test_every_stored_score_is_shown(page: Page, run_folder: Path) -> None:
     stored = {row[0][1]: row for row in page.rows if row and row[0][0].get("scope") == "row"}
     names = list(dict.fromkeys(s.length for s in results.shards if s.length))
     for shard in results.shards:
-        row = stored[formats.visible(formats.task(shard.benchmark, shard.task))]
+        row = stored[visible(formats.task(shard.benchmark, shard.task))]
         attributes, text = row[1 + (names.index(shard.length) if shard.length else 0)]
         assert shard.score is not None
         assert shard.interval is not None

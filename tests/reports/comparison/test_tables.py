@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from lr2eval.base.visible import visible
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Difference, Gate, Pair
 from lr2eval.reports import formats, load, render
@@ -61,7 +62,7 @@ def test_tasks_without_lengths_stand_in_a_list_the_largest_loss_first(page: Page
     rows = rows_after(page, "d2-1")
     shown = [float(row[3][0]["data-v"] or "nan") for row in rows[1:-1]]
     assert shown == sorted(row.difference for row in stored.values())
-    names = {formats.visible(formats.task("mmlu", str(task))): row for (task, _), row in stored.items()}
+    names = {visible(formats.task("mmlu", str(task))): row for (task, _), row in stored.items()}
     for row in rows[1:-1]:
         one = names[row[0][1]]
         assert [cell[0]["data-v"] for cell in row[1:4]] == [str(one.original), str(one.extended), str(one.difference)]

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from lr2eval.base.visible import visible
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.record.search import FILE, FOUND, SearchResult
-from lr2eval.reports import formats, is_search, render_search
+from lr2eval.reports import is_search, render_search
 from lr2eval.reports.search import figures, page
 from lr2eval.reports.search import words as words_module
 from tests.reports import hostile
@@ -375,7 +376,7 @@ def test_hostile_strings_neither_act_nor_break(open_: Open, poisoned_reports: li
         assert tab.evaluate("document.title").endswith("lr2eval report")
         shown = "".join(tab.evaluate("document.body.textContent").split())
         for text in VALID:
-            assert "".join(formats.visible(text).split())[:200] in shown, text[:60]
+            assert "".join(visible(text).split())[:200] in shown, text[:60]
 
 
 def test_sorting_and_print(open_: Open, report: Path) -> None:
