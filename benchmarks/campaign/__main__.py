@@ -18,7 +18,6 @@ from . import bombs, disk, examples, inputs, kills, names, process, shim, signal
 from .table import Finding, Table
 
 CLASSES = ("kills", "workers", "signals", "disk", "damage", "bombs", "names")
-INPUTS = 10_000
 RESULT = Path(__file__).parents[1] / "results" / "campaign.json"
 
 
@@ -63,7 +62,7 @@ class Campaign:
         self._spread(calm)
         tasks = [(name, partial(trial, self.examples, self.references)) for _, name, trial in trials]
         if "damage" in self.wanted and not again:
-            tasks += inputs.tasks(self.examples, round(self.options.share * INPUTS), self.options.seed)
+            tasks += inputs.tasks(self.examples, round(self.options.share * inputs.COUNT), self.options.seed)
         elif again and again.startswith("damage "):
             tasks.append((again, partial(_again, self.examples, int(again.split()[1]), self.options.seed)))
         # Long ones and short ones mixed, so that no core waits for the other.

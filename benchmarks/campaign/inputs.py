@@ -18,6 +18,8 @@ from .table import Finding
 
 ROOM = 3 << 30
 """Bytes that a process may take beyond what it has when it begins: a bomb must not take the machine with it."""
+COUNT = 10_000
+"""Of a whole campaign."""
 FRESH = 100
 """One in so many inputs runs in an interpreter of its own."""
 BATCH = 20
