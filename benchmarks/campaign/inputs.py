@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import damage, judge
+from .damage_text import odd_values
 from .process import Done, Task, run_fresh, run_here
 from .readers import READERS, Reader, verified
 from .table import Finding
@@ -132,7 +133,7 @@ def _keys() -> tuple[str, ...]:
 
 
 def _set_words(key: str, rng: random.Random) -> tuple[str, ...]:
-    value = rng.choice(damage.odd_values(rng))
+    value = rng.choice(odd_values(rng))
     if rng.random() < 0.2:
         value = json.dumps({rng.choice(("1k", "x", "4096", "", "-1")): json.loads('"x"') if rng.random() < 0.5 else -1})
     group = key.partition(".")[0] if "." in key and not key.startswith("generation") else "facts"

@@ -23,7 +23,7 @@ def hidden(text: str) -> str | None:
 
 
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-UNSEEN = frozenset("\u200b\u2028\u2029\u2060\ufeff\u00ad\u180e\ufff9\ufffa\ufffb") | {
+UNSEEN = frozenset("\u200b\u2028\u2029\u2060\ufeff\u180e\ufff9\ufffa\ufffb") | {
     chr(code) for code in range(0xE0000, 0xE0080)
 }
 """Characters without a width of their own, that break lines, or that hide text."""
