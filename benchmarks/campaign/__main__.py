@@ -53,7 +53,9 @@ class Campaign:
             if not trials and not again.startswith("damage "):
                 raise SystemExit(f"--repeat {again}: there is no such trial")
         used = {
-            subjects.BY_NAME.get(subject, subjects.BY_NAME["run"]).name for subject, *_ in trials if subject in NEED
+            subjects.BY_NAME.get(subject, subjects.BY_NAME[subjects.SPREAD]).name
+            for subject, *_ in trials
+            if subject in NEED
         }
         _say(f"undisturbed: {', '.join(sorted(used))}")
         calm = [

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .process import Forked, run
+from .process import Forked
 
 WINDOW, TARGET = 2048, 4096
 QUIET = ("--device", "cpu", "--dtype", "float32", "--offline")
@@ -307,24 +307,31 @@ TRAIN = ("train", "--model", "small", "--recipe", "recipe.toml", "--factors", "s
 BUNDLE_TASKS = f"mmlu:{SUBJECT},longbench:trec,ruler:qa_1"
 
 
-def made_by_commands(home: Path) -> None:
-    """Folders that lr2eval itself writes: runs, comparison, baseline, search, rows, training, bundle, cached data."""
-    steps: list[tuple[str, ...]] = [
+WAVES: tuple[tuple[tuple[str, ...], ...], ...] = (
+    (
         ("run", "--model", "model", *RUN_WORDS, "--out", "runs/original"),
         ("run", "--model", "sharded", *RUN_WORDS, "--out", "runs/extended"),
-        ("compare", "runs/original", "runs/extended", "--out", "comparison"),
-        ("baseline", "save", "runs/original", "--out", "baseline.json"),
         (*SEARCH, "--out", "search"),
         (*MIX, "--out", "rows"),
+    ),
+    (
+        ("compare", "runs/original", "runs/extended", "--out", "comparison"),
+        ("baseline", "save", "runs/original", "--out", "baseline.json"),
         (*TRAIN, "--data", "rows", "--out", "training"),
         ("data", "prepare", "--tasks", BUNDLE_TASKS, "--data-dir", "data", "--out", "bundle", "--offline"),
-    ]
-    for words in steps:
-        done = run(words, home)
-        if done.code:
-            raise SystemExit(
-                f"the examples cannot be made: lr2eval {' '.join(words)} ended with {done.code}: {done.err}"
-            )
+    ),
+)
+"""What makes the folders that lr2eval itself writes. The commands of a wave run side by side."""
+
+
+def made_by_commands(home: Path) -> None:
+    """Runs, comparison, baseline, search, rows, training, bundle, cached data."""
+    for wave in WAVES:
+        for words, process in [(words, Forked(words, home)) for words in wave]:
+            done = process.wait(600)
+            if done.code:
+                told = f"lr2eval {' '.join(words)} ended with {done.code}: {done.err}"
+                raise SystemExit(f"the examples cannot be made: {told}")
 
 
 def make(home: Path) -> None:

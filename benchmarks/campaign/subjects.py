@@ -253,7 +253,13 @@ SUBJECTS: tuple[Subject, ...] = (
         kills=5,
     ),
 )
-BY_NAME: Mapping[str, Subject] = {subject.name: subject for subject in SUBJECTS}
+SPREAD = "a longer run"
+"""What workers share; killed by :mod:`.workers` alone."""
+_LONGER = ("--samples-per-task", "8", "--limit", "24")  # the last value of a flag counts
+BY_NAME: Mapping[str, Subject] = {
+    **{subject.name: subject for subject in SUBJECTS},
+    SPREAD: Subject(SPREAD, (*RUN, *_LONGER), "out/run", ("results.json",), answers=_SAMPLES, kills=0),
+}
 
 
 @dataclass(frozen=True)

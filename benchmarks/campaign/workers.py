@@ -18,7 +18,7 @@ import psutil
 from .kills import KIND, Planned, after, wait_for
 from .process import Forked, environment
 from .shim import Disturbance, Mode
-from .subjects import BY_NAME, RUN, Reference, read_reference
+from .subjects import BY_NAME, SPREAD, Reference, read_reference
 from .table import Finding
 
 WORKERS = ("multiprocessing.spawn", "ray::_Remote")
@@ -35,7 +35,7 @@ def plan(seed: int) -> list[Planned]:
     for subject, kills in KINDS.items():
         rng = random.Random(f"workers {seed} {subject}")
         for number in range(kills):
-            place, name = rng.uniform(0.1, 0.9), f"kill {subject} {number}"
+            place, name = rng.uniform(0.1, 0.6), f"kill {subject} {number}"
             found.append((subject, name, partial(_trial, subject, name, place, number % 3 == 2)))
     return found
 
@@ -49,9 +49,9 @@ def _trial(
     subject: str, name: str, place: float, driver: bool, examples: Path, references: Path, home: Path
 ) -> list[dict[str, Any]]:
     """A driver dies, or one of its workers; the result must be that of a run without workers."""
-    plain, reference = BY_NAME["run"], read_reference(references / "run.json")
+    plain, reference = BY_NAME[SPREAD], read_reference(references / f"{SPREAD}.json")
     ray = "Ray" in subject
-    words = (*RUN, "--workers", "2", *(("--executor", "ray") if ray else ()))
+    words = (*plain.words, "--workers", "2", *(("--executor", "ray") if ray else ()))
     work = home / "kill"
     plain.prepare(examples, work)
     at = 1 + int(place * reference.calls)
