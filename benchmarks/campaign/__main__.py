@@ -62,6 +62,13 @@ class Campaign:
             (f"undisturbed {name}", partial(_reference, name, self.examples, self.references)) for name in sorted(used)
         ]
         self._spread(calm)
+        for name in sorted(used):
+            calm_one = subjects.read_reference(self.references / f"{name}.json")
+            self.table.writes[name] = {
+                "calls": calm_one.calls,
+                "bytes": calm_one.bytes,
+                "seconds": round(calm_one.seconds, 1),
+            }
         tasks = [(name, partial(trial, self.examples, self.references)) for _, name, trial in trials]
         if "damage" in self.wanted and not again:
             tasks += inputs.tasks(self.examples, round(self.options.share * inputs.COUNT), self.options.seed)

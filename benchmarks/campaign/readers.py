@@ -189,6 +189,12 @@ READERS: tuple[Reader, ...] = (
     _model("safetensors shard", "model-00002-of-00003.safetensors", "safetensors", "sharded"),
     _model("safetensors index", "model.safetensors.index.json", "json", "sharded"),
     Reader("checkpoint: lr2eval.json", "sharded/lr2eval.json", "json", (_plan("sharded", "ruler"),)),
+    Reader(
+        "checkpoint: config.json of an extended model",
+        "training/model/config.json",
+        "json",
+        (_plan("training/model", "facts"), ("rope", "--model", "training/model")),
+    ),
     Reader("run: results.json", "runs/original/results.json", "json", OF_A_RUN, json_seal, weight=10),
     Reader("run: results.json of the extended model", "runs/extended/results.json", "json", OF_A_PAIR, json_seal),
     Reader(

@@ -288,6 +288,9 @@ def make_reference(subject: Subject, examples: Path, target: Path, home: Path) -
         raise SystemExit(
             f"{subject.name}: undisturbed, it ended with {done.code}, {calls} writes, no {missing}: {done.err}"
         )
+    there = sum(path.stat().st_size for path in (work / subject.folder).rglob("*") if path.is_file())
+    if size < there:
+        raise SystemExit(f"{subject.name}: it wrote {there:,} bytes, and the library saw only {size:,} of them")
     value = {"content": content, "calls": calls, "bytes": size, "seconds": seconds, "code": done.code}
     target.write_text(json.dumps(value))
     return []

@@ -37,6 +37,9 @@ class Table:
     skipped: dict[str, str] = field(default_factory=dict)
     """Class or subject -> why it was not tried."""
 
+    writes: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Of undisturbed commands: calls, bytes and seconds."""
+
     def add(self, found: Iterable[Finding]) -> None:
         """Count these."""
         for each in found:
@@ -67,6 +70,7 @@ class Table:
             "failed": self.failed.total(),
             "classes": kinds,
             "skipped": self.skipped,
+            "undisturbed": self.writes,
             "failures": {name: {**cause, "of": dict(cause["of"].most_common())} for name, cause in ordered},
         }
 
