@@ -31,11 +31,13 @@ from safetensors.numpy import save_file
 Command = tuple[str, ...]
 
 VERSION_KEYS = ("lr2eval_version", "sha256")
-"""Left out of ``sha256_without_version``: the version, and the checksum of a baseline file, which covers it."""
+"""Left out of ``sha256_without_version``: the version, and the checksum of a file, which covers it."""
+CHECKS = ("samples_sha256",)
+"""Left out as well: 9c8e5ba had no such checksums."""
 RENAMED_KEYS = {"caveats": "mind"}
 """Keys of ``comparison.json`` and ``gate.json``, now and in 9c8e5ba. The values are compared under the old key."""
-DROPPED_KEYS = (*VERSION_KEYS, "schema_version", "paired")
-"""Not compared in these two files: the schema version went from 1 to 2; ``paired`` was always true and is gone."""
+DROPPED_KEYS = (*VERSION_KEYS, "schema_version", "paired", "checksum")
+"""Not compared in these two files: the schema version; ``paired``, always true and gone; ``checksum``, which is new."""
 SENTENCE_KEYS = ("paragraph", "message", "reason")
 """Sentences in these two files, and all of ``summary.md``: reworded since, so only their numbers are compared."""
 TIMING_KEYS = ("seconds", "tokens_per_second", "memory_gib")
@@ -207,9 +209,10 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def of_json(path: Path) -> dict[str, str]:
-    """Hash of a file that may name a version, as it is and without."""
-    return {"sha256": sha256(path.read_bytes()), "sha256_without_version": canonical(without(read(path), VERSION_KEYS))}
+def of_json(path: Path, **then: int) -> dict[str, str]:
+    """Hash of a file that may name a version, as it is and without. ``then``: the schema version in 9c8e5ba."""
+    kept = without(read(path), (*VERSION_KEYS, *CHECKS)) | then
+    return {"sha256": sha256(path.read_bytes()), "sha256_without_version": canonical(kept)}
 
 
 def numbers(text: str) -> list[str]:
@@ -257,11 +260,20 @@ def run_facts(folder: Path) -> dict[str, Any]:
     store = folder / "samples.sqlite"
     return {
         "digest": results["digest"],
-        "results.json": of_json(folder / "results.json"),
+        "results.json": of_json(folder / "results.json", schema_version=1),
         "summaries": {f"{each['benchmark']}@{each['length']}": each["score"] for each in results["summaries"]},
         "samples": of_table(store, "SELECT * FROM samples ORDER BY id"),
-        "responses": of_table(store, "SELECT * FROM responses ORDER BY shard, request_type, request"),
-        "batches": of_table(store, "SELECT * FROM batches ORDER BY shard, request_type, number"),
+        # Keys and batches are followed by a check today.
+        "responses": of_table(
+            store,
+            "SELECT shard, request_type, request, substr(key, 1, 64), response, detail FROM responses "
+            "ORDER BY shard, request_type, request",
+        ),
+        "batches": of_table(
+            store,
+            "SELECT shard, request_type, number, substr(members, 1, instr(members, ']')) FROM batches "
+            "ORDER BY shard, request_type, number",
+        ),
     }
 
 
@@ -271,7 +283,7 @@ def search_facts(folder: Path) -> dict[str, Any]:
     journal = "SELECT factors, sample, nll, tokens FROM evaluations ORDER BY number"
     return {
         **{key: found[key] for key in ("digest", "split", "evaluations", "best_nll", "factors")},
-        "search.json": of_json(folder / "search.json"),
+        "search.json": of_json(folder / "search.json", version=2),
         "factors.json": of_json(folder / "factors.json"),
         "journal": of_table(folder / "evaluations.sqlite", journal),
     }
@@ -283,7 +295,7 @@ def train_facts(folder: Path) -> dict[str, Any]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return {
         **{key: told[key] for key in ("digest", "steps", "loss_first", "loss_last", "evaluations")},
-        "training.json": canonical(without(told, TIMING_KEYS)),
+        "training.json": canonical(without(told, (*TIMING_KEYS, *VERSION_KEYS))),
         "log.jsonl": canonical(without(lines, TIMING_KEYS)),
         "safetensors": {name: sha256(path.read_bytes()) for name, path in files(folder, "*.safetensors")},
         "config.json": sha256((folder / "model" / "config.json").read_bytes()),

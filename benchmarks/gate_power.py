@@ -2,8 +2,8 @@
 
 ``python benchmarks/gate_power.py`` measures how often a loss of just the margin passes (at most 5 % is promised), how
 often nothing lost passes (power), how often it is called a regression, and how often the intervals hold the truth;
-beside it the same for the usual rivals on the same data sets. Writes ``benchmarks/results/gate_power.json`` and a
-table beside it. ``docs/statistics.md`` explains the numbers.
+beside it the same for the usual rivals on the same data sets. ``gate_few.py`` adds n = 1 to 30. Writes
+``benchmarks/results/gate_power.json`` and a table beside it. ``docs/statistics.md`` explains the numbers.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import gate_few
 import numpy as np
 from machine import facts
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ from lr2eval.stats.paired import (
 )
 
 Array = NDArray[np.float64]
+Row = dict[str, Any]
 HERE = Path(__file__).parent
 Z90, Z95 = (float(stats.norm.ppf(q)) for q in (0.95, 0.975))
 LOSSES = (0.0, 0.5, 1.0, 2.0)
@@ -87,7 +90,8 @@ def graded_shares(levels: Array, discordant: float, loss: float) -> Array | None
     if min(a, b) < 0 or max(a, b) > 1:
         return None
     joint = a * fall + b * rise
-    return joint + np.diag(levels - joint.sum(1))
+    joint += np.diag(levels - joint.sum(1))
+    return None if joint.min() < -1e-12 else joint.clip(0)
 
 
 LEVELS = np.array([0.03, 0.04, 0.06, 0.12, 0.75])
@@ -126,7 +130,7 @@ def make(cell: Cell, rng: np.random.Generator, size: int) -> Data | None:
         return Data(GRID, rng.multinomial(cell.n, joint.ravel(), size).astype(float), (base, base - loss))
     # 13 tasks, 9 binary and 4 graded, equal weight for each task; the losses sit in the first four tasks of each sort
     # only, so tasks differ. "weighted": tasks hold 50 and 150 samples in turn.
-    sizes = [100] * 13 if cell.setting == "13 tasks" else [50, 150] * 6 + [100]
+    sizes = [cell.n // 13] * 13 if cell.setting == "13 tasks" else [50, 150] * 6 + [100]
     uneven = [1.0] * 9 if cell.loss == 0 else [2.25, 2.25, 2.25, 2.25] + [0.0] * 5
     kinds, counts, before, after = [], [], 0.0, 0.0
     for task, n in enumerate(sizes):
@@ -188,6 +192,8 @@ def ours(data: Data, cell: Cell, clustered: bool = True) -> tuple[dict[str, floa
             estimate = (data.counts @ (w * e)) / (data.counts @ (w * o))
     at_limit, at_equal, at_truth = (z_of(data, *place, clustered) for place in (limit, equal, truth))
     passed = at_limit >= Z90
+    if cell.kind == "retention":
+        passed &= data.counts @ (w * o) > 0  # an original that scores 0 never passes
     failed = ~passed & (((estimate < cell.limit - 1e-9) & (at_equal < -Z90)) | (at_limit < -Z90))
     coverage = {f"cover_{name}": float((np.abs(at_truth) <= z).mean()) for name, z in (("90", Z90), ("95", Z95))}
     return {**shares_of(passed, failed), **coverage}, passed, failed
@@ -331,12 +337,6 @@ def cells() -> Iterator[Cell]:
             yield Cell("clusters", 2000, 0.1, "retention", 0.985, loss, cluster=size, extra={"icc": 0.3})
 
 
-def bounds(k: int, n: int) -> tuple[float, float]:
-    """Exact two-sided 99 % interval of a share (Clopper & Pearson 1934): the simulation's own error."""
-    interval = stats.binomtest(k, n).proportion_ci(0.99, method="exact")
-    return float(interval.low), float(interval.high)
-
-
 def run_cell(cell: Cell, rng: np.random.Generator, datasets: int, checked: int) -> dict[str, Any] | None:
     data = make(cell, rng, datasets)
     if data is None:
@@ -349,7 +349,7 @@ def run_cell(cell: Cell, rng: np.random.Generator, datasets: int, checked: int) 
         "judged_otherwise": check_verdicts(data, cell, passed, failed, checked),
     }  # fmt: skip
     if cell.loss == 1.0:
-        low, high = bounds(int(passed.sum()), datasets)
+        low, high = gate_few.bounds(int(passed.sum()), datasets)
         row["false_pass_99_interval"] = [low, high]
         row["breaks_5_percent"] = low > 0.05
     if cell.kind == "margin" and cell.setting != "13 tasks weighted":
@@ -405,35 +405,28 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--datasets", type=int, default=10_000, help="in each cell")
-    parser.add_argument("--checked", type=int, default=3, help="data sets of each cell that also take the gate's path")
-    parser.add_argument("--seed", type=int, default=20261125)
-    parser.add_argument("--log", type=Path, default=Path("gate_power.log"))
-    parser.add_argument("--out", type=Path, default=HERE / "results" / "gate_power.json")
-    arguments = parser.parse_args()
+def simulated(cells: Iterable[Cell], arguments: argparse.Namespace, log: Any, checked: int) -> tuple[list[Row], int]:
+    """(a row for each cell, number of cells that no distribution fits)."""
+    rows: list[Row] = []
+    impossible = 0
+    for number, cell in enumerate(cells):
+        row = run_cell(cell, np.random.default_rng([arguments.seed, number]), arguments.datasets, checked)
+        impossible += row is None
+        rows += [] if row is None else [row]
+        log(f"{number} {cell} {None if row is None else row['score']}")
+    return rows, impossible
+
+
+def study(arguments: argparse.Namespace, log: Any) -> Row:
+    """The study of 20 samples and more."""
     started = time.process_time()
-
-    with arguments.log.open("w", encoding="utf-8") as file:
-
-        def log(text: str) -> None:
-            print(f"{time.process_time() - started:7.1f} s  {text}", file=file, flush=True)
-
-        rows, impossible = [], []
-        for number, cell in enumerate(cells()):
-            row = run_cell(cell, np.random.default_rng([arguments.seed, number]), arguments.datasets, arguments.checked)
-            if row is None:
-                impossible.append(f"{cell}")
-                continue
-            rows.append(row)
-            log(f"{number} {cell} {row['score']}")
-        exact = exact_scan(log)
+    rows, impossible = simulated(cells(), arguments, log, arguments.checked)
+    exact = exact_scan(log)
     at_limit = [row for row in rows if row["loss_in_margins"] == 1.0]
     worst = max(at_limit, key=lambda row: row["score"]["pass"])
-    outcome = {
+    return {
         "cells": len(rows),
-        "cells_no_distribution_fits": len(impossible),
+        "cells_no_distribution_fits": impossible,
         "datasets_per_cell": arguments.datasets,
         "cells_at_the_limit": len(at_limit),
         "cells_that_break_5_percent": sum(row["breaks_5_percent"] for row in at_limit),
@@ -453,12 +446,54 @@ def main() -> int:
         "exact_binary": exact,
         "rows": rows,
     }
+
+
+def few(arguments: argparse.Namespace, log: Any) -> Row:
+    """The study of 1 to 30 samples (13 tasks: each): graded scores here, binary ones by exact sums."""
+    started = time.process_time()
+    few_cells = [
+        Cell(setting, n * tasks, share, "retention", limit, 1.0)
+        for limit, share, n in product((0.985, 0.9, 0.7, 0.5), (0.05, 0.2, 0.4, 0.6), gate_few.SOME)
+        for setting, tasks in (("recall of 4", 1), ("13 tasks", 13))
+    ]
+    rows, impossible = simulated(few_cells, arguments, log, 0)
+    return {
+        "cells": len(rows),
+        "cells_no_distribution_fits": impossible,
+        "cells_that_break_5_percent": sum(row["breaks_5_percent"] for row in rows),
+        "worst_false_pass_of_the_cells": max(row["score"]["pass"] for row in rows),
+        **gate_few.study(arguments.seed, arguments.datasets, log),
+        "cpu_seconds": round(time.process_time() - started),
+        "machine": facts(),
+        "rows": rows,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--datasets", type=int, default=10_000, help="in each cell")
+    parser.add_argument("--checked", type=int, default=3, help="data sets of each cell that also take the gate's path")
+    parser.add_argument("--seed", type=int, default=20261125)
+    parser.add_argument("--log", type=Path, default=Path("gate_power.log"))
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "gate_power.json")
+    parser.add_argument("--few", action="store_true", help="only n = 1 to 30; the rest stays as it is in --out")
+    arguments = parser.parse_args()
+    started = time.process_time()
+
+    with arguments.log.open("w", encoding="utf-8") as file:
+
+        def log(text: str) -> None:
+            print(f"{time.process_time() - started:7.1f} s  {text}", file=file, flush=True)
+
+        outcome = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.few else study(arguments, log)
+        outcome["few"] = few(arguments, log)
     arguments.out.write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
-    text = table(rows)
+    text = table(outcome["rows"]) + gate_few.table(outcome["few"], outcome["few"]["rows"])
     arguments.out.with_suffix(".txt").write_text(text, encoding="utf-8")
     print(text)
-    print(json.dumps({key: value for key, value in outcome.items() if key != "rows"}, indent=1))
-    return 1 if outcome["cells_that_break_5_percent"] or outcome["verdicts_judged_otherwise"] else 0
+    parts = (outcome, outcome["few"])
+    print(json.dumps([{k: v for k, v in part.items() if not isinstance(v, list | dict)} for part in parts], indent=1))
+    return int(any(part[key] for part in parts for key in part if "_break_" in key or "_otherwise" in key))
 
 
 if __name__ == "__main__":

@@ -110,7 +110,8 @@ def main() -> None:
         "20 questions": ("few", "few-other-batch"),
     }.items():
         out = args.work / f"gate-{after}"
-        code = lr2eval("gate", str(args.work / before), str(args.work / after), "--margin", MARGIN, "--out", str(out))
+        runs = str(args.work / before), str(args.work / after)
+        code = lr2eval("gate", *runs, "--margin", MARGIN, "--same-model", "--out", str(out))
         gate = json.loads((out / "gate.json").read_text())
         verdicts[name] = {
             "exit_code": code,

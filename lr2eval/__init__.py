@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from lr2eval.workflows.run import RunOutcome, run
     from lr2eval.workflows.search import SearchOutcome, search
     from lr2eval.workflows.train import TrainConfig, TrainOutcome, train
+    from lr2eval.workflows.verify import VerifyOutcome, verify
 
 _HOMES = {
     "benchmark": ("BackendRequest", "Benchmark", "DataNeed", "SampleInfo", "Shard", "TaskContext", "TaskInfo"),
@@ -86,6 +87,7 @@ _HOMES = {
     "workflows.run": ("RunOutcome", "run"),
     "workflows.search": ("SearchOutcome", "search"),
     "workflows.train": ("TrainConfig", "TrainOutcome", "train"),
+    "workflows.verify": ("VerifyOutcome", "verify"),
 }
 _HOME = {name: f"lr2eval.{home}" for home, names in _HOMES.items() for name in names}
 
@@ -96,6 +98,7 @@ __all__ = [  # noqa: RUF022  # functions first, then what they take and return
     "gate",
     "save_baseline",
     "open_run",
+    "verify",
     "search",
     "train",
     "extend",
@@ -119,6 +122,7 @@ __all__ = [  # noqa: RUF022  # functions first, then what they take and return
     "TrainOutcome",
     "ExtendOutcome",
     "ExportOutcome",
+    "VerifyOutcome",
     "RunFolder",
     "Recipe",
     "OriginalRope",

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -17,8 +18,9 @@ import typer
 import typer.core
 
 from lr2eval._version import __version__
-from lr2eval.base.console import say
+from lr2eval.base.console import guard_logs, say
 from lr2eval.base.files import cache_dir
+from lr2eval.base.settings import unusable
 from lr2eval.commands import (
     bundle,
     compare,
@@ -35,6 +37,7 @@ from lr2eval.commands import (
     search,
     tasks,
     train,
+    verify,
 )
 from lr2eval.errors import Lr2EvalError, UsageError, first_line
 
@@ -96,6 +99,7 @@ for _command in (
     score.score,
     compare.compare,
     compare.gate,
+    verify.verify,
     rope.rope,
     search.search,
     train.train,
@@ -132,7 +136,11 @@ def main() -> NoReturn:
     if "--offline" in sys.argv:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     signal.signal(signal.SIGTERM, _terminate)
+    guard_logs()
     try:
+        if found := unusable(sys.argv):
+            argument = sys.argv[int(found[0][0])]
+            raise UsageError(f"{argument!r:.200}: {found[1]}; write it in another way, or rename the file")
         code: Any = app(standalone_mode=False)
         if code == 130:  # typer's way of passing on a KeyboardInterrupt
             raise KeyboardInterrupt
@@ -142,7 +150,7 @@ def main() -> NoReturn:
     except _ClickException as error:
         _fail(error.format_message(), UsageError.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; finished batches are kept, the same command resumes", 130)
+        _fail(interrupted(sys.argv[1:]), 130)
     except BrokenPipeError:
         _nobody_reads()
     except MemoryError as error:
@@ -184,6 +192,25 @@ def _saved(error: BaseException) -> str:
             (folder / name).write_text(f"lr2eval {__version__}: {sys.argv}\n{text}", "utf-8", "backslashreplace")
             return f"the traceback in {folder / name}"
     return f"no traceback, because no folder can be written ({text.splitlines()[-2].strip()})"
+
+
+_KEPT = {
+    "run": "finished batches",
+    "search": "finished evaluations",
+    "train": "the steps up to the last checkpoint",
+    "extend": "finished steps",
+    "data mix": "tokenised documents",
+    "data make": "finished files",
+    "data prepare": "complete data sets",
+}
+"""What a command keeps when it is interrupted. The other commands start again."""
+
+
+def interrupted(arguments: Sequence[str]) -> str:
+    """The line for a command that was interrupted. It promises only what the command keeps."""
+    words = [each for each in arguments if not each.startswith("-")]
+    kept = _KEPT.get(" ".join(words[:2])) or _KEPT.get(" ".join(words[:1]))
+    return f"interrupted; {kept} are kept, the same command resumes" if kept else "interrupted"
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:

@@ -46,6 +46,10 @@ class MissingDataError(UsageError):
         self.tasks = dict(tasks or {})
 
 
+class MissingPackageError(UsageError):
+    """An optional package is not installed; the text has the command that installs it."""
+
+
 class NotComparableError(Lr2EvalError):
     """Two runs do not answer the same question (other samples, prompts, tokenizers)."""
 

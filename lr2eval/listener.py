@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from lr2eval.benchmark import Shard
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Listener:
     """Is told how a workflow progresses. Every method does nothing here, so override only what you need.
 
     The command line draws its bars with a listener. If a method raises an exception, the workflow stops as if it was
-    interrupted: finished work is kept, and the same call resumes.
+    interrupted: finished work is kept, the same call resumes, and the caller gets the exception as it was raised.
     """
 
     def message(self, text: str) -> None:
@@ -62,3 +66,46 @@ class Listener:
 
     def ended(self) -> None:
         """The run or search that began last ended, normally or with an error."""
+
+
+class _Stop(BaseException):
+    """Carries what a listener raised through a workflow, which must not take it for an error of disk or back end."""
+
+    def __init__(self, ears: _Ears, error: Exception) -> None:
+        super().__init__()
+        self.ears, self.error = ears, error
+
+
+class _Ears:
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        method = getattr(self._listener, name)
+
+        def call(*arguments: Any, **named: Any) -> None:
+            try:
+                method(*arguments, **named)
+            except Exception as error:
+                raise _Stop(self, error) from error
+
+        return call
+
+
+def with_listener(workflow: Callable[P, R]) -> Callable[P, R]:
+    """For a workflow with the keyword ``listener``: it gets one that is never ``None``.
+
+    What the user's listener raises reaches the user unchanged. No handler of the workflow sees it.
+    """
+
+    @wraps(workflow)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        ears = _Ears(cast("Listener | None", named.get("listener")) or Listener())
+        try:
+            return workflow(*arguments, **{**named, "listener": ears})  # type: ignore[arg-type]
+        except _Stop as stop:
+            if stop.ears is not ears:  # the workflow that called this one has the user's listener
+                raise
+            raise stop.error from None
+
+    return call

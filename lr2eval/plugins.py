@@ -8,12 +8,17 @@ from :class:`lr2eval.BackendRequest` to an lm-eval model). The name of an entry 
 from __future__ import annotations
 
 import ast
+import inspect
 import sys
 import traceback
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, wraps
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
+
+from lr2eval.errors import Lr2EvalError
 
 TASKS, ROPE_RULES, BACKENDS = "lr2eval.tasks", "lr2eval.rope_rules", "lr2eval.backends"
 _KIND = {TASKS: "task", ROPE_RULES: "RoPE rule", BACKENDS: "back end"}
@@ -56,6 +61,59 @@ def target(group: str, name: str) -> str:
 def distribution(point: EntryPoint) -> str:
     """Name and version of the package that an entry point is from."""
     return f"{point.dist.name} {point.dist.version}" if point.dist is not None else point.module
+
+
+def made_by(group: str, name: str) -> str:
+    """Name and version of the package of a plug-in; empty for what is part of lr2eval or is no plug-in."""
+    point = next(iter(_points(group).get(name, ())), None)
+    return "" if point is None or point.module.partition(".")[0] == "lr2eval" else distribution(point)
+
+
+def checked(call: Callable[..., Any], what: str, kind: type[Lr2EvalError], gives: type = object) -> Callable[..., Any]:
+    """``call``, but every error of it that is not one of ours becomes a ``kind`` that names ``what`` failed.
+
+    So does a result that is not a ``gives``.
+    """
+
+    @wraps(call)
+    def checked_call(*arguments: Any, **named: Any) -> Any:
+        with _as(what, kind):
+            found = call(*arguments, **named)
+            if not isinstance(found, gives):
+                raise TypeError(f"{call.__name__} returned {type(found).__name__}, not {gives.__name__}")
+        return _each(found, what, kind) if inspect.isgenerator(found) else found
+
+    return checked_call
+
+
+class Checked:
+    """An object of another package, with all of its methods :func:`checked`."""
+
+    def __init__(self, found: Any, what: str, kind: type[Lr2EvalError]) -> None:
+        self.__dict__["_checked"] = found, what, kind
+
+    def __getattr__(self, name: str) -> Any:
+        found, what, kind = self._checked
+        value = getattr(found, name)
+        return checked(value, what, kind) if inspect.isroutine(value) else value
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._checked[0], name, value)
+
+
+def _each(found: Iterator[Any], what: str, kind: type[Lr2EvalError]) -> Iterator[Any]:
+    with _as(what, kind):
+        yield from found
+
+
+@contextmanager
+def _as(what: str, kind: type[Lr2EvalError]) -> Iterator[None]:
+    try:
+        yield
+    except Lr2EvalError:
+        raise
+    except (Exception, SystemExit) as error:  # code of another package can raise anything
+        raise kind(f"{what} failed ({raised(error)}); report it to its author, or use another") from error
 
 
 def _points(group: str) -> dict[str, list[EntryPoint]]:

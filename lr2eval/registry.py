@@ -102,7 +102,8 @@ def _load(name: str) -> Benchmark | str:
         _check_tasks(name, plugin)
     except plugins.PluginError as error:
         return str(error)
-    benchmark: Benchmark = plugin
+    author = plugins.made_by(plugins.TASKS, name)
+    benchmark: Benchmark = plugins.Checked(plugin, f"benchmark {name} of {author}", TaskError) if author else plugin
     return benchmark
 
 

@@ -124,7 +124,7 @@ def _of_comparison(comparison: Comparison) -> list[Caveat]:
     return [
         Caveat("Left out of the comparison", "Only one of the two runs has these samples.", True, left_out),
         Caveat("Unfinished baseline", "The baseline was saved before its run had finished.", True, unfinished),
-        Caveat("Different settings", "These settings can change scores even for the same model.", False, settings),
+        Caveat("About the compared runs", "These facts can change scores apart from the extension.", False, settings),
     ]
 
 

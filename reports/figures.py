@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from lr2eval.base.visible import visible
+from lr2eval.base.visible import short, visible
 from lr2eval.reports import formats
 
 COLOURS = 6
@@ -88,7 +88,7 @@ def named(svg: Markup, names: Sequence[str], limit: int) -> Markup:
 
     def name(match: re.Match[str]) -> str:
         text = " ".join(names[int(match[1])].split())
-        return f">{escape(visible(formats.wide_clip(text, limit)))}<"
+        return f">{escape(short(text, limit))}<"
 
     return Markup(re.sub(r">@(\d+)@n*<", name, svg))
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from markupsafe import Markup, escape
 
-from lr2eval.base.visible import visible
+from lr2eval.base.visible import short, visible
 
 NOTHING = "–"
 """Stands where a number or a fact is not there, so that a gap is never taken for a zero."""
@@ -25,9 +24,9 @@ def finalize(value: Any) -> Any:
     return visible(str(value))
 
 
-def breakable(text: str) -> Markup:
-    """A name that may wrap after its underscores and slashes, not in the middle of a word."""
-    return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(visible(text)))))
+def breakable(text: str, columns: int = 80) -> Markup:
+    """A name, cut to ``columns``, that may wrap after its underscores and slashes, not in the middle of a word."""
+    return Markup(re.sub(r"([_/])", r"\1<wbr>", str(escape(short(text, columns)))))
 
 
 def clip(text: str, limit: int) -> str:
@@ -76,16 +75,6 @@ def p_value(value: float | None) -> str:
     if value is None:
         return NOTHING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def wide_clip(text: str, limit: int) -> str:
-    """At most ``limit`` columns, where a character of East Asian width takes two; the cut marked."""
-    columns = 0
-    for place, character in enumerate(text):
-        columns += 1 + (unicodedata.east_asian_width(character) in "WF")
-        if columns > limit:
-            return text[: max(0, place - 1)] + "…"
-    return text
 
 
 def count(value: int | None) -> str:

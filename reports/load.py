@@ -8,10 +8,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from lr2eval.base.visible import labels
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Side
-from lr2eval.record.folder import read_manifest
-from lr2eval.record.results import Results, read_results
+from lr2eval.record.results import RESULTS_FILE, Results
+from lr2eval.record.verified import verified_run
 
 
 @dataclass(frozen=True)
@@ -36,24 +37,25 @@ class LoadedRun(Key):
 
 
 def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[LoadedRun]:
-    """Read every folder; runs of models with the same name are told apart by their folders' names.
+    """Read and verify every folder; runs of models with the same name are told apart by their folders' names.
 
     With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
     that is none of them.
     """
-    results = [read_results(folder) for folder in folders]
-    names = [result.model.name for result in results]
+    for folder in folders:
+        if not (folder / RESULTS_FILE).is_file():
+            what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
+            raise UsageError(f"{folder}: {what}; give the folder of a run")
+    verified = [verified_run(folder, unfinished=True) for folder in folders]
+    results = [result for result, _ in verified]
     if comparison is None:
-        labels = [
-            result.model.name if names.count(result.model.name) == 1 else f"{result.model.name} ({folder.name})"
-            for result, folder in zip(results, folders, strict=True)
-        ]
-        keys = [Key(label, number) for number, label in enumerate(labels)]
+        names = labels([result.model.name for result in results], [folder.name for folder in folders])
+        keys = [Key(label, number) for number, label in enumerate(names)]
     else:
         keys = _matched(results, folders, comparison)
     runs = [
-        LoadedRun(key.label, key.number, folder, result, read_manifest(folder) or {})
-        for key, folder, result in zip(keys, folders, results, strict=True)
+        LoadedRun(key.label, key.number, folder, result, manifest)
+        for key, folder, (result, manifest) in zip(keys, folders, verified, strict=True)
     ]
     return sorted(runs, key=lambda run: run.number)
 
@@ -73,9 +75,12 @@ def _matched(results: Sequence[Results], folders: Sequence[Path], comparison: Co
     found = []
     for result, folder in zip(results, folders, strict=True):
         # Equal digests are equal runs (a model against itself): each takes the first side nobody has taken.
-        match = next((pair for pair in free if pair[0].digest == result.digest and pair[0].kind == "run"), None)
+        run = "run", result.digest, result.model.fingerprint
+        match = next((pair for pair in free if (pair[0].kind, pair[0].digest, pair[0].model.fingerprint) == run), None)
         if match is None:
-            raise UsageError(f"{folder}: its digest is none of the compared runs'; compare the runs again")
+            raise UsageError(
+                f"{folder}: is none of the compared runs (its digest or model differs); compare the runs again"
+            )
         free.remove(match)
         found.append(match[1])
     return found

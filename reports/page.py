@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from lr2eval.base.files import write_atomic
+from lr2eval.base.visible import short
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Gate
 from lr2eval.reports import formats, load
@@ -40,10 +41,15 @@ def render(runs: Sequence[Path], out: Path, *, comparison: Comparison | None = N
     not among the compared ones and :class:`lr2eval.errors.StoreError` for a folder that is not a run or is damaged;
     ``out`` is then left as it was.
     """
+    write_atomic(out, report_html(runs, comparison, gate))
+    return out
+
+
+def report_html(runs: Sequence[Path], comparison: Comparison | None = None, gate: Gate | None = None) -> str:
+    """The page that :func:`render` writes, with the same errors."""
     if not runs:
         raise UsageError("a report needs at least one run folder")
-    write_atomic(out, html(load.load(runs, comparison), comparison, gate))
-    return out
+    return html(load.load(runs, comparison), comparison, gate)
 
 
 def html(runs: Sequence[load.LoadedRun], comparison: Comparison | None = None, gate: Gate | None = None) -> str:
@@ -108,9 +114,11 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = "score", "signed", "percent", "level", "p_value", "clip", "breakable", "facts"
+    names = "score", "signed", "percent", "level", "p_value", "breakable", "facts"
     env.filters.update({name: getattr(formats, name) for name in names})
-    env.filters.update(number=formats.count, tokens=formats.length, benchmark=formats.title, command=command)
+    env.filters.update(
+        clip=short, number=formats.count, tokens=formats.length, benchmark=formats.title, command=command
+    )
     env.tests["differ"] = lambda values: len(set(values)) > 1
     script, style = (Markup((TEMPLATES / name).read_text(encoding="utf-8")) for name in ("report.js", "report.css"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -7,7 +7,8 @@ taken: the first metric whose aggregation is a mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -17,7 +18,7 @@ from lr2eval.base import ids
 from lr2eval.base.console import suggestion
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.errors import Lr2EvalError, MissingDataError, TaskError
 from lr2eval.registry import LM_EVAL
 from lr2eval.tasks.shared import hub, lm_eval
 from lr2eval.tasks.shared.select import limited
@@ -72,31 +73,44 @@ class LmEval:
         refuse_unknown(context.options, ("include_path",), group=NAME)
         groups = hub.load_each(NAME, tasks, lambda name: self._load(name, context.offline))
         loaded = {name: task for group in groups.values() for name, task in group.items()}
-        return [_shard(name, task, self.version, context) for name, task in loaded.items()]
+        shards = []
+        for name, task in loaded.items():
+            with _readable(name):  # a task file of the user may hold any value
+                shards.append(_shard(name, task, self.version, context))
+        return shards
 
     def _load(self, name: str, offline: bool) -> dict[str, Any]:
-        try:
-            with hub.hub_access(offline), lm_eval.quiet_lm_eval():
-                tasks: dict[str, Any] = self._manager_for(name).load([name])["tasks"]
-        except ImportError as error:
-            raise TaskError(
-                f"{name}: needs a package that is not installed ({hub.first_line(error)}); install it"
-            ) from error
-        except Exception as error:
-            if hub.is_missing_data(error):
-                raise MissingDataError(
-                    f"{name}: its data set cannot be read ({hub.first_line(error)}); connect once so that it is cached"
-                ) from error
-            raise TaskError(f"{name}: lm-eval cannot build this task ({hub.first_line(error)})") from error
-        return tasks
+        with _readable(name), hub.hub_access(offline), lm_eval.quiet_lm_eval():
+            return dict(self._manager_for(name).load([name])["tasks"])
 
     def _manager_for(self, name: str | None) -> Any:
         """The user's own folder first, it is indexed at once; everything when the name is not there."""
-        if self._include_path is not None and name is not None:
-            own = lm_eval.task_manager(self._include_path)
-            if name in own.all_tasks:
-                return own
-        return _everything(self._include_path)
+        with _readable(str(self._include_path or NAME)):
+            if self._include_path is not None and name is not None:
+                own = lm_eval.task_manager(self._include_path)
+                if name in own.all_tasks:
+                    return own
+            return _everything(self._include_path)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except Lr2EvalError:
+        raise
+    except ImportError as error:
+        raise TaskError(
+            f"{name}: needs a package that is not installed ({hub.first_line(error)}); install it"
+        ) from error
+    except Exception as error:  # YAML and lm-eval raise anything
+        if hub.is_missing_data(error):
+            raise MissingDataError(
+                f"{name}: its data set cannot be read ({hub.first_line(error)}); connect once so that it is cached"
+            ) from error
+        raise TaskError(
+            f"{name}: lm-eval cannot build this task ({hub.first_line(error)}); correct its file"
+        ) from error
 
 
 @cache

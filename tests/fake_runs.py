@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lr2eval.base.files import write_json
 from lr2eval.base.ids import digest, sample_id, text_hash
 from lr2eval.benchmark import ResponseDetail, Shard
+from lr2eval.record.base import write_record
+from lr2eval.record.folder import write_manifest
 from lr2eval.record.results import ModelFacts, NotRun, Results
 from lr2eval.record.store import RunStore, StoredSample
-from lr2eval.runs.summary import over_lengths, shard_result, summaries
+from lr2eval.record.summary import over_lengths, shard_result, summaries
 
 Scores = Sequence[float | None]
 
@@ -57,6 +58,7 @@ def fake_run(
         results = Results(
             lr2eval_version="0.1.0",
             digest=store.digest(),
+            samples_sha256=store.samples_sha256(),
             complete=planned is None or planned == len(shards),
             model=ModelFacts(
                 name=model,
@@ -80,8 +82,11 @@ def fake_run(
             over_lengths=over_lengths(found),
             not_run=list(not_run),
         )  # fmt: skip
-    write_json(folder / "results.json", results.model_dump(mode="json"))
-    write_json(folder / "manifest.json", {"settings": {}, "command": ["lr2eval", "run"], "sessions": []})
+    write_record(folder / "results.json", results)
+    data = dict.fromkeys((*shards, *(f"planned/{i}" for i in range((planned or 0) - len(shards)))), "data")
+    kept = {"config": results.settings, "model": digest(model), "tokenizer": tokenizer, "data": data}
+    known = {name: {"hash": "data"} for name in shards}
+    write_manifest(folder, {"settings": kept, "command": ["lr2eval", "run"], "sessions": [], "data": known})
     return folder
 
 

@@ -58,10 +58,12 @@ def bash(command: str, workspace: tuple[Path, dict[str, str]]) -> subprocess.Com
 
 @pytest.fixture(scope="module")
 def prepared(toy_checkpoint: Path, shared_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A checkout with both models after the commands of "Once", with the toy's tasks, and the digest they printed."""
+    """A checkout with both models after the commands of "Once", with the toy's tasks, and the lines they printed."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("original", "extended"):
         shutil.copytree(toy_checkpoint, folder / name)
+    config = json.loads((folder / "extended" / "config.json").read_text())
+    (folder / "extended" / "config.json").write_text(json.dumps(config | {"extended": True}))  # another fingerprint
     commands = re.findall(r"^\$ (.+)$", block("console", "baseline save"), re.M)
     assert [command.split()[1] for command in commands] == ["run", "baseline"]
     run = commands[0].replace("mmlu,ruler:niah", TOY["TASKS"]).replace("4k", TOY["LENGTHS"])
@@ -69,16 +71,20 @@ def prepared(toy_checkpoint: Path, shared_cache: Path, tmp_path_factory: pytest.
     for command in (run, commands[1]):
         done = bash(command, (folder, environment(folder, shared_cache)))
         assert done.returncode == 0, done.stderr
-    printed = re.search(r"digest ([0-9a-f]{64})", done.stdout)
+    printed = re.search(r'^baseline_digest = "[0-9a-f]{64}"\nbaseline_model = "[0-9a-f]{64}"$', done.stdout, re.M)
     assert printed
-    return folder, printed[1]
+    return folder, printed[0]
 
 
 @pytest.fixture
 def workspace(prepared: tuple[Path, str], shared_cache: Path, tmp_path: Path) -> tuple[Path, dict[str, str]]:
     """A copy of that checkout with its gate.toml, and the environment of the workflow."""
     folder = Path(shutil.copytree(prepared[0], tmp_path / "checkout"))
-    (folder / "gate.toml").write_text(block("toml", "baseline_digest").replace("DIGEST", prepared[1][:16]))
+    pinned = block("toml", "baseline_digest").replace(
+        'baseline_digest = "DIGEST"\nbaseline_model = "MODEL"', prepared[1]
+    )
+    assert prepared[1] in pinned
+    (folder / "gate.toml").write_text(pinned)
     return folder, environment(folder, shared_cache)
 
 
@@ -117,7 +123,8 @@ def test_the_workflow_end_to_end(workspace: tuple[Path, dict[str, str]]) -> None
 
 
 def test_another_baseline_than_the_pinned_one_stops_the_workflow(workspace: tuple[Path, dict[str, str]]) -> None:
-    (workspace[0] / "gate.toml").write_text(block("toml", "baseline_digest").replace("DIGEST", "0123456789abcdef"))
+    path = workspace[0] / "gate.toml"
+    path.write_text(re.sub(r'(?<=baseline_digest = ")\w+', "0123456789abcdef", path.read_text()))
     shutil.copytree(workspace[0] / "runs" / "original", workspace[0] / "runs" / "extended")
     done = bash(steps()["Gate"], workspace)
     assert done.returncode == 4

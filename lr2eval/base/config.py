@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 from pydantic.fields import FieldInfo
 
 from lr2eval.base.reading import plain
-from lr2eval.base.settings import put, read_sets, read_toml, refuse_unknown
+from lr2eval.base.settings import put, read_sets, read_toml, refuse_unknown, unusable
 from lr2eval.base.units import format_length, parse_length, parse_lengths
 from lr2eval.errors import UsageError
 
@@ -38,17 +38,25 @@ Rare = Annotated[T, _Rare()]
 """An option without a flag: ``--set`` and ``--config`` only."""
 
 
-def _length(value: Any) -> Any:
-    return parse_length(value) if isinstance(value, str | int) else value
+def _length(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise ValueError("must be a length; write 4096 or 4k")
+    return parse_length(value)
 
 
-def _lengths(value: Any) -> Any:
-    found = parse_lengths(value) if isinstance(value, str) else map(parse_length, value)
+def _lengths(value: Any) -> tuple[int, ...]:
+    found = parse_lengths(value) if isinstance(value, str) else map(_length, _list(value))
     return tuple(sorted(set(found)))
 
 
-def _names(value: Any) -> Any:
-    parts = value.split(",") if isinstance(value, str) else value
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else _list(value)
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a name or a list of names")
     names = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
     if not names:
         raise ValueError("give at least one name")
@@ -74,7 +82,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 class Table(BaseModel):
     """A group of options inside a configuration."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Config(Table):
@@ -91,10 +99,17 @@ class Config(Table):
         kind = type(self)
         values = kind.arrange(values)
         refuse_unknown(values, kind.model_fields, group=kind.PREFIX, renamed=kind.RENAMED)
+        self._check(values)
         try:
             super().__init__(**values)
         except ValidationError as error:
             raise UsageError(_problem(kind, error)) from error
+        self._check(vars(self))  # text may have become a number
+
+    @classmethod
+    def _check(cls, values: Mapping[str, Any]) -> None:
+        if found := unusable(values):
+            raise UsageError(f"{_name(cls, found[0])}: {found[1]}")
 
     @classmethod
     def arrange(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -138,12 +153,10 @@ def _problem(model: type[Config], error: ValidationError) -> str:
                 break
             table = _table(annotation) or table
     message = " or ".join(dict.fromkeys(map(plain, messages))).replace(" or must be", " or")
-    keys = [model.PREFIX, *map(str, location)] if model.PREFIX else list(map(str, location))
+    name = _name(model, location)
     if problem["type"] == "extra_forbidden":
-        refuse_unknown(keys[-1:], table.model_fields, group=".".join(keys[:-1]))
-    name = ".".join(keys)
-    if model.HAS_FLAGS and len(location) == 1 and not _is_rare(model.model_fields[name]):
-        name = _flag(name)
+        group, _, key = name.rpartition(".")
+        refuse_unknown([key], table.model_fields, group=group)
     if problem["type"] == "missing":
         return f"{name} is missing"
     given = problem.get("input")
@@ -152,6 +165,13 @@ def _problem(model: type[Config], error: ValidationError) -> str:
     if not isinstance(given, str | int | float) or len(str(given)) > 100 or f"'{given}'" in message:
         return f"{name}: {message}"
     return f"{name} {given!r}: {message}"
+
+
+def _name(model: type[Config], location: Sequence[str | int]) -> str:
+    """How messages call an option: by its flag if it has one, else by its key."""
+    name = ".".join(map(str, ([model.PREFIX] if model.PREFIX else []) + list(location)))
+    flag = model.HAS_FLAGS and len(location) == 1 and not _is_rare(model.model_fields[name])
+    return _flag(name) if flag else name
 
 
 def _flag(key: str) -> str:

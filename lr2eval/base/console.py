@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Any
 
-from lr2eval.base.visible import line
+from lr2eval.base.visible import line, visible
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
 
 def say(*values: object, error: bool = False) -> None:
     """Print one line, on standard error if ``error``. Text from outside is made harmless (``visible.py``)."""
     print(line(" ".join(map(str, values))), file=sys.stderr if error else sys.stdout, flush=error)
+
+
+def command(text: str) -> None:
+    """Print a command of our own for GitHub Actions: ``::error title=...::...``. Nothing else may print one."""
+    print(" ".join(visible(text).split()))
+
+
+class _SafeRecord(logging.LogRecord):
+    def getMessage(self) -> str:  # the name is that of logging
+        return line(super().getMessage())
+
+
+def guard_logs() -> None:
+    """Make harmless what other libraries log and warn about: it holds names of models and files."""
+    logging.setLogRecordFactory(_SafeRecord)
+    warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {line(str(message))}\n"
 
 
 def table(*columns: str, title: str | None = None) -> Table:
@@ -35,12 +54,16 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 def printed_table(shown: Table, file: IO[str] | None = None) -> None:
-    """Print it as wide as the terminal, or 110 columns wide into a file. Brackets in names are text, not markup."""
+    """Print it as wide as the terminal, or 110 columns wide into a file."""
+    stream = file or sys.stdout
+    plain_console(stream, None if stream.isatty() else 110).print(shown)
+
+
+def plain_console(stream: IO[str], width: int | None = None) -> Console:
+    """A console of rich to which brackets and colons in names are text, not markup."""
     from rich.console import Console
 
-    stream = file or sys.stdout
-    width = None if stream.isatty() else 110
-    Console(file=stream, width=width, highlight=False, markup=False, emoji=False).print(shown)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def print_wrapped(text: str, *, first: str = "", rest: str = "") -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,34 +24,97 @@ def cache_dir() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "lr2eval"
 
 
+def temporary(path: Path) -> Path:
+    """Where this process writes ``path`` before it renames it."""
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<process>\d{1,10})\.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder has a name of :func:`temporary`. It holds nothing that a command needs."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def sweep(folder: Path, name: str = "") -> None:
+    """Delete what killed commands left in ``folder``: temporary files and folders of ``name`` (default: of any name).
+
+    Those of other processes that still run stay. Errors are ignored, because a leftover does no harm.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            found = _TEMPORARY.fullmatch(path.name)
+            if found is None or (name and found["name"] != name) or _runs(int(found["process"])):
+                continue
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _runs(process: int) -> bool:
+    """Whether another process of this number runs. A container gives the same number to each of its main processes."""
+    import psutil
+
+    return process != os.getpid() and psutil.pid_exists(process)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write ``text`` so that ``path`` holds the old content or the new, whatever happens in between."""
-    write_parts(path, [text.encode("utf-8")])
+    write_all({path: [text.encode("utf-8")]})
 
 
 def write_parts(path: Path, parts: Iterable[bytes], fix: str = "make the folder writable") -> None:
     """The same for bytes, one part after the other. Raises :class:`StoreError` that names the ``fix``."""
+    write_all({path: parts}, fix)
+
+
+def write_all(files: Mapping[Path, Iterable[bytes]], fix: str = "make the folder writable") -> None:
+    """Write several files, all of them or none: a full disk leaves the old ones.
+
+    Only a kill between two renames, which take no space and no time, can leave some old and some new.
+    Raises :class:`StoreError` that names the file and the ``fix``.
+    """
+    # Not mkstemp: its files are readable by their owner alone, and these are results to share.
+    drafts = {path: temporary(path) for path in files}
     try:
-        # Not mkstemp: its files are readable by their owner alone, and these are results to share.
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
+        for path, parts in files.items():
+            sweep(path.parent, path.name)
+            with drafts[path].open("wb") as file:
                 file.writelines(parts)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}; free some space or {fix}, then run again") from error
+        for path, draft in drafts.items():
+            os.replace(draft, path)
+    except BaseException as error:
+        for draft in drafts.values():
+            with contextlib.suppress(OSError):
+                draft.unlink()
+        if isinstance(error, OSError):
+            raise StoreError(f"{path}: {disk_problem(error, fix)}, then run again") from error
+        raise
+
+
+def disk_problem(error: OSError, fix: str = "fix this") -> str:
+    """What the system says and what to do: free some space if the disk is full, otherwise ``fix``."""
+    text = str(error.strerror or error)
+    return f"{text}; {'free some space' if is_full(error) else fix}"
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether the disk, or the user's share of it, is full. Rust libraries say so only in the text of their errors."""
+    code = getattr(error, "errno", None)
+    return code in (errno.ENOSPC, errno.EDQUOT) or (code is None and os.strerror(errno.ENOSPC) in str(error))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """``value`` as indented JSON, written atomically. NaN is refused: no reader should meet it."""
+    """:func:`json_text` of ``value``, written atomically."""
+    write_atomic(path, json_text(value))
+
+
+def json_text(value: Any) -> str:
+    """``value`` as indented JSON. Raises :class:`ValueError` for NaN: no reader should meet it."""
     import json
 
-    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_hashed(path: Path, parts: Iterable[bytes]) -> tuple[str, int]:
@@ -96,9 +163,12 @@ def lock_file(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def output_folder(out: Path) -> set[str]:
-    """Make the folder of ``--out`` and list it, without temporary files that a killed command left there."""
+    """Make the folder of ``--out``, check that it can be written, and list it without temporary files."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        return {path.name for path in out.iterdir() if not (path.name.startswith(".") and path.suffix == ".tmp")}
+        probe = temporary(out / "probe")
+        probe.touch()
+        probe.unlink()
+        return {path.name for path in out.iterdir() if not is_temporary(path.name)}
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error

@@ -58,19 +58,19 @@ def read_bytes(path: Path, *, error: Error = UsageError, fix: str = "make it rea
 
 
 @contextmanager
-def opened(path: Path, *, error: Error = UsageError, fix: str = "make it readable") -> Iterator[IO[bytes]]:
+def opened(path: Path, *, error: Error = UsageError, fix: str = "make it readable") -> Iterator[io.BufferedReader]:
     """A regular file, open for reading. An :class:`OSError` inside the block is reported as one of this file."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
+        try:
+            mode = path.stat().st_mode
+        except ValueError as problem:  # a zero byte, or half of a character
+            raise error(f"{str(path)!r}: not a file name; {fix}") from problem
+        if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
             raise error(f"{path}: not a regular file; {fix}")
         with path.open("rb") as file:
             yield file
     except OSError as problem:
         raise error(f"{path}: {problem.strerror or first_line(problem)}; {fix}") from problem
-    except ValueError as problem:  # a name with a zero byte
-        if isinstance(problem, Lr2EvalError) or "null byte" not in str(problem):
-            raise
-        raise error(f"{str(path)!r}: not a file name; {fix}") from problem
 
 
 def decoded(data: bytes, place: str, *, error: Error = UsageError, fix: str = "save the file as UTF-8") -> str:
@@ -86,17 +86,20 @@ def read_text(path: Path, *, error: Error = UsageError, fix: str = "copy it agai
     return decoded(read_bytes(path, error=error, fix=fix, limit=limit), str(path), error=error, fix=fix)
 
 
-def parse_json(data: bytes | str, place: str, *, error: Error = UsageError, fix: str = "copy it again") -> Any:
+def parse_json(
+    data: bytes | str, place: str, *, error: Error = UsageError, fix: str = "copy it again", ours: bool = False
+) -> Any:
     """A JSON value. NaN, infinity, very deep nesting and lone surrogates are refused.
 
-    ``place`` is what the message begins with: the file, or the file and the line.
+    ``place`` is what the message begins with: the file, or the file and the line. ``ours``: Python wrote the value for
+    us alone, so NaN, infinity and lone surrogates of a model's answers are right.
     """
     text = decoded(data, place, error=error, fix=fix) if isinstance(data, bytes) else data
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+        value = json.loads(text) if ours else json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
         if text.count("[") + text.count("{") > DEPTH:
             _check_depth(value)
-        if "\\ud" in text or "\\uD" in text:
+        if not ours and ("\\ud" in text or "\\uD" in text):
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise error(f"{place}: JSON nested more than {DEPTH} deep; {fix}") from None
@@ -167,13 +170,20 @@ def plain(message: str) -> str:
     """A message of pydantic in our words."""
     for theirs, ours in _WORDS.items():
         message = message.replace(theirs, ours)
-    return re.sub(r" or instance of \w+|, unable to parse.*", "", message)
+    return re.sub(_NOISE, "", message)
 
 
+_NOISE = r"^\w+ (?=must )| or instance of \w+| for <class.*| after validation|, (unable|exceeded) .*"
 _WORDS: Mapping[str, str] = {
     "Value error, ": "",
     "Assertion failed, ": "",
     "Input should be": "must be",
+    "Input should": "must",
+    "Input is not": "must be",
+    "Unable to parse input string as": "must be",
+    "Keys should be strings": "must have text as keys",
+    "valid tuple": "list",
+    "valid list": "list",
     "Field required": "is missing",
     "Extra inputs are not permitted": "unknown key",
     "valid dictionary": "table",
@@ -190,7 +200,7 @@ def unpacked(path: Path, *, error: Error = UsageError, fix: str = "copy it again
         file.seek(0)
         limit = unpack_limit(path)
         with _damage(path, "gzip", error, fix), gzip.GzipFile(fileobj=file) as packed:
-            return _within(packed, limit, path, error)
+            return within(packed, limit, path, error)
 
 
 def unpack_limit(path: Path) -> int:
@@ -206,13 +216,14 @@ def zip_members(
         left, found = unpack_limit(path), []
         for name in sorted(set(filter(wanted, archive.namelist()))):
             with archive.open(name) as member:
-                content = _within(member, left, path, error)
+                content = within(member, left, path, error)
             left -= len(content)
             found.append((name, content))
         return found
 
 
-def _within(packed: IO[bytes] | gzip.GzipFile, limit: int, path: Path, error: Error) -> bytes:
+def within(packed: IO[bytes] | gzip.GzipFile, limit: int, path: Path, error: Error = UsageError) -> bytes:
+    """What is left of a decompressed file, at most ``limit`` bytes."""
     parts: list[bytes] = []
     left = limit
     while part := packed.read(1 << 20):

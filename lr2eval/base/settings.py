@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lr2eval.base.reading import parse_toml, read_bytes
+from lr2eval.base.reading import parse_json, parse_toml, read_bytes
 from lr2eval.errors import UsageError
+
+_DEPTH = 20
+"""Tables and lists inside each other; no option needs more than three."""
 
 
 def read_toml(file: Path) -> dict[str, Any]:
@@ -43,9 +46,41 @@ def read_sets(sets: Sequence[str]) -> list[tuple[str, Any]]:
 def parse_value(text: str) -> Any:
     """The value of ``--set key=text``: JSON where it is such, else the text."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text, "")
+    except UsageError:
         return text
+
+
+Place = tuple[str | int, ...]
+
+
+def unusable(value: Any, at: Place = ()) -> tuple[Place, str] | None:
+    """Where and why a value can be no option: text that fits into no file, an endless number, deep nesting."""
+    problem = _problem(value)
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping) or hasattr(type(value), "model_fields"):
+        value = value if isinstance(value, Mapping) else vars(value)
+        inner = value.items()
+        problem = next(("has a key that is not text" for key in value if not isinstance(key, str) or _problem(key)), "")
+    elif isinstance(value, list | tuple | set | frozenset):
+        inner = enumerate(value)
+    if inner and len(at) > _DEPTH:
+        at, problem = at[:2], "is nested too deep"
+    if problem:
+        return at, problem
+    return next(filter(None, (unusable(each, (*at, key)) for key, each in inner)), None)
+
+
+def _problem(value: Any) -> str:
+    if isinstance(value, str | Path):
+        try:
+            str(value).encode("utf-8")
+        except UnicodeEncodeError:
+            return "is not UTF-8 text"
+        return "has a zero byte" if "\0" in str(value) else ""
+    if isinstance(value, int):
+        return "" if -(2**63) <= value < 2**63 else "has too many digits"
+    return "" if not isinstance(value, float) or math.isfinite(value) else "must be a finite number"
 
 
 def refuse_unknown(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from lr2eval.errors import UsageError
+
+_MOST = 2**53
+"""More tokens or bytes than anyone has; up to here, a float is exact."""
 
 
 def parse_length(value: str | int) -> int:
@@ -12,10 +16,10 @@ def parse_length(value: str | int) -> int:
     text = str(value).strip().lower()
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([km]?)", text)
     if not match:
-        raise ValueError(f"{value!r} is not a length; write 4096 or 4k")
+        raise ValueError(f"{value!r:.40} is not a length; write 4096 or 4k")
     number = float(match[1]) * {"": 1, "k": 1024, "m": 1024**2}[match[2]]
-    if number < 1 or not number.is_integer():
-        raise ValueError(f"{value!r} is not a whole number of tokens")
+    if not 1 <= number < _MOST or not number.is_integer():
+        raise ValueError(f"{value!r:.40} is not a whole number of tokens")
     return int(number)
 
 
@@ -27,10 +31,11 @@ def format_length(length: int) -> str:
 def parse_bytes(text: str) -> int:
     """``8GiB``, ``500MB`` or plain bytes -> bytes."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(i?)b?\s*", text.lower())
-    if not match:
-        raise UsageError(f"memory_limit {text!r}: write a number of bytes such as 8GiB or 500MB")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " kmgt".index(match[2] or " "))
+    base = 1024 if match and match[3] else 1000
+    number = float(match[1]) * base ** " kmgt".index(match[2] or " ") if match else math.inf
+    if number >= _MOST:
+        raise UsageError(f"memory_limit {text!r:.40}: write a number of bytes such as 8GiB or 500MB")
+    return int(number)
 
 
 def parse_lengths(text: str) -> tuple[int, ...]:
@@ -49,9 +54,10 @@ def parse_lengths(text: str) -> tuple[int, ...]:
 def parse_count(text: str | int) -> int:
     """``10B``, ``500M`` or plain digits -> tokens (powers of 1000). :class:`ValueError` for anything else."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([mb]?)", str(text).strip().lower())
-    if not match:
+    number = float(match[1]) * {"": 1, "m": 1e6, "b": 1e9}[match[2]] if match else math.inf
+    if number >= _MOST:
         raise ValueError("write a number of tokens such as 10B or 500M")
-    return round(float(match[1]) * {"": 1, "m": 1e6, "b": 1e9}[match[2]])
+    return round(number)
 
 
 def format_seconds(seconds: float) -> str:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
+
+from rich.cells import cell_len, set_cell_size
 
 _UNSEEN = re.compile(
     "["
@@ -39,6 +42,22 @@ def line(text: str) -> str:
     """``text`` as one line of a terminal or a log: visible, without commands for a CI."""
     one = " ".join(re.split(r"[\t\n]+", text)) if "\n" in text or "\t" in text else text
     return _COMMANDS.sub(lambda match: f"⟨{match[0]}⟩", visible(one))
+
+
+def short(text: str, columns: int = 80) -> str:
+    """``text``, visible and at most ``columns`` wide (a CJK character takes two), the cut marked."""
+    text = visible(text)
+    return text if cell_len(text) <= columns else set_cell_size(text, columns - 1).rstrip() + "…"
+
+
+def labels(models: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """A label for each run: the name of its model; if two are equal, with the folder's name, or with a number.
+
+    Long names are cut, so that no table or page is as wide as a name.
+    """
+    names = [short(model) for model in models]
+    named = [n if names.count(n) == 1 else f"{n} ({short(f)})" for n, f in zip(names, folders, strict=True)]
+    return [n if named.count(n) == 1 else f"{n} #{i}" for i, n in enumerate(named, 1)]
 
 
 def _count(match: re.Match[str]) -> str:

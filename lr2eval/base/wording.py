@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import string
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from lr2eval.base.reading import read_object
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.errors import UsageError
 
@@ -31,7 +30,10 @@ class Wording:
 
     def __post_init__(self) -> None:
         for name, needed in (("needle", {"key", "value"}), ("answer", {"value"}), ("question", set()), ("stem", set())):
-            used = {field for _, field, _, _ in string.Formatter().parse(getattr(self, name)) if field is not None}
+            parts = [part[1:] for part in string.Formatter().parse(getattr(self, name)) if part[1] is not None]
+            if any(form or conversion for _, form, conversion in parts):
+                raise ValueError(f"{name} must write its fields as {{key}} and {{value}}, without a format")
+            used = {field for field, _, _ in parts}
             if not needed <= used <= {"key", "value"}:
                 wanted = " and ".join(f"{{{field}}}" for field in sorted(needed)) or "text"
                 raise ValueError(f"{name} must hold {wanted}, and no fields other than {{key}} and {{value}}")
@@ -43,14 +45,8 @@ class Wording:
     @classmethod
     def read(cls, path: Path) -> Wording:
         """A JSON object with any of the fields. Raises :class:`UsageError` that names what is wrong with it."""
+        value = read_object(path, fix="give a JSON file with the words around a needle")
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or f"not readable as JSON ({error})"
-            raise UsageError(f"{path}: {reason}; give a JSON file with the words around a needle") from error
-        try:
-            if not isinstance(value, Mapping):
-                raise ValueError("must be a JSON object")
             refuse_unknown(value, [field.name for field in fields(cls)])
             return cls(**{name: _checked(name, found) for name, found in value.items()})
         except (ValueError, UsageError) as error:

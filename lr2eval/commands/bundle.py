@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lr2eval.base.console import print_json, printed_table, table
+from lr2eval.base.console import print_json, printed_table, say, table
 from lr2eval.commands.options import AsJson, DataDir, Offline
 from lr2eval.errors import UsageError
 
@@ -33,10 +33,10 @@ def data_prepare(
     from lr2eval.workflows.bundle import prepare_data
 
     def done(name: str, made: BundledData | None) -> None:
-        print(f"{name}: kept" if made is None else f"{name}: {_size(made.size)} from {made.source}")
+        say(f"{name}: kept" if made is None else f"{name}: {_size(made.size)} from {made.source}")
 
     prepare_data(tasks, out, data_dir, offline=offline, done=done)
-    print(out)
+    say(out)
 
 
 def data_show(
@@ -65,6 +65,6 @@ def data_show(
         printed_table(shown)
         for licence in dict.fromkeys(data.licence for data in sets.values()):
             of = ", ".join(name for name, data in sets.items() if data.licence == licence)
-            print(f"licence of {of}: {licence}")
+            say(f"licence of {of}: {licence}")
     if problem := next((each for each in damage.values() if each), None):
         raise UsageError(problem)

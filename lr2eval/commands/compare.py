@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lr2eval.base.console import print_wrapped, printed_table, table
+from lr2eval.base.console import command, print_wrapped, printed_table, say, table
 from lr2eval.commands.options import ConfigFile, configured
+from lr2eval.errors import first_line
 
 if TYPE_CHECKING:
     from lr2eval.record.comparison import Comparison, Difference, Gate, Pair
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 def print_pair(pair: PairOutcome) -> None:
     """What ``lr2eval run --baseline`` prints about its two models."""
     if pair.comparison is None:
-        print(f"the two models cannot be compared: {pair.problem}")
+        say(f"the two models cannot be compared: {pair.problem}")
         return
     _print_comparison(pair.comparison)
-    print()
+    say()
     for sentence in pair.sentences:
         print_wrapped(sentence, rest="  ")
 
@@ -34,10 +35,14 @@ def _tell_github(gate: Gate) -> None:
 
     if os.environ.get("GITHUB_ACTIONS") == "true":
         for line in github_annotations(gate):
-            print(line)
+            command(line)
     if target := os.environ.get("GITHUB_STEP_SUMMARY"):
-        with open(target, "a", encoding="utf-8") as file:
-            file.write(gate_markdown(gate))
+        try:
+            with open(target, "a", encoding="utf-8") as file:
+                file.write(gate_markdown(gate))
+        except OSError as error:  # the verdict counts more than where it is shown
+            reason = error.strerror or first_line(error)
+            say(f"warning: the job summary was not written: GITHUB_STEP_SUMMARY={target}: {reason}", error=True)
 
 
 def _print_gate(gate: Gate) -> None:
@@ -49,7 +54,7 @@ def _print_notes(found: Pair | Gate) -> None:
     from lr2eval.comparisons.exports import notes
 
     for note in notes(found):
-        print(f"note: {' '.join(note.split())}")
+        say(f"note: {' '.join(note.split())}")
 
 
 def _print_comparison(comparison: Comparison) -> None:
@@ -63,14 +68,16 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
 
     share = f"{100 * (2 * comparison.confidence - 1):g} % interval"
     title = f"{pair.extended.label} against {comparison.original.label}"
-    tables: list[tuple[str, str, Sequence[Difference]]] = [(title, "retained", exports.headline_rows(pair))]
-    if pair.gains:
-        tables.append((exports.gain_title(comparison, pair), "cut for original", pair.gains))
+    tables: list[tuple[str, Sequence[str], Sequence[Difference]]] = [
+        (title, ["retained"], exports.headline_rows(pair)),
+        (exports.beyond_title(comparison), [], exports.headline_rows(pair, beyond=True)),
+        (exports.gain_title(comparison, pair), ["cut for original"], pair.gains),
+    ]
     for title, last, found in tables:
-        rows = table("", "n", "original", "extended", "difference", share, last, title=title)
+        rows = table("", "n", "original", "extended", "difference", share, *last, title=title)
         for row in found:
             kept = "-" if row.retention is None else f"{100 * row.retention:.1f} %"
-            rows.add_row(
+            cells = [
                 exports.row_name(row),
                 f"{row.n:,}",
                 f"{row.original:.1f}",
@@ -78,8 +85,10 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
                 f"{row.difference:+.2f}",
                 f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
                 f"{row.cut:,}" if isinstance(row, Gain) else kept,
-            )
-        printed_table(rows)
+            ]
+            rows.add_row(*cells[: len(rows.columns)])
+        if found:
+            printed_table(rows)
     _print_notes(pair)
 
 
@@ -102,7 +111,7 @@ def compare(
 
     done = compare_runs(runs, out=out, confidence=confidence, common=common, noise=noise or ())
     _print_comparison(done.comparison)
-    print(f"report: {done.report}")
+    say(f"report: {done.report}")
 
 
 @configured("lr2eval.comparisons.gate_config:GateConfig")
@@ -125,7 +134,7 @@ def gate(
     _tell_github(done.gate)
     _print_gate(done.gate)
     if done.report is not None:
-        print(f"report: {done.report}")
+        say(f"report: {done.report}")
     raise typer.Exit(done.gate.exit_code)
 
 
@@ -137,5 +146,8 @@ def baseline_save(
     from lr2eval.workflows.compare import save_baseline
 
     done = save_baseline(run, out)
-    print(f"{done.samples:,} samples, {done.path.stat().st_size:,} bytes, digest {done.digest}")
-    print(done.path)
+    say(f"{done.samples:,} samples, {done.path.stat().st_size:,} bytes, digest {done.digest}, model {done.model}")
+    say("To pin it, add these lines to gate.toml:")
+    say(f'baseline_digest = "{done.checksum}"')
+    say(f'baseline_model = "{done.model}"')
+    say(done.path)

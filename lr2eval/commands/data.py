@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lr2eval.base.console import say
 from lr2eval.commands.options import (
     ConfigFile,
     Messages,
@@ -55,8 +56,8 @@ def data_mix(
     tokenizer = PromptTokenizer.load(locate(model, offline=offline))
     rows = prepare_mixture(MixtureConfig(**table | windows), tokenizer, out, workers, to_stderr)
     long = sum(rows.long)
-    print(f"{len(rows):,} rows of {rows.target_window:,} tokens: {len(rows) - long:,} short, {long:,} long")
-    print(out)
+    say(f"{len(rows):,} rows of {rows.target_window:,} tokens: {len(rows) - long:,} short, {long:,} long")
+    say(out)
 
 
 MAKE = ("model", "tasks", "lengths", "limit", "samples_per_task", "seed", "data_dir", "offline", "chat")
@@ -78,7 +79,7 @@ def data_make(
 
     groups = {*MAKE, "missing_data", "truncation", "lm_eval", *benchmarks()}
     refuse_unknown((key.partition(".")[0] for key, _ in read_sets(set_ or ())), groups)
-    made = make_data(RunConfig.load(given, config, set_ or ()), out, Messages())
+    made = make_data(RunConfig.load(given, config, set_ or ()), out, listener=Messages())
     for name, facts in made.items():
-        print(f"{name}  {facts['samples']} samples, {facts['fill_min']:.1%} to {facts['fill_max']:.1%} full")
-    print(out)
+        say(f"{name}  {facts['samples']} samples, {facts['fill_min']:.1%} to {facts['fill_max']:.1%} full")
+    say(out)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from lr2eval.base.console import say
 from lr2eval.base.files import cache_dir
 from lr2eval.errors import Lr2EvalError
 
@@ -118,5 +119,5 @@ def doctor() -> None:
         except (ImportError, OSError, Lr2EvalError) as error:
             verdict, found = "PROBLEM", str(error)
         bad = bad or verdict == "PROBLEM"
-        print(f"{verdict:8}{name:10}{found}")
+        say(f"{verdict:8}{name:10}{found}")
     raise typer.Exit(2 if bad else 0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lr2eval.base.console import say
 from lr2eval.commands.options import FromOriginal, OriginalModel, read_length, typed_command
 
 
@@ -46,7 +46,7 @@ def export(
         command=typed_command(),
     )
     for warning in done.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", error=True)
     for line in done.notes:
-        print(line)
-    print(out)
+        say(line)
+    say(out)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from lr2eval.base.console import say
 from lr2eval.base.units import format_length
 from lr2eval.commands.options import ConfigFile, DryRun, Sets, configured, typed_command
 
@@ -90,5 +91,5 @@ def extend(
         print_search(done.search)
     if done.evaluation is not None:
         print_outcome(done.evaluation)
-    print(f"extended model: {done.model}")
-    print(f"report: {done.report}")
+    say(f"extended model: {done.model}")
+    say(f"report: {done.report}")

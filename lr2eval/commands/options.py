@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lr2eval.base.console import printed_table, table
+from lr2eval.base.console import printed_table, say, table
 from lr2eval.base.units import parse_length
 from lr2eval.errors import UsageError
 from lr2eval.listener import Listener
@@ -124,7 +124,7 @@ def _print_keys(groups: Mapping[str, list[Option]]) -> None:
             shown.add_row(name, option.kind.replace("|", " | "), option.default or "-", option.help)
         shown.columns[1].max_width, shown.columns[2].max_width = 18, 24
         printed_table(shown)
-    print("A name without dashes is a key: --set KEY=VALUE, or KEY = VALUE in a --config file.")
+    say("A name without dashes is a key: --set KEY=VALUE, or KEY = VALUE in a --config file.")
 
 
 def task_keys() -> dict[str, list[Option]]:
@@ -141,7 +141,7 @@ def task_keys() -> dict[str, list[Option]]:
 
 def to_stderr(text: str) -> None:
     """One line for a person; never part of standard output."""
-    print(text, file=sys.stderr, flush=True)
+    say(text, error=True)
 
 
 class Messages(Listener):

@@ -33,7 +33,8 @@ def print_plan(ready: Ready, say: Callable[[str], None]) -> None:
         run, name = ready.models[part], ready.models[part].checkpoint.name
         _print(f"{part + ': ' if part else ''}{name}, window {run.checkpoint.window:,} tokens", lines)
         notes += _notes(run, lines)
-    print(*dict.fromkeys(notes), sep="\n", end="\n" if notes else "", file=sys.stderr)
+    for note in dict.fromkeys(notes):
+        say(note)
     if plan.reason or plan.rates is None:
         say(f"no time estimate: {plan.reason}")
         return
@@ -64,6 +65,8 @@ def _print(title: str, lines: Sequence[PlannedShard]) -> None:
 
 def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     """What the table cannot say."""
+    if run.card:
+        yield run.card
     if any(not line.exact for line in lines):
         yield "~ estimated from a few prompts of each task, short to long"
     checkpoint = run.checkpoint

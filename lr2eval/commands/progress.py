@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from lr2eval.base.console import plain_console, say
 from lr2eval.base.units import format_length, format_seconds
+from lr2eval.base.visible import line, short
 from lr2eval.listener import Listener
 
 if TYPE_CHECKING:
@@ -45,15 +47,14 @@ class ProgressDisplay(Listener):
 
     def message(self, text: str) -> None:
         if self._bars:
-            self._bars.console.print(text, markup=False, highlight=False)
+            self._bars.console.print(line(text))
         else:
-            print(text, file=sys.stderr, flush=True)
+            say(text, error=True)
 
     def _start(self, name: str, total: int, *columns: ProgressColumn) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, Progress
 
-        self._bars = Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=Console(stderr=True))
+        self._bars = Progress(_text("description"), BarColumn(), *columns, console=plain_console(sys.stderr))
         self._all = self._bars.add_task(name, total=total, note="")
         self._bars.start()
 
@@ -78,10 +79,9 @@ class ProgressDisplay(Listener):
         self._name, self._total, self._done, self._tokens, self._busy = "all", self._samples, 0.0, 0, 0.0
         self._began = self._last_line = time.monotonic()
         if self._live:
-            from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import MofNCompleteColumn, TimeRemainingColumn
 
-            note = TextColumn("{task.fields[note]}")
-            self._start("all", self._samples, MofNCompleteColumn(), note, TimeRemainingColumn())
+            self._start("all", self._samples, MofNCompleteColumn(), _text("fields[note]"), TimeRemainingColumn())
 
     def shard_kept(self, shard: Shard) -> None:
         self._finished += shard.n
@@ -128,9 +128,7 @@ class ProgressDisplay(Listener):
         self._evaluated, self._new, self._busy, self._where = 0, 0, 0.0, "first round"
         self._last_line = -math.inf
         if self._live:
-            from rich.progress import TextColumn
-
-            self._start(self._where, total, TextColumn("{task.fields[note]}"))
+            self._start(self._where, total, _text("fields[note]"))
 
     def evaluated(self, seconds: float, *, known: bool) -> None:
         self._evaluated += 1
@@ -159,5 +157,12 @@ class ProgressDisplay(Listener):
         self._update(self._all, completed=done, total=self._total, description=self._where, note=self._left())
 
 
+def _text(of: str) -> ProgressColumn:
+    from rich.progress import TextColumn
+
+    return TextColumn(f"{{task.{of}}}", markup=False)  # brackets in names are text
+
+
 def _name(shard: Shard) -> str:
-    return shard.task if shard.length is None else f"{shard.task} {format_length(shard.length)}"
+    task = short(line(shard.task), 40)
+    return task if shard.length is None else f"{task} {format_length(shard.length)}"

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from lr2eval.base.console import say
 from lr2eval.errors import UsageError
 
 
@@ -21,4 +22,4 @@ def report(
     searches = [folder for folder in runs if is_search(folder)]
     if searches and len(runs) > 1:
         raise UsageError(f"{searches[0]}: a search has its own report; give only this folder")
-    print(render_search(searches[0], home) if searches else render(runs, home))
+    say(render_search(searches[0], home) if searches else render(runs, home))

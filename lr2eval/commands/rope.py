@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lr2eval.base.console import print_json, printed_table, table
+from lr2eval.base.console import print_json, printed_table, say, table
 from lr2eval.base.settings import read_sets, refuse_unknown
 from lr2eval.base.units import format_length
 from lr2eval.commands.options import AsJson, FromOriginal, read_length
@@ -76,7 +75,7 @@ def _warn(scaling: RopeScaling) -> None:
     from lr2eval.workflows.export import scaling_warnings
 
     for warning in scaling_warnings(scaling):
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", error=True)
 
 
 def _show(name: str, folder: Path, scaling: RopeScaling, as_json: bool) -> None:
@@ -86,11 +85,11 @@ def _show(name: str, folder: Path, scaling: RopeScaling, as_json: bool) -> None:
         print_json(facts)
         return
     made_by = "the model's own RoPE" if name == CHECKPOINT else scaling.provenance
-    print(f"{facts['model']}: {made_by}")
-    print(_geometry(scaling.original, scaling.target_window))
-    print(_temperature(scaling))
+    say(f"{facts['model']}: {made_by}")
+    say(_geometry(scaling.original, scaling.target_window))
+    say(_temperature(scaling))
     for line in _positions(facts):
-        print(line)
+        say(line)
     shown = table("pair", "period", "factor", "period with factor", "")
     for i, factor in enumerate(scaling.long_factor):
         marks = [mark for mark in ("d10_tcd", "d_tcd", "d_rcd", "split") if facts[mark] == i]
@@ -121,8 +120,8 @@ def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mappi
     if as_json:
         print_json({"rules": facts, "left_out": left_out})
         return
-    print(f"{folder.resolve().name}: every rule")
-    print(_geometry(original, target))
+    say(f"{folder.resolve().name}: every rule")
+    say(_geometry(original, target))
     last = original.pairs - 1
     places = list(dict.fromkeys(i for i in (original.d10_tcd, original.d_tcd, last) if i <= last))
     shown = table("rule", *(f"factor at {i}" for i in places), "d_rcd", "pairs below s", "temperature")
@@ -134,9 +133,9 @@ def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mappi
     for column in shown.columns[1:]:
         column.justify = "right"
     printed_table(shown)
-    print(f"pairs below s: pairs from d_tcd ({original.d_tcd}) on with a factor smaller than s")
+    say(f"pairs below s: pairs from d_tcd ({original.d_tcd}) on with a factor smaller than s")
     for name, reason in left_out.items():
-        print(f"left out: {name}: {reason}")
+        say(f"left out: {name}: {reason}")
 
 
 def _geometry(original: OriginalRope, target: int) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from lr2eval.base.console import printed_table, table
+from lr2eval.base.console import printed_table, say, table
 from lr2eval.base.units import format_length, format_seconds
 from lr2eval.commands.compare import print_pair
 from lr2eval.commands.options import ConfigFile, DryRun, Sets, configured, task_keys, typed_command
@@ -21,7 +21,7 @@ def print_outcome(done: RunOutcome) -> None:
     _print_summary(list(done.models.values()))
     if done.pair is not None:
         print_pair(done.pair)
-    print(f"report: {done.report}")
+    say(f"report: {done.report}")
 
 
 def _print_summary(finished: Sequence[Finished]) -> None:
@@ -39,12 +39,12 @@ def _print_summary(finished: Sequence[Finished]) -> None:
                 )
         printed_table(shown)
         for over in results.over_lengths:
-            print(_over_lengths(over))
+            say(_over_lengths(over))
         for item in results.not_run:
             at = "" if item.length is None else f" at {format_length(item.length)}"
-            print(f"not run: {item.task}{at}: {item.reason}")
+            say(f"not run: {item.task}{at}: {item.reason}")
         spent = format_seconds(done.wall_seconds)
-        print(f"digest {results.digest[:16]}  {spent}, of which {format_seconds(done.model_seconds)} in the model")
+        say(f"digest {results.digest[:16]}  {spent}, of which {format_seconds(done.model_seconds)} in the model")
 
 
 def _over_lengths(over: OverLengths) -> str:
@@ -66,7 +66,7 @@ def run(given: dict[str, Any], config: ConfigFile = None, set_: Sets = None, dry
 
     asked = RunConfig.load(given, config, set_ or ())
     with ProgressDisplay() as progress:
-        ready = prepare_run(asked, progress)
+        ready = prepare_run(asked, listener=progress)
         print_plan(ready, progress.message)
         if asked.workers > 1:
             progress.message(f"the times are those of one worker on this machine; {asked.workers} share the work")

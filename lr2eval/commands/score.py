@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lr2eval.base.console import print_json, printed_table, table
-from lr2eval.commands.options import AsJson
+from lr2eval.commands.options import AsJson, to_stderr
 
 if TYPE_CHECKING:
     from lr2eval.workflows.score import DataSetScores
@@ -43,7 +43,13 @@ def score(
     """Score answers that exist already. No model is needed."""
     from lr2eval.workflows.score import percent, score_folder
 
-    scored = score_folder(benchmark, folder)
+    done = score_folder(benchmark, folder)
+    scored = done.scores
+    if done.unfinished:
+        to_stderr(f"{folder}: the run is not finished; only its finished parts are scored")
+    for reason in dict.fromkeys(done.not_scored.values()):
+        names = [name for name, why in done.not_scored.items() if why == reason]
+        to_stderr(f"not scored: {', '.join(names)}: {reason}")
     if as_json:
         shown: dict[str, Any] = {"scores": {task: part.score for task, part in scored.items()}}
         if any(part.groups for part in scored.values()):
@@ -51,6 +57,8 @@ def score(
                 task: {each: percent(scores) if scores else None for each, scores in part.groups.items()}
                 for task, part in scored.items()
             }
+        if done.not_scored:
+            shown["not_scored"] = dict(done.not_scored)
         print_json(shown)
     else:
         _print(benchmark, scored)

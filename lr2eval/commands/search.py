@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lr2eval.base.console import printed_table, table
+from lr2eval.base.console import printed_table, say, table
 from lr2eval.base.units import format_length
 from lr2eval.commands.options import Sets, configured, typed_command
 
@@ -20,21 +20,21 @@ def print_search(done: SearchOutcome) -> None:
         shown.add_row(rule.name, _shown(rule.search_perplexity), _shown(rule.held_out_perplexity), rule.made_by)
     for column in shown.columns[1:3]:
         column.justify = "right"
-    print(f"{result.model}: {format_length(result.original_window)} to {format_length(result.target_length)}")
-    print(
+    say(f"{result.model}: {format_length(result.original_window)} to {format_length(result.target_length)}")
+    say(
         "needle perplexity on the samples of the search and on held-out samples"
         if result.objective == "needle"
         else "plain perplexity on the samples of the search, needle perplexity on held-out samples"
     )
     printed_table(shown)
     reached = "none" if result.d_rcd is None else result.d_rcd
-    print(f"best split: pair {result.split}; d_rcd {reached}, d_tcd {result.d_tcd} (pairs counted from 0)")
-    print(
+    say(f"best split: pair {result.split}; d_rcd {reached}, d_tcd {result.d_tcd} (pairs counted from 0)")
+    say(
         f"{result.evaluations:,} evaluations; candidates without a finite perplexity: {result.discarded}, given up "
         f"early: {result.given_up}"
     )
-    print(f"report: {done.report}")
-    print(done.factors)
+    say(f"report: {done.report}")
+    say(done.factors)
 
 
 def _shown(value: float | None) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lr2eval.base.console import print_wrapped, printed_table, table
+from lr2eval.base.console import print_wrapped, printed_table, say, table
 from lr2eval.base.files import cache_dir
 from lr2eval.commands.options import DataDir
 from lr2eval.errors import UsageError
@@ -52,7 +52,8 @@ def tasks(
         known = benchmark.tasks()
         needs = list(dict.fromkeys(info.needs for info in known))
         count = "1 task" if len(known) == 1 else f"{len(known)} tasks"
-        print(f"\n{benchmark.name}: {count}" + (f"; needs {needs[0]}" if len(needs) == 1 else ""))
+        say()
+        say(f"{benchmark.name}: {count}" + (f"; needs {needs[0]}" if len(needs) == 1 else ""))
         if all(info.min_length is None for info in known):
             names = ", ".join(info.name for info in known)
             print_wrapped(names, first="  ", rest="  ")
@@ -65,15 +66,16 @@ def tasks(
             shown.add_row(*row, *([info.needs] if len(needs) > 1 else []))
         printed_table(shown)
     for problem in (*failures().values(), *rule_failures().values(), *backend_failures().values()):
-        print(f"\n{problem}")
+        say()
+        say(problem)
     source = (
         f"measured on the first {MEASURED} samples with the tokenizer of {model}"
         if model
         else "rounded, for common tokenizers (--model DIR measures them)"
     )
-    print(
-        f"\nShortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks, such as hellaswag."
-    )
+    say()
+    say(f"Shortest lengths in tokens, {source}. Any other name is looked up among lm-eval's tasks, such as hellaswag.")
     for reason in dict.fromkeys(missing.values()):
         names = ", ".join(name for name, why in missing.items() if why == reason)
-        print(f"\n~ not measured, because the data is missing: {names} ({reason})")
+        say()
+        say(f"~ not measured, because the data is missing: {names} ({reason})")

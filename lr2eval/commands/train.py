@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from lr2eval.base.console import printed_table, table
+from lr2eval.base.console import printed_table, say, table
 from lr2eval.base.units import format_length
 from lr2eval.commands.options import DryRun, Messages, Sets, configured, typed_command
 
@@ -32,9 +32,9 @@ def _print_plan(recipe: Recipe, made: TrainingPlan) -> None:
     plan, origin, budget = made.plan, made.origin, made.budget
     gpus, memory = recipe.hardware.gpus, plan.memory
     windows = f"{format_length(recipe.original_window)} to {format_length(recipe.target_window)}"
-    print(f"{recipe.name}: {windows}, {plan.parameters:,} parameters ({origin})")
-    print(f"rows of {recipe.target_window:,} tokens: {plan.rows_short:,} short, {plan.rows_long:,} long ({budget})")
-    print(f"{plan.tokens:,} tokens in {plan.steps:,} steps of {plan.tokens_per_step:,} tokens")
+    say(f"{recipe.name}: {windows}, {plan.parameters:,} parameters ({origin})")
+    say(f"rows of {recipe.target_window:,} tokens: {plan.rows_short:,} short, {plan.rows_long:,} long ({budget})")
+    say(f"{plan.tokens:,} tokens in {plan.steps:,} steps of {plan.tokens_per_step:,} tokens")
     shown = table("memory of one GPU", "GiB", f"(estimate, {gpus} GPUs)")
     marks = {True: "used", False: "not used"}
     lines = [
@@ -53,12 +53,12 @@ def _print_plan(recipe: Recipe, made: TrainingPlan) -> None:
     shown.columns[1].justify = "right"
     printed_table(shown)
     share = plan.operations_attention / plan.operations
-    print(f"{plan.operations:.3g} operations, {share:.0%} of them attention")
+    say(f"{plan.operations:.3g} operations, {share:.0%} of them attention")
     if plan.hours is None:
-        print("no time estimate; set hardware.tflops (peak of one GPU), hardware.gpus and hardware.utilisation")
+        say("no time estimate; set hardware.tflops (peak of one GPU), hardware.gpus and hardware.utilisation")
         return
     told = recipe.hardware
-    print(
+    say(
         f"{plan.hours:,.3g} hours, {plan.hours * gpus:,.4g} GPU-hours if {gpus} GPUs of {told.tflops:g} Tflop/s reach "
         f"{told.utilisation:.0%} of their peak (from the recipe, not measured)"
     )
@@ -97,4 +97,4 @@ def train(given: dict[str, Any], set_: Sets = None, dry_run: DryRun = False) -> 
             return
     done = run_training(TrainConfig(**given), listener=_FirstRank(), command=typed_command())
     if _first():
-        print(done.model)
+        say(done.model)

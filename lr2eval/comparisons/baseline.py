@@ -40,7 +40,7 @@ def save_baseline(run: RunScores, out: Path) -> Path:
     value = {
         "kind": KIND,
         "schema_version": SCHEMA_VERSION,
-        "side": run.side.model_copy(update={"kind": "baseline"}).model_dump(mode="json"),
+        "side": run.side.model_copy(update={"kind": "baseline"}).model_dump(mode="json", exclude={"checksum"}),
         "headline": dict(run.headline),
         "not_run": dict(run.not_run),
         "shards": {name: _packed(shard) for name, shard in run.shards.items()},
@@ -74,7 +74,7 @@ def load_baseline(path: Path) -> RunScores:
     try:
         if stated != digest(value):
             raise NotComparableError(f"{path}: changed after it was saved (the checksum differs); {RESTORE}")
-        side = Side.model_validate(value["side"]).model_copy(update={"source": path.name})
+        side = Side.model_validate(value["side"]).model_copy(update={"source": path.name, "checksum": stated})
         shards = {name: _unpacked(shard) for name, shard in value["shards"].items()}
         return RunScores(side, shards, value["headline"], value["not_run"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lr2eval._version import __version__
+from lr2eval.base.visible import labels
 from lr2eval.comparisons.baseline import load_baseline
 from lr2eval.comparisons.pairing import PairedShard, TwoWindows, caveats, pair, pair_windows
-from lr2eval.comparisons.scores import Headline, RunScores, labels, read_run
+from lr2eval.comparisons.scores import Headline, RunScores, ShardScores, read_run
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.comparison import (
     CellDifference,
@@ -28,11 +30,10 @@ from lr2eval.record.comparison import (
 )
 from lr2eval.record.results import Interval
 from lr2eval.stats.paired import (
-    Array,
     Paired,
     changed,
     difference_interval,
-    effective_length_shares,
+    effective_range,
     holm,
     retention_interval,
 )
@@ -40,8 +41,8 @@ from lr2eval.stats.scores import RULER_THRESHOLD, effective_length
 
 CONFIDENCE = 0.95
 
-Key = tuple[Level, str, str | None, int | None]
-"""(level, benchmark, task, length) of a row."""
+Key = tuple[Level, str, str | None, int | None, bool]
+"""(level, benchmark, task, length, whether beyond the original's window) of a row."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,14 @@ def compare_runs(
     """
     if not 0.5 < confidence < 1:
         raise UsageError(f"--confidence {confidence}: must be between 0.5 and 1, for example 0.95")
-    floor = _noise_floor(original, noise)
+    floor, window = _noise_floor(original, noise), original.side.model.window
     pairs = []
     for run in extended:
         shards, left_out = pair(original, run, common=common)
         items, unpaired_items = pair_windows(original, run)
         record = Pair(
             extended=run.side,
-            differences=_rows(shards, run, confidence, floor),
+            differences=_rows(shards, window, run, confidence, floor),
             left_out=left_out + unpaired_items,
             caveats=caveats(original.side, run.side),
             gains=_gains(items, run, confidence),
@@ -100,7 +101,7 @@ def compare_runs(
         confidence=confidence,
         original=original.side,
         pairs=[each.record for each in pairs],
-        effective_lengths=[found for run in (original, *extended) if (found := _effective_length(run)) is not None],
+        effective_lengths=[found for run in (original, *extended) if (found := _effective_length(run, confidence))],
         noise_runs=[run.side.source for run in noise],
     )
     return comparison, pairs
@@ -132,26 +133,31 @@ def pool(shards: Sequence[PairedShard], over: Headline, weights: Mapping[str, fl
     )
 
 
-def groups(shards: Sequence[PairedShard]) -> dict[Key, list[PairedShard]]:
-    """The shards of each row, benchmarks first. A level that would repeat another one is omitted."""
-    lengths: dict[tuple[str, str], int] = Counter((s.benchmark, s.task) for s in shards)
+def groups(shards: Sequence[PairedShard], window: int) -> dict[Key, list[PairedShard]]:
+    """The shards of each row, those within the original's ``window`` first, then by level, benchmarks first.
+
+    Gains beyond the window must not hide a loss within it, so no row has both. A level that would repeat another one
+    is omitted.
+    """
+    lengths: dict[tuple[str, str, bool], int] = Counter((s.benchmark, s.task, s.beyond(window)) for s in shards)
     found: dict[Key, list[PairedShard]] = {}
     for shard in shards:
-        keys: list[Key] = [("benchmark", shard.benchmark, None, None)]
+        benchmark, beyond = shard.benchmark, shard.beyond(window)
+        keys: list[Key] = [("benchmark", benchmark, None, None, beyond)]
         if shard.length is not None:
-            keys.append(("length", shard.benchmark, None, shard.length))
-        if lengths[shard.benchmark, shard.task] > 1:
-            keys.append(("task", shard.benchmark, shard.task, None))
-        for key in (*keys, ("shard", shard.benchmark, shard.task, shard.length)):
+            keys.append(("length", benchmark, None, shard.length, beyond))
+        if lengths[benchmark, shard.task, beyond] > 1:
+            keys.append(("task", benchmark, shard.task, None, beyond))
+        for key in (*keys, ("shard", benchmark, shard.task, shard.length, beyond)):
             found.setdefault(key, []).append(shard)
     order = ("benchmark", "length", "task", "shard")
-    return dict(sorted(found.items(), key=lambda item: order.index(item[0][0])))
+    return dict(sorted(found.items(), key=lambda item: (item[0][-1], order.index(item[0][0]))))
 
 
 def _rows(
-    shards: Sequence[PairedShard], run: RunScores, confidence: float, floor: Mapping[Key, float]
+    shards: Sequence[PairedShard], window: int, run: RunScores, confidence: float, floor: Mapping[Key, float]
 ) -> list[Difference]:
-    rows = [_row(key, members, run, confidence, floor.get(key)) for key, members in groups(shards).items()]
+    rows = [_row(key, members, run, confidence, floor.get(key)) for key, members in groups(shards, window).items()]
     adjusted: dict[int, float] = {}
     for level in ("task", "shard"):
         places = [i for i, row in enumerate(rows) if row.level == level]
@@ -164,7 +170,7 @@ def _gains(tasks: Sequence[TwoWindows], run: RunScores, confidence: float) -> li
 
     def gain(level: Level, members: Sequence[TwoWindows]) -> Gain:
         first = members[0]
-        key = level, first.benchmark, first.task if level == "task" else None, first.length
+        key = level, first.benchmark, first.task if level == "task" else None, first.length, True
         row = _row(key, members, run, confidence)
         return Gain(**row.model_dump(), window=first.window, cut=sum(member.cut for member in members))
 
@@ -181,7 +187,7 @@ def _gains(tasks: Sequence[TwoWindows], run: RunScores, confidence: float) -> li
 def _row(
     key: Key, members: Sequence[PairedShard], run: RunScores, confidence: float, noise: float | None = None
 ) -> Difference:
-    level, benchmark, task, length = key
+    level, benchmark, task, length, beyond = key
     over = run.weighting(level, benchmark)
     paired = pool(members, over)
     p, method = changed(paired)
@@ -190,10 +196,11 @@ def _row(
         benchmark=benchmark,
         task=task,
         length=length,
+        beyond=beyond,
         over=over,
         shards=len(members),
         **means(paired, confidence),
-        **retention(paired, confidence),
+        **(NO_RETENTION if beyond else retention(paired, confidence)),
         binary=paired.binary,
         lost=paired.lost,
         gained=paired.gained,
@@ -205,6 +212,9 @@ def _row(
         noise=noise,
         cells=_cells(members[0], confidence) if level == "shard" and members[0].depths else [],
     )
+
+
+NO_RETENTION: Mapping[str, None] = {"retention": None, "retention_interval": None}
 
 
 def means(paired: Paired, confidence: float) -> dict[str, Any]:
@@ -228,7 +238,7 @@ def retention(paired: Paired, confidence: float) -> dict[str, Any]:
     """``retention`` (extended / original) and ``retention_interval`` (two-sided); ``None`` if the original scores 0."""
     before, after = paired.means()
     if before == 0:
-        return {"retention": None, "retention_interval": None}
+        return dict(NO_RETENTION)
     two_sided = 2 * confidence - 1
     low, high = retention_interval(paired, two_sided)
     found = RatioInterval(
@@ -264,31 +274,43 @@ def _noise_floor(original: RunScores, repeats: Sequence[RunScores]) -> dict[Key,
                 "one; give runs of the original model"
             )
         shards, _ = pair(original, repeat, common=True)
-        for key, members in groups(shards).items():
+        for key, members in groups(shards, original.side.model.window).items():
             before, after = pool(members, original.weighting(*key[:2])).means()
             floor[key] = max(floor.get(key, 0.0), abs(points(after - before)))
     return floor
 
 
-def _effective_length(run: RunScores) -> EffectiveLength | None:
+def _effective_length(run: RunScores, confidence: float) -> EffectiveLength | None:
     """RULER's effective length over the lengths that have scores of all tasks; ``None`` if there are fewer than two."""
     ruler = [shard for shard in run.shards.values() if shard.benchmark == "ruler" and shard.length is not None]
     tasks = {shard.task for shard in ruler}
-    by_length: dict[int, list[Array]] = {}
+    by_length: dict[int, list[PairedShard]] = {}
     for shard in ruler:
-        scores = shard.scores[~np.isnan(shard.scores)] / 100
-        if len(scores):
-            by_length.setdefault(shard.length or 0, []).append(scores)
+        kept = np.flatnonzero(~np.isnan(shard.scores))
+        if len(kept):
+            by_length.setdefault(shard.length or 0, []).append(_alone(shard, kept))
     whole = {length: found for length, found in by_length.items() if len(found) == len(tasks)}
     if len(whole) < 2:
         return None
-    by_mean = {n: 100 * math.fsum(float(s.mean()) for s in found) / len(found) for n, found in whole.items()}
-    shares = effective_length_shares(whole, RULER_THRESHOLD / 100)
+    by_mean = {n: 100 * math.fsum(float(s.extended.mean()) for s in found) / len(found) for n, found in whole.items()}
+    pooled = {length: pool(found, "tasks") for length, found in whole.items()}
+    low, high = effective_range(pooled, RULER_THRESHOLD / 100, confidence)
     return EffectiveLength(
         label=run.side.label,
         tasks=len(tasks),
         lengths=sorted(whole),
         threshold=RULER_THRESHOLD,
         effective_length=effective_length(by_mean),
-        shares=sorted(shares.items(), key=lambda item: -item[1]),
+        low=low,
+        high=high,
+        confidence=confidence,
+        n=min(scores.n for scores in pooled.values()),
     )
+
+
+def _alone(shard: ShardScores, kept: NDArray[np.intp]) -> PairedShard:
+    """The scores of one run in the place of both."""
+    scores = shard.scores[kept] / 100
+    documents = [shard.documents[i] for i in kept] if shard.documents else []
+    name = f"{shard.benchmark}/{shard.task}"
+    return PairedShard(name, shard.benchmark, shard.task, shard.length, scores, scores, [], documents)

@@ -12,12 +12,13 @@ import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 
 from lr2eval.base.units import format_length
-from lr2eval.record.comparison import Check, Comparison, Difference, Gain, Gate, Pair, Verdict
+from lr2eval.base.visible import line
+from lr2eval.record.comparison import Check, Comparison, Difference, Gain, Gate, LeftOut, Pair, Verdict
 
 COLUMNS = (
     "extended", "level", "benchmark", "task", "length", "n", "original", "extended_score", "difference", "low", "high",
     "interval_confidence", "retention", "retention_low", "retention_high", "lost", "gained", "p_changed", "p_method",
-    "p_holm", "clusters", "design_effect", "noise", "original_length",
+    "p_holm", "clusters", "design_effect", "noise", "original_length", "beyond_window",
 )  # fmt: skip
 
 
@@ -25,10 +26,11 @@ def to_csv(comparison: Comparison) -> str:
     """One line for each row of the comparison; scores and differences in points, retention as a ratio.
 
     ``original_length`` is for gains only (levels ``gain of task``, ``gain of benchmark``): the window of the original.
-    ``length`` is then the window of the extended model.
+    ``length`` is then the window of the extended model. ``beyond_window``: whether the samples are longer than the
+    original's window.
     """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer, lineterminator="\r\n")  # RFC 4180; it also makes csv quote a lone \r
     writer.writerow(COLUMNS)
     for pair in comparison.pairs:
         for row in (*pair.differences, *pair.gains):
@@ -41,7 +43,7 @@ def to_csv(comparison: Comparison) -> str:
                     row.extended, row.difference, row.interval.low, row.interval.high, row.interval.confidence,
                     row.retention, None if kept is None else kept.low, None if kept is None else kept.high,
                     row.lost, row.gained, row.p_changed, row.p_method, row.p_holm, row.clusters, row.design_effect,
-                    row.noise, row.window if isinstance(row, Gain) else None,
+                    row.noise, row.window if isinstance(row, Gain) else None, row.beyond,
                 )
             )  # fmt: skip
     return buffer.getvalue()
@@ -52,6 +54,8 @@ def to_markdown(comparison: Comparison) -> str:
     parts = [f"## {text(comparison.original.label)} against its extensions", ""]
     for pair in comparison.pairs:
         parts += [f"### {text(pair.extended.label)}", "", *_table(headline_rows(pair)), ""]
+        if far := headline_rows(pair, beyond=True):
+            parts += [f"{beyond_title(comparison)}:", "", *_table(far), ""]
         if moved := sorted(significant_tasks(pair, comparison.confidence), key=lambda row: row.difference):
             parts += [f"Tasks that changed (Holm, {100 * comparison.confidence:g} %):", "", *_table(moved), ""]
         if pair.gains:
@@ -71,19 +75,29 @@ def notes(found: Pair | Gate) -> list[str]:
     return [*found.caveats, *(f"left out: {item.what}, {item.n:,} samples: {item.reason}" for item in found.left_out)]
 
 
+def left_out(items: Sequence[LeftOut]) -> str:
+    """One sentence about what a verdict leaves out; empty if it leaves out nothing. Gains are no part of a verdict."""
+    n = sum(item.n for item in items if not item.what.startswith("gain of "))
+    return f" Left out: {n:,} samples (gate.json lists them)." if n else ""
+
+
 def significant_tasks(pair: Pair, confidence: float) -> list[Difference]:
     """Single tasks at one length in which the models differ, Holm-adjusted over all of them."""
     alpha = 1 - confidence
     return [r for r in pair.differences if r.level == "shard" and r.p_holm is not None and r.p_holm < alpha]
 
 
-def headline_rows(pair: Pair) -> list[Difference]:
-    """The most important rows: each benchmark, and each of its lengths if it has several."""
+def headline_rows(pair: Pair, *, beyond: bool = False) -> list[Difference]:
+    """The most important rows within the original's window, or ``beyond`` it: benchmarks and their lengths.
+
+    A benchmark with one length is one row. Beyond the window, that row names the length.
+    """
     rows = []
-    for row in (r for r in pair.differences if r.level == "benchmark"):
-        rows.append(row)
-        lengths = [r for r in pair.differences if r.level == "length" and r.benchmark == row.benchmark]
-        rows += lengths if len(lengths) > 1 else []
+    found = [row for row in pair.differences if row.beyond == beyond]
+    for row in (r for r in found if r.level == "benchmark"):
+        lengths = [r for r in found if r.level == "length" and r.benchmark == row.benchmark]
+        several = len(lengths) > 1
+        rows += [row] * (several or not beyond) + lengths * (several or beyond)
     return rows
 
 
@@ -92,6 +106,11 @@ def row_name(row: Difference) -> str:
     task = "" if row.task is None else f":{row.task}"
     window = f"{format_length(row.window)}-" if isinstance(row, Gain) else ""
     return row.benchmark + task + ("" if row.length is None else f"@{window}{format_length(row.length)}")
+
+
+def beyond_title(comparison: Comparison) -> str:
+    """The title of a table of samples that are longer than the original's window."""
+    return f"Beyond the original's window ({format_length(comparison.original.model.window)})"
 
 
 def gain_title(comparison: Comparison, pair: Pair) -> str:
@@ -103,33 +122,52 @@ def gain_title(comparison: Comparison, pair: Pair) -> str:
 
 
 def _table(rows: Sequence[Difference]) -> list[str]:
-    lines = [
-        "| | n | original | extended | difference | interval | retained | lost / gained |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        kept = "–" if row.retention is None else f"{100 * row.retention:.1f} %"
-        lines.append(
-            f"| {text(row_name(row))} | {row.n:,} | {row.original:.1f} | {row.extended:.1f} | {row.difference:+.2f} "
-            f"| {row.interval.low:+.2f} .. {row.interval.high:+.2f} | {kept} | {row.lost} / {row.gained} |"
-        )
-    return lines
+    columns = ["", "n", "original", "extended", "difference", "interval", "retained", "lost / gained"]
+    cells = [
+        [
+            text(row_name(row)), f"{row.n:,}", f"{row.original:.1f}", f"{row.extended:.1f}", f"{row.difference:+.2f}",
+            f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
+            "–" if row.retention is None else f"{100 * row.retention:.1f} %", f"{row.lost} / {row.gained}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *cells]
+    if all(row.beyond for row in rows):
+        # Retention says nothing beyond the original's window.
+        lines = [[*line[:6], line[7]] for line in lines]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def text(value: str) -> str:
-    """Text from outside, escaped for Markdown: no markup, no HTML, one line."""
-    flat = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+", " ", value)
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&@])", r"\\\1", flat)
+    """Text from outside, escaped for Markdown: no markup, no HTML, no links, one line.
+
+    What a site might make a link of stands as code, the one place where none looks for addresses and names.
+    """
+    parts = re.split(
+        r"([\s`|]+)", " ".join(line(value).split())
+    )  # a backtick would end the code, and a bar the cell of a table
+    return "".join(f"`{part}`" if _LINK.search(part) else _MARKUP.sub(r"\\\g<0>", part) for part in parts)
+
+
+_MARKUP = re.compile(r"[\\`*_{}\[\]<>()#+!|~&]")
+_LINK = re.compile(
+    r"[@$]|//|www\.|(?:mailto|xmpp|tel):|:\w+:"
+    r"|\w\.[^\W\d_]{2}"  # a domain
+    r"|[#!%&~^]\w|GH-\d|\b[0-9a-f]{7,40}\b"  # issues, labels, commits
+    r"|^(?:\d+\.|-+)$",  # the beginning of a list, a rule
+    re.IGNORECASE,
+)
 
 
 def _harmless(value: object) -> object:
     """Put a quote before a name that a spreadsheet would read as a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+    return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
+
+
+_FORMULA = re.compile(r"[\t\r\n]|[\s\x00-\x1f\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")
 
 
 SIGNS = {"pass": "✓", "regression": "✗", "inconclusive": "?", "not comparable": "≠"}
-
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(gate: Gate, timestamp: str) -> str:
@@ -152,29 +190,24 @@ def junit(gate: Gate, timestamp: str) -> str:
     facts = {"verdict": gate.verdict, "exit_code": str(gate.exit_code), "confidence": f"{gate.confidence:g}"}
     for side, value in (("original", gate.original), ("extended", gate.extended)):
         if value is not None:
-            facts |= {side: value.label, f"{side}_digest": value.digest}
+            facts |= {side: value.label, f"{side}_digest": value.digest, f"{side}_model": value.model.fingerprint}
     for key, fact in facts.items():
-        ET.SubElement(properties, "property", {"name": key, "value": _xml(fact)})
+        ET.SubElement(properties, "property", {"name": key, "value": line(fact)})
     for check in gate.checks:
         _case(suite, f"{check.name}: {check.criterion}", check.verdict, check.message)
     if stopped:
         _case(suite, "the runs can be compared", gate.verdict, gate.reason or gate.paragraph)
-    ET.SubElement(suite, "system-out").text = _xml(gate.paragraph)
+    ET.SubElement(suite, "system-out").text = line(gate.paragraph)
     ET.SubElement(suite, "system-err").text = ""
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
 def _case(suite: ET.Element, name: str, verdict: Verdict, message: str) -> None:
-    case = ET.SubElement(suite, "testcase", {"classname": "lr2eval.gate", "name": _xml(name), "time": "0"})
+    case = ET.SubElement(suite, "testcase", {"classname": "lr2eval.gate", "name": line(name), "time": "0"})
     tag = {"pass": "system-out", "not comparable": "error"}.get(verdict, "failure")
-    about = {} if verdict == "pass" else {"message": _xml(message), "type": verdict.replace(" ", "-")}
-    ET.SubElement(case, tag, about).text = _xml(message)
-
-
-def _xml(value: str) -> str:
-    """Replace characters that XML 1.0 does not allow."""
-    return _NOT_XML.sub("\ufffd", value)
+    about = {} if verdict == "pass" else {"message": line(message), "type": verdict.replace(" ", "-")}
+    ET.SubElement(case, tag, about).text = line(message)
 
 
 def github_annotations(gate: Gate) -> list[str]:
@@ -182,14 +215,14 @@ def github_annotations(gate: Gate) -> list[str]:
     levels = {"pass": "notice", "regression": "error", "inconclusive": "warning", "not comparable": "error"}
     if not gate.checks:
         return [_command(levels[gate.verdict], f"lr2eval gate: {gate.verdict}", gate.reason or gate.paragraph)]
-    return [_command(levels[c.verdict], f"lr2eval gate: {c.name} {c.verdict}", c.message) for c in gate.checks]
+    lines = [_command(levels[c.verdict], f"lr2eval gate: {c.name} {c.verdict}", c.message) for c in gate.checks]
+    said = left_out(gate.left_out).strip()
+    return [*lines, _command("notice", "lr2eval gate: left out", said)] if said else lines
 
 
 def _command(level: str, title: str, message: str) -> str:
-    def escaped(value: str) -> str:
-        return value.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-    return f"::{level} title={escaped(title).replace(':', '%3A').replace(',', '%2C')}::{escaped(message)}"
+    title, message = (line(value).replace("%", "%25") for value in (title, message))
+    return f"::{level} title={title.replace(':', '%3A').replace(',', '%2C')}::{message}"
 
 
 def gate_markdown(gate: Gate) -> str:
@@ -207,7 +240,11 @@ def gate_markdown(gate: Gate) -> str:
         lines += [f"- {text(each.name)}: {each.difference:+.1f} points" for each in gate.regressed] + [""]
     lines += [f"- {text(note)}" for note in notes(gate)]
     if gate.original is not None and gate.extended is not None:
-        lines += ["", f"Runs: original `{gate.original.digest[:16]}`, extended `{gate.extended.digest[:16]}`"]
+        named = [
+            f"{side} `{run.digest[:16]}` of model `{run.model.fingerprint[:16]}`"
+            for side, run in (("original", gate.original), ("extended", gate.extended))
+        ]
+        lines += ["", f"Runs: {', '.join(named)}"]
     return "\n".join(lines).rstrip() + "\n"
 
 

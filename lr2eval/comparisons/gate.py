@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -17,13 +19,13 @@ from scipy import stats
 
 from lr2eval._version import __version__
 from lr2eval.base.console import suggestion
-from lr2eval.base.units import parse_length
+from lr2eval.base.units import format_length, parse_length
 from lr2eval.comparisons.compare import PairedRuns, means, pool, retention
-from lr2eval.comparisons.exports import row_name, significant_tasks
+from lr2eval.comparisons.exports import left_out, row_name, significant_tasks
 from lr2eval.comparisons.gate_config import GateConfig
-from lr2eval.comparisons.pairing import PairedShard
+from lr2eval.comparisons.pairing import PairedShard, some, why_not_run
 from lr2eval.errors import Lr2EvalError, NotComparableError, TaskError, UsageError
-from lr2eval.record.comparison import Check, Gate, Regressed, Side, Verdict
+from lr2eval.record.comparison import Check, Gate, LeftOut, Regressed, Side, Verdict
 from lr2eval.registry import benchmarks
 from lr2eval.stats.paired import Paired, decide, difference_z, required_n, retention_z
 
@@ -33,9 +35,21 @@ _LM_EVAL = "lm_eval"
 """Tasks of lm-eval have no common headline number, so each of them is a separate check."""
 
 
-def judge(runs: PairedRuns, config: GateConfig) -> Gate:
-    """The verdict on one extended model. Raises :class:`UsageError` for a check that names nothing in the runs."""
-    names = dict.fromkeys([*(config.tasks or default_checks(runs)), *config.checks])
+def judge(runs: PairedRuns, config: GateConfig, *, common: bool = False) -> Gate:
+    """The verdict on one extended model, from every shard that the checks need.
+
+    With ``common``, shards that no check needs may be in one run only. Raises :class:`UsageError` for a check that
+    names nothing in the original, :class:`NotComparableError` if a needed shard has no pairs.
+    """
+    every = _with_gaps(runs)
+    names = dict.fromkeys([*(config.tasks or default_checks(every)), *config.checks])
+    chosen = {name: _select(name, every)[1] for name in names}
+    for name in (*(config.tasks or ()), *config.checks):
+        if not any(shard.name in runs.original.shards for shard in chosen[name]):
+            raise UsageError(f"check {name!r}: {runs.original.side.label} has no such shard; name what it has")
+    needed = [shard for shards in chosen.values() for shard in shards] if config.tasks else every.shards
+    extra = [] if common else [shard for shard in every.shards if shard.name not in runs.original.shards]
+    _refuse_gaps(list(dict.fromkeys(shard.name for shard in (*needed, *extra) if not len(shard.original))), runs)
     checks = [check for name in names for check in _checks(name, runs, config)]
     # Single tasks with a significant loss are listed, whatever the checks are.
     regressed = [
@@ -43,33 +57,79 @@ def judge(runs: PairedRuns, config: GateConfig) -> Gate:
         for row in significant_tasks(runs.record, config.confidence)
         if row.difference < 0
     ]
+    missing = [*runs.record.left_out, *_beyond(runs, names)]
     verdicts = [check.verdict for check in checks]
     verdict: Verdict = next((each for each in _WORST_FIRST if each in verdicts), "pass")
     return Gate(
         lr2eval_version=__version__,
         verdict=verdict,
         exit_code=EXIT_CODES[verdict],
-        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence),
+        paragraph=_paragraph(verdict, checks, regressed, runs, config.confidence) + left_out(missing),
         confidence=config.confidence,
         original=runs.original.side,
         extended=runs.extended.side,
         checks=checks,
         regressed=regressed,
-        left_out=runs.record.left_out,
-        caveats=runs.record.caveats,
+        left_out=missing,
+        caveats=[*runs.record.caveats, *_weak_pin(runs.original.side, config)],
     )
 
 
-def not_comparable(error: Lr2EvalError, confidence: float) -> Gate:
-    """The verdict if the two runs cannot be compared."""
+def _with_gaps(runs: PairedRuns) -> PairedRuns:
+    """The runs with an empty shard for each shard that has no pairs and should have some.
+
+    Each shard that the original scored should. So should each shard of the extended run that the original could have
+    run and that its record does not explain: someone may have deleted it from the original.
+    """
+    original, extended = runs.original, runs.extended
+    window = math.inf if original.side.settings.get("beyond_window") else original.side.model.window
+    gaps = {name: shard for name, shard in original.shards.items() if name not in extended.shards or shard.scored} | {
+        name: shard
+        for name, shard in extended.shards.items()
+        if name not in original.shards and (shard.length or 0) <= window and why_not_run(original, shard) is None
+    }
+    none = np.array([])
+    paired = {shard.name for shard in runs.shards}
+    empty = [
+        PairedShard(name, s.benchmark, s.task, s.length, none, none, (), ())
+        for name, s in gaps.items()
+        if name not in paired
+    ]
+    return replace(runs, shards=[*runs.shards, *empty])
+
+
+def _refuse_gaps(names: Sequence[str], runs: PairedRuns) -> None:
+    """Refuse a verdict if these shards, which it needs, have no pairs."""
+    first, second = runs.original.side.label, runs.extended.side.label
+    if lost := [name for name in names if name not in runs.extended.shards]:
+        raise NotComparableError(
+            f"{second} has no scores for {some(lost)}, which the checks need; run them, or choose other checks with "
+            "--tasks"
+        )
+    if extra := [name for name in names if name not in runs.original.shards]:
+        raise NotComparableError(
+            f"{first} has no scores for {some(extra)} and does not say why, though {second} has them; restore {first} "
+            "or run them, or leave them out with --common and --tasks"
+        )
+    if names:
+        raise NotComparableError(
+            f"{some(names)}: no sample is left that both runs scored; run both with the same settings, or choose other "
+            "checks with --tasks"
+        )
+
+
+def not_comparable(
+    error: Lr2EvalError, confidence: float, original: Side | None = None, extended: Side | None = None
+) -> Gate:
+    """The verdict if the two runs cannot be compared. The sides are ``None`` if they could not be read."""
     return Gate(
         lr2eval_version=__version__,
         verdict="not comparable",
         exit_code=EXIT_CODES["not comparable"],
         paragraph=f"NOT COMPARABLE: {error}.",
         confidence=confidence,
-        original=None,
-        extended=None,
+        original=original,
+        extended=extended,
         checks=[],
         regressed=[],
         left_out=[],
@@ -80,17 +140,64 @@ def not_comparable(error: Lr2EvalError, confidence: float) -> Gate:
 
 def check_pin(original: Side, config: GateConfig) -> None:
     """Refuse an original other than the one that ``gate.toml`` pins."""
-    pinned = config.baseline_digest
-    if pinned is not None and not original.digest.startswith(pinned):
+    digests = [original.digest] if original.checksum is None else [original.checksum, original.digest]
+    for key, what, pinned, found in (
+        ("baseline_digest", "digest", config.baseline_digest, digests),
+        ("baseline_model", "model fingerprint", config.baseline_model, [original.model.fingerprint]),
+    ):
+        if pinned is not None and not any(each.startswith(pinned) for each in found):
+            raise NotComparableError(
+                f"{original.source} has {what} {found[0][:12]}, but the gate pins {pinned[:12]}; restore the pinned "
+                f"baseline, or change {key} in the gate's configuration"
+            )
+
+
+def _weak_pin(original: Side, config: GateConfig) -> list[str]:
+    pinned, checksum = config.baseline_digest, original.checksum
+    if pinned is None or checksum is None or checksum.startswith(pinned):
+        return []
+    return [f"baseline_digest names a run, whose digest {original.source} only states; pin its checksum, {checksum}"]
+
+
+def check_models(original: Side, extended: Side, config: GateConfig) -> None:
+    """Refuse a model compared with itself, unless ``same_model`` asks for it."""
+    if original.model.fingerprint == extended.model.fingerprint and not config.same_model:
         raise NotComparableError(
-            f"{original.source} has digest {original.digest[:12]}, but the gate pins {pinned[:12]}; restore the pinned "
-            "baseline, or change baseline_digest in the gate's configuration"
+            f"{original.label} and {extended.label} are the same model (fingerprint "
+            f"{original.model.fingerprint[:12]}); give a run of the extended model, or add --same-model to check noise "
+            "or a serving configuration"
         )
 
 
 def default_checks(runs: PairedRuns) -> list[str]:
-    """One check for each benchmark that both ran, and one for each task of lm-eval."""
-    return list(dict.fromkeys(s.task if s.benchmark == _LM_EVAL else s.benchmark for s in runs.shards))
+    """One check for each benchmark that both ran within the original's window, and one for each task of lm-eval.
+
+    Raises :class:`NotComparableError` if there is none.
+    """
+    window = runs.original.side.model.window
+    found = [s.task if s.benchmark == _LM_EVAL else s.benchmark for s in runs.shards if not s.beyond(window)]
+    if not found:
+        raise NotComparableError(
+            f"the two runs have no samples within the original's window of {format_length(window)}, and by default the "
+            f"gate checks only those; run shorter --lengths, or name a check such as {_at_length(runs.shards[0])}"
+        )
+    return list(dict.fromkeys(found))
+
+
+def _beyond(runs: PairedRuns, names: Iterable[str]) -> list[LeftOut]:
+    """What lies beyond the original's window, by benchmark and length, as far as no check names it."""
+    window = runs.original.side.model.window
+    checked = {shard.name for name in names for shard in _select(name, runs)[1]}
+    found = Counter[str]()
+    for shard in runs.shards:
+        if shard.beyond(window) and shard.name not in checked:
+            found[_at_length(shard)] += len(shard.original)
+    reason = f"beyond the original's window of {format_length(window)}, and no check names it"
+    return [LeftOut(what=what, n=n, reason=reason) for what, n in found.items()]
+
+
+def _at_length(shard: PairedShard) -> str:
+    return shard.benchmark if shard.length is None else f"{shard.benchmark}@{format_length(shard.length)}"
 
 
 def _checks(name: str, runs: PairedRuns, config: GateConfig) -> list[Check]:
@@ -110,7 +217,10 @@ def _checks(name: str, runs: PairedRuns, config: GateConfig) -> list[Check]:
 
 
 def _select(name: str, runs: PairedRuns) -> tuple[str, list[PairedShard]]:
-    """Benchmark and shards of a check: ``mmlu``, ``ruler:vt``, ``ruler:niah``, ``ruler@8k``, ``hellaswag``."""
+    """Benchmark and shards of a check: ``mmlu``, ``ruler:vt``, ``ruler:niah``, ``ruler@8k``, ``hellaswag``.
+
+    Without a length, only what is within the original's window.
+    """
     full, at, length = name.partition("@")
     benchmark, colon, selector = full.partition(":")
     pool = list(runs.shards)
@@ -128,9 +238,18 @@ def _select(name: str, runs: PairedRuns) -> tuple[str, list[PairedShard]]:
         found = [shard for shard in pool if shard.task == full]
         benchmark = found[0].benchmark if found else benchmark
     if not found:
-        known = [*default_checks(runs), *(f"{s.benchmark}:{s.task}" for s in runs.shards)]
+        known = [part for s in runs.shards for part in (s.benchmark, s.task, f"{s.benchmark}:{s.task}")]
         raise UsageError(f"check {name!r}: the two runs have nothing with this name; {suggestion(name, known)}")
-    return benchmark, found
+    window = runs.original.side.model.window
+    inside = [shard for shard in found if at or not shard.beyond(window)]
+    if not inside:
+        lengths = sorted({shard.length for shard in found if shard.length is not None})
+        named = ", ".join(f"{full}@{format_length(length)}" for length in lengths)
+        raise UsageError(
+            f"check {name!r}: all its samples are beyond the original's window of {format_length(window)}; to check "
+            f"them, name the length: {named}"
+        )
+    return benchmark, inside
 
 
 def _named(shard: PairedShard, name: str) -> bool:

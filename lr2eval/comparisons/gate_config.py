@@ -28,11 +28,16 @@ class GateConfig(LossLimits, Config):
     confidence: float = Field(0.95, gt=0.5, lt=1)
     """The confidence of the verdict (one-sided)."""
     tasks: Names | None = None
-    """What to check, separated by commas: mmlu, ruler:vt, ruler@8k. Default: every benchmark of the original."""
+    """What to check, separated by commas: mmlu, ruler:vt, ruler@8k. Default: every benchmark within the
+    original's window. Only a name with a length reaches beyond it."""
     baseline: Rare[Path | None] = None
     """The original: a run folder or a baseline file, relative to the file that names it."""
     baseline_digest: Rare[str | None] = Field(None, min_length=8)
-    """The digest that the original must have, or its first 8 or more digits."""
+    """What the original must have: the digest of a run, the checksum of a baseline file, or 8 or more digits of it."""
+    baseline_model: Rare[str | None] = Field(None, min_length=8)
+    """The fingerprint that the original model must have, or its first 8 or more digits."""
+    same_model: bool = False
+    """Allow two runs of one model. This checks noise or a serving configuration, not an extension."""
     # Limits of single checks. A check that ``tasks`` does not name is made too.
     checks: dict[str, LossLimits] = Field(default_factory=dict)
     # benchmark -> task -> weight in the benchmark's mean; a task that is not named weighs 1.

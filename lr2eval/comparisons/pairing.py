@@ -6,13 +6,13 @@ is an error, or with ``common`` it is left out and counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from lr2eval.comparisons.scores import RunScores
+from lr2eval.comparisons.scores import RunScores, ShardScores
 from lr2eval.errors import NotComparableError
 from lr2eval.record.comparison import LeftOut, Side
 from lr2eval.stats.paired import Array
@@ -38,6 +38,10 @@ class PairedShard:
     depths: Sequence[float | None]
     documents: Sequence[str | None]
 
+    def beyond(self, window: int) -> bool:
+        """Whether its samples are longer than ``window`` tokens; never for a benchmark without lengths."""
+        return self.length is not None and self.length > window
+
 
 @dataclass(frozen=True)
 class TwoWindows(PairedShard):
@@ -62,9 +66,9 @@ def pair(original: RunScores, extended: RunScores, *, common: bool) -> tuple[lis
             )
     missing = [name for name in original.shards if name not in extended.shards]
     if missing and not common:
-        asked = (extended.not_run.get(_short(name)) for name in missing)
+        asked = (why_not_run(extended, original.shards[name]) for name in missing)
         why = next((reason for reason in asked if reason is not None), "not requested")
-        raise NotComparableError(f"{second} has no scores for {_some(missing)} ({why}); run them, or {COMMON}")
+        raise NotComparableError(f"{second} has no scores for {some(missing)} ({why}); run them, or {COMMON}")
     left_out = [LeftOut(what=name, n=original.shards[name].n, reason=f"not in the run of {second}") for name in missing]
     pairs = []
     extra = []
@@ -74,11 +78,11 @@ def pair(original: RunScores, extended: RunScores, *, common: bool) -> tuple[lis
             extra += lost
             pairs += [found] if len(found.original) else []
         else:
-            reason = original.not_run.get(_short(name), f"not in the run of {first}")
+            reason = why_not_run(original, shard) or f"not in the run of {first}"
             left_out.append(LeftOut(what=name, n=shard.n, reason=reason))
     if not pairs:
         reason = _because(original.side, extended.side) or (
-            f": {first} ran {_some(original.shards)}; {second} ran {_some(extended.shards)}"
+            f": {first} ran {some(original.shards)}; {second} ran {some(extended.shards)}"
         )
         raise NotComparableError(
             f"{first} and {second} have no sample in common{reason}; run both with the same settings, tasks and lengths"
@@ -158,7 +162,7 @@ def _refuse_different_setups(original: Side, extended: Side) -> None:
 
 
 def caveats(original: Side, extended: Side) -> list[str]:
-    """Settings and versions that differ and may change scores by themselves."""
+    """Settings and versions that differ and may change scores by themselves, and whether both are one model."""
     found = [
         f"{key}: {_shown(before)} for {original.label}, {_shown(after)} for {extended.label}"
         for key in CAVEAT_KEYS
@@ -166,6 +170,8 @@ def caveats(original: Side, extended: Side) -> list[str]:
     ]
     if original.lr2eval_version != extended.lr2eval_version:
         found.append(f"lr2eval: {original.lr2eval_version} and {extended.lr2eval_version}")
+    if original.model.fingerprint == extended.model.fingerprint:
+        found.append("both runs are of the same model")
     return found
 
 
@@ -250,11 +256,13 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _some(names: Any) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first three names, and how many more there are."""
     listed = list(names)
     return ", ".join(listed[:3]) + (f" and {len(listed) - 3} more" if len(listed) > 3 else "")
 
 
-def _short(name: str) -> str:
-    """``ruler/vt@4096`` -> ``vt@4096``, as ``not_run`` names it."""
-    return name.partition("/")[2]
+def why_not_run(run: RunScores, shard: ShardScores) -> str | None:
+    """Why the run did not make this shard, as its record says; ``None`` if it says nothing."""
+    names = (f"{shard.task}@{shard.length}", shard.task, shard.benchmark)
+    return next((run.not_run[name] for name in names if name in run.not_run), None)

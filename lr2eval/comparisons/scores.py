@@ -1,6 +1,6 @@
 """What a comparison needs from a run: ids, prompt hashes and scores, from a run folder or a baseline file.
 
-A folder that was edited by hand or is incomplete is refused: the digest of its samples must match ``results.json``.
+A folder whose files do not agree (``lr2eval/record/verified.py``) is refused.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import numpy as np
 
 from lr2eval.errors import NotComparableError, StoreError, UsageError
 from lr2eval.record.comparison import Level, Side
-from lr2eval.record.results import RESULTS_FILE, ShardResult, read_results
+from lr2eval.record.results import RESULTS_FILE, ShardResult
 from lr2eval.record.store import RunStore
+from lr2eval.record.verified import verified_run
 from lr2eval.stats.paired import Array
 
 Headline = Literal["tasks", "samples"]
@@ -47,6 +48,11 @@ class ShardScores:
     def n(self) -> int:
         return len(self.ids)
 
+    @property
+    def scored(self) -> int:
+        """Samples that were not skipped."""
+        return int((~np.isnan(self.scores)).sum())
+
 
 @dataclass(frozen=True)
 class RunScores:
@@ -73,19 +79,11 @@ def read_run(folder: Path) -> RunScores:
         what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
         raise UsageError(f"{folder}: {what}; give the folder of a run or a file from `lr2eval baseline save`")
     try:
-        results = read_results(folder)
+        results, _ = verified_run(folder)
         with RunStore.read(folder) as store:
             shards = {shard.id: _shard(shard, store) for shard in results.shards}
-            found = store.digest()
     except StoreError as error:
         raise NotComparableError(str(error)) from error
-    except (ValueError, TypeError) as error:
-        raise NotComparableError(f"{folder}: damaged ({error}); restore it from a copy or run again") from error
-    if found != results.digest:
-        raise NotComparableError(
-            f"{folder}: the digest of its samples is {found[:12]}, but {RESULTS_FILE} says {results.digest[:12]}, so "
-            "one of the two was changed; restore the folder from a copy or run again"
-        )
     side = Side(
         label=results.model.name,
         source=folder.name,
@@ -101,20 +99,8 @@ def read_run(folder: Path) -> RunScores:
     return RunScores(side, shards, headline, not_run)
 
 
-def labels(models: Sequence[str], folders: Sequence[str]) -> list[str]:
-    """A label for each run: the name of its model; if two are equal, with the folder's name, or with a number."""
-    named = [m if models.count(m) == 1 else f"{m} ({f})" for m, f in zip(models, folders, strict=True)]
-    return [n if named.count(n) == 1 else f"{n} #{i}" for i, n in enumerate(named, 1)]
-
-
 def _shard(shard: ShardResult, store: RunStore) -> ShardScores:
     rows = list(store.scores(shard.id))
-    scored = sum(score is not None for _, _, score, _, _ in rows)
-    if scored != shard.n:
-        raise StoreError(
-            f"{store.path}: has {scored} scored samples of {shard.id}, but {RESULTS_FILE} counts {shard.n}; restore "
-            "the run folder from a copy"
-        )
     columns = [row[4] for row in rows]
     return ShardScores(
         benchmark=shard.benchmark,

@@ -17,6 +17,7 @@ from lr2eval.backends.prefix.cache import Kept
 from lr2eval.backends.scorer import Scorer
 from lr2eval.backends.scoring import readings
 from lr2eval.base.files import cache_dir
+from lr2eval.base.reading import opened
 from lr2eval.base.units import parse_bytes
 from lr2eval.errors import TaskError, UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, measure_rates, operations
@@ -191,7 +192,7 @@ _COUNT, _CUT = re.compile(rb'"token_count": (\d+)'), re.compile(rb'"truncated_to
 def _from_file(shard: Shard, run: Prepared, model: _ModelLimits | None) -> PlannedShard:
     """Every prompt of a data file. Some files count the answer's tokens too: ``fill``, which always does, tells."""
     length, new = shard.length or 0, shard.max_new_tokens or 0
-    with (cache_dir() / str(shard.data["file"])).open("rb") as file:
+    with opened(cache_dir() / str(shard.data["file"]), fix="run the same command again") as file:
         rows = [(_last(_COUNT, line), _last(_CUT, line)) for line in file]
     counts, cut = [count for count, _ in rows], sum(lost > 0 for _, lost in rows)
     added = round(float(shard.data["fill_mean"] or 0) * length - sum(counts) / len(counts))

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, Field, RootModel
+
+from lr2eval.base.files import write_json
 from lr2eval.base.ids import digest
-from lr2eval.errors import CheckpointError
+from lr2eval.base.reading import checked, opened, parse_json
+from lr2eval.errors import CheckpointError, StoreError
 from lr2eval.model.config import ModelConfig, read_object
 
 _INDEX = "model.safetensors.index.json"
@@ -28,6 +31,7 @@ _MAX_HEADER = 100_000_000
 _CONVERT = "convert the checkpoint to safetensors (save_pretrained in an environment you trust)"
 _HASHES = "weight-hashes.json"
 _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+Size = Annotated[int, Field(ge=0, strict=True)]
 _NOT_IDENTITY = ("_name_or_path", "transformers_version")
 
 
@@ -133,24 +137,37 @@ def _weight_files(folder: Path) -> list[Path]:
     raise CheckpointError(f"{folder}: no *.safetensors file; download the weights into this folder")
 
 
+class StoredTensor(BaseModel):
+    """An entry of the header. ``data_offsets``: first byte and end, behind the header."""
+
+    dtype: str
+    shape: list[Size]
+    data_offsets: tuple[Size, Size]
+
+
+class TensorTable(RootModel[dict[str, StoredTensor]]):
+    """The tensors of a safetensors file by name."""
+
+
 def _tensor_counts(path: Path) -> dict[str, int]:
     """Stored numbers by safetensors dtype, from the header; checks that the file is whole.
 
     Layout: 8 bytes little-endian header size, JSON header, then the tensors without gaps.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with opened(path, error=CheckpointError, fix="download it again") as file:
         start = file.read(8)
         length = int.from_bytes(start, "little")
         text = file.read(length) if 8 + length <= size and length <= _MAX_HEADER else b""
     counts: dict[str, int] = {}
     end = 0
     try:
-        for name, tensor in json.loads(text).items():
-            if name != "__metadata__":
-                end = max(end, int(tensor["data_offsets"][1]))
-                counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        header = parse_json(text, str(path), error=CheckpointError)
+        tensors = {name: value for name, value in header.items() if name != "__metadata__"} if header else {}
+        for tensor in checked(TensorTable, tensors, str(path), error=CheckpointError).root.values():
+            end = max(end, tensor.data_offsets[1])
+            counts[tensor.dtype] = counts.get(tensor.dtype, 0) + math.prod(tensor.shape)
+    except (CheckpointError, AttributeError) as error:
         # Only now: a header of 640 bytes starts with the same two bytes as a pickle.
         if start.startswith(_PICKLE_MAGIC):
             raise CheckpointError(
@@ -176,20 +193,18 @@ def _file_hash(path: Path, cache: Path | None) -> str:
     key = f"{path.resolve()}|{state.st_size}|{state.st_mtime_ns}"
     known = _known_hashes(cache)
     if key not in known:
-        with path.open("rb") as file:
+        with opened(path, error=CheckpointError, fix="download it again") as file:
             known[key] = hashlib.file_digest(file, "sha256").hexdigest()
         if cache is not None:
-            with contextlib.suppress(OSError):  # without the cache, a file is only hashed again
+            with contextlib.suppress(OSError, StoreError):  # without the cache, a file is only hashed again
                 cache.mkdir(parents=True, exist_ok=True)
-                draft = cache / f"{_HASHES}.{os.getpid()}"
-                draft.write_text(json.dumps(_known_hashes(cache) | known, indent=0), encoding="utf-8")
-                draft.replace(cache / _HASHES)  # never half a file
+                write_json(cache / _HASHES, _known_hashes(cache) | known)
     return known[key]
 
 
 def _known_hashes(cache: Path | None) -> dict[str, str]:
     try:
-        known = json.loads((cache / _HASHES).read_text(encoding="utf-8")) if cache else {}
-    except (OSError, ValueError):
+        known = read_object(cache / _HASHES) if cache else {}
+    except CheckpointError:
         return {}
-    return {str(key): str(value) for key, value in known.items()} if isinstance(known, dict) else {}
+    return {key: value for key, value in known.items() if isinstance(value, str)}

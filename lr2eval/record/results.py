@@ -6,11 +6,11 @@ After a change here, ``python -m lr2eval.record.schemas`` writes the published J
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from lr2eval.record.base import Record, read_record
+from lr2eval.record.base import Record, Sealed, read_record
 
 RESULTS_FILE = "results.json"
 
@@ -113,12 +113,19 @@ class NotRun(Record):
     reason: str
 
 
-class Results(Record):
-    """The whole file."""
+class Results(Sealed):
+    """The whole file. ``verified.py`` compares it with the store, so a change of what ``summary.py`` computes needs a
+    new schema version."""
 
-    schema_version: Literal[1] = 1
+    sealed_from: ClassVar[int] = 2
+
+    schema_version: Literal[1, 2] = 2
     lr2eval_version: str
     digest: str = Field(description="digest over sample ids, prompt hashes, answers and scores")
+    samples_sha256: dict[str, str] | None = Field(
+        default=None,
+        description="for each shard, sha256 over every column of its stored samples; null in files of version 1",
+    )
     complete: bool
     model: ModelFacts
     settings: dict[str, Any] = Field(description="the resolved configuration that determines the samples")
@@ -129,7 +136,10 @@ class Results(Record):
 
 
 def read_results(folder: Path) -> Results:
-    """``results.json`` of a run folder. Raises :class:`lr2eval.errors.StoreError` if it cannot be read."""
+    """``results.json`` of a run folder, not compared with its store: :func:`lr2eval.record.verified.verified_run` does.
+
+    Raises :class:`lr2eval.errors.StoreError` if it cannot be read or its checksum is wrong.
+    """
     return read_record(
         folder / RESULTS_FILE,
         Results,

@@ -4,11 +4,13 @@ files. ``lr2eval.method.search.result`` writes it."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from lr2eval.record.base import Record, read_record
+from lr2eval.base.ids import digest
+from lr2eval.errors import StoreError
+from lr2eval.record.base import Record, Sealed, read_record
 
 FILE = "search.json"
 FACTORS_FILE = "factors.json"
@@ -76,11 +78,18 @@ class RuleFacts(Record):
     held_out_difference: NllDifference | None
 
 
-class SearchResult(Record):
+REPAIR = "run the same `lr2eval search` command again to rewrite it"
+
+
+class SearchResult(Sealed):
     """The whole file."""
 
-    version: Literal[2] = 2
-    digest: str = Field(description="sha256 over all other keys except data; equal results have equal digests")
+    sealed_from: ClassVar[int] = 3
+
+    version: Literal[2, 3] = 3
+    digest: str = Field(
+        description="sha256 over all other keys except data, sha256 and version; equal results have equal digests"
+    )
     model: str
     fingerprint: str
     original_window: int
@@ -119,13 +128,18 @@ class SearchResult(Record):
             raise ValueError(f"split {self.split} is not among those searched")
         return self
 
+    def content_digest(self) -> str:
+        """What ``digest`` must be."""
+        content = self.model_dump(mode="json", exclude={"digest", "data", "sha256"})
+        return digest(content | {"version": 2})  # as it was when the digest was introduced: equal results stay equal
+
     @classmethod
     def read(cls, folder: Path) -> SearchResult:
-        """The result of a search folder. Raises :class:`lr2eval.errors.StoreError` if it cannot be read."""
-        return read_record(
-            folder / FILE,
-            cls,
-            missing="give the folder of a finished search",
-            repair="run the same `lr2eval search` command again to rewrite it",
-            version_key="version",
-        )
+        """The result of a search folder. Raises :class:`lr2eval.errors.StoreError` if it cannot be read or if its
+        checksum or digest is wrong."""
+        path = folder / FILE
+        missing = "give the folder of a finished search"
+        found = read_record(path, cls, missing=missing, repair=REPAIR, version_key="version")
+        if (made := found.content_digest()) != found.digest:
+            raise StoreError(f"{path}: its digest is {found.digest[:12]}, but its numbers give {made[:12]}; {REPAIR}")
+        return found

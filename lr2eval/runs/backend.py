@@ -7,6 +7,7 @@ import difflib
 import importlib.util
 import inspect
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from lr2eval import plugins
@@ -142,7 +143,13 @@ def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
         raise BackendError(f"--backend {config.backend} could not start: {plugins.raised(error)}") from error
     if not isinstance(made, LM):
         raise BackendError(f"--backend {config.backend} returned {type(made).__name__}, not an lm_eval.api.model.LM")
-    return made
+    return _checked(made, config.backend)
+
+
+def _checked(lm: Any, name: str) -> plugins.Checked:
+    """A back end of another package: whatever it raises is a :class:`BackendError` that names it."""
+    author = plugins.made_by(plugins.BACKENDS, name) or f"lm-eval {version('lm-eval')}"
+    return plugins.Checked(lm, f"--backend {name} of {author}", BackendError)
 
 
 def _is_plugin(name: str) -> bool:
@@ -227,7 +234,7 @@ def _foreign(checkpoint: Checkpoint, prompts: PromptTokenizer, config: RunConfig
     except Exception as error:
         raise BackendError(f"--backend {config.backend} could not start: {first_line(error, 200)}") from error
     if not served:
-        return lm
+        return _checked(lm, config.backend)
     from lr2eval.backends.served import ServedLM
 
     asked = asked_of_decoding(read_generation_file(checkpoint.folder) or {})

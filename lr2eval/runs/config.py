@@ -31,7 +31,7 @@ def _limit(value: Any) -> Any:
     if value is None:
         return None
     try:
-        number = float(value)
+        number = -1.0 if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = -1.0
     if number > 0 and number.is_integer():
@@ -114,7 +114,7 @@ class RunConfig(Config):
     def arrange(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Tables of benchmarks and of the back end go into ``options``."""
         given = {key: value for key, value in values.items() if key not in cls.model_fields and isinstance(value, dict)}
-        if not given:
+        if not given or not isinstance(values.get("options", {}), dict):
             return values
         kept = {key: value for key, value in values.items() if key not in given}
         return kept | {"options": {**values.get("options", {}), **given}}

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from lr2eval.base.config import Table
+from lr2eval.base.reading import checked
 from lr2eval.errors import CheckpointError, UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.generation_file import FILE, asked_of_decoding, read_generation_file
@@ -72,12 +73,8 @@ def resolved(asked: DecodingSettings, checkpoint: Checkpoint, backend: str) -> D
                 f"generation.from_model: {FILE} also asks for {', '.join(sorted(others))}, which lr2eval does not "
                 "have; set what you want by name, such as generation.temperature=0.7"
             )
-        try:
-            asked = DecodingSettings(**wanted | asked.given())
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "generation.from_model"
-            raise CheckpointError(f"{checkpoint.folder / FILE}: {where}: {problem['msg']}; correct it") from error
+        place = str(checkpoint.folder / FILE)
+        asked = checked(DecodingSettings, wanted | asked.given(), place, error=CheckpointError, fix="correct it")
     if backend != "hf":
         for key, off in _HF_ONLY.items():
             if getattr(asked, key) not in (None, off):

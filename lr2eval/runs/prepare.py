@@ -9,18 +9,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lr2eval import plugins
 from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length
-from lr2eval.benchmark import Benchmark, Shard, TaskContext
-from lr2eval.errors import CheckpointError, MissingDataError, NotComparableError, UsageError
+from lr2eval.benchmark import Benchmark, SampleInfo, Shard, TaskContext
+from lr2eval.errors import CheckpointError, MissingDataError, NotComparableError, RunFailedError, UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.generation_file import stated_ends
 from lr2eval.model.names import locate
 from lr2eval.model.tokenizer import CHAT_DATE, PromptTokenizer
 from lr2eval.record import bundle
 from lr2eval.record.results import NotRun
-from lr2eval.registry import resolve
+from lr2eval.registry import LM_EVAL, resolve
 from lr2eval.runs.backend import SERVERS, check_backend, check_options
+from lr2eval.runs.card import FILE as CARD
 from lr2eval.runs.card import Card
 from lr2eval.runs.config import RunConfig, default_lengths
 from lr2eval.runs.decoding import resolved
@@ -39,6 +41,8 @@ class Prepared:
     shards: tuple[Shard, ...]
     not_run: tuple[NotRun, ...]
     headline: Mapping[str, Any]
+    card: str = ""
+    """What the checkpoint's ``lr2eval.json`` chose, on one line."""
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -79,6 +83,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     if not tokenizer.dated:  # another date is the same run
         config = config.model_copy(update={"chat_date": CHAT_DATE})
     card = Card.read(checkpoint.folder)
+    chose = card.choices(config, checkpoint.window)
     config = _decoding(card.applied(config, checkpoint.window), checkpoint)
     check_options(config, checkpoint)
     lengths = config.lengths or default_lengths(checkpoint.window)
@@ -88,7 +93,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     shards, not_run, headline = make_shards(config, tokenizer, lengths, say, windows, card)
     if config.chat and any(shard.chat and shard.data.get("shots") for shard in shards):
         tokenizer.check_examples()
-    return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline)
+    note = f"{checkpoint.name}'s {CARD} chose: {chose}" if chose else ""
+    return Prepared(config, checkpoint, tokenizer, lengths, shards, not_run, headline, note)
 
 
 def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepared, Prepared]:
@@ -190,6 +196,8 @@ def make_shards(
     # lm-eval logs advice for task authors each time a task is built: once for the plan, once for the run.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     include = config.options.get("lm_eval", {}).get("include_path")
+    if include is not None and not isinstance(include, str | Path):
+        raise UsageError("lm_eval.include_path: must be a path; give the folder of your task's YAML file")
     chosen = resolve(config.tasks, include_path=Path(include) if include else None)
     _check_options(config, [benchmark for benchmark, _ in chosen])
     if config.data_dir is not None:
@@ -219,6 +227,7 @@ def make_shards(
             "--set missing_data=skip)",
             tuple(missing),
         )
+    shards = [_checked(shard) for shard in shards]
     # Two suites may include the same task: run it once.
     shards = [shard for shard in {shard.id: shard for shard in shards}.values() if shard.n]
     if not shards:
@@ -226,6 +235,22 @@ def make_shards(
     # Short lengths first: results come early, and a failure at the longest length loses no finished work.
     shards.sort(key=lambda shard: shard.length or 0)
     return tuple(shards), tuple(not_run), {benchmark.name: benchmark.headline for benchmark, _ in chosen}
+
+
+def _checked(shard: Shard) -> Shard:
+    """A shard of another package: what its code raises during the run becomes a :class:`RunFailedError`."""
+    author = plugins.made_by(plugins.TASKS, shard.benchmark)
+    if not author and shard.benchmark != LM_EVAL.name:
+        return shard
+    what = f"{shard.id} of {author or 'lm-eval ' + shard.version.partition('/')[0]}"
+
+    def load() -> Any:
+        task = plugins.checked(shard.load, what, RunFailedError)()
+        for name, gives in (("build_all_requests", object), ("apply_filters", object), ("process_results", dict)):
+            setattr(task, name, plugins.checked(getattr(task, name), what, RunFailedError, gives))
+        return task
+
+    return replace(shard, load=load, describe=plugins.checked(shard.describe, what, RunFailedError, SampleInfo))
 
 
 def _check_options(config: RunConfig, benchmarks: Sequence[Benchmark]) -> None:

@@ -18,7 +18,7 @@ from lm_eval.api.model import LM
 
 from lr2eval.base.ids import digest, text_hash
 from lr2eval.benchmark import ResponseDetail, Truncation
-from lr2eval.errors import BackendError, Lr2EvalError, RunFailedError, StoreError, first_line
+from lr2eval.errors import BackendError, RunFailedError, StoreError, UsageError, first_line
 from lr2eval.listener import Listener
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         try:
             text: str = self.backend.apply_chat_template(chat_history, add_generation_prompt=add_generation_prompt)
-        except Lr2EvalError:
+        except UsageError:
             raise
         except Exception as error:  # of another package
             raise BackendError(
@@ -182,6 +182,8 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
                 answers = getattr(self.backend, request_type)(members, disable_tqdm=True)
         finally:
             self._seconds += time.perf_counter() - started
+        if not isinstance(answers, Sequence) or not all(_usable(request_type, answer) for answer in answers):
+            raise BackendError(f"{self._shard}: the backend returned something that is no answer to {request_type}")
         if len(answers) != len(members):
             raise RunFailedError(f"{self._shard}: the backend answered {len(answers)} of {len(members)} requests")
         take = getattr(self.backend, "take_details", None)
@@ -237,3 +239,9 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             list(range(start, min(start + _FOREIGN_BATCH, len(requests))))
             for start in range(0, len(requests), _FOREIGN_BATCH)
         ]
+
+
+def _usable(request_type: str, answer: Any) -> bool:
+    if request_type == "loglikelihood":
+        return isinstance(answer, Sequence) and len(answer) == 2 and isinstance(answer[0], int | float)
+    return isinstance(answer, str if request_type == "generate_until" else int | float)

@@ -11,20 +11,22 @@ from functools import partial, partialmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lr2eval import plugins
 from lr2eval._version import __version__
-from lr2eval.base.files import write_json
+from lr2eval.base.files import output_folder
 from lr2eval.base.machine import hardware, now, versions
 from lr2eval.benchmark import Shard
 from lr2eval.errors import Lr2EvalError, RunFailedError, StoreError, UsageError
 from lr2eval.listener import Listener
 from lr2eval.model.rope_facts import rope_facts
+from lr2eval.record.base import write_record
 from lr2eval.record.folder import LOCK, MANIFEST, locked, read_manifest, refuse_other, write_manifest
 from lr2eval.record.results import RESULTS_FILE, ModelFacts, Results, ShardResult
 from lr2eval.record.store import RunStore, StoredSample
+from lr2eval.record.summary import over_lengths, shard_result, summaries
 from lr2eval.runs.backend import load_backend
 from lr2eval.runs.prepare import Prepared
 from lr2eval.runs.scoring import scored_samples
-from lr2eval.runs.summary import over_lengths, shard_result, summaries
 
 if TYPE_CHECKING:
     from lr2eval.runs.recording import RecordingLM
@@ -57,14 +59,7 @@ def execute(run: Prepared, folder: Path, command: Sequence[str], listener: Liste
 
 
 def _open_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write-probe"
-        probe.touch()
-        probe.unlink()
-        entries = {entry.name for entry in folder.iterdir()}
-    except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror or error}; choose a folder that you can write to") from error
+    entries = output_folder(folder)
     if entries - {LOCK} and MANIFEST not in entries:
         raise UsageError(f"--out {folder}: holds files that are not an lr2eval run; choose an empty or new folder")
 
@@ -83,7 +78,7 @@ class _Session:
         self._entry: dict[str, Any] = {
             "started": now(),
             "outcome": "running",
-            "versions": versions(),
+            "versions": _versions(run),
             "model_seconds": 0.0,
             **run.config.where.facts(),
         }
@@ -261,10 +256,12 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
     shards: list[ShardResult] = [
         shard_result(shard, store.samples(shard.id)) for shard in run.shards if store.shard_done(shard.id)
     ]
-    checkpoint = run.checkpoint
+    checkpoint, hashes = run.checkpoint, store.samples_sha256()
+    store.check_samples(hashes)  # what was changed since must not get a new checksum
     results = Results(
         lr2eval_version=__version__,
         digest=store.digest(),
+        samples_sha256=hashes,
         complete=len(shards) == len(run.shards),
         model=ModelFacts(
             name=checkpoint.name,
@@ -285,8 +282,15 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
         over_lengths=over_lengths(shards),
         not_run=list(run.not_run),
     )
-    write_json(folder / RESULTS_FILE, results.model_dump(mode="json"))
+    write_record(folder / RESULTS_FILE, results)
     return results
+
+
+def _versions(run: Prepared) -> dict[str, str]:
+    """Of the packages that decide results, those of plug-ins included."""
+    used = {(plugins.BACKENDS, run.config.backend), *((plugins.TASKS, shard.benchmark) for shard in run.shards)}
+    authors = sorted(author for author in (plugins.made_by(*each) for each in used) if author)
+    return versions() | dict(author.split(" ", 1) for author in authors if " " in author)
 
 
 def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
@@ -298,7 +302,7 @@ def _new_manifest(run: Prepared, command: Sequence[str]) -> dict[str, Any]:
         "config": run.config.model_dump(mode="json", exclude={"generation"})
         | ({"generation": given} if (given := run.config.generation.given()) else {}),
         "model_folder": str(run.checkpoint.folder),
-        "versions": versions(),
+        "versions": _versions(run),
         "hardware": hardware(),
         "chat": run.tokenizer.chat_facts,
         "data": {shard.id: {"hash": shard.data_hash, **shard.data} for shard in run.shards},

@@ -7,10 +7,10 @@ proportion it is Wilson's interval (1927), on the difference of paired proportio
 Nam and Blackwelder's (2002); graded scores (RULER's recall) go through the same function. Where no pair differs it
 still gives an interval of the right width, where a t interval or a bootstrap would claim certainty.
 
-Two corrections keep the error of a verdict below its level: 0.4 of a sample for continuity, and Student's t
-where samples come in clusters. ``benchmarks/gate_power.py`` measures what they do.
+Two corrections keep the error of a verdict below its level: 0.4 of a sample for continuity (a whole one where every
+pair differs), and Student's t where samples come in clusters. ``benchmarks/gate_power.py`` measures what they do.
 
-Shapes: ``n`` samples, ``m`` distinct values, ``B`` resamples.
+Shapes: ``n`` samples, ``m`` distinct values.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 
 CONTINUITY = 0.4
-"""How much of a sample the sum must lie beyond what is tested, so that a loss of just the margin passes no more often
-than the confidence allows, from .90 up. Without it, it passes in up to 7 % of data sets at .95 where few samples
-differ; the usual half sample would cost power for nothing (exact sums in ``benchmarks/gate_power.py``)."""
+"""How much of a sample the sum must lie beyond what is tested where few pairs differ, rising to 1 where all do. Then a
+loss of just the margin passes no more often than the confidence allows, from .90 up. Without it, it passes in up to
+7 % of data sets at .95 where few samples differ; the usual half sample would cost power for nothing there (exact sums
+in ``benchmarks/gate_power.py`` and ``gate_few.py``)."""
 PRIOR = 5.0
 """Discordant pairs that the clustering of the scores themselves counts for, in the design effect of a difference."""
 _STEPS = 200
@@ -221,7 +222,9 @@ def contrast_z(
     unseen = np.zeros((*effective.shape[:-1], 2))
     z = score_z(np.concatenate([contrast, possible]), np.concatenate([effective, unseen], -1))
     # One sample moves the sum by about its weight: on average, by samples' shares of it, the mean squared weight.
-    step = CONTINUITY * (effective * w**2).sum(-1) / effective.sum(-1)
+    # Where every pair differs, a loss can only become a gain: the sum moves in steps of two.
+    part = CONTINUITY + (1 - CONTINUITY) * np.abs(extended - original)
+    step = (effective * w**2 * part).sum(-1) / effective.sum(-1)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # a sum of all but 0 keeps nothing
         kept = np.clip(1 - step / np.abs((effective * contrast).sum(-1)), 0.0, 1.0)
         z = np.where(np.isfinite(z) & (z != 0), z * kept, z)
@@ -368,20 +371,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def bootstrap_means(strata: Sequence[ArrayLike], resamples: int, seed: int) -> Array:
-    """Means ``(B, k)`` of ``k`` strata, each resampled within itself (stratified bootstrap).
-
-    Samples of equal score are interchangeable, so multinomial counts over the distinct scores replace index draws.
-    """
-    rng = np.random.default_rng(seed)
-    columns = []
-    for stratum in strata:
-        values, counts = np.unique(np.asarray(stratum, float), return_counts=True)
-        n = int(counts.sum())
-        columns.append(rng.multinomial(n, counts / n, size=resamples) @ values / n)
-    return np.stack(columns, axis=-1)
-
-
 def required_n(spread: float, distance: float, confidence: float, power: float = 0.8) -> int | None:
     """Samples at which a one-sided test at ``confidence`` decides with probability ``power``; ``None`` if never.
 
@@ -399,22 +388,35 @@ def required_n(spread: float, distance: float, confidence: float, power: float =
     return max(1, math.ceil(max(normal, least)))
 
 
-def effective_length_shares(
-    scores: Mapping[int, Sequence[ArrayLike]], threshold: float, resamples: int = 2000, seed: int = 0
-) -> dict[int | None, float]:
-    """How often each length is RULER's effective length when every task's samples are resampled.
+def mean_tails(mean: ArrayLike, n: ArrayLike, target: float) -> tuple[Array, Array]:
+    """Chance of a mean this low or lower, and of one this high or higher, if the true mean is ``target`` ``(...)``.
 
-    ``scores`` gives for each length the sample scores of each task (0..1), ``threshold`` is on the same scale; the
-    key ``None`` stands for "no length exceeds the threshold". Shares sum to 1; lengths that never come out are absent.
+    ``mean`` and ``n`` ``(...)``: mean and number of independent scores in [0, 1]. The binomial tails of Clopper and
+    Pearson (1934), which the beta distribution carries over to graded scores and to fractions of a sample.
     """
-    lengths = sorted(scores)
-    means = np.stack(
-        [bootstrap_means(scores[length], resamples, seed + i).mean(-1) for i, length in enumerate(lengths)], axis=-1
-    )
-    above = means > threshold
-    last = np.where(above.any(-1), len(lengths) - 1 - above[:, ::-1].argmax(-1), -1)
-    found, counts = np.unique(last, return_counts=True)
-    return {
-        None if place < 0 else lengths[int(place)]: float(count) / resamples
-        for place, count in zip(found, counts, strict=True)
-    }
+    size = np.asarray(n, float)
+    right = np.clip(np.asarray(mean, float) * size, 0.0, size)
+    # The beta distribution has no parameter 0; the tail is 1 there.
+    low = special.betainc(np.maximum(size - right, 1e-12), right + 1, 1 - target)
+    return low, special.betainc(np.maximum(right, 1e-12), size - right + 1, target)
+
+
+def effective_range(scores: Mapping[int, Paired], threshold: float, confidence: float) -> tuple[int | None, int | None]:
+    """(low, high): with ``confidence`` the true effective length of the extended model is one of ``low .. high``.
+
+    ``scores``: for each length the samples of all tasks; ``threshold`` in (0, 1). The effective length is the largest
+    length whose true mean exceeds the threshold, ``None`` if none does. ``low`` is the largest length whose mean is
+    shown to lie above (Bonferroni over the lengths), ``high`` the largest whose mean is not shown to lie below.
+    """
+    each = (1 - confidence) / 2
+    above, possible = [], []
+    for length, paired in scores.items():
+        effect, freedom = paired.clustering(0.0)
+        # The samples of every task count as the fewest that a task has: one task alone may decide the mean.
+        n = paired.n / paired.w.max() / effect
+        low, high = (float(tail) for tail in mean_tails(paired.means()[1], n, threshold))
+        if freedom is not None:
+            low, high = (float(stats.t.sf(stats.norm.isf(tail), freedom)) for tail in (low, high))
+        above += [length] if high <= each / len(scores) else []
+        possible += [length] if low > each else []
+    return max(above, default=None), max(possible, default=None)

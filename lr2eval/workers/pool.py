@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, Protocol, Self, TypeVar, cast
 
+from lr2eval.base.console import guard_logs
 from lr2eval.base.processes import interrupts_held_back, main_is_not_run_again
 from lr2eval.errors import RunFailedError
 
@@ -313,6 +314,7 @@ def _work(build: Callable[[int], Executor[Any, Any]], number: int, connection: C
     # The driver handles Ctrl-C and ends its workers. If the driver itself is killed, they end at once, so that their
     # memory is free when the run is resumed.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    guard_logs()
     driver = parent_process()
     assert driver is not None
     threading.Thread(target=lambda: (wait([driver.sentinel]), os._exit(1)), daemon=True).start()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lr2eval.base.files import write_atomic, write_json
+from lr2eval.base.files import json_text, write_all
 from lr2eval.comparisons import baseline
 from lr2eval.comparisons.compare import compare_runs, read_all
 from lr2eval.comparisons.exports import gate_markdown, junit, to_csv, to_markdown
-from lr2eval.comparisons.gate import check_pin, judge, not_comparable
+from lr2eval.comparisons.gate import check_models, check_pin, judge, not_comparable
 from lr2eval.comparisons.gate_config import GateConfig
+from lr2eval.comparisons.scores import RunScores
 from lr2eval.comparisons.summary import judge_inside_window, three_sentences
 from lr2eval.errors import NotComparableError, UsageError
-from lr2eval.record.comparison import Comparison, Gate
-from lr2eval.reports import render
+from lr2eval.record.base import as_file
+from lr2eval.record.comparison import Comparison, Gate, Side
+from lr2eval.reports import report_html
+
+REPORT = "report.html"
+GATE = "gate.json"
+FILES = {REPORT, GATE, "comparison.json", "comparison.csv", "comparison.md", "junit.xml", "summary.md"}
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,13 @@ class GateOutcome:
 
 @dataclass(frozen=True)
 class BaselineOutcome:
-    """A baseline file, and what it contains."""
+    """A baseline file, and what it contains. Checksum (of the file) and model fingerprint are for ``gate.toml``."""
 
     path: Path
     samples: int
     digest: str
+    checksum: str
+    model: str
 
 
 def compare(
@@ -82,11 +90,12 @@ def compare(
     paths = [Path(path) for path in runs]
     if len(paths) < 2:
         raise UsageError("compare needs at least two runs: first the original, then the extended ones")
-    original, *extended = read_all(paths)
+    original, *extended = _read(paths)
     repeats = read_all([Path(path) for path in noise])
     comparison, _ = compare_runs(original, extended, confidence=confidence, common=common, noise=repeats)
     folder = _folder(out, "-vs-".join(run.side.label for run in (original, *extended)))
-    return ComparisonOutcome(comparison, folder, _write(folder, paths, comparison))
+    _write(folder, _files(paths, comparison))
+    return ComparisonOutcome(comparison, folder, folder / REPORT)
 
 
 def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
@@ -98,11 +107,11 @@ def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
     try:
         before, after = read_all(paths)
         comparison, (pair,) = compare_runs(before, [after])
+        verdict = judge_inside_window(pair)
     except NotComparableError as error:
-        render(paths, folder / "report.html")
+        _write(folder, {REPORT: report_html(paths)})
         return PairOutcome(None, None, (), str(error))
-    verdict = judge_inside_window(pair)
-    _write(folder, paths, comparison, verdict)
+    _write(folder, _files(paths, comparison, verdict))
     return PairOutcome(comparison, verdict, three_sentences(pair, verdict))
 
 
@@ -117,20 +126,22 @@ def gate(
     config = config or GateConfig()
     paths = _both([Path(run) for run in runs], config.baseline)
     folder = _folder(out, f"gate-{paths[0].stem}-vs-{paths[1].name}")
-    comparison = report = None
+    comparison, files = None, {}
+    sides: list[Side] = []
     try:
-        original, extended = read_all(paths)
+        original, extended = _read(paths)
+        sides = [original.side, extended.side]
         check_pin(original.side, config)
-        comparison, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
-        verdict = judge(pair, config)
-        report = _write(folder, paths, comparison, verdict)
+        check_models(original.side, extended.side, config)
+        found, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
+        verdict = judge(pair, config, common=common)
+        comparison, files = found, _files(paths, found, verdict)
     except NotComparableError as error:
-        verdict = not_comparable(error, config.confidence)
-        write_json(folder / "gate.json", verdict.model_dump(mode="json"))
+        verdict = not_comparable(error, config.confidence, *sides)
+        files = {GATE: json_text(as_file(verdict))}
     stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    write_atomic(folder / "junit.xml", junit(verdict, stamp))
-    write_atomic(folder / "summary.md", gate_markdown(verdict))
-    return GateOutcome(verdict, comparison, folder, report)
+    _write(folder, files | {"junit.xml": junit(verdict, stamp), "summary.md": gate_markdown(verdict)})
+    return GateOutcome(verdict, comparison, folder, folder / REPORT if comparison else None)
 
 
 def save_baseline(run: Path | str, out: Path | str) -> BaselineOutcome:
@@ -138,9 +149,19 @@ def save_baseline(run: Path | str, out: Path | str) -> BaselineOutcome:
     run = Path(run)
     if not run.is_dir():
         raise UsageError(f"{run}: not a run folder; give the folder of a finished run")
-    (scores,) = read_all([run])
+    (scores,) = _read([run])
     path = baseline.save_baseline(scores, Path(out))
-    return BaselineOutcome(path, sum(shard.n for shard in scores.shards.values()), scores.side.digest)
+    saved = baseline.load_baseline(path)
+    samples = sum(shard.n for shard in saved.shards.values())
+    return BaselineOutcome(path, samples, saved.side.digest, saved.side.checksum or "", saved.side.model.fingerprint)
+
+
+def _read(paths: Sequence[Path]) -> list[RunScores]:
+    """The scores of runs. Raises :class:`UsageError` if the first of them, the original, has no scores."""
+    runs = read_all(paths)
+    if not any(shard.scored for shard in runs[0].shards.values()):
+        raise UsageError(f"{paths[0]}: has no scored samples; give a run that has some")
+    return runs
 
 
 def _both(paths: Sequence[Path], original: Path | None) -> list[Path]:
@@ -164,12 +185,20 @@ def _folder(out: Path | str | None, name: str) -> Path:
     return folder
 
 
-def _write(folder: Path, paths: Sequence[Path], comparison: Comparison, gate: Gate | None = None) -> Path:
-    """Write the comparison in all formats, the verdict as JSON, and the report, whose path is returned."""
-    write_json(folder / "comparison.json", comparison.model_dump(mode="json"))
-    write_atomic(folder / "comparison.csv", to_csv(comparison))
-    write_atomic(folder / "comparison.md", to_markdown(comparison))
-    if gate is not None:
-        write_json(folder / "gate.json", gate.model_dump(mode="json"))
-    shown = [path for path in paths if path.is_dir()]
-    return render(shown, folder / "report.html", comparison=comparison, gate=gate)
+def _files(paths: Sequence[Path], comparison: Comparison, gate: Gate | None = None) -> dict[str, str]:
+    """The text of each file: the comparison in all formats, the verdict as JSON, and the report."""
+    verdict = {} if gate is None else {GATE: json_text(as_file(gate))}
+    return {
+        "comparison.json": json_text(as_file(comparison)),
+        "comparison.csv": to_csv(comparison),
+        "comparison.md": to_markdown(comparison),
+        **verdict,
+        REPORT: report_html([path for path in paths if path.is_dir()], comparison, gate),
+    }
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write all files or none. Those of an earlier call that this one does not write are deleted."""
+    write_all({folder / name: [text.encode("utf-8")] for name, text in files.items()})
+    for name in FILES - files.keys():
+        (folder / name).unlink(missing_ok=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lr2eval._version import __version__
 from lr2eval.base.files import cache_dir, output_folder, read_parts, write_hashed, write_json
+from lr2eval.base.reading import read_object
 from lr2eval.errors import StoreError, UsageError
-from lr2eval.listener import Listener
+from lr2eval.listener import Listener, with_listener
 
 if TYPE_CHECKING:
     from lr2eval.benchmark import Shard
@@ -22,7 +22,8 @@ KIND = "lr2eval data"
 """Marks the manifest of such a folder."""
 
 
-def make_data(config: RunConfig, out: Path, listener: Listener | None = None) -> dict[str, dict[str, Any]]:
+@with_listener
+def make_data(config: RunConfig, out: Path, *, listener: Listener | None = None) -> dict[str, dict[str, Any]]:
     """Write a manifest and one JSONL file per task and length, byte for byte the file that a run reads.
 
     Returns the facts of every file by its name. Raises :class:`UsageError` for tasks whose prompts are not made from
@@ -99,10 +100,9 @@ def _check_folder(out: Path, names: set[str]) -> None:
 
 def _is_ours(manifest: Path) -> bool:
     try:
-        value = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(manifest).get("kind") == KIND
+    except UsageError:
         return False
-    return isinstance(value, Mapping) and value.get("kind") == KIND
 
 
 def _write(out: Path, sources: Mapping[str, Path], manifest: Mapping[str, Any]) -> None:

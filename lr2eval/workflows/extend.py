@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, Field
 
 from lr2eval.base.files import write_json
+from lr2eval.base.reading import checked, read_object
 from lr2eval.base.units import format_seconds
 from lr2eval.errors import StoreError, UsageError
-from lr2eval.listener import Listener
+from lr2eval.listener import Listener, with_listener
 from lr2eval.record.folder import locked, refuse_other
 from lr2eval.runs.config import default_lengths
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
     from lr2eval.workflows.search import SearchOutcome
 
 DONE = "extend.json"
+
+
+class FinishedSteps(BaseModel):
+    """``extend.json``: the settings of the extension, and the seconds that each finished step took."""
+
+    settings: dict[str, Any]
+    done: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]]
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,7 @@ def plan_extension(config: ExtendConfig) -> tuple[Path, Steps]:
     return folder, steps
 
 
+@with_listener
 def extend(config: ExtendConfig, *, listener: Listener | None = None, command: Sequence[str] = ()) -> ExtendOutcome:
     """Extend ``config.model`` to ``config.target_length`` tokens (LongRoPE2) and compare it with the original.
 
@@ -101,12 +111,11 @@ class _Extension:
     def _claim(self) -> None:
         if not self._file.exists():
             return
-        try:
-            known = json.loads(self._file.read_text(encoding="utf-8"))
-            self._done = dict(known["done"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self._file}: damaged ({error}); start again with a new --out") from error
-        refuse_other(known["settings"], self._settings, self._steps.home)
+        fix = "start again with a new --out"
+        value = read_object(self._file, error=StoreError, fix=fix)
+        known = checked(FinishedSteps, value, str(self._file), error=StoreError, fix=fix)
+        self._done = dict(known.done)
+        refuse_other(known.settings, self._settings, self._steps.home)
 
     def _note(self) -> None:
         kept = {"settings": self._settings, "command": list(self._command), "done": self._done}

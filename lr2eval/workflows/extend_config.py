@@ -14,6 +14,7 @@ from pydantic import Field
 from lr2eval.base.config import Config, Device, Length, ModelName, merged
 from lr2eval.base.files import write_parts
 from lr2eval.base.ids import digest
+from lr2eval.base.reading import read_bytes, read_text
 from lr2eval.base.settings import read_toml
 from lr2eval.base.units import format_length, parse_length
 from lr2eval.errors import UsageError
@@ -74,7 +75,7 @@ class Steps:
         """What decides the result; a folder belongs to exactly one such set."""
         return {
             "search": self.search.settings() if self.factors is None else None,
-            "factors": None if self.factors is None else digest(self.factors.read_text(encoding="utf-8")),
+            "factors": None if self.factors is None else digest(read_text(self.factors)),
             "data": self.data.settings(),
             "training": self.recipe.deciding(),
             "evaluation": self.evaluation.settings(),
@@ -142,8 +143,8 @@ def _demo_values(out: Path | None, length: str | None) -> dict[str, Any]:
 
     The documents are made for one target length; another ``length`` is refused.
     """
-    files = files_of("lr2eval.method")
-    values = read_toml(Path(str(files / "demo-extend.toml")))
+    files = Path(str(files_of("lr2eval.method")))
+    values = read_toml(files / "demo-extend.toml")
     target = parse_length(values["target_length"])
     try:
         asked = target if length is None else parse_length(length)
@@ -161,9 +162,9 @@ def _demo_values(out: Path | None, length: str | None) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"--out {home}: {error.strerror or error}; choose a folder that can be written") from error
     if not wording.exists():
-        write_parts(wording, [(files / "demo-extend-wording.json").read_bytes()])
+        write_parts(wording, [read_bytes(files / "demo-extend-wording.json")])
     if not documents.exists():
-        write_parts(documents, [lzma.decompress((files / "demo-extend.jsonl.xz").read_bytes())])
+        write_parts(documents, [lzma.decompress(read_bytes(files / "demo-extend.jsonl.xz"))])
     values["search"]["wording"] = str(wording)
     values["data"]["sources"] = [{"name": DEMO, "path": str(documents), "tokenised": True}]
     return values

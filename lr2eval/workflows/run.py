@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lr2eval.listener import Listener
+from lr2eval.listener import Listener, with_listener
 from lr2eval.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ class RunOutcome:
         return list(self.models.values())[-1].results
 
 
-def prepare_run(config: RunConfig, listener: Listener | None = None) -> Ready:
+@with_listener
+def prepare_run(config: RunConfig, *, listener: Listener | None = None) -> Ready:
     """Check the model and make or find the data. Raises every error that can be known before a forward pass."""
     from lr2eval.runs.prepare import prepare, prepare_pair
 
@@ -64,6 +65,7 @@ def prepare_run(config: RunConfig, listener: Listener | None = None) -> Ready:
     return Ready(config.out or Path("runs") / config.run_name(Path(last.checkpoint.name).name), models)
 
 
+@with_listener
 def run_ready(ready: Ready, *, listener: Listener | None = None, command: Sequence[str] = ()) -> RunOutcome:
     """:func:`run` for a run that :func:`prepare_run` has checked."""
     from lr2eval.reports import render
@@ -81,6 +83,7 @@ def run_ready(ready: Ready, *, listener: Listener | None = None, command: Sequen
     return RunOutcome(ready.folder, ready.folder / REPORT, done, pair)
 
 
+@with_listener
 def run(config: RunConfig, *, listener: Listener | None = None, command: Sequence[str] = ()) -> RunOutcome:
     """Evaluate ``config.model``, and ``config.baseline`` on the same samples if it is given.
 
@@ -90,4 +93,4 @@ def run(config: RunConfig, *, listener: Listener | None = None, command: Sequenc
     Raises :class:`lr2eval.UsageError` and its subclasses before anything runs, :class:`lr2eval.RunFailedError` and its
     subclasses if the run stops part-way; finished samples are kept.
     """
-    return run_ready(prepare_run(config, listener), listener=listener, command=command)
+    return run_ready(prepare_run(config, listener=listener), listener=listener, command=command)

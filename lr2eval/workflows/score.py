@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lr2eval.errors import TaskError, UsageError
-from lr2eval.record.results import RESULTS_FILE, read_results
+from lr2eval.errors import MissingPackageError, TaskError, UsageError
+from lr2eval.record.results import RESULTS_FILE
 from lr2eval.record.store import RunStore
+from lr2eval.record.verified import verified_run
 
 if TYPE_CHECKING:
     from lr2eval.benchmark import Benchmark
@@ -38,11 +38,23 @@ class DataSetScores:
         return percent(self.scores)
 
 
-def score_folder(benchmark: str, folder: Path) -> dict[str, DataSetScores]:
-    """The scores of ``folder`` by data set.
+@dataclass(frozen=True)
+class FolderScores:
+    """The scores of a folder by data set."""
+
+    scores: Mapping[str, DataSetScores]
+    not_scored: Mapping[str, str]
+    """The data sets that need a package that is not installed, each with the reason and the fix."""
+    unfinished: bool = False
+    """Whether the folder is a run that has not finished. Only its finished parts are scored."""
+
+
+def score_folder(benchmark: str, folder: Path) -> FolderScores:
+    """The scores of ``folder``.
 
     The folder is a run, whose stored answers are scored with today's metrics, or it has predictions in the layout of
-    the benchmark, ``DATASET.jsonl``. Nothing is written. Raises :class:`UsageError` for any other folder.
+    the benchmark, ``DATASET.jsonl``. Nothing is written. Raises :class:`UsageError` for any other folder, and if no
+    data set can be scored.
     """
     name, colon, selector = benchmark.partition(":")
     found = _benchmark(name)
@@ -50,7 +62,10 @@ def score_folder(benchmark: str, folder: Path) -> dict[str, DataSetScores]:
     if not folder.is_dir():
         raise UsageError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; give a folder")
     score = _run if (folder / RESULTS_FILE).is_file() else _files
-    return score(found, tasks if colon else None, folder)
+    done = score(found, tasks if colon else None, folder)
+    if done.not_scored and not done.scores:
+        raise UsageError(f"{benchmark}: {next(iter(done.not_scored.values()))}")
+    return done
 
 
 def _benchmark(name: str) -> Benchmark:
@@ -63,7 +78,7 @@ def _benchmark(name: str) -> Benchmark:
     return known[name]
 
 
-def _files(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dict[str, DataSetScores]:
+def _files(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> FolderScores:
     """Score predictions in the layout of the benchmark, in the order of its tasks. ``None``: all tasks."""
     from lr2eval.base.console import suggestion
     from lr2eval.tasks.shared import jsonl
@@ -87,49 +102,59 @@ def _files(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> d
     if not wanted:
         raise UsageError(f"{folder}: has no {tasks[0] if tasks else ''}.jsonl; the files there are {', '.join(files)}")
     found: dict[str, DataSetScores] = {}
+    not_scored: dict[str, str] = {}
     for name in wanted:
         scores: list[float] = []
         groups: dict[str, list[float]] = {each: [] for each in getattr(benchmark, "groups", ())}
-        for place, row in jsonl.read(files[name], ID_FIELDS):
-            try:
-                scores.append(score_row(name, row))
-                if group is not None and groups:
-                    groups[group(row)].append(scores[-1])
-            except UsageError as error:
-                raise UsageError(f"{place}, {error}") from error
+        try:
+            for place, row in jsonl.read(files[name], ID_FIELDS):
+                try:
+                    scores.append(score_row(name, row))
+                    if group is not None and groups:
+                        groups[group(row)].append(scores[-1])
+                except MissingPackageError:
+                    raise
+                except UsageError as error:
+                    raise UsageError(f"{place}, {error}") from error
+        except MissingPackageError as error:
+            not_scored[name] = str(error)
+            continue
         found[name] = DataSetScores(scores, groups)
-    return found
+    return FolderScores(found, not_scored)
 
 
-def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> dict[str, DataSetScores]:
+def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> FolderScores:
     """Score the stored answers of a run, by ``task`` or ``task@length``. Skipped samples have no answer."""
     rescore: Callable[[ShardResult, Any], float] | None = getattr(benchmark, "rescore", None)
     if rescore is None:
         raise UsageError(f"{benchmark.name}: its metrics need more than the stored answers; run the model again")
-    results = read_results(folder)
+    results, _ = verified_run(folder, unfinished=True)
     ours = [shard for shard in results.shards if shard.benchmark == benchmark.name]
     shards = [shard for shard in ours if tasks is None or shard.task.removeprefix(f"{benchmark.name}_") in tasks]
     if not shards:
         there = ", ".join(dict.fromkeys(f"{s.benchmark}:{s.task}" for s in results.shards)) or "no scores yet"
         wanted = benchmark.name if tasks is None else f"{benchmark.name}:{', '.join(tasks)}"
         raise UsageError(f"{folder}: the run has no {wanted}; it has {there}")
-    if not results.complete:
-        print(f"{folder}: the run is not finished; only its finished parts are scored", file=sys.stderr)
     found: dict[str, DataSetScores] = {}
+    not_scored: dict[str, str] = {}
     with RunStore.read(folder) as store:
         for shard in shards:
+            name = shard.id.removeprefix(f"{shard.benchmark}/")
             scores: list[float] = []
             groups: dict[str, list[float]] = defaultdict(list, {each: [] for each in getattr(benchmark, "groups", ())})
             for sample in store.samples(shard.id):
                 if sample.skipped:
                     continue
-                scores.append(rescore(shard, sample))
+                try:
+                    scores.append(rescore(shard, sample))
+                except MissingPackageError as error:
+                    not_scored[name] = str(error)
+                    break
                 if groups:
                     groups[str(sample.columns.get("bucket"))].append(scores[-1])
-            if scores:
-                name = shard.id.removeprefix(f"{shard.benchmark}/")
+            if scores and name not in not_scored:
                 found[name] = DataSetScores(scores, groups, shard.score)
-    return found
+    return FolderScores(found, not_scored, not results.complete)
 
 
 def percent(scores: Sequence[float]) -> float:

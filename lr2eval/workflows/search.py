@@ -14,9 +14,10 @@ from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, versions
 from lr2eval.base.units import format_length
 from lr2eval.errors import CheckpointError, MissingDataError, UsageError
-from lr2eval.listener import Listener
+from lr2eval.listener import Listener, with_listener
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.rope_facts import real_index
+from lr2eval.record.base import sealed, write_record
 from lr2eval.record.folder import claim, locked
 from lr2eval.record.search import FACTORS_FILE, FILE, FOUND, SEED
 
@@ -40,6 +41,7 @@ class SearchOutcome:
     report: Path
 
 
+@with_listener
 def search(config: SearchConfig, *, listener: Listener | None = None, command: Sequence[str] = ()) -> SearchOutcome:
     """Search RoPE factors for ``config.target_length`` by needle perplexity and compare them with the rules.
 
@@ -219,7 +221,7 @@ def _result(
     scores: Sequence[Sequence[float]],
     data: Mapping[str, Any],
 ) -> SearchResult:
-    from lr2eval.method.search.result import rule_facts, sealed, split_facts
+    from lr2eval.method.search.result import rule_facts, search_result, split_facts
 
     best = _best(done)
     parted = [(nlls[: config.samples], nlls[config.samples :]) for nlls in scores]
@@ -228,7 +230,7 @@ def _result(
         for (name, scaling), part in zip(compared.items(), parted, strict=True)
     ]
     rounds = [each for split in done for each in split.rounds]
-    return sealed(
+    return search_result(
         model=checkpoint.name,
         fingerprint=checkpoint.fingerprint,
         original_window=rope.window,
@@ -268,8 +270,8 @@ def _write(home: Path, config: SearchConfig, result: SearchResult, found: RopeSc
         "seed": config.seed,
         "evaluations": result.evaluations,
     }
-    write_json(home / FILE, result.model_dump(mode="json"))
-    write_json(home / FACTORS_FILE, scaling.to_json() | {"search": note})
+    write_record(home / FILE, result)
+    write_json(home / FACTORS_FILE, sealed(scaling.to_json() | {"search": note}))
 
 
 def _run_name(model: str, config: SearchConfig) -> str:

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 from lr2eval.base.config import Config, Device, Kind, ModelName
 from lr2eval.base.files import cache_dir
 from lr2eval.errors import UsageError
-from lr2eval.listener import Listener
+from lr2eval.listener import Listener, with_listener
 from lr2eval.method.train.recipe import Recipe, read_recipe
 from lr2eval.model.checkpoint import Checkpoint
 
@@ -96,6 +96,7 @@ def plan_training(
     return TrainingPlan(plan(recipe, shape, rows), origin, budget)
 
 
+@with_listener
 def train(config: TrainConfig, *, listener: Listener | None = None, command: Sequence[str] = ()) -> TrainOutcome:
     """Train a model on mixed windows (LongRoPE2, section 3.3) and export it. The same call again resumes.
 

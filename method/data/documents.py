@@ -8,20 +8,23 @@ parses and checks a batch.
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lr2eval.errors import UsageError
-from lr2eval.method.data.sources import COMPRESSED, Kind, SourceConfig, SourcePart, reading
+from lr2eval.base.reading import opened, parse_json, unpack_limit, within
+from lr2eval.errors import UsageError, first_line
+from lr2eval.method.data.sources import COMPRESSED, FIX, Kind, SourceConfig, SourcePart
 
 BATCH_BYTES = 2 << 20
 """A batch ends with the document that reaches this size."""
+LARGEST = 64 << 20
+"""Bytes of a line, or of a document between blank lines, once it is unpacked. The file may be of any size."""
 _MARK = b"\xef\xbb\xbf"
 _OVERHEAD = 64
 """Bytes counted for each document in addition to its content, so that empty documents fill a batch too."""
@@ -68,12 +71,9 @@ def documents(source: SourceConfig, batch: DocumentBatch) -> Iterator[str | Toke
     """The documents of a batch in order. Raises :class:`UsageError` naming file, line and field of a bad one."""
     for line, content in batch.items:
         if batch.kind == "files":
-            where = str(content)
-            with reading(content):
-                raw, file = _stream(content)
-                with raw, file:
-                    whole = file.read()
-            yield _text(where, whole, 1)
+            with _stream(content) as (_, file):
+                whole = within(file, unpack_limit(content), content)
+            yield _text(str(content), whole, 1)
             continue
         if batch.kind == "paragraphs":
             yield _text(batch.where, content, line)
@@ -101,30 +101,41 @@ def _read(source: SourceConfig, part: SourcePart) -> Iterator[tuple[int, Any, in
         yield from _parquet(source, part)
     else:
         path = part.paths[0]
-        with reading(path):
-            raw, stream = _stream(path)
-            with raw, stream:
-                pieces = _paragraphs(stream) if part.kind == "paragraphs" else _lines(stream)
-                for line, content in pieces:
-                    yield line, content, len(content), raw.tell()
+        with _stream(path) as (raw, stream):
+            lines = enumerate(iter(lambda: _line(stream, path), b""), start=1)
+            for line, content in _paragraphs(lines, path) if part.kind == "paragraphs" else _lines(lines):
+                yield line, content, len(content), raw.tell()
 
 
-def _lines(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def _line(stream: IO[bytes], path: Path) -> bytes:
+    found = stream.readline(LARGEST + 1)
+    if len(found) > LARGEST:
+        raise _too_long(path)
+    return found
+
+
+def _too_long(path: Path) -> UsageError:
+    return UsageError(f"{path}: holds a line or a document of more than {LARGEST >> 20} MiB; divide it into documents")
+
+
+def _lines(lines: Iterator[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers, without blank ones."""
-    for number, line in enumerate(stream, start=1):
+    for number, line in lines:
         content = line.removeprefix(_MARK) if number == 1 else line
         if content.strip():
             yield number, content
 
 
-def _paragraphs(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def _paragraphs(lines: Iterator[tuple[int, bytes]], path: Path) -> Iterator[tuple[int, bytes]]:
     """Blocks of lines between blank lines, each with the number of its first line."""
-    begin = 0
+    begin = size = 0
     held: list[bytes] = []
-    for number, line in enumerate(stream, start=1):
+    for number, line in lines:
         if line.strip():
-            begin = begin if held else number
+            begin, size = (begin, size + len(line)) if held else (number, len(line))
             held.append(line)
+            if size > LARGEST:
+                raise _too_long(path)
         elif held:
             yield begin, b"".join(held)
             held = []
@@ -132,15 +143,20 @@ def _paragraphs(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
         yield begin, b"".join(held)
 
 
-def _stream(path: Path) -> tuple[io.BufferedReader, io.BufferedIOBase]:
-    """The file on disk, and the same decompressed."""
-    raw = path.open("rb")
-    if path.suffix in COMPRESSED:
+@contextmanager
+def _stream(path: Path) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """The file on disk, and the same decompressed. Damage inside the block is reported as one of this file."""
+    with opened(path, fix=FIX) as raw:
+        kind = COMPRESSED.get(path.suffix)
+        if kind is None:
+            yield raw, raw
+            return
         import pyarrow
 
-        kind = COMPRESSED[path.suffix]
-        return raw, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), kind), 1 << 20)
-    return raw, raw
+        try:
+            yield raw, io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.PythonFile(raw, "r"), kind), 1 << 20)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            raise UsageError(f"{path}: not a readable {kind} file ({first_line(error)}); {FIX}") from error
 
 
 def _text(where: str, content: bytes, line: int) -> str:
@@ -155,12 +171,7 @@ def _text(where: str, content: bytes, line: int) -> str:
 
 
 def _json(where: str, line: int, content: bytes) -> Any:
-    try:
-        return json.loads(_text(where, content, line))
-    except ValueError as error:
-        raise UsageError(f"{where}, line {line:,}: not valid JSON ({error}); correct or remove the line") from error
-    except RecursionError as error:
-        raise UsageError(f"{where}, line {line:,}: JSON is nested too deeply; correct or remove the line") from error
+    return parse_json(_text(where, content, line), f"{where}, line {line:,}", fix="correct or remove the line")
 
 
 def _from_row(source: SourceConfig, where: str, row: Any) -> str | Tokens:
@@ -168,7 +179,7 @@ def _from_row(source: SourceConfig, where: str, row: Any) -> str | Tokens:
         raise UsageError(f"{where}: expected an object with fields, got {type(row).__name__}; correct or remove it")
     field = "input_ids" if source.tokenised else source.column
     if field not in row:
-        found = ", ".join(sorted(map(str, row))) or "none"
+        found = ", ".join(sorted(map(str, row)))[:200] or "none"
         fix = "set tokenised = true" if "input_ids" in row else "set column to the field that holds the text"
         raise UsageError(f"{where}: no field {field!r} (its fields: {found}); {fix}")
     if source.tokenised:
@@ -176,10 +187,6 @@ def _from_row(source: SourceConfig, where: str, row: Any) -> str | Tokens:
     text = row[field]
     if not isinstance(text, str):
         raise UsageError(f"{where}, field {field!r}: expected text, got {_name(text)}; correct or remove it")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{where}, field {field!r}: has half a character (a lone surrogate); correct it") from error
     return text
 
 
@@ -236,9 +243,8 @@ def _parquet(source: SourceConfig, part: SourcePart) -> Iterator[tuple[int, Any,
                 for values in batch.to_pylist():
                     row += 1
                     yield row, values, _size(values), part.size * row // total
-    except (OSError, pyarrow.ArrowException) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UsageError(f"{path}: not a readable Parquet file ({reason}); download it again") from error
+    except (OSError, ValueError, OverflowError, MemoryError, pyarrow.ArrowException) as error:
+        raise UsageError(f"{path}: not a readable Parquet file ({first_line(error)}); download it again") from error
 
 
 def _hub_rows(source: SourceConfig, part: SourcePart) -> Iterator[Mapping[str, Any]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lr2eval.base.files import output_folder
 from lr2eval.errors import UsageError
 from lr2eval.method.data.packing import Joined
 from lr2eval.method.data.rows import FILES, MANIFEST, Segment, SegmentData
@@ -140,7 +141,7 @@ def describe(
 
 def already_there(folder: Path, settings: Mapping[str, Any]) -> SegmentData | None:
     """The finished rows with these settings. Raises :class:`UsageError` if the folder has other content."""
-    foreign = sorted({path.name for path in folder.iterdir()} - {*FILES, MANIFEST, ".lock"})
+    foreign = sorted(output_folder(folder) - {*FILES, MANIFEST, ".lock"})
     if foreign:
         raise UsageError(f"{folder}: has {foreign[0]}, which is not training data; choose an empty or new folder")
     if not (folder / MANIFEST).exists():

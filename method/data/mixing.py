@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lr2eval.base.files import cache_dir, lock_file
+from lr2eval.base.files import cache_dir, disk_problem, lock_file
 from lr2eval.base.ids import digest
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.method.data.config import MixtureConfig
@@ -63,9 +63,7 @@ def prepare_mixture(
                 _write(rows, writer, ledger, say)
                 data = writer.finish(describe(config, tokenizer, encoder, drawn, ledger) | {"settings": settings})
     except OSError as error:
-        raise StoreError(
-            f"{out_dir}: {error.strerror or error}; free some space or make it writable, then run again"
-        ) from error
+        raise StoreError(f"{out_dir}: {disk_problem(error, 'make it writable')}, then run again") from error
     for line in ledger.notices(WASTE):
         say(line)
     return data

@@ -8,20 +8,22 @@ the other: ids restart at each, no attention between them, original RoPE. ``mixi
 from __future__ import annotations
 
 import hashlib
-import json
 import operator
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, overload
+from typing import Annotated, Any, BinaryIO, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
-from lr2eval.base.files import write_json
-from lr2eval.errors import UsageError
+from lr2eval.base.files import sha256, write_json
+from lr2eval.base.reading import checked, read_object
+from lr2eval.errors import UsageError, first_line
+from lr2eval.record.base import check_seal, sealed
 
 IGNORED = -100
 """Label of a token that is not a target, as in Hugging Face models."""
@@ -29,6 +31,7 @@ MANIFEST = "manifest.json"
 VERSION = "segments-1"
 _TOKENS, _WEIGHTS, _LENGTHS, _ROWS = "tokens.bin", "weights.bin", "lengths.bin", "rows.bin"
 FILES = (_TOKENS, _WEIGHTS, _LENGTHS, _ROWS)
+_FIX = "run `lr2eval data mix` again"
 _ROW = np.dtype([("first", "<i8"), ("weights", "<i8"), ("padding", "<i4"), ("long", "u1")])
 """Of one row: its first entry in the lengths, its row in the weights (-1: none), tokens of padding, whether long."""
 
@@ -80,19 +83,49 @@ class Segment:
         return found
 
 
+Count = Annotated[int, Field(ge=0)]
+
+
+class RowCounts(BaseModel):
+    """How many rows there are of each kind."""
+
+    model_config = ConfigDict(strict=True)
+
+    total: Count
+    long: Count
+    short: Count
+
+
+class RowsManifest(BaseModel):
+    """What the manifest of training rows must say. Lengths are tokens, sizes are bytes."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    version: str
+    digest: str
+    original_window: int = Field(ge=1)
+    target_window: int = Field(ge=1)
+    token_type: Literal["<u2", "<u4"]
+    segments: RowCounts
+    files: dict[str, Count]
+    settings: dict[str, Any] = {}
+    """The settings of the mixture."""
+
+
 class SegmentData(Sequence[Segment]):
     """The rows of a folder, read from disk one at a time. Create it with :meth:`open`."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, manifest: Mapping[str, Any], checked: RowsManifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self.original_window: int = manifest["original_window"]
-        self.target_window: int = manifest["target_window"]
-        self.digest: str = manifest["digest"]
-        shape = (manifest["segments"]["total"], self.target_window)
-        self._rows = _mapped(folder / _ROWS, _ROW)
+        self.original_window, self.target_window = checked.original_window, checked.target_window
+        self.digest = checked.digest
+        tokens = checked.segments.total * self.target_window
+        self._rows = _mapped(folder / _ROWS, _ROW, checked.segments.total)
         self._lengths = _mapped(folder / _LENGTHS, np.dtype("<i4"))
-        self._tokens = _mapped(folder / _TOKENS, np.dtype(manifest["token_type"])).reshape(shape)
-        self._weights = _mapped(folder / _WEIGHTS, np.dtype("<f4")).reshape(-1, self.target_window)
+        self._tokens = _mapped(folder / _TOKENS, np.dtype(checked.token_type), tokens).reshape(-1, self.target_window)
+        self._weights = _mapped(folder / _WEIGHTS, np.dtype("<f4"), whole=self.target_window).reshape(
+            -1, self.target_window
+        )
         self.long: NDArray[np.bool_] = self._rows["long"].astype(bool)
         """(rows,) which rows are long, without reading their tokens."""
 
@@ -104,23 +137,29 @@ class SegmentData(Sequence[Segment]):
             half = any((folder / name).exists() for name in FILES)
             what = "preparing this training data was interrupted" if half else "not a folder of training data"
             raise UsageError(f"{folder}: {what} ({MANIFEST} is missing); run `lr2eval data mix` again")
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            version, sizes = manifest["version"], manifest["files"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{path}: not a manifest of training data ({error}); run `lr2eval data mix` again"
-            ) from error
-        if version != VERSION:
-            raise UsageError(
-                f"{path}: version {version}, but this lr2eval reads {VERSION}; run `lr2eval data mix` again"
-            )
-        for name, size in sizes.items():
+        value = read_object(path, fix=_FIX)
+        if value.get("version", VERSION) != VERSION:
+            raise UsageError(f"{path}: version {value['version']!s:.40}, but this lr2eval reads {VERSION}; {_FIX}")
+        check_seal(value, path, _FIX, error=UsageError)
+        manifest = checked(RowsManifest, value, str(path), fix=_FIX)
+        for name in FILES:
             actual = (folder / name).stat().st_size if (folder / name).is_file() else None
+            size = manifest.files.get(name, 0)
             if actual != size:
-                found = "is missing" if actual is None else f"has {actual:,} bytes instead of {size:,}"
-                raise UsageError(f"{folder / name}: {found}; run `lr2eval data mix` again")
-        return cls(folder, manifest)
+                found = "is missing" if actual is None else f"has {actual:,} bytes, but {MANIFEST} says {size:,}"
+                raise UsageError(f"{folder / name}: {found}; {_FIX}")
+        return cls(folder, value, manifest)
+
+    def check(self) -> None:
+        """Read all files. Raises :class:`UsageError` if they are not those that were written.
+
+        A training does it once, at its start: opening checks the sizes alone.
+        """
+        if (found := _digest(self.folder, self.original_window, self.target_window)) != self.digest:
+            raise UsageError(
+                f"{self.folder}: its files were changed after they were written (their digest is {found[:12]}, but "
+                f"{MANIFEST} says {self.digest[:12]}); run `lr2eval data mix` again"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -138,13 +177,16 @@ class SegmentData(Sequence[Segment]):
             raise IndexError(f"row {index} of {len(self)}")
         row = self._rows[at]
         end = self._rows[at + 1]["first"] if at + 1 < len(self) else len(self._lengths)
-        return Segment(
-            long=bool(row["long"]),
-            input_ids=self._tokens[at].astype(np.int64),
-            document_lengths=tuple(map(int, self._lengths[row["first"] : end])),
-            padding=int(row["padding"]),
-            weights=None if row["weights"] < 0 else np.array(self._weights[row["weights"]], dtype=np.float32),
-        )
+        try:
+            return Segment(
+                long=bool(row["long"]),
+                input_ids=self._tokens[at].astype(np.int64),
+                document_lengths=tuple(map(int, self._lengths[row["first"] : end])),
+                padding=int(row["padding"]),
+                weights=None if row["weights"] < 0 else np.array(self._weights[row["weights"]], dtype=np.float32),
+            )
+        except (ValueError, IndexError) as error:
+            raise UsageError(f"{self.folder}: row {at} is damaged ({first_line(error)}); {_FIX}") from error
 
 
 class SegmentWriter:
@@ -199,7 +241,7 @@ class SegmentWriter:
             "segments": {"total": self._total, "long": self._long, "short": self._total - self._long},
             "files": {name: (self.folder / name).stat().st_size for name in FILES},
         }
-        write_json(self.folder / MANIFEST, manifest)
+        write_json(self.folder / MANIFEST, sealed(manifest))
         return SegmentData.open(self.folder)
 
 
@@ -207,12 +249,15 @@ def _digest(folder: Path, original_window: int, target_window: int) -> str:
     """sha256 over windows and the bytes of all files: equal for equal rows in equal order."""
     running = hashlib.sha256(f"{VERSION} {original_window} {target_window}".encode())
     for name in FILES:
-        with (folder / name).open("rb") as file:
-            running.update(hashlib.file_digest(file, "sha256").digest())
+        running.update(bytes.fromhex(sha256(folder / name)))
     return running.hexdigest()
 
 
-def _mapped(path: Path, kind: np.dtype[Any]) -> NDArray[Any]:
-    if not path.stat().st_size:  # an empty file cannot be mapped
+def _mapped(path: Path, kind: np.dtype[Any], total: int | None = None, whole: int = 1) -> NDArray[Any]:
+    """The numbers in a file: ``total`` if that is given, and a multiple of ``whole``."""
+    size = path.stat().st_size
+    if size % (kind.itemsize * whole) or total not in (None, size // kind.itemsize):
+        raise UsageError(f"{path}: its size of {size:,} bytes does not fit {MANIFEST}; {_FIX}")
+    if not size:  # an empty file cannot be mapped
         return np.empty(0, dtype=kind)
     return np.memmap(path, dtype=kind, mode="r")

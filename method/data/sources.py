@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lr2eval.base.config import Table
+from lr2eval.base.reading import opened
 from lr2eval.errors import UsageError
 
 GROUP_BYTES = 32 << 20
@@ -26,6 +27,7 @@ _SUFFIXES = {
     ".json": "jsonl",
     ".parquet": "parquet",
 }
+FIX = "download it again or make it readable"
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -103,8 +105,8 @@ def parts(source: SourceConfig) -> tuple[list[SourcePart], list[str]]:
         if kind is None:
             ignored.append(path.name)
             continue
-        with reading(path), path.open("rb") as file:
-            size = path.stat().st_size
+        with opened(path, fix=FIX) as file:
+            size = os.fstat(file.fileno()).st_size
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         if not size:
             raise UsageError(f"{path}: the file is empty; remove it or download it again")
@@ -120,15 +122,6 @@ def parts(source: SourceConfig) -> tuple[list[SourcePart], list[str]]:
             "list the files in path, or set format"
         )
     return found, ignored
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path}: cannot be read ({reason}); download it again or make it readable") from error
 
 
 def _files(source: SourceConfig) -> Iterator[tuple[Path, bool]]:

@@ -7,7 +7,6 @@ written atomically. So a killed preparation resumes, and its result does not dep
 
 from __future__ import annotations
 
-import json
 import os
 import struct
 import time
@@ -21,11 +20,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from lr2eval.base.files import lock_file, write_json, write_parts
 from lr2eval.base.ids import digest
+from lr2eval.base.reading import checked, opened, read_bytes, read_object
 from lr2eval.base.units import format_seconds
-from lr2eval.errors import StoreError, UsageError
+from lr2eval.errors import StoreError, UsageError, first_line
 from lr2eval.method.data.documents import BATCH_BYTES, DocumentBatch, Tokens, batches, documents
 from lr2eval.method.data.sources import SourceConfig, SourcePart
 from lr2eval.model.tokenizer import PromptTokenizer
@@ -184,6 +185,12 @@ def _tokenise_source(
     return chunks
 
 
+class FinishedPart(BaseModel):
+    """``complete.json``: the number of chunks of a part that was read to its end."""
+
+    chunks: int = Field(ge=0, strict=True)
+
+
 def _part_key(source: SourceConfig, part: SourcePart) -> str:
     how: list[Any] = [source.tokenised, None if source.tokenised else source.column]
     return digest([part.kind, part.sha256, how if part.kind in ("jsonl", "parquet", "hub") else None])[:32]
@@ -191,12 +198,17 @@ def _part_key(source: SourceConfig, part: SourcePart) -> str:
 
 def _complete(folder: Path) -> list[Path] | None:
     """All chunks of a part; ``None`` if some are missing or damaged."""
+    path = folder / "complete.json"
     try:
-        count = int(json.loads((folder / "complete.json").read_text(encoding="utf-8"))["chunks"])
-    except (OSError, ValueError, KeyError, TypeError):
+        count = checked(FinishedPart, read_object(path), str(path)).chunks
+    except UsageError:
         return None
-    chunks = [folder / f"{number:06}.tok" for number in range(count)]
-    return chunks if all(map(intact, chunks)) else None
+    chunks: list[Path] = []
+    while len(chunks) < count:  # a damaged count may be huge
+        chunks.append(folder / f"{len(chunks):06}.tok")
+        if not intact(chunks[-1]):
+            return None
+    return chunks
 
 
 def _tokens(encoder: Encoder, job: ChunkJob) -> tuple[list[NDArray[np.int64]], list[NDArray[np.float32] | None]]:
@@ -273,11 +285,13 @@ def write_chunk(
 def intact(path: Path) -> bool:
     """Whether a chunk exists and is undamaged."""
     try:
-        content = memoryview(path.read_bytes())
-        magic, *_, checksum = _HEADER.unpack_from(content)
-    except (OSError, struct.error):
+        content = memoryview(read_bytes(path))
+        magic, documents, total, size, weighted, checksum = _HEADER.unpack_from(content)
+    except (UsageError, struct.error):
         return False
-    return bool(magic == _MAGIC and zlib.crc32(content[_HEADER.size :]) == checksum)
+    # The checksum does not cover the header itself.
+    whole = size in (2, 4) and len(content) == _HEADER.size + 4 * documents + (size + 4 * bool(weighted)) * total
+    return bool(whole and magic == _MAGIC and zlib.crc32(content[_HEADER.size :]) == checksum)
 
 
 def read_lengths(path: Path) -> NDArray[np.int32]:
@@ -299,10 +313,9 @@ def read_tokens(path: Path, first: int, count: int) -> tuple[NDArray[Any], NDArr
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, tuple[Any, ...]]]:
     """A chunk behind its header, and the header."""
+    fix = "it was removed or damaged while rows were written; run the same command again"
     try:
-        with path.open("rb", buffering=0) as file:
+        with opened(path, error=StoreError, fix=fix) as file:
             yield file, _HEADER.unpack(file.read(_HEADER.size))
-    except (OSError, struct.error) as error:
-        raise StoreError(
-            f"{path}: was removed or damaged while rows were written ({error}); run the same command again"
-        ) from error
+    except (struct.error, TypeError, ValueError, MemoryError) as error:
+        raise StoreError(f"{path}: {first_line(error)}; {fix}") from error

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from lr2eval._version import __version__
-from lr2eval.base.files import cache_dir, write_json
+from lr2eval.base.files import cache_dir, disk_problem, sweep, temporary, write_json
+from lr2eval.base.reading import read_object, read_text
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.method.rope.files import FactorsFile
 from lr2eval.method.rope.scaling import RopeScaling, default_attention_factor
@@ -70,7 +70,8 @@ def export(
     done = Exported(warnings=_warnings(source, scaling))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = out.parent / f".{out.name}-{uuid4().hex[:8]}"
+        sweep(out.parent, out.name)
+        work = temporary(out)
         work.mkdir()
     except OSError as error:
         raise UsageError(f"--out {out}: {error.strerror or error}; choose a folder that can be written") from error
@@ -87,7 +88,7 @@ def export(
         _write_card(source.folder, work, out.name, scaling, provenance)
         os.replace(work, out)
     except OSError as error:
-        raise StoreError(f"{out}: {error.strerror or error}; fix this and run the same command again") from error
+        raise StoreError(f"{out}: {disk_problem(error)} and run the same command again") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return done
@@ -238,8 +239,8 @@ def _warnings(source: ModelRope, scaling: RopeScaling) -> list[str]:
 
 def _tokenizer_limit(folder: Path) -> int | None:
     try:
-        limit = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("model_max_length")
-    except (OSError, ValueError, AttributeError):
+        limit = read_object(folder / "tokenizer_config.json").get("model_max_length")
+    except UsageError:
         return None
     return int(limit) if isinstance(limit, int | float) and limit > 0 else None
 
@@ -302,8 +303,8 @@ def _search_rows(search: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 def _split_card(path: Path) -> tuple[str, str]:
     """(front matter with its dashes, the rest) of a model card; empty where there is none."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = read_text(path)
+    except UsageError:
         return "", ""
     if text.startswith("---\n") and (end := text.find("\n---\n", 3)) > 0:
         return text[: end + 5] + "\n", text[end + 5 :].lstrip()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lr2eval.base.reading import decoded, parse_csv, parse_json, read_bytes
 from lr2eval.errors import UsageError
 from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.record.base import check_seal
+
+_LARGEST = 64 << 20
+"""Bytes; a file of factors has a few thousand."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +39,22 @@ def read_factors(path: Path) -> FactorsFile:
 
     * Text: numbers separated by commas, spaces or line ends; a first line of words is a heading.
     * JSON: a list of numbers; the fields of :class:`RopeScaling`; or ``factors`` (and ``temperature``,
-      ``target_length``, ``made_by``) as ``lr2eval rope --json`` prints them. ``search`` is kept.
+      ``target_length``, ``made_by``) as ``lr2eval rope --json`` prints them. ``search`` is kept, ``sha256`` checked.
 
     Raises :class:`UsageError` for any other file.
     """
-    try:
-        raw = path.read_bytes()
-        text = raw.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise UsageError(f"{path}: {reason}; give a CSV or JSON file of factors") from error
+    fix = "give a CSV or JSON file of factors"
+    raw = read_bytes(path, fix=fix, limit=_LARGEST)
+    text = decoded(raw, str(path), fix=fix)
     sha256 = hashlib.sha256(raw).hexdigest()
     if not text.lstrip().startswith(("{", "[")):
-        return FactorsFile(path, sha256, _from_csv(path, text))
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{path}: not readable as JSON ({error}); write the file again") from error
+        return FactorsFile(path, sha256, _from_csv(path, raw))
+    value = parse_json(text, str(path), fix="write the file again")
     return _from_object(path, sha256, {"factors": value} if isinstance(value, list) else value)
 
 
 def _from_object(path: Path, sha256: str, value: Mapping[str, Any]) -> FactorsFile:
+    check_seal(value, path, "restore it from a copy or write it again", error=UsageError)
     search = value.get("search")
     search = search if isinstance(search, Mapping) else None
     if "long_factor" in value and "theta" in value:
@@ -89,8 +87,8 @@ def _from_object(path: Path, sha256: str, value: Mapping[str, Any]) -> FactorsFi
     )
 
 
-def _from_csv(path: Path, text: str) -> tuple[float, ...]:
-    rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+def _from_csv(path: Path, raw: bytes) -> tuple[float, ...]:
+    rows = [row for row in parse_csv(raw, str(path)) if any(cell.strip() for cell in row)]
     if rows and not _is_number(rows[0][0]):
         rows = rows[1:]
     if len(rows) > 1 and any(len(row) > 1 for row in rows):
@@ -115,8 +113,8 @@ def _checked(path: Path, values: Sequence[Any]) -> tuple[float, ...]:
 def _number(path: Path, name: str, value: Any) -> float:
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = float("nan")
     if not 0 < number < float("inf"):
-        raise UsageError(f"{path}: {name} is {value!r}, not a positive number; correct it")
+        raise UsageError(f"{path}: {name} is {value!r:.60}, not a positive number; correct it")
     return number

@@ -204,7 +204,7 @@ class RopeScaling:
                 found[name] = float(found[name])
             for name in ("original_window", "target_window", "rotary_dim"):
                 found[name] = int(found[name])
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"the field {name} contains something that is not a number") from None
         return cls(**found)
 

@@ -21,7 +21,7 @@ NEAR_THEORY = (6, 4, 2, 0)
 
 
 def _splits(value: Any) -> Any:
-    if isinstance(value, int):
+    if isinstance(value, int) and not isinstance(value, bool):
         return (value,)
     if not isinstance(value, str):
         return value

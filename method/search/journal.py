@@ -13,11 +13,12 @@ import math
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lr2eval.base.ids import digest
 from lr2eval.errors import StoreError
 from lr2eval.method.rope.scaling import RopeScaling
-from lr2eval.record.sqlite import one_line, open_durable
+from lr2eval.record.sqlite import check_whole, one_line, open_durable, open_finished, row_check
 from lr2eval.workers import pool
 
 FILE = "evaluations.sqlite"
@@ -27,8 +28,9 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evaluations (
     number INTEGER PRIMARY KEY, factors TEXT NOT NULL, sample INTEGER NOT NULL,
-    nll REAL, tokens INTEGER NOT NULL, seconds REAL NOT NULL, UNIQUE (factors, sample));
+    nll REAL, tokens INTEGER NOT NULL, seconds REAL NOT NULL, row_check TEXT, UNIQUE (factors, sample));
 """
+_FIX = "restore the folder from a copy or use a new --out"
 
 
 def factors_key(scaling: RopeScaling) -> str:
@@ -65,10 +67,7 @@ class Journal:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db, self.path = connection, path
-        self.scores = {
-            (row[0], row[1]): math.nan if row[2] is None else float(row[2])
-            for row in connection.execute("SELECT factors, sample, nll FROM evaluations")
-        }
+        self.scores = {(row.factors, row.sample): row.nll for row in self.rows()}
         """Of every evaluation so far, by its factors' key and sample."""
 
     @classmethod
@@ -78,12 +77,29 @@ class Journal:
         with one_line(path):
             db = open_durable(path, _TABLES)
             db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?)", (str(VERSION),))
-            version = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone()[0]
-            if version != str(VERSION):
-                raise StoreError(
-                    f"{path}: journal version {version}, but this lr2eval reads version {VERSION}; use a new --out"
-                )
-            return cls(db, path)
+            if "row_check" not in _columns(db):  # of an older version
+                db.execute("ALTER TABLE evaluations ADD COLUMN row_check TEXT")
+            return cls._of_this_version(db, path)
+
+    @classmethod
+    def read(cls, folder: Path) -> Journal:
+        """The journal of a search folder, for reading. Raises :class:`StoreError` if it is missing or damaged."""
+        path = folder / FILE
+        if not path.is_file():
+            raise StoreError(f"{path}: no such file; give the folder of a search")
+        with one_line(path):
+            db = open_finished(path)
+            check_whole(db)
+            return cls._of_this_version(db, path)
+
+    @classmethod
+    def _of_this_version(cls, db: sqlite3.Connection, path: Path) -> Journal:
+        (version,) = db.execute("SELECT value FROM meta WHERE key = 'version'").fetchone() or ("unknown",)
+        if version != str(VERSION):
+            raise StoreError(
+                f"{path}: journal version {version}, but this lr2eval reads version {VERSION}; use a new --out"
+            )
+        return cls(db, path)
 
     def __enter__(self) -> Journal:
         return self
@@ -96,18 +112,39 @@ class Journal:
 
     def add(self, found: TrialResult) -> None:
         """Write one evaluation; it is on disk when this returns."""
-        nll = None if math.isnan(found.nll) else found.nll
+        row = (found.factors, found.sample, _stored(found.nll), found.tokens, float(found.seconds))
         with one_line(self.path):
             self._db.execute(
-                "INSERT INTO evaluations (factors, sample, nll, tokens, seconds) VALUES (?, ?, ?, ?, ?)",
-                (found.factors, found.sample, nll, found.tokens, found.seconds),
+                "INSERT INTO evaluations (factors, sample, nll, tokens, seconds, row_check) VALUES (?, ?, ?, ?, ?, ?)",
+                (*row, row_check(*row)),
             )
         self.scores[found.factors, found.sample] = found.nll
 
     def rows(self) -> list[TrialResult]:
-        """All evaluations in the order in which they ended."""
+        """All evaluations in the order in which they ended. Raises :class:`StoreError` for one that was changed."""
+        check = "row_check" if "row_check" in _columns(self._db) else "NULL"
         with one_line(self.path):
             found = self._db.execute(
-                "SELECT factors, sample, nll, tokens, seconds FROM evaluations ORDER BY number"
+                f"SELECT number, factors, sample, nll, tokens, seconds, {check} FROM evaluations ORDER BY number"
             ).fetchall()
-        return [TrialResult(f, s, math.nan if nll is None else nll, t, sec) for f, s, nll, t, sec in found]
+        return [self._result(*row) for row in found]
+
+    def _result(self, number: int, *row: Any) -> TrialResult:
+        *cells, check = row
+        right = all(isinstance(cell, kind) for cell, kind in zip(cells, _KINDS, strict=True))
+        if not right or (check is not None and check != row_check(*cells)):
+            raise StoreError(f"{self.path}: evaluation {number} was changed after it was written; {_FIX}")
+        factors, sample, nll, tokens, seconds = cells
+        return TrialResult(factors, sample, math.nan if nll is None else nll, tokens, seconds)
+
+
+_KINDS: tuple[type | tuple[type, ...], ...] = (str, int, (float, type(None)), int, float)
+"""Of the cells of an evaluation. SQLite keeps a text where a number belongs."""
+
+
+def _columns(db: sqlite3.Connection) -> set[str]:
+    return {row[1] for row in db.execute("PRAGMA table_info(evaluations)")}
+
+
+def _stored(nll: float) -> float | None:
+    return None if math.isnan(nll) else float(nll)

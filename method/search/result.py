@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lr2eval.base.ids import digest
 from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.search.perplexity import perplexity
 from lr2eval.method.search.run import SplitDone
@@ -74,10 +73,10 @@ def difference(nlls: Sequence[float], found: Sequence[float]) -> NllDifference |
     return NllDifference(mean=math.fsum(values) / len(values), low=low, high=high, confidence=CONFIDENCE, n=len(values))
 
 
-def sealed(**facts: Any) -> SearchResult:
+def search_result(**facts: Any) -> SearchResult:
     """The result with its digest."""
     draft = SearchResult(digest="", **facts)
-    return draft.model_copy(update={"digest": digest(draft.model_dump(mode="json", exclude={"digest", "data"}))})
+    return draft.model_copy(update={"digest": draft.content_digest()})
 
 
 def _finite(value: float) -> float | None:

@@ -2,12 +2,11 @@
 
 ``checkpoints/step-000020/`` holds ``weights.safetensors``, ``optimizer.safetensors``, ``random.safetensors`` (generator
 states of every process) and ``state.json``. It is valid only with the marker ``COMPLETE``, which is written last, after
-all other files are synced to disk, and lists their sizes. No pickle is written or read.
+all other files are synced to disk, and lists their sizes and checksums. No pickle is written or read.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
@@ -20,22 +19,27 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from lr2eval.base.files import write_json
+from lr2eval.base.files import sha256, write_json
+from lr2eval.base.reading import read_object
 from lr2eval.errors import StoreError
 from lr2eval.method.train.parallel import Ranks
+from lr2eval.record.base import SEAL, check_seal, sealed
 
 FOLDER = "checkpoints"
 MARKER = "COMPLETE"
+STATE = "state.json"
 _STATES = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A complete checkpoint. ``facts`` is the content of ``state.json``."""
+    """A complete checkpoint. ``facts`` is the content of ``state.json``; ``marker`` says of each file its ``bytes`` and
+    ``sha256`` (not in those of older versions)."""
 
     folder: Path
     step: int
     facts: Mapping[str, Any]
+    marker: Mapping[str, Mapping[str, Any]]
 
 
 def name_of(step: int) -> str:
@@ -48,28 +52,50 @@ def complete(home: Path) -> list[Saved]:
 
     Raises :class:`StoreError` if a file that a marker lists is missing or has another size.
     """
-    found = []
-    for folder in sorted((home / FOLDER).glob("step-*")):
+    return [read(folder) for folder in sorted((home / FOLDER).glob("step-*")) if (folder / MARKER).exists()]
+
+
+def read(folder: Path) -> Saved:
+    """A complete checkpoint. Raises :class:`StoreError` if its marker is damaged or does not fit its files."""
+    fix = _remove(folder)
+    listed = read_object(folder / MARKER, error=StoreError, fix=fix)
+    check_seal(listed, folder / MARKER, fix)
+    marker = {
+        name: said if isinstance(said, dict) else {"bytes": said} for name, said in listed.items() if name != SEAL
+    }
+    for name, said in marker.items():
+        path = folder / name
+        if not path.is_file():
+            raise StoreError(f"{path}: is missing; {fix}")
+        if path.stat().st_size != said.get("bytes"):
+            raise StoreError(f"{path}: its size has changed; {fix}")
+    facts = read_object(folder / STATE, error=StoreError, fix=fix)
+    if not isinstance(facts.get("step"), int):
+        raise StoreError(f"{folder / STATE}: damaged (step is no number); {fix}")
+    return Saved(folder, facts["step"], facts, marker)
+
+
+def checked(saved: Saved) -> dict[str, str]:
+    """sha256 of every file of a checkpoint, by name. Raises :class:`StoreError` if it is not the one in the marker."""
+    found = {}
+    for name, said in saved.marker.items():
         try:
-            sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-            wrong = [name for name, size in sizes.items() if (folder / name).stat().st_size != size]
-            facts = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            if not (folder / MARKER).exists():
-                continue
-            raise StoreError(
-                f"{error.filename}: is missing; remove {folder} to resume from the checkpoint before it"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{folder}: cannot be read ({error}); remove it to resume from the checkpoint before it"
-            ) from error
-        if wrong:
-            raise StoreError(
-                f"{folder / wrong[0]}: its size has changed; remove {folder} to resume from the checkpoint before it"
-            )
-        found.append(Saved(folder, int(facts["step"]), facts))
+            found[name] = sha256(saved.folder / name)
+        except OSError as error:
+            raise StoreError(f"{saved.folder / name}: {error.strerror}; {_remove(saved.folder)}") from error
+        if found[name] != said.get("sha256", found[name]):
+            what = "was changed after it was written (the checksum differs)"
+            raise StoreError(f"{saved.folder / name}: {what}; {_remove(saved.folder)}")
     return found
+
+
+def check(saved: Saved) -> None:
+    """Raises :class:`StoreError` if a file of a checkpoint was changed."""
+    checked(saved)
+
+
+def _remove(folder: Path) -> str:
+    return f"remove {folder} to resume from the checkpoint before it"
 
 
 def tidy(home: Path, keep: int) -> None:
@@ -138,13 +164,13 @@ def _write(
     folder.mkdir(parents=True)
     for name, tensors in (("weights", weights), ("optimizer", states), ("random", random)):
         save_file(dict(tensors), folder / f"{name}.safetensors")
-    write_json(folder / "state.json", dict(facts))
-    sizes = {}
+    write_json(folder / STATE, dict(facts))
+    files = {}
     for path in sorted(folder.iterdir()):
         sync(path)
-        sizes[path.name] = path.stat().st_size
+        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     sync(folder)
-    write_json(folder / MARKER, sizes)
+    write_json(folder / MARKER, sealed(files))
     for each in (folder, folder.parent, folder.parent.parent):
         sync(each)
 
@@ -161,14 +187,13 @@ def sync(path: Path) -> None:
 def load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:
     """Load weights, optimizer and this process's generators from a checkpoint; every process reads it.
 
-    Raises :class:`StoreError` for a file that cannot be read or does not fit the model.
+    Raises :class:`StoreError` for a file that was changed, cannot be read or does not fit the model.
     """
+    ranks.in_first(lambda: check(saved))
     try:
         _load(saved, model, optimizer, ranks)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise StoreError(
-            f"{saved.folder}: cannot be loaded ({_one_line(error)}); remove it to resume from the checkpoint before it"
-        ) from error
+        raise StoreError(f"{saved.folder}: cannot be loaded ({_one_line(error)}); {_remove(saved.folder)}") from error
 
 
 def _load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks) -> None:

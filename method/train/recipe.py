@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from lr2eval.base.config import Config, Length, Table
+from lr2eval.base.reading import parse_toml, read_bytes
 from lr2eval.base.settings import put
 from lr2eval.errors import UsageError
 from lr2eval.model.shape import Shape
@@ -197,16 +197,10 @@ def read_recipe(source: str | Path | None, changes: Mapping[str, Any] | None = N
 
 
 def _values(source: str | Path) -> dict[str, Any]:
+    if not isinstance(source, str | Path) or not str(source):
+        raise UsageError(f"recipe {source!r:.60}: not a name; give a TOML file or one of {', '.join(names())}")
     path = Path(source)
     if path.suffix != ".toml" and str(source) in names():
-        text = (resources.files("lr2eval.method") / "recipes" / f"{source}.toml").read_text(encoding="utf-8")
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "is not a text file"
-            raise UsageError(f"--recipe {source}: {reason}; give a TOML file or one of {', '.join(names())}") from error
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"--recipe {source}: not valid TOML ({error}); correct it") from error
+        path = Path(str(resources.files("lr2eval.method") / "recipes" / f"{source}.toml"))
+    data = read_bytes(path, fix=f"give a TOML file or one of {', '.join(names())}")
+    return parse_toml(data, f"--recipe {source}")

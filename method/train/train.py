@@ -7,7 +7,6 @@ call again resumes and gives the same weights.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -20,12 +19,14 @@ from typing import Any
 
 import psutil
 import torch
+from safetensors import SafetensorError
 
 from lr2eval.base.files import cache_dir, write_atomic, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, out_of_memory, versions
-from lr2eval.errors import BackendError, StoreError
-from lr2eval.method.data.rows import Segment
+from lr2eval.base.reading import parse_json, read_bytes
+from lr2eval.errors import BackendError, StoreError, first_line
+from lr2eval.method.data.rows import Segment, SegmentData
 from lr2eval.method.rope.export import export
 from lr2eval.method.rope.files import FactorsFile
 from lr2eval.method.rope.scaling import RopeScaling
@@ -37,6 +38,7 @@ from lr2eval.method.train.engine import Engine, dtype_of
 from lr2eval.method.train.parallel import Ranks, ranks
 from lr2eval.method.train.recipe import Recipe
 from lr2eval.model.checkpoint import Checkpoint
+from lr2eval.record.base import SEAL, sealed
 from lr2eval.record.folder import MANIFEST, claim, locked
 
 RESULT = "training.json"
@@ -113,6 +115,9 @@ def train(
 
         def claim_out() -> None:
             held.enter_context(locked(out))
+            for each in (segments, held_out):
+                if isinstance(each, SegmentData):
+                    each.check()
             if not (out / MANIFEST).exists():
                 rows.refuse_seen(held_out)
             facts = {"versions": versions(), "command": list(command), "created": now()}
@@ -124,6 +129,11 @@ def train(
         model.eval()
         made = factors or FactorsFile(Path("factors"), digest(scaling.to_json()), scaling.long_factor, scaling)
         return loop.finish(facts, model, source, scaling, made, command)
+
+
+def result_digest(result: Mapping[str, Any], weights: str) -> str:
+    """What :attr:`TrainingResult.digest` must be. ``weights``: sha256 of the file of weights of the last checkpoint."""
+    return digest([{key: value for key, value in result.items() if key not in ("seconds", "digest", SEAL)}, weights])
 
 
 @dataclass
@@ -245,9 +255,9 @@ class _TrainingLoop:
         """Write the result and ``out/model``: the weights in the precision of the source, with the new RoPE."""
         from safetensors.torch import load_file
 
-        file = checkpoints.complete(self.out)[-1].folder / "weights.safetensors"
-        with file.open("rb") as opened:
-            weights = hashlib.file_digest(opened, "sha256").hexdigest()
+        last = checkpoints.complete(self.out)[-1]
+        file = last.folder / "weights.safetensors"
+        weights = checkpoints.checked(last)[file.name]
         result = TrainingResult(
             recipe=self.recipe.model_dump(mode="json"),
             steps=self.schedule.steps,
@@ -259,11 +269,17 @@ class _TrainingLoop:
             loss_last=facts["loss_last"],
             evaluations=facts["evaluations"],
         )
-        hashed = {key: value for key, value in asdict(result).items() if key not in ("seconds", "digest")}
-        result = replace(result, digest=digest([hashed, weights]), seconds=round(facts["seconds"], 3))
+        result = replace(result, digest=result_digest(asdict(result), weights), seconds=round(facts["seconds"], 3))
 
         def write() -> None:
-            for left in (self.out / MODEL, *self.out.glob(".weights-*"), *self.out.glob(f".{MODEL}-*")):
+            try:
+                write_model()
+            except (OSError, SafetensorError) as error:
+                raise StoreError(f"{self.out / MODEL}: {first_line(error)}; free some space or fix the folder, then "
+                                 "run the same command again; the training itself is done") from error  # fmt: skip
+
+        def write_model() -> None:
+            for left in (self.out / MODEL, *self.out.glob(".weights-*")):
                 shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
             dtype = getattr(torch, Checkpoint.open(source, cache=cache_dir()).dtype)
             named = {name.removeprefix("model."): value.to(dtype) for name, value in load_file(file).items()}
@@ -272,7 +288,7 @@ class _TrainingLoop:
                 model.save_pretrained(work, state_dict=named)
                 export(ModelRope.read(source), scaling, self.out / MODEL, factors=factors, command=command,
                        trained=Path(work), training=about)  # fmt: skip
-            write_json(self.out / RESULT, asdict(result))
+            write_json(self.out / RESULT, sealed(asdict(result)))
 
         self.ranks.in_first(write)
         return result
@@ -290,8 +306,15 @@ def _memory(device: str) -> int:
 
 def read(home: Path) -> list[dict[str, Any]]:
     """The lines of a log, without a half-written last line."""
-    try:
-        text = (home / LOG_FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
+    path = home / LOG_FILE
+    if not path.exists():
         return []
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    whole = read_bytes(path, error=StoreError).split(b"\n")[:-1]
+    fix = f"remove {path} and run the same command again"
+    found = []
+    for number, line in enumerate(whole, 1):
+        place = f"{path}, line {number}"
+        found.append(parse_json(line, place, error=StoreError, fix=fix))
+        if not isinstance(found[-1], dict) or not isinstance(found[-1].get("step"), int):
+            raise StoreError(f"{place}: names no step; {fix}")
+    return found

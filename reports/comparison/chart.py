@@ -21,7 +21,8 @@ _MARKERS = "osDvpP"
 def chart(table: ScoreTable, identity: str, effective: Sequence[tuple[Key, EffectiveLength]] = ()) -> Markup | None:
     """Score by length, or ``None`` for a table without lengths: its rows carry bars with intervals themselves.
 
-    ``identity`` keeps the SVG ids of several charts on one page apart. ``effective`` lengths are marked on the axis.
+    ``identity`` keeps the SVG ids of several charts on one page apart. ``effective`` lengths and their
+    ranges are marked on the axis.
     """
     lengths, runs = [length for length in table.lengths if length], table.runs
     if len(lengths) < 2:
@@ -42,12 +43,16 @@ def chart(table: ScoreTable, identity: str, effective: Sequence[tuple[Key, Effec
                 axes.text(window, 1.01, words, color=MUTED, ha="center", va="bottom", transform=above)
         if table.benchmark == "ruler":
             for place, (key, found) in enumerate(effective):
+                beside, ink = 2 ** (0.09 * (place - (len(effective) - 1) / 2)), colour(key.number)
                 if found.effective_length is not None:
-                    x = found.effective_length * 2 ** (0.09 * (place - (len(effective) - 1) / 2))
-                    axes.plot([x], [0], color=colour(key.number), marker="^", markersize=9, clip_on=False, zorder=4)
+                    x = found.effective_length * beside
+                    axes.plot([x], [0], color=ink, marker="^", markersize=9, clip_on=False, zorder=4)
+                if found.high is not None:
+                    ends = [(found.low or lengths[0] / 1.12) * beside, found.high * beside]
+                    axes.plot(ends, [1 + 1.5 * place] * 2, color=ink, linewidth=3, alpha=0.5, solid_capstyle="butt")
             axes.axhline(RULER_THRESHOLD, color=MUTED, linewidth=0.9, linestyle=":")
-            beside = axes.get_yaxis_transform()
-            axes.text(1.005, RULER_THRESHOLD, str(RULER_THRESHOLD), color=MUTED, va="center", transform=beside)
+            right = axes.get_yaxis_transform()
+            axes.text(1.005, RULER_THRESHOLD, str(RULER_THRESHOLD), color=MUTED, va="center", transform=right)
         axes.set_xscale("log", base=2)
         axes.set_xticks(lengths, [formats.length(length) for length in lengths])
         axes.set_xticks([], minor=True)

@@ -32,27 +32,33 @@ class DifferenceTable(TaskTable[Difference]):
 
     original: Key
     extended: Key
+    beyond: bool
+    """Whether its samples are longer than the original's window."""
     whole: bool
-    """Whether a last column holds each task over all its lengths."""
+    """Whether a last column holds each task over all lengths of this table."""
     means: Sequence[Difference | None]
     changed: int
     """Cells marked as significant."""
 
 
 def difference_tables(scores: ScoreTable, comparison: Comparison) -> list[DifferenceTable]:
-    """One table beside ``scores`` for every extended model that has the benchmark, its tasks in the same order."""
+    """Tables beside ``scores`` for every extended model that has the benchmark, their tasks in the same order.
+
+    Lengths beyond the original's window have a table of their own, after the others.
+    """
     original, *extended = keys(comparison)
     found = [
-        _table(scores, original, key, pair, alpha(comparison))
+        _table(scores, original, key, pair, alpha(comparison), beyond)
+        for beyond in (False, True)
         for key, pair in zip(extended, comparison.pairs, strict=True)
     ]
     return [table for table in found if table.rows]
 
 
-def _table(scores: ScoreTable, original: Key, extended: Key, pair: Pair, level: float) -> DifferenceTable:
+def _table(scores: ScoreTable, original: Key, extended: Key, pair: Pair, level: float, beyond: bool) -> DifferenceTable:
     of: dict[str, list[Difference]] = {"shard": [], "task": [], "length": [], "benchmark": []}
     for row in pair.differences:
-        if row.benchmark == scores.benchmark:
+        if (row.benchmark, row.beyond) == (scores.benchmark, beyond):
             of[row.level].append(row)
     shards = {(formats.task(row.benchmark, str(row.task)), row.length): row for row in of["shard"]}
     over_lengths = {formats.task(row.benchmark, str(row.task)): row for row in of["task"]}
@@ -72,7 +78,7 @@ def _table(scores: ScoreTable, original: Key, extended: Key, pair: Pair, level: 
     if single:
         rows.sort(key=lambda row: row.cells[0].difference if row.cells[0] else 0.0)
     changed = sum(significant(row, level) for row in of["shard"])
-    return DifferenceTable(scores.benchmark, lengths, rows, original, extended, whole, means, changed)
+    return DifferenceTable(scores.benchmark, lengths, rows, original, extended, beyond, whole, means, changed)
 
 
 @dataclass(frozen=True)
@@ -104,12 +110,16 @@ def effective(comparison: Comparison) -> list[tuple[Key, EffectiveLength]]:
     return [(key, by_label[key.label]) for key in keys(comparison) if key.label in by_label]
 
 
-def shares(found: EffectiveLength) -> str:
-    """How often each length came out when the samples were resampled, the most frequent first."""
-    counted = sorted((pair for pair in found.shares if pair[1] > 0), key=lambda pair: -pair[1])
-    return ", ".join(
-        f"{'none' if length is None else formats.length(length)} in {formats.share(share)}" for length, share in counted
-    )
+def shown_range(found: EffectiveLength) -> str:
+    """What the samples show of an effective length, in words."""
+    level = f"{formats.level(found.confidence)} confidence"
+    if found.high is None:
+        return f"{level}: none of these lengths"
+    if found.low is None:
+        return f"{level}: at most {formats.length(found.high)}; no length is shown to be effective"
+    if found.low == found.high:
+        return f"{level}: {formats.length(found.low)}"
+    return f"{level}: {formats.length(found.low)} to {formats.length(found.high)}"
 
 
 def changes(comparison: Comparison, gate: Gate | None) -> list[str]:
@@ -124,20 +134,22 @@ def changes(comparison: Comparison, gate: Gate | None) -> list[str]:
 
 def sentence(pair: Pair, key: Key, original: Key, level: float) -> str:
     """What changed: each benchmark's own row, then how many shards differ beyond chance."""
-    parts = [_said(row) for row in pair.differences if row.level == "benchmark"]
-    if not parts:
+    parts = [_said(row) for row in pair.differences if row.level == "benchmark" and not row.beyond]
+    far = [_said(row) for row in pair.differences if row.level == "benchmark" and row.beyond]
+    if not parts + far:
         return f"{key.label} and {original.label} have no samples in common."
     shards = [row for row in pair.differences if row.level == "shard" and row.p_holm is not None]
     changed = [row.difference for row in shards if significant(row, level)]
     down, up = sum(gap < 0 for gap in changed), sum(gap > 0 for gap in changed)
-    text = f"Against {original.label}: " + "; ".join(parts) + "."
+    text = f"Against {original.label}: {'; '.join(parts)}." if parts else ""
+    text += f" Beyond the window of {original.label}: {'; '.join(far)}." if far else ""
     text += "".join(f" {_gained(row, key, original)}" for row in pair.gains if row.level == "benchmark")
     if len(shards) > 1:
         text += (
             f" Of {len(shards)} shards, {down or 'none'} {'is' if down == 1 else 'are'} significantly lower and "
             f"{up or 'none'} higher after Holm's correction."
         )
-    return text
+    return text.strip()
 
 
 def _said(row: Difference) -> str:

@@ -247,12 +247,7 @@ def _entries(stores: Stores, shard: str, outcomes: Sequence[Outcome]) -> tuple[E
     """The whole samples of the chosen ones."""
     answers: dict[tuple[str, str], list[Answer]] = {(o.id, o.prompt_hash): [] for o in outcomes}
     for run, store in stores:
-        try:
-            for sample in store.picked(shard, [outcome.id for outcome in outcomes]):
-                if (sample.id, sample.prompt_hash) in answers:
-                    answers[sample.id, sample.prompt_hash].append(Answer(run, sample))
-        except (ValueError, TypeError) as error:
-            raise StoreError(
-                f"{store.path}: damaged sample in {shard} ({error}); restore the run folder from a copy"
-            ) from error
+        for sample in store.picked(shard, [outcome.id for outcome in outcomes]):
+            if (sample.id, sample.prompt_hash) in answers:
+                answers[sample.id, sample.prompt_hash].append(Answer(run, sample))
     return tuple(Entry(outcome, tuple(answers[outcome.id, outcome.prompt_hash])) for outcome in outcomes)

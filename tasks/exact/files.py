@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from lr2eval.base import ids
-from lr2eval.base.files import lock_file, sha256, write_hashed
+from lr2eval.base.files import is_full, lock_file, sha256, write_hashed
+from lr2eval.base.reading import checked, opened, parse_json, read_object
 from lr2eval.benchmark import TaskContext
 from lr2eval.errors import StoreError, UsageError
 
@@ -29,10 +32,28 @@ class DataFile:
     def rows(self) -> Iterator[dict[str, Any]]:
         """The samples, each with the byte ``offset`` of its line."""
         offset = 0
-        with self.path.open("rb") as file:
+        with opened(self.path) as file:
             for line in file:
-                yield {**json.loads(line), "offset": offset}
+                yield {**parse_json(line, str(self.path)), "offset": offset}
                 offset += len(line)
+
+
+class Fill(BaseModel):
+    """How full the windows of the samples are; 1 is full."""
+
+    min: float
+    mean: float
+    max: float
+
+
+class DataManifest(BaseModel):
+    """What the manifest of a data file says besides the facts that the file was made from."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    sha256: str
+    samples: int = Field(ge=0)
+    fill: Fill
 
 
 def sample_file(
@@ -59,15 +80,16 @@ def ensure(
     """The data file at ``path``, made from ``make()`` unless it is there and undamaged.
 
     ``facts`` go into the manifest; ``summary`` gives each sample's fill (0..1). A file whose content does not match
-    its manifest is made again, and ``say`` is told. Raises :class:`UsageError` if the folder cannot be written.
+    its manifest is made again, and ``say`` is told. Raises :class:`UsageError` if the folder cannot be written, and
+    :class:`StoreError` if the disk is full.
     """
-    found = _checked(path)
+    found = _checked(path, facts)
     if isinstance(found, DataFile):
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock_file(path.with_suffix(".lock"), say):
-            found = _checked(path)  # another run may have made it while we waited
+            found = _checked(path, facts)  # another run may have made it while we waited
             if isinstance(found, DataFile):
                 return found
             if found:
@@ -75,23 +97,30 @@ def ensure(
             return _write(path, facts, make(), summary)
     except (OSError, StoreError) as error:
         cause = error.__cause__ or error
-        raise UsageError(
+        raise (StoreError if is_full(cause) else UsageError)(
             f"{path.parent}: cannot write benchmark data ({getattr(cause, 'strerror', None) or cause}); free some "
             "space or set LR2EVAL_CACHE to another cache folder"
         ) from error
 
 
-def _checked(path: Path) -> DataFile | str:
+def _checked(path: Path, facts: Mapping[str, Any]) -> DataFile | str:
     """The whole file, or the reason why it cannot be used ("" if it does not exist)."""
     if not path.exists():
         return ""
     try:
-        manifest = json.loads(_manifest_path(path).read_text(encoding="utf-8"))
-        if isinstance(manifest, dict) and manifest.get("sha256") == sha256(path):
+        manifest = read_object(_manifest_path(path))
+        known = checked(DataManifest, manifest, path.name)
+        if _text({key: manifest.get(key) for key in facts}) != _text(facts):
+            return "the cached file's manifest is damaged"
+        if known.sha256 == sha256(path):
             return DataFile(path, manifest)
-    except (OSError, ValueError):
+    except (OSError, UsageError):
         return "the cached file has no readable manifest"
     return "the cached file is damaged (its sha256 differs from the manifest's)"
+
+
+def _text(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, sort_keys=True)
 
 
 def _manifest_path(path: Path) -> Path:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lr2eval.base.reading import decoded, unpacked, zip_members
 from lr2eval.benchmark import DataNeed
 from lr2eval.errors import UsageError
 from lr2eval.tasks.haystacks import filler, python_docs
@@ -60,24 +60,22 @@ def read(path: Path) -> tuple[str, ...]:
     if path.is_dir():
         files = [file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in SUFFIXES]
         files.sort(key=lambda file: file.relative_to(path).as_posix())
-        return _texts(((str(file), jsonl.read_bytes(file)) for file in files), path)
+        return _texts(((str(file), unpacked(file)) for file in files), path)
     if path.suffix.lower() == ".zip":
         return _texts(_members(path), path)
-    return _texts([(str(path), jsonl.read_bytes(path))], path)
+    return _texts([(str(path), unpacked(path))], path)
 
 
 def _members(path: Path) -> Iterable[tuple[str, bytes]]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(name for name in archive.namelist() if name.lower().endswith(SUFFIXES))
-            # A Mac puts invisible copies of every name into a folder of this name.
-            return [(f"{path}:{name}", archive.read(name)) for name in names if not name.startswith("__MACOSX")]
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{path}: not a readable zip file ({error}); download it again") from error
+    def wanted(name: str) -> bool:
+        # A Mac puts invisible copies of every name into a folder of this name.
+        return name.lower().endswith(SUFFIXES) and not name.startswith("__MACOSX")
+
+    return [(f"{path}:{name}", data) for name, data in zip_members(path, wanted, fix="download it again")]
 
 
 def _texts(files: Iterable[tuple[str, bytes]], path: Path) -> tuple[str, ...]:
-    texts = tuple(jsonl.decoded(data, name) for name, data in files)
+    texts = tuple(decoded(data, name) for name, data in files)
     if any("\0" in text for text in texts):
         raise UsageError(f"haystack {path}: binary data (it has NUL bytes); choose a text file")
     if not any(text.strip() for text in texts):
@@ -104,13 +102,11 @@ def _local_essays(data_dir: Path) -> tuple[str, bool, tuple[str, ...]] | None:
 
 
 def _upstream_json(path: Path) -> str:
-    try:
-        text = jsonl.read_value(path)["text"]
-    except (KeyError, TypeError) as error:
-        raise UsageError(
-            f'haystack {path}: not in the layout of NVIDIA/RULER, {{"text": ...}}; download it again'
-        ) from error
-    return str(text)
+    value = jsonl.read_value(path)
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        raise UsageError(f'haystack {path}: not in the layout of NVIDIA/RULER, {{"text": ...}}; download it again')
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)

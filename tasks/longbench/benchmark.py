@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from lr2eval.base.reading import parse_json
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
+from lr2eval.errors import StoreError
 from lr2eval.tasks.longbench import layout, metrics, source
 from lr2eval.tasks.longbench.prompts import prompt
 from lr2eval.tasks.longbench.suite import BUCKETS, DATA_SETS, bucket
@@ -80,8 +82,9 @@ class LongBench:
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run of ours keeps."""
-        labels = shard.data.get("classes")
-        return metrics.score(shard.task, sample.answer, sample.gold, json.loads(str(labels)) if labels else None)
+        stated = shard.data.get("classes")
+        labels = parse_json(str(stated), f"{shard.id}: classes", error=StoreError) if stated else None
+        return metrics.score(shard.task, sample.answer, sample.gold, labels)
 
     def _shard(
         self, task: str, where: str, items: list[layout.Item], window: int, context: TaskContext, fingerprint: str

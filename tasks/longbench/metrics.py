@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from lr2eval.errors import UsageError
+from lr2eval.errors import MissingPackageError, UsageError
 from lr2eval.tasks.longbench.rouge_l import rouge_l
 from lr2eval.tasks.longbench.suite import DATA_SETS
 
@@ -48,10 +48,10 @@ def score(dataset: str, prediction: str, answers: Sequence[str], all_classes: Se
 
 
 def check_installed(datasets: Iterable[str]) -> None:
-    """Raise :class:`UsageError` with the install command if one of ``datasets`` needs jieba and it is missing."""
+    """Raise :class:`MissingPackageError` if one of ``datasets`` needs jieba and it is not installed."""
     chinese = [name for name in datasets if DATA_SETS[name].metric in ("qa_f1_zh", "rouge_zh")]
     if chinese and importlib.util.find_spec("jieba") is None:
-        raise UsageError(f"longbench:{chinese[0]}: {_WITHOUT_JIEBA}")
+        raise MissingPackageError(f"longbench:{chinese[0]}: {_WITHOUT_JIEBA}")
 
 
 def qa_f1(prediction: str, answer: str) -> float:
@@ -157,7 +157,7 @@ def _cut(text: str) -> list[str]:
 
 @cache
 def _cutter() -> Any:
-    """jieba's tokenizer with its dictionary. Raises :class:`UsageError` with the install command if it is missing.
+    """jieba's tokenizer with its dictionary. Raises :class:`MissingPackageError` if it is not installed.
 
     Left to itself jieba reads a cache of marshalled objects from the shared temporary folder, where anybody can put
     one; its dictionary takes a second to read without.
@@ -167,7 +167,7 @@ def _cutter() -> Any:
             warnings.simplefilter("ignore")  # it is old: escape sequences, pkg_resources
             import jieba
     except ImportError as error:
-        raise UsageError(_WITHOUT_JIEBA) from error
+        raise MissingPackageError(_WITHOUT_JIEBA) from error
     cutter = jieba.Tokenizer()
     cutter.FREQ, cutter.total = cutter.gen_pfdict(cutter.get_dict_file())
     cutter.initialized = True

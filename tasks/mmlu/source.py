@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lr2eval.base.reading import parse_csv, read_bytes, zip_members
 from lr2eval.benchmark import DataNeed
 from lr2eval.errors import MissingDataError, UsageError
 from lr2eval.tasks.shared import upstream
@@ -103,18 +103,13 @@ def _reader(path: Path) -> Callable[[str, str], list[Row]]:
     def rows(subject: str, split: str) -> list[Row]:
         name = f"{split}/{subject}_{split}.csv"
         place = f"{path}:{name}" if path.is_file() else str(path / name)
-        try:
-            if path.is_file():
-                with zipfile.ZipFile(path) as archive:
-                    data = archive.read(name)
-            else:
-                data = (path / name).read_bytes()
-        except zipfile.BadZipFile as error:
-            raise UsageError(f"{path}: not a readable zip file ({error}); download it again") from error
-        except (KeyError, OSError) as error:
-            reason = getattr(error, "strerror", None) or "not in the zip file"
-            raise MmluData().missing(f"{place} cannot be read ({reason})") from error
-        return parse(data, subject, place)
+        if path.is_file():
+            found = [data for _, data in zip_members(path, name.__eq__, fix="download it again")]
+        else:
+            found = [read_bytes(path / name)] if (path / name).exists() else []
+        if not found:
+            raise MmluData().missing(f"{place} cannot be read (there is no such file)")
+        return parse(found[0], subject, place)
 
     return rows
 
@@ -125,10 +120,7 @@ def parse(data: bytes, subject: str, name: str) -> list[Row]:
     Two layouts are known: the original one (no header, answers A to D) and one with the header
     ``question,choice0..choice3,answer`` and answers 0 to 3.
     """
-    try:
-        table = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{name}: not a UTF-8 CSV file ({error}); download it again") from error
+    table = parse_csv(data, name, fix="download it again")
     lines = [(number, cells) for number, cells in enumerate(table, 1) if cells]
     if lines and lines[0][1][:2] == ["question", "choice0"]:
         lines = lines[1:]
@@ -146,6 +138,6 @@ def _row(cells: Sequence[str], subject: str, place: str) -> Row:
             raise UsageError(f"{place}, field {name}: is empty; correct the file")
     key = answer.strip()
     if len(key) != 1 or key not in LETTERS + "0123":
-        raise UsageError(f"{place}, field answer: {answer!r} is neither A..D nor 0..3; correct the file")
+        raise UsageError(f"{place}, field answer: {answer!r:.40} is neither A..D nor 0..3; correct the file")
     index = LETTERS.find(key) if key in LETTERS else int(key)
     return {"question": question, "subject": subject, "choices": choices, "answer": index}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lr2eval.base.reading import decoded, parse_json, unpacked
 from lr2eval.errors import UsageError
 
 ENDINGS = (".jsonl", ".jsonl.gz")
+_FIX = "correct it or download it again"
 Row = Mapping[str, Any]
 
 
@@ -56,10 +56,10 @@ def read(path: Path, id_fields: Sequence[str] = ()) -> Iterator[tuple[str, Row]]
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     # Split at newlines alone: str.splitlines would also split inside strings, at U+2028 for instance.
-    for number, line in enumerate(read_bytes(path).split(b"\n"), 1):
+    for number, line in enumerate(unpacked(path).split(b"\n"), 1):
         place = f"{path}, line {number}"
         if text := decoded(line, place).strip():
-            yield number, _parsed(text, place)
+            yield number, parse_json(text, place, fix=_FIX)
 
 
 def _items(path: Path) -> Iterator[tuple[int, Any]]:
@@ -71,33 +71,7 @@ def _items(path: Path) -> Iterator[tuple[int, Any]]:
 
 def read_value(path: Path) -> Any:
     """The one JSON value of a file. Raises :class:`UsageError` as :func:`read` does."""
-    return _parsed(decoded(read_bytes(path), str(path)), str(path))
-
-
-def decoded(data: bytes, place: str) -> str:
-    """UTF-8 text, with or without a byte order mark."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{place}: not UTF-8 (byte {error.start + 1}); save the file as UTF-8") from error
-
-
-def _parsed(text: str, place: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"{place}: not valid JSON ({error}); correct it or download it again") from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file, decompressed if it is gzipped."""
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UsageError(f"{path}: not a complete gzip file ({error}); copy it again") from error
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}; make it readable") from error
+    return parse_json(unpacked(path), str(path), fix=_FIX)
 
 
 def text(row: Row, name: str) -> str:

@@ -382,15 +382,15 @@ def copy(called: Called, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("results.json", '{"schema_version": 1, ', "results.json: not valid JSON (EOF"),
+        ("results.json", '{"schema_version": 1, ', "results.json: not valid JSON ("),
         ("results.json", '{"schema_version": 1}', "results.json: damaged at "),
         (
             "results.json",
             '{"schema_version": 9}',
-            "results.json: has schema version 9, but this lr2eval reads version 1",
+            "results.json: has schema version 9, but this lr2eval reads versions 1 and 2",
         ),
         ("manifest.json", "{", "manifest.json: not valid JSON ("),
-        ("manifest.json", "[]", "manifest.json: not a manifest of lr2eval"),
+        ("manifest.json", "[]", "manifest.json: not a JSON object"),
     ],
 )
 def test_a_damaged_run_is_one_line(copy: Path, file: str, text: str, said: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from lr2eval import cli
 from lr2eval.record.schemas import SCHEMAS
 from lr2eval.record.store import FILE, RunStore
 
@@ -320,7 +321,7 @@ def test_full_disk_keeps_what_is_finished(
         patch.setattr(RunStore, "create", classmethod(small))
         got = lr2eval(*arguments)
     assert got.code == 5
-    assert "free some disk space" in got.error
+    assert "the disk is full: free some space" in got.error
     with sqlite3.connect(tmp_path / "run" / FILE) as db:
         (kept,) = db.execute("SELECT count(*) FROM responses").fetchone()
     assert kept > 0
@@ -380,6 +381,31 @@ def test_interrupt_resumes(toy_checkpoint: Path, lr2eval: Run, tmp_path: Path, m
     assert not json.loads((tmp_path / "run" / "results.json").read_text())["complete"]
     assert lr2eval(*arguments).code == 0
     assert len(calls) == 8 + 1, "eight samples, one interrupted attempt, nothing twice"
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"),
+    [
+        ("run --model m", "finished batches are kept, the same command resumes"),
+        ("data mix --model m", "tokenised documents are kept, the same command resumes"),
+        ("data show folder", ""),
+        ("gate run data", ""),
+        ("baseline save run", ""),
+        ("models fetch train", ""),
+        ("", ""),
+    ],
+)
+def test_an_interrupted_command_promises_only_what_it_keeps(command: str, kept: str) -> None:
+    assert cli.interrupted(command.split()) == f"interrupted{'; ' * bool(kept)}{kept}"
+
+
+def test_gate_interrupted(lr2eval: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lr2eval.workflows.compare.read_all", stopped)
+    got = lr2eval("gate", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out")
+    assert (got.code, got.error) == (130, "interrupted")
 
 
 def test_tasks_doctor_models_and_report(finished: Path, lr2eval: Run, tmp_path: Path) -> None:
@@ -498,3 +524,12 @@ def test_a_reader_that_has_enough_is_no_failure() -> None:
         child.stdout.close()
         assert child.stderr.read() == ""
         assert child.wait() == 141
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\udcff", "runs/\ud800"])
+@pytest.mark.parametrize("command", [("report",), ("compare", "a"), ("run", "--model"), ("data", "show"), ("rope",)])
+def test_text_that_no_file_can_have_as_its_name(command: tuple[str, ...], text: str, lr2eval: Run) -> None:
+    done = lr2eval(*command, text)
+    assert done.code == 2
+    assert "has a zero byte" in done.error or "is not UTF-8 text" in done.error
+    assert text not in done.err

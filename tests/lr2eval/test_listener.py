@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import lr2eval
+from lr2eval.listener import with_listener
 
 ASSET = Path(__file__).parents[1] / "assets" / "tiny-retrieval"
 WORDS = {"haystack": str(ASSET / "haystack.txt"), "wording": str(ASSET / "wording.json"), "repeat": True}
@@ -103,6 +104,53 @@ def test_what_a_listener_raises_ends_the_run_and_the_same_call_resumes(toy_check
     assert done.results.complete
     whole = lr2eval.run(quick(toy_checkpoint, tmp_path / "whole"))
     assert done.results.digest == whole.results.digest
+
+
+@pytest.mark.parametrize("method", ["message", "batch_done", "shard_done", "ended"])
+def test_an_error_of_a_listener_is_its_own(toy_checkpoint: Path, tmp_path: Path, method: str) -> None:
+    """An error like those of a disk is no error of the run folder, and the user gets the very object."""
+    error = OSError(28, "No space left on the listener's disk")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    ear = Ear()
+    setattr(ear, method, fail)
+    with pytest.raises(OSError, match="the listener's disk") as caught:
+        lr2eval.run(quick(toy_checkpoint, tmp_path / "run"), listener=ear)
+    assert caught.value is error
+
+
+def test_an_error_of_a_listener_passes_a_workflow_inside_another(tmp_path: Path) -> None:
+    """Neither the inner workflow nor a handler between the two sees it."""
+    seen = []
+
+    @with_listener
+    def inner(*, listener: lr2eval.Listener | None = None) -> None:
+        assert listener is not None
+        listener.message("now")
+
+    @with_listener
+    def outer(*, listener: lr2eval.Listener | None = None) -> None:
+        try:
+            inner(listener=listener)
+        except Exception as error:
+            seen.append(error)
+
+    ear = Ear()
+    outer(listener=ear)
+    outer()
+    assert ear.of("message") == ["now"]
+    error = FileNotFoundError("the listener's file")
+
+    def fail(text: str) -> None:
+        raise error
+
+    ear.message = fail  # type: ignore[method-assign]
+    with pytest.raises(FileNotFoundError) as caught:
+        outer(listener=ear)
+    assert caught.value is error
+    assert seen == []
 
 
 def test_a_listener_hears_a_search(tmp_path: Path) -> None:

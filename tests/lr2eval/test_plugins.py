@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -217,6 +217,98 @@ def test_a_back_end_that_does_not_start(
     assert done.code == code, done.err
     assert done.error == said
     assert backend_failures() == {}, "it loads; what is wrong shows when it is called"
+
+
+def versions(run: Path) -> dict[str, str]:
+    found: dict[str, str] = json.loads((run / "manifest.json").read_text())["versions"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise RuntimeError('no luck\\nat all')", "failed (RuntimeError: no luck)"),
+        ("raise OSError(28, 'No space left')", "failed (OSError: [Errno 28] No space left)"),
+        ("raise SystemExit(3)", "failed (SystemExit: 3)"),
+        ("return [None for _ in requests]", "returned something that is no answer to generate_until"),
+        ("return None", "returned something that is no answer to generate_until"),
+    ],
+)
+def test_a_back_end_that_fails_while_it_answers(
+    install: Install, lr2eval: Run, toy_checkpoint: Path, tmp_path: Path, body: str, said: str
+) -> None:
+    source = BACKEND.replace("return [self.word for _ in requests]", body)
+    install("strange_parrot", source, "parrot = strange_parrot:parrot", group=plugins.BACKENDS)
+    done = lr2eval(
+        "run", "--model", toy_checkpoint, "--backend", "parrot", *QUICK, "--set", "parrot.word=x", "--out",
+        tmp_path / "run",
+    )  # fmt: skip
+    assert done.code == 5, done.err
+    assert done.error.startswith("ruler/niah_single_1@768")
+    assert said in done.error
+    assert "failed" not in said or "--backend parrot of strange-parrot 1.2 failed" in done.error
+    assert versions(tmp_path / "run")["strange-parrot"] == "1.2"
+    assert public.open_run(tmp_path / "run").shards.task.tolist() == ["facts"], "what was finished is kept"
+
+
+def test_a_stream_and_attributes_of_a_back_end_are_checked_too() -> None:
+    class Streaming:
+        limit = 7
+
+        def stream(self) -> Iterator[int]:
+            yield 1
+            raise ValueError("dry")
+
+        def known(self) -> None:
+            raise UsageError("mine")
+
+    made: Any = plugins.Checked(Streaming(), "it", public.BackendError)
+    made.limit += 1
+    assert made.limit == 8
+    assert getattr(made, "measure", None) is None
+    stream = made.stream()
+    assert next(stream) == 1
+    with pytest.raises(public.BackendError, match=r"it failed \(ValueError: dry\)"):
+        next(stream)
+    with pytest.raises(UsageError, match="mine"):
+        made.known()
+
+
+TASK = (Path(__file__).parents[2] / "examples" / "plugin" / "lr2eval_example" / "task.py").read_text(encoding="utf-8")
+FOUND = 'lambda row, answers: {"found": float(row["value"] in answers[0])}'
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "said"),
+    [
+        ("return [self._shard(", "1 / 0; return [self._shard(", 2,
+         "benchmark hidden of strange-task 1.2 failed (ZeroDivisionError: division by zero)"),
+        ("    import datasets", "    raise SystemExit('bye')", 5, "@768 of strange-task 1.2 failed (SystemExit: bye)"),
+        ("return SampleInfo(", "raise KeyError('gone'); return SampleInfo(", 5,
+         "@768 of strange-task 1.2 failed (KeyError: 'gone')"),
+        ("return SampleInfo(", "return None; return SampleInfo(", 5,
+         "@768 of strange-task 1.2 failed (TypeError: describe returned NoneType, not SampleInfo)"),
+        (FOUND, "lambda row, answers: 1 / 0", 5,
+         "@768 of strange-task 1.2 failed (ZeroDivisionError: division by zero)"),
+        (FOUND, "lambda row, answers: None", 5,
+         "@768 of strange-task 1.2 failed (TypeError: process_results returned NoneType, not dict)"),
+    ],
+    ids=["prepare", "load", "describe", "describe nothing", "score", "score nothing"],
+)  # fmt: skip
+def test_a_task_that_fails_while_it_is_used(
+    install: Install, lr2eval: Run, toy_checkpoint: Path, tmp_path: Path, old: str, new: str, code: int, said: str
+) -> None:
+    assert old in TASK
+    install("strange_task", TASK.replace(old, new), "hidden = strange_task:HIDDEN")
+    install("strange_parrot", BACKEND, "parrot = strange_parrot:parrot", group=plugins.BACKENDS)
+    done = lr2eval(
+        "run", "--model", toy_checkpoint, "--backend", "parrot", *QUICK, "--tasks", "hidden", "--set",
+        "parrot.word=x", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert done.code == code, done.err
+    assert said in done.error
+    if old == FOUND:  # the plan needs the task, so the others fail before anything is written
+        assert versions(tmp_path / "run")["strange-task"] == "1.2"
 
 
 def test_a_back_end_must_be_a_function(install: Install) -> None:

@@ -1,8 +1,11 @@
-"""Two hundred strings that would act, break or hide if a page let them. Whatever would run sets ``window.canary``."""
+"""Six hundred strings, by class, that would act, break or hide if a page, a terminal, a CI log or a file let them.
+
+Whatever would run in a page sets ``window.canary``.
+"""
 
 from __future__ import annotations
 
-from itertools import islice
+import re
 
 RUN = "window.canary=1"
 
@@ -201,11 +204,98 @@ _LONG = [
     "1" * 1500,
 ]
 
-ALL: tuple[str, ...] = tuple(
-    islice(
-        dict.fromkeys(_SCRIPTS + _EVENTS + _ATTRIBUTES + _URLS + _TEMPLATES + _MARKUP + _ENTITIES + _UNSEEN + _LONG),
-        200,
+_TERMINAL = [
+    f"{opening}{text}{closing}"
+    for opening, closing in (("\x1b]", "\x07"), ("\x1b]", "\x1b\\"), ("\x9d", "\x9c"))
+    for text in (
+        "0;title", "2;title", "4;1;rgb:00/00/00", "8;;http://evil.example/", "8;id=1;file:///etc/passwd", "9;notice",
+        "10;?", "11;?", "50;font", "52;c;ZXZpbA==", "52;p;?", "112", "133;A", "777;notify;a;b",
+        "1337;File=inline=1:AA==",
     )
-)
+] + [
+    f"{opening}{text}"
+    for opening in ("\x1b[", "\x9b")
+    for text in (
+        "31mred", "0m", "2J", "1;1H", "1A", "2K", "6n", "c", ">c", "?25l", "?1049h", "20t", "21t", "3J",
+        "8m hidden", "5i",
+    )
+] + [
+    f"{opening}{text}{closing}"
+    for opening, closing in (("\x1bP", "\x1b\\"), ("\x90", "\x9c"), ("\x1b_", "\x1b\\"), ("\x1b^", "\x1b\\"))
+    for text in ("$q m", "+q 544e", "1;1|17/41", "qsixel", "Gf=100;AAAA")
+] + ["\x1bc", "\x1b#8", "\x1b(0lqk", "\x1b7\x1b8", "\x1bZ", "a\x08\x08b", "safe\rEVIL", "\x05", "\x0e\x0f",
+"\x84\x8d\x9a"]  # fmt: skip
+_CI = [
+    f"{before}{text}"
+    for before in ("", "x\n", "x\r\n", "x\r", "x\u2028", " \t")
+    for text in (
+        "::error::y", "::warning file=a,line=1::y", "::set-output name=a::b", "::add-mask::e", "::stop-commands::t",
+        "::set-env name=PATH::/evil", "::group::y", "::Error ::y", "##[error]y", "##[set-env name=PATH]/evil",
+        "##vso[task.setvariable variable=a]b", "##vso[task.complete result=Succeeded;]",
+        "##teamcity[buildStatus status='SUCCESS']", "##teamcity[setParameter name='a' value='b']",
+        "section_start:1:y[collapsed=true]\r\x1b[0K", "section_end:1:y\r\x1b[0K",
+    )
+]  # fmt: skip
+_MARKDOWN = [
+    "[x](http://evil.example)", "[x](javascript:alert(1))", "![x](http://evil.example/p.png)",
+    "[x]: http://evil.example",
+    "<http://evil.example>", "<a@evil.example>", "http://evil.example/a", "https://evil.example/?a=b&c",
+    "HTTP://EVIL.EXAMPLE",
+    "www.evil.example", "WWW.evil.example/x", "ftp://evil.example", "mailto:a@evil.example", "xmpp:a@evil.example/x",
+    "a@evil.example", "evil.example/path", "evil.com", "//evil.example/x", "see evil.example.", "(www.evil.example)",
+    "@octocat", "@octo/cat", "x @octocat y", "#123", "GH-123", "octo/cat#123", "octo/cat@" + "a1" * 20, "!123", "%123",
+    "~label", "&123", "$123", "^alert#1", "a5c3785ed8d6a35868bc169f07e40e889087fd2e", "a5c3785", "`code`",
+    "``x``", "```", "~~~",
+    "*a*", "**b**", "_c_", "__d__", "~~e~~", "# heading", "> quote", "- item", "+ item", "* item", "1. item",
+    "---", "***",
+    "===", "| a | b |", "a|b", "|", "\\|", "\\`", "`a|b@c`", "a`@b`", "$$x$$", "$`x`$", ":smile:", "[^1]", "[[wiki]]",
+    "- [x] done", "    code", "<details><summary>x", "<!-- x", "&nbsp;", "&#64;octocat", "\\@octocat",
+    "x<br>y", "[x][y]",
+    "![]()", "a\n\n# b", "a  \nb", "*[abbr]: x", "{% raw %}\n|", "http:\u200b//evil.example",
+]  # fmt: skip
+_FORMULAS = [
+    f"{before}{text}"
+    for before in ("", " ", "\t", "\r", "\n", "\r\n", " \n ", "\u00a0", "\u200b", "\ufeff")
+    for text in (
+        "=1+1", "+1", "-1+1", "@SUM(A1)", "=cmd|' /C calc'!A0", '=HYPERLINK("http://evil.example","x")',
+        "＝1+1", "＠SUM(A1)",
+    )
+] + ['","=1+1', '"\r\n=1+1', "a\rb", 'a"b', "a,b", "a;b", "=", "-", "＋1", "－1", "\x00=1", "%0A=1"]  # fmt: skip
+_DIRECTION = [
+    text.format(chr(point))
+    for point in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    for text in ("{}", "a{}b.exe")
+]
+_NAMES = [
+    "..", "../../etc/passwd", "/etc/passwd", "~root", "-rf", "--help", "CON", "nul.txt", "a/../b", "C:\\x",
+    "\\\\host\\x",
+    "$(id)", "`id`", "${PATH}", "a;id", "a&&id", "a|id", "a > b", "*", "?", "!!", "None", "NaN", "true", "1e999",
+]  # fmt: skip
+
+CLASSES: dict[str, list[str]] = {
+    "scripts": _SCRIPTS,
+    "event handlers": _EVENTS,
+    "attributes": _ATTRIBUTES,
+    "addresses and styles": _URLS,
+    "templates": _TEMPLATES,
+    "HTML and SVG": _MARKUP,
+    "entities": _ENTITIES,
+    "unseen characters": _UNSEEN,
+    "direction": _DIRECTION,
+    "long": _LONG,
+    "terminal sequences": _TERMINAL,
+    "CI commands": _CI,
+    "Markdown": _MARKDOWN,
+    "CSV": _FORMULAS,
+    "paths and shells": _NAMES,
+}
+ALL: tuple[str, ...] = tuple(dict.fromkeys(text for texts in CLASSES.values() for text in texts))
 PLAIN: tuple[str, ...] = tuple(f"plain words {number}" for number in range(len(ALL)))
 """As many strings that do nothing: a page made with them is what the hostile one must look like."""
+
+ACTS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2028\u2029\u2060-\u206f\ud800-\udfff\ufeff]"
+)
+"""Characters that act on a terminal, or unseen."""
+OBEYED = re.compile(r"^\s*::[\w-]+[ :]|##(\w*)\[", re.IGNORECASE | re.MULTILINE)
+"""Lines that a CI obeys."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ from lr2eval.method.rope import rules
 from lr2eval.method.rope.rules import longrope
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search.evolution import ScoredCandidate, Stop
-from lr2eval.method.search.result import rule_facts, sealed, split_facts
+from lr2eval.method.search.result import rule_facts, search_result, split_facts
 from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
+from lr2eval.record.base import write_record
+from lr2eval.record.folder import write_manifest
 from lr2eval.record.search import FILE, RoundFacts, SearchResult
 
 LEVELS = {"none": 3.0, "pi": 1.6, "ntk": 0.72, "yarn": 0.65, "longrope2": 0.6, "seed": 0.42, "searched": 0.4}
@@ -82,7 +83,13 @@ def make_result(
         "discarded": 0, "given_up": sum(r.given_up for r in rounds), "splits": [split_facts(each) for each in done],
         "rules": facts, "data": {"haystack": "haystack.txt", "repeated": False, "tokens_read": 123456},
     }  # fmt: skip
-    return sealed(**values | changes)
+    return search_result(**values | changes)
+
+
+def write_search(folder: Path, value: Mapping[str, Any]) -> None:
+    """``search.json`` with this content, its digest and its checksum."""
+    draft = SearchResult.model_validate({**value, "digest": ""})
+    write_record(folder / FILE, draft.model_copy(update={"digest": draft.content_digest()}))
 
 
 def make_manifest() -> dict[str, Any]:
@@ -99,6 +106,6 @@ def make_manifest() -> dict[str, Any]:
 def make_search(folder: Path, result: SearchResult | None = None, **shape: Any) -> Path:
     """Write the folder of a finished search, without its journal."""
     folder.mkdir(parents=True)
-    (folder / FILE).write_text((result or make_result(**shape)).model_dump_json(), encoding="utf-8")
-    (folder / "manifest.json").write_text(json.dumps(make_manifest()), encoding="utf-8")
+    write_record(folder / FILE, result or make_result(**shape))
+    write_manifest(folder, make_manifest())
     return folder

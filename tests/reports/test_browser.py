@@ -282,7 +282,7 @@ def test_without_script_everything_is_readable(open_: Open, browser: Browser, re
 
 def poisoned(folder: Path, strings: tuple[str, ...], maker: Any, comparer: Any, judge: Any) -> Path:
     """A report with every one of ``strings`` in answers, prompts, gold, names, data facts and words of a verdict."""
-    tasks, subjects = strings[:100], strings[100:]
+    tasks, subjects = strings[:100], tuple(" ".join(strings[n : n + 6]) for n in range(100, len(strings), 6))
     runs = []
     for name, lift in ((" ".join(strings[:100]), 0.3), (" ".join(strings[100:]), -0.3)):
         run = maker(
@@ -310,8 +310,8 @@ def poisoned(folder: Path, strings: tuple[str, ...], maker: Any, comparer: Any, 
     # Further models that are known by name only, so that names are tried one by one, not only in one long string.
     few = [row for row in extended.differences if row.level == "benchmark" or row.task == tasks[0]]
     more = []
-    for n in range(0, len(strings), 8):
-        label = {"label": " ".join(strings[n : n + 8]), "digest": f"none{n}"}
+    for n in range(0, len(strings), 32):
+        label = {"label": " ".join(strings[n : n + 32]), "digest": f"none{n}"}
         named = {
             "extended": extended.extended.model_copy(update=label),
             "differences": few,
@@ -341,7 +341,7 @@ def poisoned_reports(tmp_path_factory: pytest.TempPathFactory, make: Any) -> tup
     folder = tmp_path_factory.mktemp("poisoned")
     valid = tuple(text.encode("utf-8", "replace").decode() if _lone(text) else text for text in hostile.ALL)
     # Lone surrogates cannot be stored in names (UTF-8); answers and gold keep them where the store does.
-    assert len(set(valid)) >= 196
+    assert len(set(valid)) >= 600
     return tuple(  # type: ignore[return-value]
         poisoned(folder / name, strings, *make) for name, strings in (("hostile", valid), ("plain", hostile.PLAIN))
     )
@@ -400,3 +400,49 @@ def test_lone_surrogates_reach_the_page_as_signs(open_: Open, maker: Any, compar
     tab = open_(render(runs, tmp_path / "r.html", comparison=comparer(runs)))
     assert "⟨U+D800⟩" in tab.evaluate("document.body.textContent")
     assert Results.model_validate_json((runs[0] / "results.json").read_bytes()).model.name == load.load(runs)[0].label
+
+
+LONG = {
+    "solid": ("W" * 3000, "W" * 2999 + "X"),
+    "words": ("some words " * 270, "more words " * 270),
+    "wide": ("漢字" * 1500, "漢字" * 1499 + "仮名"),
+}
+
+
+@pytest.fixture(scope="module")
+def long_names(tmp_path_factory: pytest.TempPathFactory, make: Any) -> dict[str, Path]:
+    """Reports of models and tasks with names of 3,000 and 1,500 characters."""
+    maker, comparer, judge = make
+    folder, found = tmp_path_factory.mktemp("long"), {}
+    for kind, names in LONG.items():
+        tasks = ("vt", f"{names[0][:1500]}-task")
+        runs = [
+            maker(
+                folder / kind / str(place), name=name, tasks=tasks, lengths=(4096, 8192), subjects=2, samples=3,
+                lift=-0.1 * place, data={names[0][:300]: name},
+            )
+            for place, name in enumerate(names)
+        ]  # fmt: skip
+        comparison = comparer(runs)
+        found[kind] = render(runs, folder / f"{kind}.html", comparison=comparison, gate=judge(comparison))
+    return found
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("kind", list(LONG))
+def test_long_names_make_a_page_neither_wide_nor_long(
+    open_: Open, long_names: dict[str, Path], kind: str, viewport: Any
+) -> None:
+    tab = open_(long_names[kind], viewport=viewport)
+    assert fits(tab)
+    tab.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert fits(tab)
+    tallest = """all => Math.max(...all.map(e => e.getBoundingClientRect().height))"""
+    assert tab.locator("h1, h2, h3, h5, tr, li, main p, summary").evaluate_all(tallest) < 600
+    wide = ".scroll, .tile"
+    assert tab.locator(wide).evaluate_all("all => Math.max(...all.map(e => e.scrollWidth))") < 1700
+    name = "".join(LONG[kind][1].split())
+    facts = tab.locator("#how")
+    assert name in "".join((facts.text_content() or "").split()), "the whole name stands in the facts"
+    facts.evaluate("e => e.remove()")
+    assert name[:300] not in "".join((tab.locator("body").text_content() or "").split())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from markupsafe import Markup
 
-from lr2eval.base.visible import visible
+from lr2eval.base.visible import short, visible
 from lr2eval.reports import formats
 
 
@@ -41,9 +41,9 @@ def test_p_values_and_ratios() -> None:
 
 
 def test_wide_characters_take_two_columns() -> None:
-    assert formats.wide_clip("漢字漢字", 5) == "漢…"
-    assert formats.wide_clip("abcde", 5) == "abcde"
-    assert formats.wide_clip("abcdef", 5) == "abcd…"
+    assert short("漢字漢字", 5) == "漢字…"
+    assert short("abcde", 5) == "abcde"
+    assert short("abcdef", 5) == "abcd…"
 
 
 def test_finalize_leaves_our_own_markup_alone_and_shows_gaps() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lr2eval.benchmark import Shard, TaskContext
-from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.errors import Lr2EvalError, MissingDataError, TaskError
 from lr2eval.tasks.lmeval import LmEval
 
 Context = Callable[..., TaskContext]
@@ -137,3 +137,25 @@ def test_names_of_lm_eval_itself() -> None:
     assert {"hellaswag", "gsm8k", "arc_easy"} <= set(foreign.names())
     assert foreign.knows("hellaswag")
     assert foreign.tasks()[0].benchmark == "lm_eval"
+
+
+DAMAGE = (
+    b"task: [", b"\xff\xfe", b"", b"- 1", b"null", b"task: my_own\ngeneration_kwargs: {max_gen_toks: many}\n",
+    b"task: my_own\noutput_type: 7\n", b"task: my_own\ninclude: nothing.yaml\n", b"task: my_own\ninclude: [1]\n",
+    b"task: my_own\nmetric_list: 1\n", b"task: my_own\ndoc_to_text: 1\ndataset_path: []\n", b"task: {a: 1}\n",
+    b"task: my_own\ndoc_to_text: '{% if %}'\n", b"task: my_own\nx: !!python/object/apply:os.abort []\n",
+    b"task: my_own\nx: " + b"[" * 5000, b"&a [*a]", b"task: my_own\nfewshot_config: 3\nnum_fewshot: many\n",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(DAMAGE)))
+def test_a_damaged_task_file_of_the_user_is_one_line(
+    number: int, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lr2eval.tasks.lmeval._everything", everything)
+    (tmp_path / "my_own.yaml").write_bytes(DAMAGE[number])
+    foreign = LmEval(tmp_path)
+    with pytest.raises(Lr2EvalError) as caught:
+        foreign.prepare(["my_own"], context(offline=True))
+    assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value) or "my_own" in str(caught.value)

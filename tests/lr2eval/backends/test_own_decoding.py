@@ -131,7 +131,7 @@ def test_without_a_file_answers_are_the_same(changed: Change) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "not readable as JSON"),
+        ("{", "not valid JSON"),
         ("[]", "not a JSON object"),
         ('{"temperature": NaN}', "it contains NaN, which is not a JSON number"),
         ('{"eos_token_id": "x"}', "eos_token_id is 'x', not a token id"),

@@ -141,7 +141,7 @@ def test_bad_input(llama3: Path, lr2eval: Run, flags: tuple[str, ...], said: str
 def test_bad_models(llama3: Path, lr2eval: Run, tmp_path: Path) -> None:
     assert "no such" in lr2eval("estimate", "--model", tmp_path / "nowhere").error
     (llama3 / "config.json").write_text("{")
-    assert "not readable as JSON" in lr2eval("estimate", "--model", llama3).error
+    assert "not valid JSON" in lr2eval("estimate", "--model", llama3).error
     (llama3 / "config.json").write_text(json.dumps({"hidden_size": 8}))
     assert "config.json: model_type is None" in lr2eval("estimate", "--model", llama3).error
     (llama3 / "config.json").write_text(json.dumps(LLAMA3 | {"max_position_embeddings": None}))

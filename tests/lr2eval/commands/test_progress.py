@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 
 from lr2eval.base.units import format_seconds
 from lr2eval.commands.progress import ProgressDisplay
 from tests.lr2eval.runs.test_scoring import shard
+from tests.reports import hostile
 
 
 @pytest.mark.parametrize(
@@ -70,3 +74,35 @@ def test_several_shards_at_a_time_are_counted_together(capsys: pytest.CaptureFix
             "  all: 5/7 samples",
             "  all: 7/7 samples",
         ]
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_names_of_tasks_are_text(capsys: pytest.CaptureFixture[str], monkeypatch: Any, live: bool) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    names = [name for name in hostile.ALL if not any("\ud800" <= c <= "\udfff" for c in name)][::5]
+    names += ["[red]x[/red]", "[/nothing]", ":smile:", "{task.total}"]
+    with ProgressDisplay(live=live, every=0.0) as progress:
+        for name in names:
+            one = shard(task=name, n=2)
+            progress.message(f"loading {name}")
+            progress.run_started([one])
+            progress.shard_started(one)
+            progress.batch_done(1.0, 10, 0.1)
+            progress.shard_done(one, 50.0, 2)
+    printed = re.sub(r"\x1b\[[?\d;]*[A-Za-z]|\r", "", capsys.readouterr().err)  # what rich draws its bars with
+    assert not hostile.ACTS.search(printed)
+    assert not hostile.OBEYED.search(printed)
+    for name in ("[red]x[/red]", "[/nothing]", ":smile:", "{task.total}"):
+        assert f"{name} 1k: 50.0 (n=2)" in printed
+
+
+def test_a_long_name_leaves_room_for_the_bar(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with ProgressDisplay(live=True) as progress:
+        progress.run_started([shard(task="W" * 3000, n=2)])
+        progress.shard_started(shard(task="W" * 3000, n=2))
+        progress.batch_done(1.0, 10, 0.1)
+    printed = capsys.readouterr().err
+    assert "W" * 10 in printed
+    assert printed.count("━" * 5) == 2
+    assert "W" * 41 not in printed

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lr2eval.tasks.longbench import metrics
 from tests.fake_runs import fake_run
 
 Run = Callable[..., Any]
@@ -54,6 +56,41 @@ def test_json_and_table(tmp_path: Path, lr2eval: Run) -> None:
     assert json.loads(one.out) == {"scores": {"lcc": 0.0}}
 
 
+@pytest.fixture
+def _no_jieba(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(sys.modules, "jieba", None)
+    metrics._cutter.cache_clear()
+    yield
+    metrics._cutter.cache_clear()
+
+
+HOW = "Chinese answers are scored by words that jieba cuts; pip install 'lr2eval[longbench]'"
+
+
+@pytest.mark.usefixtures("_no_jieba")
+def test_without_jieba_the_rest_is_scored(tmp_path: Path, lr2eval: Run) -> None:
+    folder = write(tmp_path / "pred", multifieldqa_zh=[line()], hotpotqa=[line()], vcsum=[line()], lsht=[
+        line(pred="a", answers=["a"], all_classes=["a", "b"])
+    ])  # fmt: skip
+    done = lr2eval("score", "longbench", folder, "--json")
+    assert json.loads(done.out) == {
+        "scores": {"hotpotqa": 100.0, "lsht": 100.0}, "not_scored": {"multifieldqa_zh": HOW, "vcsum": HOW}
+    }  # fmt: skip
+    assert (done.code, done.err) == (0, f"not scored: multifieldqa_zh, vcsum: {HOW}\n")
+    table = lr2eval("score", "longbench", folder)
+    assert "mean of 2" in table.out
+    assert f"not scored: multifieldqa_zh, vcsum: {HOW}\n" in table.err
+    alone = lr2eval("score", "longbench:vcsum", folder)
+    assert (alone.code, alone.out, alone.error) == (2, "", f"longbench:vcsum: {HOW}")
+
+
+@pytest.mark.usefixtures("_no_jieba")
+def test_without_jieba_the_rest_of_a_run_is_scored(tmp_path: Path, lr2eval: Run) -> None:
+    shards = {"longbench/vcsum@4096": [100.0, 0.0], "longbench/hotpotqa@4096": [100.0, 0.0]}
+    done = lr2eval("score", "longbench", fake_run(tmp_path / "run", shards), "--json")
+    assert json.loads(done.out) == {"scores": {"hotpotqa@4096": 50.0}, "not_scored": {"vcsum@4096": HOW}}
+
+
 def test_length_buckets(tmp_path: Path, lr2eval: Run) -> None:
     rows = [line(length=3999), line(length=4000), line(length=7999, pred="x")]
     done = lr2eval("score", "longbench_e", write(tmp_path / "pred_e", hotpotqa=rows), "--json")
@@ -77,13 +114,10 @@ def test_ruler_layout(tmp_path: Path, lr2eval: Run) -> None:
 
 def test_run_of_ours(tmp_path: Path, lr2eval: Run) -> None:
     """Answers in the store say right and wrong; scores stored with them are not asked."""
-    shards = {"ruler/vt@4096": [100.0, 0.0, 0.0, None], "ruler/vt@8192": [100.0], "niah/single@4096": [100.0, 0.0]}
+    shards = {"ruler/vt@4096": [100.0, 99.25, 99.25, None], "ruler/vt@8192": [100.0], "niah/single@4096": [100.0, 0.0]}
     metrics = dict.fromkeys(shards, "string_match_all")
     run = fake_run(tmp_path / "run", shards, metrics=metrics, planned=4)
     before = (run / "samples.sqlite").read_bytes()
-    results = json.loads((run / "results.json").read_text())
-    results["shards"][0]["score"] = 99.5
-    (run / "results.json").write_text(json.dumps(results))
     done = lr2eval("score", "ruler", run, "--json")
     assert json.loads(done.out) == {"scores": {"vt@4096": 33.33, "vt@8192": 100.0}}
     assert "not finished" in done.err

@@ -7,15 +7,25 @@ import pytest
 
 from lr2eval.comparisons.compare import compare_runs, groups, pool, read_all
 from lr2eval.comparisons.pairing import PairedShard
+from lr2eval.comparisons.scores import RunScores
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.comparison import Comparison, Difference
 from tests.fake_runs import fake_run, ones
 
 
 def compared(tmp_path: Path, before: dict[str, list[float | None]], after: dict[str, list[float | None]]) -> Comparison:
-    paths = [fake_run(tmp_path / "a", before, model="original"), fake_run(tmp_path / "b", after, model="extended")]
-    sources = read_all(paths)
-    return compare_runs(sources[0], sources[1:])[0]
+    return compare_runs(*opened(tmp_path, before, after))[0]
+
+
+def opened(
+    tmp_path: Path, before: dict[str, list[float | None]], after: dict[str, list[float | None]], window: int = 131_072
+) -> tuple[RunScores, list[RunScores]]:
+    paths = [
+        fake_run(tmp_path / "a", before, model="original", window=window),
+        fake_run(tmp_path / "b", after, model="extended"),
+    ]
+    original, *extended = read_all(paths)
+    return original, extended
 
 
 def row(done: Comparison, level: str, task: str | None = None, length: int | None = None) -> Difference:
@@ -111,7 +121,39 @@ def test_weights_of_tasks() -> None:
 
 def test_groups_repeat_no_row() -> None:
     shard = PairedShard("ruler/vt@4096", "ruler", "vt", 4096, np.ones(3), np.ones(3), [], [])
-    assert [key[0] for key in groups([shard])] == ["benchmark", "length", "shard"]
+    assert [key[0] for key in groups([shard], 4096)] == ["benchmark", "length", "shard"]
+
+
+def test_lengths_beyond_the_window_are_rows_of_their_own(tmp_path: Path) -> None:
+    lengths = (2048, 4096, 8192, 16384)
+    before: dict[str, list[float | None]] = {f"ruler/{t}@{n}": ones(20) for t in ("vt", "cwe") for n in lengths[:2]}
+    before |= {f"ruler/{t}@{n}": ones(20, 18) for t in ("vt", "cwe") for n in lengths[2:]} | {"mmlu/a": ones(20)}
+    after = before | {f"ruler/{t}@{n}": ones(20) for t in ("vt", "cwe") for n in lengths[2:]}
+    after["ruler/vt@4096"] = ones(20, 10)
+    done = compare_runs(*opened(tmp_path, before, after, window=4096))[0]
+    rows = done.pairs[0].differences
+    assert {(r.benchmark, r.level, r.task, r.length, r.n) for r in rows if r.beyond and r.level != "shard"} == {
+        ("ruler", "benchmark", None, None, 80), ("ruler", "length", None, 8192, 40),
+        ("ruler", "length", None, 16384, 40), ("ruler", "task", "vt", None, 40), ("ruler", "task", "cwe", None, 40),
+    }  # fmt: skip
+    assert [r.beyond for r in rows] == sorted(r.beyond for r in rows)  # what fits comes first
+    within, far = (r for r in rows if (r.level, r.benchmark) == ("benchmark", "ruler"))
+    assert (within.n, within.difference, within.retention) == (80, -12.5, 0.875)
+    assert (far.difference, far.retention, far.retention_interval) == (90, None, None)
+    assert all((r.retention is None) == r.beyond for r in rows)
+    # Holm's correction is over all shards: 8 of RULER and MMLU's. Four rose, one fell.
+    shard = next(r for r in rows if (r.level, r.task, r.length) == ("shard", "vt", 4096))
+    assert shard.p_holm == pytest.approx(5 * shard.p_changed)
+
+
+def test_the_noise_floor_keeps_the_window_apart(tmp_path: Path) -> None:
+    before: dict[str, list[float | None]] = {"ruler/vt@4096": ones(10), "ruler/vt@8192": ones(10)}
+    repeat = fake_run(tmp_path / "r", before | {"ruler/vt@8192": ones(10, 4)}, model="original", window=4096)
+    original, extended = opened(tmp_path, before, before, window=4096)
+    rows = compare_runs(original, extended, noise=read_all([repeat]))[0].pairs[0].differences
+    assert {(r.level, r.beyond): r.noise for r in rows} == {
+        (level, beyond): 40 * beyond for level in ("benchmark", "length", "shard") for beyond in (False, True)
+    }
 
 
 def test_depth_cells(tmp_path: Path) -> None:
@@ -152,15 +194,32 @@ def test_noise_floor_is_the_largest_move_between_repeats(tmp_path: Path) -> None
         compare_runs(sources[0], sources[1:], noise=[sources[1]])
 
 
-def test_effective_length_with_the_share_of_resamples(tmp_path: Path) -> None:
+def test_effective_length_with_its_range(tmp_path: Path) -> None:
     shards = {f"ruler/vt@{n}": ones(100, lost) for n, lost in ((4096, 0), (8192, 14), (16384, 60))}
-    done = compared(tmp_path, shards, shards)
-    for found in done.effective_lengths:
-        shares = dict(found.shares)
+    for found in compared(tmp_path, shards, shards).effective_lengths:
         assert found.effective_length == 8192  # 86 > 85.6
-        assert set(shares) == {4096, 8192}
-        assert 0.3 < shares[8192] < 0.7
-        assert sum(shares.values()) == pytest.approx(1)
+        assert (found.low, found.high, found.confidence, found.n) == (4096, 8192, 0.95, 100)
+
+
+def test_few_right_answers_show_no_effective_length(tmp_path: Path) -> None:
+    shards = {f"ruler/vt@{n}": ones(8) for n in (4096, 8192)}
+    for found in compared(tmp_path, shards, shards).effective_lengths:
+        assert (found.effective_length, found.low, found.high, found.n) == (8192, None, 8192, 8)
+
+
+def test_skipped_samples_and_shared_documents_widen_the_range(tmp_path: Path) -> None:
+    before: dict[str, list[float | None]] = {f"ruler/qa_1@{n}": ones(40) for n in (4096, 8192)}
+    assert [each.low for each in compared(tmp_path, before, before).effective_lengths] == [8192, 8192]
+    skipped = before | {"ruler/qa_1@8192": [None] * 20 + ones(20)}
+    found = compared(tmp_path / "skipped", skipped, skipped).effective_lengths[0]
+    assert (found.effective_length, found.low, found.high, found.n) == (8192, 4096, 8192, 20)
+    # 14 wrong of 40 exclude 8k, unless all of them are of one document.
+    wrong, ranges = before | {"ruler/qa_1@8192": ones(40, 14)}, []
+    shared = {"ruler/qa_1@8192": [{"document": f"d{i // 14}"} for i in range(40)]}
+    for name, columns in (("alone", {}), ("shared", shared)):
+        sources = read_all([fake_run(tmp_path / f"{name}{i}", wrong, columns=columns) for i in range(2)])
+        ranges.append(compare_runs(sources[0], sources[1:])[0].effective_lengths[0].high)
+    assert ranges == [4096, 8192]
 
 
 def test_effective_length_is_over_lengths_that_have_every_task(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_exports_tell_gains_from_differences(comparison: Comparison) -> None:
     assert {row["original_length"] for row in rows if not row["level"].startswith("gain")} == {""}
     text = exports.to_markdown(comparison)
     assert "extended at its longest length against original at its own window" in text
-    assert r"| longbench:trec\@8k-128k | 40 | 30.0 | 90.0 | +60.00 |" in text
+    assert "| `longbench:trec@8k-128k` | 40 | 30.0 | 90.0 | +60.00 |" in text
 
 
 def test_the_report_says_it_in_words_and_shows_every_number(comparison: Comparison, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,14 +11,20 @@ from lr2eval.comparisons.gate import check_pin, default_checks, judge, not_compa
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.comparison import Check, Gate
+from lr2eval.record.results import NotRun
 from tests.fake_runs import Scores, fake_run, ones
 
 
-def paired(tmp_path: Path, before: dict[str, Scores], after: dict[str, Scores]) -> PairedRuns:
+def paired(
+    tmp_path: Path, before: Mapping[str, Scores], after: Mapping[str, Scores], *, common: bool = False, **original: Any
+) -> PairedRuns:
     sources = read_all(
-        [fake_run(tmp_path / "a", before, model="original"), fake_run(tmp_path / "b", after, model="extended")]
+        [
+            fake_run(tmp_path / "a", before, model="original", **original),
+            fake_run(tmp_path / "b", after, model="extended"),
+        ]
     )
-    return compare_runs(sources[0], sources[1:])[1][0]
+    return compare_runs(sources[0], sources[1:], common=common)[1][0]
 
 
 def only(gate: Gate) -> Check:
@@ -172,6 +180,92 @@ def test_the_pin(tmp_path: Path) -> None:
         check_pin(pair.original.side, GateConfig(baseline_digest="0" * 64))
 
 
+def test_the_pin_of_the_model(tmp_path: Path) -> None:
+    side = paired(tmp_path, {"mmlu/a": ones(300)}, {"mmlu/a": ones(300)}).original.side
+    check_pin(side, GateConfig(baseline_model=side.model.fingerprint[:12]))
+    with pytest.raises(NotComparableError, match=r"model fingerprint .* change baseline_model"):
+        check_pin(side, GateConfig(baseline_model="0" * 8))
+
+
+VT, CWE, A, B = "ruler/vt@4096", "ruler/cwe@4096", "mmlu/a", "mmlu/b"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "config", "common", "refused"),
+    [
+        # Only the original has it: refused if a check needs it.
+        ([VT, CWE, A], [VT, A], {}, True, CWE),
+        ([VT, CWE, A], [VT, A], {"tasks": ["ruler"]}, True, CWE),
+        ([VT, CWE, A], [VT, A], {"tasks": ["mmlu"], "checks": {"ruler:cwe": {"margin": 1}}}, True, CWE),
+        ([VT, CWE, A], [VT, A], {"checks": {"mmlu": {"margin": 1}}}, True, CWE),
+        ([VT, CWE, A], [VT, A], {"tasks": ["mmlu"]}, True, None),
+        ([VT, CWE, A], [VT, A], {"tasks": ["ruler:vt", "mmlu"]}, True, None),
+        # Only the extended run has it: refused, or with common if a check needs it.
+        ([VT, A], [VT, CWE, A], {}, False, CWE),
+        ([VT, A], [VT, A, B], {}, True, B),
+        ([VT, A], [VT, CWE, A], {"tasks": ["ruler"]}, True, CWE),
+        ([VT, A], [VT, CWE, A], {"tasks": ["mmlu"]}, False, CWE),
+        ([VT, A], [VT, CWE, A], {"tasks": ["mmlu"]}, True, None),
+        ([VT, A], [VT, A, "lm_eval/hellaswag"], {}, True, "lm_eval/hellaswag"),
+    ],
+)
+def test_a_needed_shard_must_be_in_both_runs(
+    tmp_path: Path, before: list[str], after: list[str], config: dict[str, Any], common: bool, refused: str | None
+) -> None:
+    pair = paired(tmp_path, {name: ones(300) for name in before}, {name: ones(300) for name in after}, common=common)
+    if refused is None:
+        gate = judge(pair, GateConfig(**config), common=common)
+        assert gate.verdict == "pass"
+        assert [item.what for item in gate.left_out] == sorted({*before} ^ {*after})
+        assert gate.paragraph.endswith("Left out: 300 samples (gate.json lists them).")
+    else:
+        with pytest.raises(NotComparableError, match=f"has no scores for {refused}"):
+            judge(pair, GateConfig(**config), common=common)
+
+
+@pytest.mark.parametrize("common", [False, True])
+def test_the_original_may_say_why_it_lacks_a_shard(tmp_path: Path, common: bool) -> None:
+    reasons = [
+        NotRun(task="cwe", length=4096, reason="too long"),
+        NotRun(task="b", length=None, reason="missing data"),
+        NotRun(task="longbench", length=None, reason="missing data"),
+    ]
+    after = {name: ones(300) for name in (VT, CWE, A, B, "longbench/trec@4096")}
+    pair = paired(tmp_path, {VT: ones(300), A: ones(300)}, after, common=common, not_run=reasons)
+    gate = judge(pair, GateConfig(), common=common)
+    assert gate.verdict == "pass"
+    assert {item.what: item.reason for item in gate.left_out} == {
+        CWE: "too long", B: "missing data", "longbench/trec@4096": "missing data"
+    }  # fmt: skip
+
+
+def test_the_window_explains_a_missing_shard_unless_the_run_went_beyond_it(tmp_path: Path) -> None:
+    before, after = {VT: ones(300)}, {VT: ones(300), "ruler/vt@8192": ones(300)}
+    assert judge(paired(tmp_path / "1", before, after, window=4096), GateConfig()).verdict == "pass"
+    for kwargs in ({"window": 8192}, {"window": 4096, "settings": {"beyond_window": True}}):
+        with pytest.raises(NotComparableError, match="has no scores for ruler/vt@8192"):
+            judge(paired(tmp_path / str(kwargs["window"]), before, after, **kwargs), GateConfig())
+
+
+def test_a_needed_shard_without_any_pair_is_refused(tmp_path: Path) -> None:
+    """All of its samples were skipped in the extended run, though the original has scores."""
+    skipped: list[float | None] = [None] * 300
+    pair = paired(tmp_path / "1", {VT: ones(300), A: ones(300)}, {VT: skipped, A: ones(300)})
+    with pytest.raises(NotComparableError, match=f"{VT}: no sample is left"):
+        judge(pair, GateConfig())
+    assert judge(pair, GateConfig(tasks=("mmlu",))).verdict == "pass"
+    # The original has no score either, so there is nothing to lose.
+    pair = paired(tmp_path / "2", {VT: skipped, A: ones(300)}, {VT: ones(300), A: ones(300)})
+    assert judge(pair, GateConfig()).verdict == "pass"
+
+
+def test_a_name_that_only_the_extended_run_has_is_a_usage_error(tmp_path: Path) -> None:
+    pair = paired(tmp_path, {A: ones(300)}, {A: ones(300), VT: ones(300)})
+    for config in ({"tasks": ("ruler",)}, {"checks": {"ruler:vt": {"margin": 1}}}):
+        with pytest.raises(UsageError, match="original has no such shard"):
+            judge(pair, GateConfig.model_validate(config), common=True)
+
+
 def test_not_comparable_says_why() -> None:
     gate = not_comparable(NotComparableError("other seeds; use one"), 0.95)
     assert (gate.verdict, gate.exit_code, gate.reason) == ("not comparable", 4, "other seeds; use one")
@@ -187,3 +281,38 @@ def test_graded_scores_all_equal(tmp_path: Path) -> None:
     scores: list[float | None] = [75.0] * 30
     gate = judge(paired(tmp_path, {"ruler/vt@4096": scores}, {"ruler/vt@4096": scores}), GateConfig())
     assert gate.verdict == "inconclusive"
+
+
+def beyond(tmp_path: Path) -> PairedRuns:
+    """A loss within the original's window of 4k; a great gain beyond it."""
+    before: dict[str, Scores] = {"ruler/vt@4096": ones(400), "ruler/vt@8192": ones(400, 380), "mmlu/a": ones(400)}
+    after: dict[str, Scores] = {"ruler/vt@4096": ones(400, 80), "ruler/vt@8192": ones(400), "mmlu/a": ones(400)}
+    return paired(tmp_path, before, after, window=4096)
+
+
+@pytest.mark.parametrize("tasks", [None, ("ruler",), ("ruler:vt",), ("vt",)])
+def test_gains_beyond_the_window_hide_no_loss(tmp_path: Path, tasks: tuple[str, ...] | None) -> None:
+    gate = judge(beyond(tmp_path), GateConfig(tasks=tasks))
+    assert (gate.verdict, gate.checks[0].n, gate.checks[0].difference) == ("regression", 400, -20)
+    assert [(each.what, each.n, each.reason) for each in gate.left_out] == [
+        ("ruler@8k", 400, "beyond the original's window of 4k, and no check names it")
+    ]
+
+
+def test_a_check_may_name_a_length_beyond_the_window(tmp_path: Path) -> None:
+    gate = judge(beyond(tmp_path), GateConfig(tasks=("ruler@8k", "ruler:vt@8k")))
+    assert gate.verdict == "pass"
+    assert [check.difference for check in gate.checks] == [95, 95]
+    assert gate.left_out == []
+
+
+def test_a_check_of_which_nothing_is_within_the_window(tmp_path: Path) -> None:
+    shards: dict[str, Scores] = {f"ruler/vt@{n}": ones(300) for n in (8192, 16384)}
+    pair = paired(tmp_path / "both", shards | {"mmlu/a": ones(300)}, shards | {"mmlu/a": ones(300)}, window=4096)
+    assert default_checks(pair) == ["mmlu"]
+    assert [each.what for each in judge(pair, GateConfig()).left_out] == ["ruler@8k", "ruler@16k"]
+    with pytest.raises(UsageError, match=r"check 'ruler:vt': all .* window of 4k; .* ruler:vt@8k, ruler:vt@16k"):
+        judge(pair, GateConfig(tasks=("ruler:vt",)))
+    only_beyond = paired(tmp_path / "beyond", shards, shards, window=4096)
+    with pytest.raises(NotComparableError, match=r"no samples within the original's window of 4k.* such as ruler@8k"):
+        judge(only_beyond, GateConfig())

@@ -60,7 +60,7 @@ def test_a_flag_replaces_the_limits_of_the_file(tmp_path: Path) -> None:
         ("marign = 1", "marign: unknown option; did you mean margin?"),
         ("[checks.mmlu]\nmargins = 1", "checks.mmlu.margins: unknown option; did you mean checks.mmlu.margin?"),
         ("[weights.ruler]\nvt = 0", "every weight must be a positive number"),
-        ("[weights.ruler]\nvt = inf", "every weight must be a positive number"),
+        ("[weights.ruler]\nvt = inf", "weights.ruler.vt: must be a finite number"),
         ("baseline_digest = 'abc'", "baseline_digest"),
         ("= 1", "not valid TOML"),
     ],

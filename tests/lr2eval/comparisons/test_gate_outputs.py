@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
 import xmlschema
 
+from lr2eval.base.visible import line
 from lr2eval.comparisons.compare import compare_runs, read_all
 from lr2eval.comparisons.exports import gate_markdown, github_annotations, junit
 from lr2eval.comparisons.gate import judge, not_comparable
@@ -13,6 +15,8 @@ from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.errors import NotComparableError
 from lr2eval.record.comparison import Gate
 from tests.fake_runs import fake_run, ones
+from tests.lr2eval.comparisons.test_exports import inline
+from tests.reports.hostile import ACTS, ALL, OBEYED
 
 SCHEMA = Path(__file__).with_name("junit.xsd")
 STAMP = "2026-01-02T03:04:05"
@@ -83,17 +87,18 @@ def test_hostile_text_stays_text_in_junit(hostile: Gate) -> None:
 
 def test_annotations_levels(gate: Gate) -> None:
     lines = github_annotations(gate)
-    assert [line.split(" ")[0] for line in lines] == ["::notice", "::error", "::warning"]
+    assert [each.split(" ")[0] for each in lines] == ["::notice", "::error", "::warning"]
     assert github_annotations(not_comparable(NotComparableError("why"), 0.95)) == [
         "::error title=lr2eval gate%3A not comparable::why"
     ]
 
 
 def test_annotations_cannot_be_injected(hostile: Gate) -> None:
-    for line in github_annotations(hostile):
-        assert "\n" not in line
-        assert "%250A" in line  # a literal %0A is no line break
-        assert "%0A::error" in line  # the line break is escaped, and with it the second command
+    for each in github_annotations(hostile):
+        assert "\n" not in each
+        assert "%250A" in each  # a literal %0A is no line break
+        assert not re.search("::error", each[2:])
+        assert "⟨U+001B⟩" in each
 
 
 def test_summary_table_survives_hostile_names(hostile: Gate) -> None:
@@ -108,4 +113,38 @@ def test_summary_names_the_verdict_and_the_runs(gate: Gate) -> None:
     text = gate_markdown(gate)
     assert text.startswith("## ✗ lr2eval gate: REGRESSION\n")
     assert gate.original is not None
-    assert gate.original.digest[:16] in text
+    assert gate.extended is not None
+    properties = {each.get("name"): each.get("value") for each in suite(junit(gate, STAMP)).iter("property")}
+    for side, run in (("original", gate.original), ("extended", gate.extended)):
+        assert f"{side} `{run.digest[:16]}` of model `{run.model.fingerprint[:16]}`" in text
+        assert properties[f"{side}_digest"] == run.digest
+        assert properties[f"{side}_model"] == run.model.fingerprint
+
+
+def with_names(gate: Gate) -> Gate:
+    """The gate with every hostile string as the name, the message and the criterion of a check."""
+    checks = [gate.checks[0].model_copy(update={"name": name, "message": name, "criterion": name}) for name in ALL]
+    return gate.model_copy(update={"checks": checks, "paragraph": " ".join(ALL), "caveats": list(ALL)})
+
+
+def test_every_hostile_string_in_junit(gate: Gate) -> None:
+    written = junit(with_names(gate), STAMP)
+    xmlschema.XMLSchema(str(SCHEMA)).validate(written)
+    assert not ACTS.search(written)
+    assert not OBEYED.search(written)
+    cases = suite(written).findall("testcase")
+    assert [case.get("name") for case in cases] == [f"{line(name)}: {line(name)}" for name in ALL]
+
+
+def test_every_hostile_string_in_annotations_and_summary(gate: Gate) -> None:
+    lines = github_annotations(with_names(gate))
+    assert len(lines) == len(ALL)
+    for each in lines:
+        assert re.match(r"::(notice|warning|error) title=[^,:]*::", each)
+        assert not ACTS.search(each)
+        assert "\n" not in each
+        assert not OBEYED.search(each[2:])
+    written = gate_markdown(with_names(gate))
+    assert not ACTS.search(written)
+    assert not OBEYED.search(written)
+    inline(written)

@@ -167,7 +167,7 @@ def _only_pickle(folder: Path) -> None:
     ("damage", "thing", "mend"),
     [
         (_remove("config.json"), "config.json: no such file", "config.json"),
-        (_write("config.json", b"{"), "config.json: not readable as JSON", "copy the file again"),
+        (_write("config.json", b"{"), "config.json: not valid JSON", "copy the file again"),
         (_write("config.json", b"[]"), "config.json: not a JSON object", "copy the file again"),
         (_write("config.json", b"{}"), "model_type is None", "choose another model"),
         (_remove("model.safetensors"), "no *.safetensors file", "download the weights"),

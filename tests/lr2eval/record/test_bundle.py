@@ -326,7 +326,10 @@ def test_bad_input(data: Path, tmp_path: Path, lr2eval: Run) -> None:
     assert "holds gsm8k and is not a bundle" in error("prepare", "--tasks", "mmlu", "--out", data)
     assert f"{data}: has no bundle.json; make a bundle with" in error("show", data)
     assert "no such folder" in error("show", tmp_path / "none")
-    for text, says in (("{", "not a bundle that this version"), ('{"version": 2}', "version: ")):
+    for text, says in (
+        ("{", "bundle.json: not valid JSON"),
+        ('{"version": 2}', "damaged at version (must be 1); it is not a bundle that this version"),
+    ):
         (data / "bundle.json").write_text(text)
         assert says in error("show", data)
 

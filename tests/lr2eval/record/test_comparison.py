@@ -36,10 +36,10 @@ def test_what_is_written_fits_the_schemas_and_reads_back(tmp_path: Path, n: int)
 
 @pytest.mark.parametrize(("file", "model"), [("compare/comparison.json", Comparison), ("gate/gate.json", Gate)])
 def test_a_file_of_the_old_schema_is_refused_with_both_versions(file: str, model: type[Record]) -> None:
-    """Version 1 said ``mind`` for ``caveats``. Nothing in the product reads these files, so there is no conversion."""
+    """Nothing in the product reads these files, so there is no conversion."""
     old = Path(__file__).parents[2] / "assets" / "runs-9c8e5ba" / file
     with pytest.raises(StoreError) as caught:
         read_record(old, model, missing="give a file", repair="compare the runs again")
     assert str(caught.value) == (
-        f"{old}: has schema version 1, but this lr2eval reads version 2; compare the runs again"
+        f"{old}: has schema version 1, but this lr2eval reads version 3; compare the runs again"
     )

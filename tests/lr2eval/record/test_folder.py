@@ -8,12 +8,13 @@ from lr2eval.base import machine
 from lr2eval.base.files import write_atomic, write_json
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.record import folder
+from lr2eval.record.base import sealed
 
 
 def test_round_trip(tmp_path: Path) -> None:
     assert folder.read_manifest(tmp_path) is None
     folder.write_manifest(tmp_path, {"settings": {"a": 1}})
-    assert folder.read_manifest(tmp_path) == {"settings": {"a": 1}}
+    assert folder.read_manifest(tmp_path) == sealed({"settings": {"a": 1}})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"a": 1}'])
@@ -55,6 +56,14 @@ def test_nan_never_reaches_a_file(tmp_path: Path) -> None:
 def test_unwritable_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="No such file or directory"):
         write_atomic(tmp_path / "missing" / "x", "text")
+
+
+def test_locking_deletes_what_a_killed_command_left(tmp_path: Path) -> None:
+    gone, kept = f".results.json.{2**22 + 1}.tmp", "results.json"
+    for name in (gone, kept):
+        (tmp_path / name).touch()
+    with folder.locked(tmp_path):
+        assert {path.name for path in tmp_path.iterdir()} == {kept, folder.LOCK}
 
 
 def test_versions_name_what_decides_results() -> None:

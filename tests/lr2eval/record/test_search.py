@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,18 @@ from typing import Any
 import pytest
 
 from lr2eval.errors import StoreError
+from lr2eval.record.base import as_file
 from lr2eval.record.search import FILE, SearchResult
+from tests import damage
 from tests.reports.searches import make_search
+
+OLD = Path(__file__).parents[2] / "assets" / "runs-9c8e5ba" / "search"
 
 
 def test_it_comes_back(tmp_path: Path) -> None:
     folder = make_search(tmp_path / "s")
     found = SearchResult.read(folder)
-    assert found.model_dump_json() == (folder / FILE).read_text(encoding="utf-8")
+    assert as_file(found) == json.loads((folder / FILE).read_text(encoding="utf-8"))
 
 
 def test_missing_is_named(tmp_path: Path) -> None:
@@ -50,7 +55,7 @@ def _old(value: Any) -> None:
 
 
 def _next(value: Any) -> None:
-    value["version"] = 3
+    value["version"] = 4
 
 
 @pytest.mark.parametrize(
@@ -61,8 +66,8 @@ def _next(value: Any) -> None:
         (_lost, "split 31 is not among those searched"),
         (_negative, "at factors.3"),
         (_extra, "at more"),
-        (_old, "has schema version 1, but this lr2eval reads version 2"),
-        (_next, "has schema version 3, but this lr2eval reads version 2"),
+        (_old, "has schema version 1, but this lr2eval reads versions 2 and 3"),
+        (_next, "has schema version 4, but this lr2eval reads versions 2 and 3"),
     ],
 )
 def test_damage_is_named_in_one_line(tmp_path: Path, change: Callable[[Any], None], said: str) -> None:
@@ -84,7 +89,8 @@ def test_damage_is_named_in_one_line(tmp_path: Path, change: Callable[[Any], Non
     [
         *((text, "not valid JSON") for text in ("", "{", "\x00")),
         *((text, "damaged at the top level") for text in ("[]", "null")),
-        *((text, "damaged at digest") for text in ("{}", '{"version": 2}', '{"scale": NaN}')),
+        *((text, "damaged at digest") for text in ("{}", '{"version": 2}')),
+        ('{"scale": NaN}', "not valid JSON"),
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -93,3 +99,23 @@ def test_what_is_no_result_is_refused(tmp_path: Path, text: str, said: str) -> N
         SearchResult.read(tmp_path)
     assert str(tmp_path / FILE) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_every_change_is_noticed(tmp_path: Path, version: int) -> None:
+    """Version 2 had no checksum, and its digest does not cover ``data``."""
+    folder = tmp_path / "s"
+    if version == 3:
+        make_search(folder)
+    else:
+        shutil.copytree(OLD, folder)
+    path = folder / FILE
+    text = path.read_bytes()
+    assert SearchResult.read(folder).version == version
+    for place, delete in damage.some_changes(path, 120):
+        if version == 2 and (place[0] in ("data", "sha256") or (place[-1] == "d_rcd" and delete)):
+            continue
+        damage.changed(path, place, delete=delete)
+        with pytest.raises(StoreError, match=FILE):
+            SearchResult.read(folder)
+        path.write_bytes(text)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lr2eval.errors import CheckpointError
-from lr2eval.runs.card import FILE, Card
+from lr2eval.model.names import BUILT_IN, built_in
+from lr2eval.runs.card import FILE, LARGEST, OPTIONS, Card
 from lr2eval.runs.config import RunConfig
 
 CARD = Card(
@@ -34,6 +36,100 @@ def test_a_damaged_one_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
     with pytest.raises(CheckpointError, match=r"lr2eval.json: cannot be read .*fix or delete it"):
         Card.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", built_in())
+def test_the_cards_of_the_built_in_models_are_allowed(name: str) -> None:
+    assert Card.read(BUILT_IN / name).options["niah"]["wording"] == "ruler"
+
+
+SECRET = "/etc/passwd"
+WHOLE: dict[str, Any] = {"made_for": {"ruler": ["vt"]}, "lengths": [512], "options": {"ruler": {"haystack": "essays"}}}
+
+
+@pytest.mark.parametrize(
+    ("card", "key"),
+    [
+        (SECRET, "the file"),
+        ({SECRET: 1}, SECRET),
+        ({"made_for": SECRET}, "made_for"),
+        ({"made_for": {SECRET: ["vt"]}}, "made_for"),
+        ({"made_for": {"ruler": SECRET}}, "made_for"),
+        ({"made_for": {"ruler": ["vt", SECRET]}}, "made_for"),
+        ({"made_for": {"ruler": ["vt\x1b]52;"]}}, "made_for"),
+        ({"lengths": SECRET}, "lengths"),
+        ({"lengths": [SECRET]}, "lengths"),
+        ({"lengths": [0]}, "lengths"),
+        ({"lengths": [True]}, "lengths"),
+        ({"lengths": [1 << 60]}, "lengths"),
+        ({"lengths": [512] * 65}, "lengths"),
+        ({"options": SECRET}, "options"),
+        ({"options": {"ruler": SECRET}}, "options"),
+        ({"options": {SECRET: {"haystack": "essays"}}}, f"options.{SECRET}.haystack"),
+        ({"options": {"ruler": {SECRET: 1}}}, f"options.ruler.{SECRET}"),
+        ({"options": {"ruler": {"samples": {"4k": SECRET}}}}, "options.ruler.samples"),
+        ({"options": {"lm_eval": {"include_path": SECRET}}}, "options.lm_eval.include_path"),
+        ({"options": {"vllm": {"download_dir": SECRET}}}, "options.vllm.download_dir"),
+        ({"options": {"niah": {"samples_per_cell": True}}}, "options.niah.samples_per_cell"),
+        ({"options": {"niah": {"samples_per_cell": 1001}}}, "options.niah.samples_per_cell"),
+        ({"options": {"niah": {"depths": 1}}}, "options.niah.depths"),
+        ({"options": {"niah": {"depths": "0,50"}}}, "options.niah.depths"),
+        *(({"options": {(parts := key.split("."))[0]: {parts[1]: SECRET}}}, f"options.{key}") for key in OPTIONS),
+        *(({"options": {(parts := key.split("."))[0]: {parts[1]: [SECRET]}}}, f"options.{key}") for key in OPTIONS),
+    ],
+)
+def test_only_what_the_closed_list_allows(tmp_path: Path, card: Any, key: str) -> None:
+    if isinstance(card, dict):
+        card = WHOLE | card
+    (tmp_path / FILE).write_text(json.dumps(card))
+    with pytest.raises(CheckpointError) as caught:
+        Card.read(tmp_path)
+    assert f"{key}: " in str(caught.value)
+    assert str(caught.value).isprintable(), "one line without control characters"
+
+
+@pytest.mark.parametrize(
+    "content", [" " * LARGEST + "{}", "[" * 50_000, '{"lengths": "\\ud800"}', '{"lengths": [1' + "0" * 5000 + "]}"],
+    ids=["large", "deep", "surrogate", "digits"],
+)  # fmt: skip
+def test_a_hostile_file_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / FILE).write_text(content)
+    with pytest.raises(CheckpointError, match=r"lr2eval\.json: ") as caught:
+        Card.read(tmp_path)
+    assert len(str(caught.value).removeprefix(str(tmp_path))) < 250
+
+
+def test_the_plan_says_what_the_card_chose(
+    toy_checkpoint: Path, tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from lr2eval.commands.plan import print_plan
+    from lr2eval.workflows.run import prepare_run
+
+    monkeypatch.setenv("LR2EVAL_CACHE", str(shared_cache))
+    (folder := tmp_path / "toy").mkdir()
+    for file in toy_checkpoint.iterdir():
+        (folder / file.name).symlink_to(file)
+    changes = {"made_for": {"ruler": ("niah_single_1",)}, "lengths": (768, 1024, 2048)}
+    (folder / FILE).write_text(CARD.model_copy(update=changes).model_dump_json())
+    flags: dict[str, Any] = {
+        "model": str(folder), "tasks": "ruler", "samples_per_task": 1, "device": "cpu", "offline": True
+    }  # fmt: skip
+    print_plan(prepare_run(RunConfig.load(flags)), lambda _: None)
+    line = "toy's lr2eval.json chose: tasks ruler:niah_single_1; lengths 768, 1k; ruler.haystack=demo-filler, "
+    assert f"{line}ruler.repeat=true\n" in capsys.readouterr().err
+    named = RunConfig.load({**flags, "tasks": "ruler:vt", "lengths": "512"}, sets=["ruler.haystack=python-docs"])
+    assert CARD.choices(named, 1024) == "ruler.repeat=true"
+    assert CARD.choices(RunConfig.load({**flags, "tasks": "facts", "lengths": "512"}), 1024) == ""
+
+
+def test_a_foreign_model_reads_no_secret(toy: Path, tmp_path: Path, lr2eval: Callable[..., Any]) -> None:
+    (secret := tmp_path / "secret.txt").write_text("The secret word is tulip. " * 500)
+    (toy / FILE).write_text(json.dumps({"options": {"ruler": {"haystack": str(secret)}}}))
+    got = lr2eval("run", "--model", toy, "--tasks", "ruler:niah_single_1", "--offline", "--out", tmp_path / "run")
+    assert (got.code, got.out) == (2, "")
+    assert "options.ruler.haystack: a checkpoint may set only" in got.error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import pytest
 
 from lr2eval.benchmark import ResponseDetail, SampleInfo, Shard
 from lr2eval.errors import RunFailedError
+from lr2eval.record.summary import shard_result, summaries
 from lr2eval.runs.scoring import CONTEXT, EDGE, scored_samples
-from lr2eval.runs.summary import shard_result, summaries
 
 
 def shard(**changes: Any) -> Shard:

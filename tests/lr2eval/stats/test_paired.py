@@ -52,13 +52,13 @@ def _tango_z(lost: float, gained: float, n: float, difference: float) -> float:
     return (gained - lost - n * difference) / math.sqrt(n * (2 * share + difference * (1 - difference)))
 
 
-def _corrected(z: float, total: float) -> float:
-    """0.4 of a sample off the distance of the sum ``total``."""
-    return z * max(0.0, 1 - 0.4 / abs(total)) if total else 0.0
+def _corrected(z: float, total: float, share: float) -> float:
+    """0.4 of a sample, 1 where all differ, off the distance of the sum ``total``; ``share`` of the pairs differ."""
+    return z * max(0.0, 1 - (0.4 + 0.6 * share) / abs(total)) if total else 0.0
 
 
 def _corrected_tango_z(lost: float, gained: float, n: float, difference: float) -> float:
-    return _corrected(_tango_z(lost, gained, n, difference), gained - lost - n * difference)
+    return _corrected(_tango_z(lost, gained, n, difference), gained - lost - n * difference, (lost + gained) / n)
 
 
 @modest
@@ -92,10 +92,10 @@ def test_difference_interval_is_tangos(lost: int, gained: int, same: int, confid
 
 
 def test_one_discordant_pair_of_44_by_hand() -> None:
-    # At -.0753 the quadratic is 88 q^2 - (1 + 87 * .0753) q = 0: q = .08581 and z = (1 + 44 * .0753 - .4) /
-    # sqrt(44 (2 * .08581 - .0753 * 1.0753)) = 1.959.
+    # At -.0759 the quadratic is 88 q^2 - (1 + 87 * .0759) q = 0: q = .0864 and z = (1 + 44 * .0759 - .4 - .6 / 44) /
+    # sqrt(44 (2 * .0864 - .0759 * 1.0759)) = 1.960.
     low, high = difference_interval(binary(43, 0, 1, 0), 0.95)
-    assert (round(low, 4), round(high, 3)) == (-0.0753, 0.132)
+    assert (round(low, 4), round(high, 3)) == (-0.0759, 0.132)
 
 
 @modest
@@ -221,7 +221,8 @@ def _nam_blackwelder_z(both: int, lost: int, gained: int, neither: int, ratio: f
 )
 def test_retention_z_is_nam_and_blackwelders(table: tuple[int, int, int, int], ratio: float) -> None:
     both, lost, gained, _ = table
-    expected = _corrected(_nam_blackwelder_z(*table, ratio), both + gained - ratio * (both + lost))
+    share = (lost + gained) / sum(table)
+    expected = _corrected(_nam_blackwelder_z(*table, ratio), both + gained - ratio * (both + lost), share)
     assert retention_z(binary(*table), ratio) == pytest.approx(expected, abs=2e-4)
 
 
@@ -368,11 +369,11 @@ def test_original_without_a_hit_bounds_no_ratio() -> None:
 
 
 def test_extended_without_a_hit() -> None:
-    # All 50 contrasts are -r; the fit balances them with r / (1 + r) on 1: variance r, z = -(50 r - .4) / sqrt(50 r).
+    # All 50 contrasts are -r; the fit balances them with r / (1 + r) on 1: variance r, z = -(50 r - 1) / sqrt(50 r).
     low, high = retention_interval(Paired(np.ones(50), np.zeros(50)), 0.9)
     assert low == 0.0
     assert high is not None
-    assert (50 * high - 0.4) / math.sqrt(50 * high) == pytest.approx(Z90, rel=1e-8)
+    assert (50 * high - 1) / math.sqrt(50 * high) == pytest.approx(Z90, rel=1e-8)
 
 
 @pytest.mark.parametrize(

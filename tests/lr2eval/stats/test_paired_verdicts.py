@@ -1,4 +1,4 @@
-"""Tests of change, verdicts, sizes and resampling against closed forms, other libraries and numbers worked by hand."""
+"""Tests of change, verdicts and sizes against closed forms, other libraries and numbers worked by hand."""
 
 from __future__ import annotations
 
@@ -15,12 +15,10 @@ from statsmodels.stats.multitest import multipletests
 
 from lr2eval.stats.paired import (
     Paired,
-    bootstrap_means,
     changed,
     decide,
     difference_interval,
     difference_z,
-    effective_length_shares,
     holm,
     mcnemar,
     paired_t,
@@ -174,44 +172,3 @@ def test_required_n_when_no_pair_differs_is_where_the_gate_first_passes(margin: 
     for size, expected in ((n, "pass"), (n - 1, "inconclusive")):
         low, high = difference_interval(Paired(np.ones(size), np.ones(size)), 2 * confidence - 1)
         assert decide(low, high, 0.0, -margin) == expected
-
-
-# --- resampling, independent samples -----------------------------------------------------------------------------
-
-
-def test_bootstrap_means_are_scipys() -> None:
-    rng = np.random.default_rng(0)
-    strata = [rng.integers(0, 5, 150) / 4, (rng.random(80) < 0.7).astype(float)]
-    ours = bootstrap_means(strata, 20_000, seed=1)
-    assert ours.shape == (20_000, 2)
-    for column, stratum in enumerate(strata):
-        theirs = stats.bootstrap(
-            (stratum,), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(2)
-        )
-        quantiles = np.quantile(ours[:, column], [0.025, 0.975])
-        # Both lie on the grid of means of 0/1 scores, whose step is 1/80.
-        assert quantiles == pytest.approx(list(theirs.confidence_interval), abs=1.01 / 80)
-        assert ours[:, column].std() == pytest.approx(stratum.std() / math.sqrt(len(stratum)), rel=0.03)
-    assert abs(np.corrcoef(ours.T)[0, 1]) < 0.03
-
-
-# --- effective length --------------------------------------------------------------------------------------------
-
-
-def test_effective_length_shares_by_hand() -> None:
-    sure = {4096: [np.ones(10), np.ones(10)], 8192: [np.ones(10), np.zeros(10)]}
-    assert effective_length_shares(sure, 0.856) == {4096: 1.0}
-    assert effective_length_shares(sure, 0.4) == {8192: 1.0}
-    assert effective_length_shares({4096: [np.zeros(10)]}, 0.856) == {None: 1.0}
-    # A longer length may be effective though a shorter one is not, as RULER defines it.
-    assert effective_length_shares({4096: [np.zeros(10)], 8192: [np.ones(10)]}, 0.856) == {8192: 1.0}
-
-
-def test_effective_length_shares_of_a_coin() -> None:
-    # Two samples, one right: the resampled mean exceeds .6 with probability 1/4 (both drawn are the right one).
-    shares = effective_length_shares({4096: [[0.0, 1.0]]}, 0.6, resamples=20_000, seed=3)
-    assert sum(shares.values()) == pytest.approx(1.0)
-    assert shares[4096] == pytest.approx(0.25, abs=0.015)
-    # Two tasks, each so: the mean of both exceeds .6 at (1, 1/2), (1/2, 1), (1, 1): 1/8 + 1/8 + 1/16.
-    shares = effective_length_shares({4096: [[0.0, 1.0], [0.0, 1.0]]}, 0.6, resamples=20_000, seed=3)
-    assert shares[4096] == pytest.approx(5 / 16, abs=0.015)

@@ -110,7 +110,7 @@ def test_report_refuses_in_one_line(lr2eval: Run, tmp_path: Path) -> None:
     (folder / "search.json").write_text('{"version": 9}', encoding="utf-8")
     done = lr2eval("report", folder)
     assert done.code == 5
-    assert "has schema version 9, but this lr2eval reads version 2" in done.err
+    assert "has schema version 9, but this lr2eval reads versions 2 and 3" in done.err
     (folder / "search.json").unlink()
     again = lr2eval("report", folder)
     assert again.code == 2

@@ -144,14 +144,14 @@ CUT_SHORT = gzip.compress(b'{"text": "x"}\n' * 9000, mtime=0)[:-50]
         ("a.jsonl", b'{"input_ids": [1]}\n', {}, "set tokenised = true"),
         ("a.jsonl", b'\n{"text": null}\n', {}, r"line 2, field 'text': expected text, got null"),
         ("a.jsonl", b'{"text": 3}\n', {}, "field 'text': expected text, got int"),
-        ("a.jsonl", b'{"text": "\\ud800"}\n', {}, "half a character"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', {}, "half of a character"),
         ("a.jsonl", b'{"text": "a"}\n{"text": "\xe4"}\n', {}, r"a\.jsonl, line 2: not UTF-8 \(byte 0xe4\); convert"),
-        ("a.jsonl", b'{"text":' + b"[" * 100_000, {}, "line 1: JSON is nested too deeply"),
+        ("a.jsonl", b'{"text":' + b"[" * 100_000, {}, "line 1: JSON nested more than 200 deep"),
         ("a.txt", b"a\nb\n\xff\n", {}, r"a\.txt, line 3: not UTF-8 \(byte 0xff\)"),
         ("a.txt", b"a\n\nb\n\xff\n", {"documents": "paragraphs"}, r"a\.txt, line 4: not UTF-8"),
-        ("a.jsonl.gz", CUT_SHORT, {}, r"a\.jsonl\.gz: cannot be read \(.*; download"),
-        ("a.jsonl.gz", b"no gzip", {}, r"a\.jsonl\.gz: cannot be read"),
-        ("a.txt.zst", b"no zstandard", {}, r"a\.txt\.zst: cannot be read"),
+        ("a.jsonl.gz", CUT_SHORT, {}, r"a\.jsonl\.gz: not a readable gzip file \(.*; download"),
+        ("a.jsonl.gz", b"no gzip", {}, r"a\.jsonl\.gz: not a readable gzip file"),
+        ("a.txt.zst", b"no zstandard", {}, r"a\.txt\.zst: not a readable zstd file"),
         ("a.parquet", b"no parquet at all", {}, r"a\.parquet: not a readable Parquet"),
         ("a.jsonl", b'{"text": "x"}\n', {"tokenised": True}, "no field 'input_ids'"),
         ("a.jsonl", b'{"input_ids": "x"}\n', {"tokenised": True}, "'input_ids': not a list of whole numbers"),
@@ -160,7 +160,7 @@ CUT_SHORT = gzip.compress(b'{"text": "x"}\n' * 9000, mtime=0)[:-50]
         ("a.jsonl", b'{"input_ids": [[1], [2, 3]]}\n', {"tokenised": True}, "'input_ids': not a list of whole"),
         ("a.jsonl", b'{"input_ids": [1, 2], "weights": [1]}\n', {"tokenised": True}, "1 weights for 2 input_ids"),
         ("a.jsonl", b'{"input_ids": [1], "weights": [-1]}\n', {"tokenised": True}, "'weights': not a list of numbers"),
-        ("a.jsonl", b'{"input_ids": [1], "weights": [NaN]}\n', {"tokenised": True}, "'weights': not a list of numbers"),
+        ("a.jsonl", b'{"input_ids": [1], "weights": [NaN]}\n', {"tokenised": True}, "line 1: not valid JSON .*NaN"),
         ("a.png", b"x", {"path": "."}, r"source 's': no text, JSONL or Parquet.* \(only other files, such as a\.png"),
         ("a.txt", b"x", {"tokenised": True}, "no text, JSONL or Parquet files"),
         ("a.txt", b"x", {"path": "missing"}, r"missing: no such file or folder \(source 's'\); correct path"),
@@ -196,3 +196,29 @@ def test_an_unreadable_column_of_parquet_is_named(tmp_path: Path) -> None:
 def test_sources_that_contradict_themselves(values: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         SourceConfig(**values)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize(
+    ("name", "settings"), [("a.jsonl", {}), ("a.txt", {"documents": "paragraphs"}), ("a.txt", {"documents": "file"})]
+)
+def test_a_bomb_is_refused_before_it_fills_the_memory(
+    name: str, settings: dict[str, Any], suffix: str, tmp_path: Path
+) -> None:
+    path = packed(tmp_path / f"{name}{suffix}", bytes(module.LARGEST + 1))
+    with pytest.raises(UsageError, match="64 MiB"):
+        read(path, **settings)
+
+
+def test_a_document_of_many_lines_has_the_same_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST", 100)
+    (tmp_path / "a.txt").write_text("line\n" * 30)
+    with pytest.raises(UsageError, match=r"a\.txt: holds a line or a document of more than"):
+        read(tmp_path / "a.txt", documents="paragraphs")
+    (tmp_path / "a.txt").write_text(("line\n" * 15 + "\n") * 30)
+    assert len(read(tmp_path / "a.txt", documents="paragraphs")) == 30
+
+
+def test_a_file_may_unpack_to_more_than_a_line_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST", 100)
+    assert len(read(packed(tmp_path / "a.jsonl.gz", b'{"text": "short"}\n' * 5000))) == 5000

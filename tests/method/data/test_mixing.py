@@ -294,6 +294,14 @@ def test_killed_while_writing_it_starts_the_rows_again(tmp_path: Path) -> None:
     assert prepare_mixture(config(tmp_path), TOKENIZER, tmp_path / "out").digest == expected
 
 
+def test_what_a_killed_command_left_is_not_foreign(tmp_path: Path) -> None:
+    out = prepare(tmp_path, MANY + LONGS).folder
+    (out / "manifest.json").rename(out / f".manifest.json.{2**22 + 1}.tmp")
+    prepare_mixture(config(tmp_path), TOKENIZER, out)
+    assert (out / "manifest.json").exists()
+    assert not list(out.glob(".*.tmp"))
+
+
 def test_sources_are_told_in_the_manifest(tmp_path: Path) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -7,6 +7,7 @@ import pytest
 
 from lr2eval.errors import UsageError
 from lr2eval.method.data.rows import FILES, IGNORED, Segment, SegmentData, SegmentWriter
+from tests import damage
 from tests.tiny_segments import write_segments
 
 LENGTH = 12
@@ -97,7 +98,7 @@ def test_what_is_no_finished_folder_is_refused(tmp_path: Path) -> None:
         SegmentData.open(folder)
     write_segments(folder, [long(), short()], 8)
     (folder / "tokens.bin").write_bytes(b"\0")
-    with pytest.raises(UsageError, match=r"tokens\.bin: has 1 bytes instead of"):
+    with pytest.raises(UsageError, match=r"tokens\.bin: has 1 bytes, but manifest.json says"):
         SegmentData.open(folder)
     (folder / "rows.bin").unlink()
     with pytest.raises(UsageError, match=r"(rows|tokens).bin: (is missing|has)"):
@@ -106,7 +107,7 @@ def test_what_is_no_finished_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="version segments-0"):
         SegmentData.open(folder)
     (folder / "manifest.json").write_text("[]")
-    with pytest.raises(UsageError, match="not a manifest"):
+    with pytest.raises(UsageError, match="not a JSON object; run `lr2eval data mix` again"):
         SegmentData.open(folder)
 
 
@@ -114,3 +115,27 @@ def test_rows_are_mapped_and_not_read(tmp_path: Path) -> None:
     data = write_segments(tmp_path, [long()] * 3, 8)
     assert isinstance(data._tokens, np.memmap)
     assert {path.name for path in tmp_path.iterdir()} == {*FILES, "manifest.json"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "weights.bin"])
+def test_a_changed_row_is_found(tmp_path: Path, name: str) -> None:
+    data = write_segments(tmp_path, [long(), short()], 6)
+    data.check()
+    content = bytearray((tmp_path / name).read_bytes())
+    content[1] ^= 4
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=r"were changed after they were written .* run `lr2eval data mix` again"):
+        SegmentData.open(tmp_path).check()
+
+
+def test_a_changed_manifest_is_found(tmp_path: Path) -> None:
+    write_segments(tmp_path, [long(), short()], 6)
+    path = tmp_path / "manifest.json"
+    text = path.read_text()
+    for place, delete in damage.some_changes(path, 30):
+        if place == ("sha256",) and delete:  # then it looks like one of an older version
+            continue
+        damage.changed(path, place, delete=delete)
+        with pytest.raises(UsageError, match=r"manifest.json: .*run `lr2eval data mix` again"):
+            SegmentData.open(tmp_path)
+        path.write_text(text)

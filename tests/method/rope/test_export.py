@@ -154,6 +154,17 @@ def test_nothing_half_written(
     assert {path.name for path in tmp_path.iterdir()} - names <= {"factors.json", "cache"}
 
 
+def test_what_a_killed_export_left_is_deleted(tmp_path: Path) -> None:
+    folder = _source(tmp_path / "source")
+    mine, other = (tmp_path / f".{name}.{2**22 + 1}.tmp" for name in ("out", "another"))
+    for left in (mine, other):
+        left.mkdir()
+        (left / "model.safetensors").touch()
+    _export(folder, tmp_path / "out")
+    assert not mine.exists()
+    assert other.exists(), "not what this command would write"
+
+
 def test_an_existing_folder_is_left_alone(tmp_path: Path) -> None:
     folder, out = _source(tmp_path / "source"), tmp_path / "out"
     out.mkdir()

@@ -56,7 +56,7 @@ def test_spellings(tmp_path: Path, text: str) -> None:
         ("0,1\n1,2\n", "several columns"),
         ("[1, true]", "item 2 is True"),
         ("[]", "contains no factors"),
-        ("[1,", "not readable as JSON"),
+        ("[1,", "not valid JSON"),
         ("{}", "has neither `factors` nor `long_factor`"),
         ('{"factors": 3}', "factors is not a list"),
         ('{"factors": [1], "temperature": "x"}', "temperature is 'x', not a positive number"),
@@ -73,5 +73,5 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_factors(tmp_path / "none")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\xd8")
-    with pytest.raises(UsageError, match="not a text file"):
+    with pytest.raises(UsageError, match="not UTF-8"):
         read_factors(tmp_path / "binary")

@@ -126,7 +126,7 @@ def test_unreadable_configurations(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json: no such file; give the folder of a Hugging Face model"):
         ModelRope.read(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match="not readable as JSON"):
+    with pytest.raises(CheckpointError, match="not valid JSON"):
         ModelRope.read(tmp_path)
 
 

@@ -153,8 +153,8 @@ def test_wording_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "not readable as JSON"),
-        ("[]", "must be a JSON object"),
+        ("{", "not valid JSON"),
+        ("[]", "not a JSON object"),
         ('{"needles": ""}', "needles: unknown option; did you mean needle"),
         ('{"needle": "{key} only"}', "needle must hold"),
         ('{"stem": "it is {value}"}', "must not give the value away"),

@@ -11,9 +11,10 @@ from scipy import stats
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.search.evolution import ScoredCandidate
-from lr2eval.method.search.result import FILE, SearchResult, difference, rule_facts, sealed, split_facts
+from lr2eval.method.search.result import FILE, SearchResult, difference, rule_facts, search_result, split_facts
 from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
+from lr2eval.record.base import write_record
 from lr2eval.record.search import RoundFacts
 
 ROPE = OriginalRope(1000.0, 64, 128)
@@ -38,12 +39,12 @@ def result(**changes: Any) -> SearchResult:
         ],
         "data": {},
     }  # fmt: skip
-    return sealed(**facts | changes)
+    return search_result(**facts | changes)
 
 
 def test_it_comes_back_from_its_file(tmp_path: Path) -> None:
     found = result()
-    (tmp_path / FILE).write_text(found.model_dump_json())
+    write_record(tmp_path / FILE, found)
     assert SearchResult.read(tmp_path) == found
     assert found.splits[0].seed_nll is None
     assert found.splits[0].stopped == "patience"

@@ -14,6 +14,7 @@ from torch import nn
 from lr2eval.errors import StoreError
 from lr2eval.method.train import checkpoints
 from lr2eval.method.train.parallel import Ranks
+from tests import damage
 
 RANKS = Ranks()
 
@@ -140,3 +141,39 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: Any) -> 
         _save(tmp_path, 2)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
     assert json.loads((tmp_path / "checkpoints" / "step-000001" / "COMPLETE").read_text())
+
+
+FILES = ("optimizer.safetensors", "random.safetensors", "state.json", "weights.safetensors")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_is_not_loaded(tmp_path: Path, name: str) -> None:
+    path = _save(tmp_path, 2) / name
+    content = bytearray(path.read_bytes())
+    place = content.rfind(b"20") if name == "state.json" else len(content) - 2
+    content[place] ^= 1
+    path.write_bytes(content)
+    [saved] = checkpoints.complete(tmp_path)
+    with pytest.raises(StoreError, match=rf"{name}: was changed .*remove .* to resume from the checkpoint before it"):
+        checkpoints.load(saved, *_pair(1, 1), RANKS)
+
+
+def test_a_changed_marker_is_noticed(tmp_path: Path) -> None:
+    marker = _save(tmp_path, 2) / "COMPLETE"
+    text = marker.read_text()
+    assert sorted(json.loads(text)) == sorted((*FILES, "sha256"))
+    for place, delete in damage.some_changes(marker, 20):
+        if place == ("sha256",) and delete:  # then it looks like one of an older version
+            continue
+        damage.changed(marker, place, delete=delete)
+        with pytest.raises(StoreError, match=r"remove .* to resume from the checkpoint before it"):
+            checkpoints.complete(tmp_path)
+        marker.write_text(text)
+
+
+def test_a_marker_of_an_older_version_is_read(tmp_path: Path) -> None:
+    folder = _save(tmp_path, 2)
+    (folder / "COMPLETE").write_text(json.dumps({name: (folder / name).stat().st_size for name in FILES}))
+    [saved] = checkpoints.complete(tmp_path)
+    checkpoints.load(saved, *_pair(1, 1), RANKS)
+    assert checkpoints.checked(saved).keys() == set(FILES)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
@@ -28,7 +29,7 @@ from lr2eval.method.train.engine import Engine
 from lr2eval.method.train.loss import chunked_loss
 from lr2eval.method.train.parallel import Ranks
 from lr2eval.method.train.recipe import Recipe
-from lr2eval.method.train.train import TrainingResult, train
+from lr2eval.method.train.train import TrainingResult, _TrainingLoop, train
 from tests import tiny_models, tiny_segments
 
 PLAIN = {"rope_type": "default", "rope_theta": 1000.0}
@@ -317,6 +318,23 @@ def test_a_step_that_does_not_fit_into_memory_says_what_helps(source: Path, tmp_
     monkeypatch.setattr(Engine, "step", full)
     with pytest.raises(BackendError, match=r"step 1: out of memory.*gradient_checkpointing"):
         run(source, tmp_path / "out")
+
+
+def test_no_room_for_the_model_keeps_the_training(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """The disk is full as the finished model is written: one line, and the same call needs no step again."""
+    from transformers import LlamaForCausalLM
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LlamaForCausalLM, "save_pretrained", full)
+        with pytest.raises(StoreError, match=r"No space left on device .*free some space.*the training itself is done"):
+            run(source, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+    monkeypatch.setattr(_TrainingLoop, "_step", None)
+    run(source, tmp_path / "out")
+    assert (tmp_path / "out" / "model" / "config.json").exists()
 
 
 @pytest.mark.parametrize("at", [0, 1, 2])

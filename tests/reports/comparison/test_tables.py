@@ -35,10 +35,16 @@ def shards(comparison: Comparison, benchmark: str) -> dict[tuple[str | None, int
     return {(r.task, r.length): r for r in rows if r.level == "shard" and r.benchmark == benchmark}
 
 
-def test_every_difference_of_a_grid_is_shown_with_interval_and_n(page: Page, comparison: Comparison) -> None:
-    stored = shards(comparison, "ruler")
-    lengths = sorted({length for _, length in stored if length})
-    rows = {row[0][1]: row for row in rows_after(page, "d0-1")[1:]}
+@pytest.mark.parametrize("beyond", [False, True])
+def test_every_difference_of_a_grid_is_shown_with_interval_and_n(
+    page: Page, comparison: Comparison, beyond: bool
+) -> None:
+    found = [r for r in comparison.pairs[0].differences if (r.benchmark, r.beyond) == ("ruler", beyond)]
+    stored = {(r.task, r.length): r for r in found if r.level == "shard"}
+    # The original's window is 8k: what is longer stands in a table of its own.
+    lengths = [16384, 32768] if beyond else [4096, 8192]
+    assert {length for _, length in stored} == set(lengths)
+    rows = {row[0][1]: row for row in rows_after(page, "d0-1" + "-beyond" * beyond)[1:]}
     for (task, length), difference in stored.items():
         attributes, text = rows[str(task)][1 + lengths.index(length or 0)]
         assert attributes["data-v"] == str(difference.difference)
@@ -47,14 +53,21 @@ def test_every_difference_of_a_grid_is_shown_with_interval_and_n(page: Page, com
         assert f"n {difference.n}" in text
         assert ("◆" in text) == ((difference.p_holm or 0.0) < 0.05)
         assert ("down" if difference.difference < 0 else "up") in (attributes["class"] or "")
-    whole = {row.task: row for row in comparison.pairs[0].differences if row.level == "task"}
+    whole = {row.task: row for row in found if row.level == "task"}
     assert rows["vt"][-1][0]["data-v"] == str(whole["vt"].difference)
-    means = {
-        r.length: r.difference
-        for r in comparison.pairs[0].differences
-        if r.benchmark == "ruler" and r.level == "length"
-    }
+    means = {r.length: r.difference for r in found if r.level == "length"}
     assert [cell[0]["data-v"] for cell in rows["Mean"][1:-1]] == [str(means[length]) for length in lengths]
+
+
+def test_what_is_beyond_the_window_comes_last_and_retains_nothing(page: Page, comparison: Comparison) -> None:
+    tables = list(page.tables)
+    assert tables.index("d0-1") < tables.index("d0-1-beyond")
+    assert "Beyond the original's window (8k): " in page.text
+    said = tables_module.sentence(comparison.pairs[0], load.Key("ext", 1), load.Key("orig", 0), 0.05)
+    within, far = said.split("Beyond the window of orig: ")
+    assert " retained" in within
+    assert far.startswith("RULER ")
+    assert " retained" not in far
 
 
 def test_tasks_without_lengths_stand_in_a_list_the_largest_loss_first(page: Page, comparison: Comparison) -> None:
@@ -110,7 +123,9 @@ def test_each_verdict_has_word_sign_and_colour(
 def test_without_gate_a_plain_sentence(pair_folders: Any, comparison: Comparison, tmp_path: Path) -> None:
     page = Page(render(pair_folders, tmp_path / "r.html", comparison=comparison).read_text(encoding="utf-8"))
     assert 'id="verdict"' not in page.text
-    [row] = [r for r in comparison.pairs[0].differences if r.level == "benchmark" and r.benchmark == "ruler"]
+    [row] = [
+        r for r in comparison.pairs[0].differences if (r.level, r.benchmark, r.beyond) == ("benchmark", "ruler", False)
+    ]
     assert row.interval.high < 0
     assert (
         f"RULER fell from {row.original:.1f} to {row.extended:.1f} ({formats.signed(row.difference)} poi" in page.text
@@ -120,7 +135,7 @@ def test_without_gate_a_plain_sentence(pair_folders: Any, comparison: Comparison
 
 def test_left_out_and_differing_settings_are_named(page: Page) -> None:
     for part in ("Left out of the comparison", "ruler/qa_1@4096: 5 left out, only in the original",
-                 "Different settings", "backend.batch_size: 8 in the original, 16 in the extended"):  # fmt: skip
+                 "About the compared runs", "backend.batch_size: 8 in the original, 16 in the extended"):  # fmt: skip
         assert part in page.text
 
 
@@ -129,8 +144,23 @@ def test_intervals_are_named_for_what_they_are(page: Page) -> None:
     assert "one-sided bound at 95\u00a0%" in page.text
 
 
-def test_effective_lengths_with_their_shares(page: Page) -> None:
-    assert "in 91\u00a0%, 4k in 9\u00a0% of all resamples" in page.text
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (4096, 16384, "4k to 16k"),
+        (8192, 8192, "8k"),
+        (None, 16384, "at most 16k; no length is shown to be effective"),
+        (None, None, "none of these lengths"),
+    ],
+)
+def test_effective_lengths_say_what_the_samples_show(
+    pair_folders: Any, comparison: Comparison, tmp_path: Path, low: int | None, high: int | None, said: str
+) -> None:
+    update = {"effective_length": high, "low": low, "high": high, "n": 1234}
+    found = [each.model_copy(update=update) for each in comparison.effective_lengths]
+    changed = comparison.model_copy(update={"effective_lengths": found})
+    text = Page(render(pair_folders, tmp_path / "r.html", comparison=changed).read_text(encoding="utf-8")).text
+    assert text.count(f"(95\u00a0% confidence: {said}; n = 1,234 or more at each length).") == 2
 
 
 def test_a_baseline_file_gives_numbers_and_no_samples(
@@ -156,7 +186,7 @@ def test_runs_take_their_labels_from_the_sides_whatever_their_order(pair_folders
 
 
 def test_a_run_that_was_not_compared_is_refused(run_folder: Path, comparison: Comparison, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="its digest is none of the compared runs'"):
+    with pytest.raises(UsageError, match="is none of the compared runs"):
         render([run_folder], tmp_path / "r.html", comparison=comparison)
     assert not (tmp_path / "r.html").exists()
 
@@ -182,7 +212,8 @@ def test_three_models(pair_folders: Any, comparer: Any, maker: Any, tmp_path: Pa
 
 def row(**update: Any) -> Difference:
     base: dict[str, Any] = {
-        "level": "benchmark", "benchmark": "mmlu", "task": None, "length": None, "over": "samples", "shards": 1, "n": 9,
+        "level": "benchmark", "benchmark": "mmlu", "task": None, "length": None, "beyond": False, "over": "samples",
+        "shards": 1, "n": 9,
         "original": 50.0, "extended": 48.0, "difference": -2.0,
         "interval": {"low": -3.0, "high": -1.0, "confidence": 0.9, "method": "score"}, "retention": 0.96,
         "retention_interval": None, "binary": True, "lost": 3, "gained": 1, "p_changed": 0.01, "p_method": "mid-p",
@@ -229,8 +260,10 @@ def test_noise_is_shown_where_it_is_known(pair_folders: Any, comparison: Compari
 def test_tables_follow_the_order_of_the_scores(pair_folders: Any, comparison: Comparison) -> None:
     runs = load.load(pair_folders, comparison)
     scores = score_tables(runs, {})[0]
-    (table,) = tables_module.difference_tables(scores, comparison)
-    assert [each.name for each in table.rows] == [each.name for each in scores.rows]
+    tables = tables_module.difference_tables(scores, comparison)
+    assert [table.beyond for table in tables] == [False, True]
+    for table in tables:
+        assert [each.name for each in table.rows] == [each.name for each in scores.rows]
 
 
 def test_lost_samples_come_first_and_are_counted(page: Page, comparison: Comparison) -> None:

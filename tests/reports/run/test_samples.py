@@ -75,7 +75,7 @@ def test_damaged_samples_are_one_line(run_folder: Path, tmp_path: Path) -> None:
     with sqlite3.connect(other / "samples.sqlite") as db:
         db.execute("UPDATE samples SET gold = 'not json'")
     db.close()
-    with pytest.raises(StoreError, match="damaged sample in ruler/niah_single_1@4096") as caught:
+    with pytest.raises(StoreError, match="of ruler/niah_single_1@4096: gold: not valid JSON") as caught:
         samples_module.collect(load([other]))
     assert "\n" not in str(caught.value)
 

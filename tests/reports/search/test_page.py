@@ -13,13 +13,14 @@ import pytest
 
 from lr2eval.base.visible import visible
 from lr2eval.errors import StoreError, UsageError
+from lr2eval.record.folder import write_manifest
 from lr2eval.record.search import FILE, FOUND, SearchResult
 from lr2eval.reports import is_search, render_search
 from lr2eval.reports.search import figures, page
 from lr2eval.reports.search import words as words_module
 from tests.reports import hostile
 from tests.reports.page import ALLOWED, Page
-from tests.reports.searches import LEVELS, make_manifest, make_result, make_search
+from tests.reports.searches import LEVELS, make_manifest, make_result, make_search, write_search
 from tests.reports.test_browser import (
     _CONTRAST,
     _SHAPE,
@@ -333,12 +334,12 @@ def poisoned(folder: Path, strings: tuple[str, ...]) -> Path:
     for place, text in enumerate(strings):
         rule = value["rules"][place % 4]
         rules.append(rule | {"name": text, "made_by": f"by {text}"})
-    value |= {"rules": rules, "model": " ".join(strings), "fingerprint": strings[0], "digest": strings[1]}
+    value |= {"rules": rules, "model": " ".join(strings), "fingerprint": strings[0], "sha256": None}
     value["data"] = {text: [text] for text in strings} | {"haystack": strings[2], "tokens_read": strings[3]}
-    (folder / FILE).write_text(json.dumps(value), encoding="utf-8")
+    write_search(folder, value)
     manifest = make_manifest() | {"command": list(strings), "created": strings[4]}
     manifest |= {"settings": dict(zip(strings, strings, strict=True)), "versions": {text: text for text in strings}}
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    write_manifest(folder, manifest)
     return render_search(folder, folder / "report.html")
 
 
@@ -348,17 +349,18 @@ VALID = tuple(text.encode("utf-8", "replace").decode() if _lone(text) else text 
 
 @pytest.fixture(scope="module")
 def poisoned_reports(tmp_path_factory: pytest.TempPathFactory) -> list[list[Path]]:
-    """Pairs of a hostile and a quiet one; each begins elsewhere, as figures name the first rules only."""
+    """Pairs of a hostile and a quiet one, each with a third of the strings, as figures name the first rules only."""
     folder = tmp_path_factory.mktemp("poisoned")
     kinds = (("hostile", VALID), ("plain", hostile.PLAIN))
     return [
-        [poisoned(folder / f"{name}{turn}", strings[turn:] + strings[:turn]) for name, strings in kinds]
-        for turn in (0, 50, 100, 150)
+        [poisoned(folder / f"{name}{turn}", strings[turn : turn + 208]) for name, strings in kinds]
+        for turn in range(0, len(VALID), 208)
     ]
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_hostile_strings_neither_act_nor_break(open_: Open, poisoned_reports: list[list[Path]], viewport: Any) -> None:
+    shown = ""
     for dangerous, plain in poisoned_reports:
         tab, quiet = open_(dangerous, viewport=viewport), open_(plain, viewport=viewport)
         assert tab.evaluate(_SHAPE) == quiet.evaluate(_SHAPE), "an element more or less: something got in"
@@ -374,9 +376,9 @@ def test_hostile_strings_neither_act_nor_break(open_: Open, poisoned_reports: li
         )
         tab.locator("#rules thead button").first.click()
         assert tab.evaluate("document.title").endswith("lr2eval report")
-        shown = "".join(tab.evaluate("document.body.textContent").split())
-        for text in VALID:
-            assert "".join(visible(text).split())[:200] in shown, text[:60]
+        shown += "".join(tab.evaluate("document.body.textContent").split())
+    for text in VALID:
+        assert "".join(visible(text).split())[:200] in shown, text[:60]
 
 
 def test_sorting_and_print(open_: Open, report: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from lr2eval.errors import UsageError
+from lr2eval.errors import StoreError, UsageError
 from lr2eval.tasks.exact import files
 
 ROWS = [{"text": "ä", "fill": 0.5}, {"text": "b", "fill": 1.0}]
@@ -61,7 +61,7 @@ def test_offsets_point_at_lines(maker: Maker) -> None:
         (lambda path: path.write_bytes(path.read_bytes()[:-3]), "damaged"),
         (lambda path: path.write_bytes(b""), "damaged"),
         (lambda path: path.with_suffix(".manifest.json").write_text("{"), "manifest"),
-        (lambda path: path.with_suffix(".manifest.json").write_text("[]"), "damaged"),
+        (lambda path: path.with_suffix(".manifest.json").write_text("[]"), "manifest"),
         (lambda path: path.with_suffix(".manifest.json").unlink(), "manifest"),
     ],
 )
@@ -100,7 +100,7 @@ def test_waits_for_another_run(maker: Maker) -> None:
     assert "waiting for another run" in maker.said[0]
     # The other run finishes its file before it lets go, so ours is never made.
     other = Maker(maker.path)
-    files._write(other.path, {}, other.rows(), lambda row: row["fill"])
+    files._write(other.path, {"task": "t"}, other.rows(), lambda row: row["fill"])
     lock.release()
     waiting.join(20)
     assert found
@@ -124,7 +124,8 @@ def test_cache_that_cannot_be_written(number: int, call: str, maker: Maker, monk
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(call, refuse)
-    with pytest.raises(UsageError, match=r"cannot write benchmark data \(.*\); free some .* another cache") as caught:
+    kind = StoreError if number in (errno.ENOSPC, errno.EDQUOT) else UsageError
+    with pytest.raises(kind, match=r"cannot write benchmark data \(.*\); free some .* another cache") as caught:
         maker.ensure()
     assert os.strerror(number) in str(caught.value)
     assert str(maker.path.parent) in str(caught.value)
@@ -137,6 +138,6 @@ def test_full_disk(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UsageError, match="No space left on device"):
+    with pytest.raises(StoreError, match="No space left on device"):
         maker.ensure()
     assert not maker.path.exists()

@@ -32,9 +32,11 @@ _REFUSAL = re.compile(
 """How chat models begin when they decline, in English. Only the beginning counts: a quoted "I cannot" is an answer."""
 
 
-def shard_result(shard: Shard, samples: Iterable[StoredSample]) -> ShardResult:
-    """Score, interval and shares of one finished shard."""
+def shard_result(shard: Shard | ShardResult, samples: Iterable[StoredSample]) -> ShardResult:
+    """Score, interval and shares of one finished shard. From a :class:`ShardResult` only its names and facts are taken,
+    and the result has the cells of the column that gives those of ``shard``."""
     rows = list(samples)
+    column = shard.cells if isinstance(shard, Shard) else _column_of(shard.cells, rows)
     scored = [row for row in rows if not row.skipped and row.score is not None]
     scores = [row.score / 100 for row in scored if row.score is not None]
     mean = math.fsum(scores) / len(scores) if scores else None
@@ -54,7 +56,7 @@ def shard_result(shard: Shard, samples: Iterable[StoredSample]) -> ShardResult:
         prompt_tokens=sum(row.detail.prompt_tokens for row in scored),
         new_tokens=sum(row.detail.new_tokens for row in scored),
         data=dict(shard.data),
-        cells=_cells(scored, shard.cells) if shard.cells and _bounded(scores) else [],
+        cells=_cells(scored, column) if column and _bounded(scores) else [],
     )
 
 
@@ -62,6 +64,17 @@ def refuses(answer: str) -> bool:
     """Whether an answer begins with one of the usual English refusals, typographic apostrophes and all."""
     plain = answer[:200].replace("\u2019", "'").replace("\u02bc", "'")
     return _REFUSAL.match(" ".join(plain.split())) is not None
+
+
+def _column_of(cells: Sequence[CellResult], rows: Sequence[StoredSample]) -> str | None:
+    """The column whose values ``cells`` are for: results name no column, and a plug-in may have any."""
+    depths = {cell.depth for cell in cells}
+    names = dict.fromkeys(name for row in rows for name in row.columns) if cells else ()
+    for name in names:
+        values = [row.columns.get(name) for row in rows if row.score is not None]
+        if {float(value) for value in values if isinstance(value, int | float)} == depths:
+            return name
+    return "depth" if cells else None
 
 
 def _cells(scored: Sequence[StoredSample], column: str) -> list[CellResult]:

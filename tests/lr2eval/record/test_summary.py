@@ -8,7 +8,7 @@ import pytest
 from lr2eval.benchmark import ResponseDetail, SampleInfo, Shard
 from lr2eval.record.results import Interval, ShardResult
 from lr2eval.record.store import StoredSample
-from lr2eval.runs.summary import over_lengths, refuses, shard_result
+from lr2eval.record.summary import over_lengths, refuses, shard_result
 from lr2eval.stats.scores import wilson
 
 PUBLISHED = {4096: 96.5, 8192: 95.8, 16384: 95.4, 32768: 94.8, 65536: 88.4, 131072: 66.6}
