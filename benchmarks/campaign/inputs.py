@@ -80,7 +80,7 @@ def one(examples: Path, work: Path, number: int, seed: int) -> Finding:
 
 
 def _problem(reader: Reader, words: tuple[str, ...], done: Done, sealed: bool, work: Path) -> str | None:
-    if done.code in (-14, -9) and reader.may_last:
+    if judge.late(done) and reader.may_last:
         return None
     silent = {0}
     codes = set(judge.DOCUMENTED)

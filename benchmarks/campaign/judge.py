@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection
+from pathlib import Path
 
-from .process import Done
+from .process import Done, TookTooLong
 
 DOCUMENTED = (0, 2, 4, 5)
 """Codes that damage may lead to: it goes on, or refuses. 1 and 3 are verdicts, 70 is an internal error."""
 _PHRASES = re.compile(r"Input should be|validation error|type=[a-z_]+|errors\.pydantic|Traceback|Exception ignored")
+_SAVED = re.compile(r"(/\S+traceback-[\w.-]+\.txt)")
+"""Where lr2eval keeps the traceback of an internal error."""
 _FRAME = re.compile(r'File "(?:.*/)?((?:lr2eval|tasks|method|reports)/[^"]+)", line \d+, in (\w+)')
 
 
@@ -35,10 +38,12 @@ def wrong(done: Done, codes: Collection[int] = DOCUMENTED, *, silent: Collection
     A code outside ``silent`` needs exactly one line that begins with ``error: ``, and it comes last.
     """
     said = done.out + "\n" + done.err
-    if done.code == -14 or "killed after" in done.err[-60:]:
+    if late(done):
         return "does not end"
     if "Traceback (most recent call last)" in said:
         return f"traceback: {_cause(said)}"
+    if (saved := _SAVED.search(done.err)) and done.code not in codes and Path(saved[1]).is_file():
+        return f"exit code {done.code}: {_cause(Path(saved[1]).read_text(encoding='utf-8', errors='replace'))}"
     if done.code not in codes:
         return f"exit code {done.code}: {_shape(done.err)}"
     lines = [line for line in done.err.splitlines() if line.strip()]
@@ -52,6 +57,11 @@ def wrong(done: Done, codes: Collection[int] = DOCUMENTED, *, silent: Collection
     if found := hidden(said):
         return f"prints {found}"
     return None
+
+
+def late(done: Done) -> bool:
+    """Whether the campaign had to stop it. lr2eval itself may have caught what the campaign raised."""
+    return done.code in (-14, -9) or "killed after" in done.err[-60:] or TookTooLong.__name__ in done.err
 
 
 def _cause(said: str) -> str:
