@@ -171,7 +171,7 @@ def models(home: Path) -> None:
     card = {
         "made_for": {"ruler": ["niah_single_1"]},
         "lengths": [1024, 2048],
-        "options": {"ruler": {"samples": {"1024": 2}}},
+        "options": {"niah": {"depths": 3}},
     }
     write(sharded / "lr2eval.json", json.dumps(card, indent=1))
 
