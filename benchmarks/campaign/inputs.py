@@ -87,6 +87,8 @@ def _problem(reader: Reader, words: tuple[str, ...], done: Done, sealed: bool, w
     if words[0] == "gate" and (work / "out/gate/gate.json").exists():
         silent |= {1, 3, 4}  # a verdict is told on standard output
         codes |= {1, 3} if reader.verdicts else set()
+    if words[0] == "verify" and done.out.strip():
+        silent |= {4}  # what is damaged is listed there
     problem = judge.wrong(done, codes, silent=silent)
     if problem is None and sealed and done.code == 0:
         return f"{words[0]} does not notice the damage"
