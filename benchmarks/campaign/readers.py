@@ -353,7 +353,7 @@ def verified() -> tuple[Reader, ...]:
         "rows/lengths.bin": ("binary", bytes_seal, "rows"),
         "baseline.json": ("json", json_seal, "baseline.json"),
         f"bundle/mmlu/test/{SUBJECT}_test.csv": ("csv", bytes_seal, "bundle"),
-        "training/training.json": ("json", None, "training"),
+        "training/training.json": ("json", json_seal, "training"),
         "runs/original/manifest.json": ("json", None, "runs/original"),
         "rows/manifest.json": ("json", None, "rows"),
         "bundle/bundle.json": ("json", None, "bundle"),
