@@ -204,10 +204,10 @@ class RunStore:
         """Commit the scored samples of a finished shard."""
         rows = [
             (
-                s.id, s.shard, s.benchmark, s.task, s.length, s.number, s.prompt_hash, s.answer, s.score,
+                s.id, s.shard, s.benchmark, s.task, s.length, s.number, s.prompt_hash, _whole(s.answer), s.score,
                 int(s.skipped), json.dumps(s.gold), json.dumps(s.metrics), json.dumps(s.columns),
                 None if s.choices is None else json.dumps(s.choices),
-                s.prompt_head, s.prompt_tail, json.dumps(s.excerpts),
+                _whole(s.prompt_head), _whole(s.prompt_tail), json.dumps(s.excerpts),
                 *(s.source or (None, None)),
                 s.detail.prompt_tokens, s.detail.new_tokens, s.detail.truncated_tokens,
                 s.detail.window, s.detail.finish,
@@ -356,6 +356,11 @@ def _column(path: Path, shard: str, id_: str, name: str, text: Any, kind: type[A
         if isinstance(value, kind):
             return value
     raise StoreError(f"{place}: damaged; {FRESH}")
+
+
+def _whole(text: str) -> str:
+    """Replace half characters (lone surrogates), which a server or a task may give and no database can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _sample(row: tuple[Any, ...], path: Path) -> StoredSample:

@@ -26,7 +26,7 @@ ANY = lambda name: True  # noqa: E731
 def _zip(text: bytes = b"some text\n" * 500, kind: int = zipfile.ZIP_DEFLATED) -> bytes:
     made = io.BytesIO()
     with zipfile.ZipFile(made, "w", kind) as archive:
-        archive.writestr("a.txt", text)
+        archive.writestr(zipfile.ZipInfo("a.txt"), text, kind)  # with a fixed date
     return made.getvalue()
 
 
@@ -43,7 +43,11 @@ ENCRYPTED = _zip_with(6, 8, 1)
 UNKNOWN_METHOD = _zip_with(8, 10, 77)
 
 
-@pytest.mark.parametrize("data", [ENCRYPTED, UNKNOWN_METHOD, b"", b"PK\x03\x04", _zip()[:60]])
+@pytest.mark.parametrize(
+    "data",
+    [ENCRYPTED, UNKNOWN_METHOD, b"", b"PK\x03\x04", _zip()[:60]],
+    ids=["encrypted", "unknown method", "empty", "only a beginning", "cut"],
+)
 def test_a_damaged_zip_is_one_error(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     path.write_bytes(data)

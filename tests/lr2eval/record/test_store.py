@@ -186,3 +186,9 @@ def test_wal_is_on(tmp_path: Path) -> None:
     RunStore.create(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as db:
         assert db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+
+
+def test_half_characters_are_replaced(tmp_path: Path) -> None:
+    with RunStore.create(tmp_path) as store:
+        store.save_scores("mmlu/a", [sample(answer="half \ud800, whole \ud83d\ude00")])
+        assert next(store.samples()).answer == "half \ufffd, whole \U0001f600"

@@ -34,7 +34,7 @@ def test_reads_what_the_file_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"made_four": {}}), json.dumps({"lengths": "512"})])
 def test_a_damaged_one_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / FILE).write_text(content)
-    with pytest.raises(CheckpointError, match=r"lr2eval.json: cannot be read .*fix or delete it"):
+    with pytest.raises(CheckpointError, match=r"lr2eval.json: .*fix or delete it"):
         Card.read(tmp_path)
 
 
@@ -100,9 +100,8 @@ def test_a_hostile_file_is_one_line(tmp_path: Path, content: str) -> None:
 
 
 def test_the_plan_says_what_the_card_chose(
-    toy_checkpoint: Path, tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    toy_checkpoint: Path, tmp_path: Path, shared_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lr2eval.commands.plan import print_plan
     from lr2eval.workflows.run import prepare_run
 
@@ -115,9 +114,10 @@ def test_the_plan_says_what_the_card_chose(
     flags: dict[str, Any] = {
         "model": str(folder), "tasks": "ruler", "samples_per_task": 1, "device": "cpu", "offline": True
     }  # fmt: skip
-    print_plan(prepare_run(RunConfig.load(flags)), lambda _: None)
+    said: list[str] = []
+    print_plan(prepare_run(RunConfig.load(flags)), said.append)
     line = "toy's lr2eval.json chose: tasks ruler:niah_single_1; lengths 768, 1k; ruler.haystack=demo-filler, "
-    assert f"{line}ruler.repeat=true\n" in capsys.readouterr().err
+    assert f"{line}ruler.repeat=true" in said
     named = RunConfig.load({**flags, "tasks": "ruler:vt", "lengths": "512"}, sets=["ruler.haystack=python-docs"])
     assert CARD.choices(named, 1024) == "ruler.repeat=true"
     assert CARD.choices(RunConfig.load({**flags, "tasks": "facts", "lengths": "512"}), 1024) == ""
