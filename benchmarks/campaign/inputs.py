@@ -7,6 +7,7 @@ import random
 import resource
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,20 @@ def _batch(examples: Path, numbers: range, seed: int, home: Path) -> list[dict[s
     if not work.exists():
         shutil.copytree(examples, work, symlinks=True)
         (work / "out").mkdir()
-        _limit_memory()
-    return [one(examples, work, number, seed).to_json() for number in numbers]
+    with _little_memory():
+        return [one(examples, work, number, seed).to_json() for number in numbers]
 
 
-def _limit_memory() -> None:
+@contextmanager
+def _little_memory() -> Iterator[None]:
+    """For these inputs alone: what the same process tries next may need more, such as a browser."""
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (size + ROOM, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
 def one(examples: Path, work: Path, number: int, seed: int) -> Finding:
