@@ -19,6 +19,7 @@ help:
 	@echo "make demo-smollm2   a real model on a few RULER tasks (and MMLU where the data is)"
 	@echo "make vllm-test   run those that need vLLM, in .venv-vllm (built at the first call: 4 GB)"
 	@echo "make matrix  tiny models of every architecture beside stock transformers -> docs/architectures.md"
+	@echo "make campaign   kill, damage and deceive every command: an hour on two cores"
 	@echo "make test    run the tests          make check   ruff, mypy --strict, import directions"
 
 # torch first and alone: another package asking for it may bring another build of several gigabytes. Its
@@ -121,11 +122,10 @@ wheel-check: $(READY)
 	test -s .toy/run/report.html
 	$(BIN)/python benchmarks/compare_wheel.py dist/*.whl
 
-# Kill and resume at random moments, runs and searches (minutes; CI does 3 of each), and new examples for the properties.
+# Kills, signals, full disks, damaged files, bombs and hostile names (an hour of two cores; the tests do 2 % of it), and
+# new examples for the properties.
 campaign: $(READY)
-	$(BIN)/python benchmarks/kill_resume.py --kills 20
-	$(BIN)/python benchmarks/search_kill_resume.py --kills 10
-	$(BIN)/python benchmarks/train_kill_resume.py --kills 10
+	$(BIN)/python -m benchmarks.campaign --out benchmarks/results/campaign.json
 	$(BIN)/python -m pytest -q -p no:cacheprovider --hypothesis-profile=explore tests/lr2eval/stats tests/method
 
 clean:
