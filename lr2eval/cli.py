@@ -135,6 +135,9 @@ def main() -> NoReturn:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if "--offline" in sys.argv:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by whoever started us (`>&-`)
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     signal.signal(signal.SIGTERM, _terminate)
     guard_logs()
     try:
@@ -156,6 +159,8 @@ def main() -> NoReturn:
     except MemoryError as error:
         _fail(f"out of memory ({_saved(error)}); free some memory and run the same command again", 5)
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            _fail(f"{error.filename}: {error.strerror}; give another path", UsageError.exit_code)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             _internal(error)
         _fail(f"{error.filename or 'disk'}: {error.strerror}; fix this and run the same command again", 5)

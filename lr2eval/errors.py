@@ -66,5 +66,9 @@ class StoreError(RunFailedError):
     """The run folder cannot be read or written: full disk, damaged database, lost folder."""
 
 
+class DiskError(StoreError):
+    """The disk is full, failed or locked. The data may well be sound."""
+
+
 class BackendError(RunFailedError):
     """The model produced something unusable (NaN logits) or does not fit into memory."""

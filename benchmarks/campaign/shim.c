@@ -186,17 +186,20 @@ int ftruncate64(int fd, off64_t length) {
     WATCHED_CALL(watched_file(fd) && grows(fd, length), real(fd, length));
 }
 
+/* A rename within a folder takes no space. */
+#define WATCHED_RENAME(call) WATCHED_CALL(mode != FULL && watched_path(to), call)
+
 int rename(const char *from, const char *to) {
     REAL(int, rename, const char *, const char *);
-    WATCHED_CALL(watched_path(to), real(from, to));
+    WATCHED_RENAME(real(from, to));
 }
 
 int renameat(int at, const char *from, int into, const char *to) {
     REAL(int, renameat, int, const char *, int, const char *);
-    WATCHED_CALL(watched_path(to), real(at, from, into, to));
+    WATCHED_RENAME(real(at, from, into, to));
 }
 
 int renameat2(int at, const char *from, int into, const char *to, unsigned flags) {
     REAL(int, renameat2, int, const char *, int, const char *, unsigned);
-    WATCHED_CALL(watched_path(to), real(at, from, into, to, flags));
+    WATCHED_RENAME(real(at, from, into, to, flags));
 }

@@ -134,7 +134,9 @@ def parse_toml(data: bytes, place: str, *, error: Error = UsageError, fix: str =
 
 
 def parse_csv(data: bytes, place: str, *, error: Error = UsageError, fix: str = "correct it") -> list[list[str]]:
-    """The rows of a CSV file, with cells of any length."""
+    """The rows of a CSV file of at most :data:`UNPACKED` bytes, with cells of any length."""
+    if len(data) > UNPACKED:
+        raise error(f"{place}: has {_size(len(data))}, more than the limit of {_size(UNPACKED)} for CSV; {fix}")
     text = decoded(data, place, error=error)
     limit = csv.field_size_limit(sys.maxsize)
     try:

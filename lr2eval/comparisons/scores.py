@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lr2eval.errors import NotComparableError, StoreError, UsageError
+from lr2eval.errors import DiskError, NotComparableError, StoreError, UsageError
 from lr2eval.record.comparison import Level, Side
 from lr2eval.record.results import RESULTS_FILE, ShardResult
 from lr2eval.record.store import RunStore
@@ -82,6 +82,8 @@ def read_run(folder: Path) -> RunScores:
         results, _ = verified_run(folder)
         with RunStore.read(folder) as store:
             shards = {shard.id: _shard(shard, store) for shard in results.shards}
+    except DiskError:
+        raise  # which says nothing about the run
     except StoreError as error:
         raise NotComparableError(str(error)) from error
     side = Side(

@@ -18,6 +18,9 @@ from lr2eval.model.config import ModelConfig, quiet_transformers
 
 CHAT_DATE = date(2024, 7, 26)
 """What chat templates print as today's date. Llama 3.1's template prints this day if it knows no other."""
+_FILES = {".json", ".jinja", ".model", ".txt"}
+_LARGEST = 1 << 29
+"""Bytes of a file of a tokenizer. The largest known have some 40 MB."""
 _PROBE, _BEGUN = "The quick brown fox jumps over the lazy dog.", " The answer is"
 _SYSTEM = "You are a helpful assistant."
 
@@ -65,13 +68,18 @@ class PromptTokenizer:
         """Tokenizer of a checkpoint folder; raises :class:`CheckpointError` when there is none."""
         from transformers import AutoTokenizer
 
+        for file in sorted(folder.glob("*")):
+            if file.suffix in _FILES and file.stat().st_size > _LARGEST:
+                raise CheckpointError(f"{file}: has more than the limit of {_LARGEST >> 20} MiB; copy the file again")
         try:
             with quiet_transformers():  # it reads config.json, too
                 tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
             return cls(tokenizer, chat=chat, name=str(folder), day=day, system=system, rows=_rows(folder))
         except CheckpointError:
             raise
-        except Exception as error:  # damaged files make transformers raise anything
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # damaged files make transformers raise anything, and its Rust library panic
             reason = " ".join(str(error).split())[:120]
             raise CheckpointError(
                 f"{folder}: the tokenizer does not load ({type(error).__name__}: {reason}); "

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lr2eval.errors import StoreError
+from lr2eval.errors import DiskError, StoreError, first_line
 
 
 def open_durable(path: Path, tables: str) -> sqlite3.Connection:
@@ -57,28 +57,27 @@ def one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StoreError(f"{path}: {' '.join(str(error).split())}; {_what_to_do(error, path)}") from error
+        kind, fix = _what_to_do(error, path)
+        raise kind(f"{path}: {first_line(error)}; {fix}") from error
 
 
 _LITTLE = 1 << 20
 """Bytes. With less space than this, a failed write means that the disk is full."""
 
 
-def _what_to_do(error: sqlite3.Error, path: Path) -> str:
+def _what_to_do(error: sqlite3.Error, path: Path) -> tuple[type[StoreError], str]:
     # "SQLITE_IOERR_FSYNC" and its relatives belong to SQLITE_IOERR. The text of an error says less.
     kind = getattr(error, "sqlite_errorname", "").removeprefix("SQLITE_").partition("_")[0]
     if kind == "FULL" or (kind in ("IOERR", "CANTOPEN") and _free(path) < _LITTLE):
-        return "the disk is full: free some space and run the same command again; finished work is kept"
+        return DiskError, "the disk is full: free some space and run the same command again; finished work is kept"
     if kind == "IOERR":
-        return (
-            "the disk failed, or your share of it is used up: check it and run the same command again; finished work "
-            "is kept"
-        )
+        fix = "the disk is full or failed: free some space or check it, and run the same command again"
+        return DiskError, f"{fix}; finished work is kept"
     if kind in ("READONLY", "CANTOPEN", "PERM"):
-        return "make the folder writable or choose another --out"
+        return DiskError, "make the folder writable or choose another --out"
     if kind in ("BUSY", "LOCKED"):
-        return "another lr2eval is writing to it; wait or choose another --out"
-    return "the database is damaged; restore it from a copy or use a fresh --out"
+        return DiskError, "another lr2eval is writing to it; wait or choose another --out"
+    return StoreError, "the database is damaged; restore it from a copy or use a fresh --out"
 
 
 def _free(path: Path) -> float:

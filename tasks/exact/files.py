@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,12 +38,15 @@ class DataFile:
                 offset += len(line)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class Fill(BaseModel):
     """How full the windows of the samples are; 1 is full."""
 
-    min: float
-    mean: float
-    max: float
+    min: Share
+    mean: Share
+    max: Share
 
 
 class DataManifest(BaseModel):

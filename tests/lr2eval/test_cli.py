@@ -533,3 +533,17 @@ def test_text_that_no_file_can_have_as_its_name(command: tuple[str, ...], text: 
     assert done.code == 2
     assert "has a zero byte" in done.error or "is not UTF-8 text" in done.error
     assert text not in done.err
+
+
+def test_a_name_that_no_file_can_have(lr2eval: Run) -> None:
+    done = lr2eval("run", "--model", "x" * 3000, "--tasks", "ruler:vt")
+    assert done.code == 2
+    assert "File name too long" in done.error
+
+
+def test_a_closed_output_is_no_fault_of_ours() -> None:
+    import subprocess
+    import sys
+
+    script = f"exec {sys.executable} -m lr2eval models list >&- 2>&-"
+    assert subprocess.run(["sh", "-c", script], check=False).returncode == 0

@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lr2eval.errors import StoreError
+from lr2eval.comparisons.scores import read_run
+from lr2eval.errors import DiskError, StoreError
 from lr2eval.record.sqlite import one_line, open_durable
+from tests.fake_runs import fake_run, ones
 
 _LIMITED = """
 import resource, signal, sys
@@ -49,7 +51,7 @@ def test_a_write_that_the_system_refuses(tmp_path: Path) -> None:
     """Here the limit of a process, not the disk, stops the write: SQLite says "disk I/O error"."""
     command = [sys.executable, "-c", _LIMITED, str(tmp_path / "x.sqlite")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "disk I/O error; the disk failed" in done.stdout, done.stderr
+    assert "disk I/O error; the disk is full or failed" in done.stdout, done.stderr
     assert KEPT in done.stdout
     db = open_durable(tmp_path / "x.sqlite", "create table if not exists t (x)")
     assert db.execute("select count(*) from t").fetchone() == (0,), "what was committed can be read"
@@ -64,7 +66,7 @@ def test_no_space_is_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("name", "fix"),
     [
-        ("SQLITE_IOERR_FSYNC", "the disk failed"),
+        ("SQLITE_IOERR_FSYNC", "the disk is full or failed"),
         ("SQLITE_READONLY_DBMOVED", "make the folder writable"),
         ("SQLITE_CANTOPEN_ISDIR", "make the folder writable"),
         ("SQLITE_BUSY_SNAPSHOT", "another lr2eval is writing"),
@@ -89,3 +91,16 @@ def test_real_errors(tmp_path: Path) -> None:
     first.execute("begin exclusive")
     with pytest.raises(StoreError, match="another lr2eval is writing"), one_line(tmp_path / "x"):
         sqlite3.connect(tmp_path / "x", timeout=0).execute("insert into t values (1)")
+
+
+def test_a_failed_disk_says_nothing_about_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no verdict: exit 5, not 4."""
+
+    def failing(*_: object) -> None:
+        raise DiskError("the disk is full")
+
+    fake_run(tmp_path / "run", {"mmlu/a": ones(3)})
+    monkeypatch.setattr("lr2eval.comparisons.scores.verified_run", failing)
+    with pytest.raises(DiskError) as caught:
+        read_run(tmp_path / "run")
+    assert caught.value.exit_code == 5
