@@ -160,7 +160,7 @@ def evaluation(shards: int, workers: int, failures: float, samples: int = 100, s
             return Reply("", memory=1)
         if call.batch is None:
             return Reply(call.shard, plan=[[number] for number in range(len(call.requests))])
-        return Reply(call.shard, rows=[(number, "", "", detail) for number in call.batch])
+        return Reply(call.shard, ended=[(number, "", detail) for number in call.batch])
 
     def seconds(call: Call) -> float:
         if not call.shard:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.utils import configure_pad_token
 
 from lr2eval.backends.abilities import Abilities
@@ -24,9 +24,6 @@ from lr2eval.method.rope.windowed import install_rope
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.generation_file import answer_ends
 from lr2eval.model.tokenizer import PromptTokenizer
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
 
 
 class WindowedHFLM(PromptLM):

@@ -6,8 +6,9 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
@@ -15,10 +16,6 @@ from lr2eval.backends.generation import Decoding, DecodingRow, Side
 from lr2eval.benchmark import ResponseDetail, Truncation, WindowPolicy
 from lr2eval.errors import BackendError
 from lr2eval.model.tokenizer import PromptTokenizer
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-
 
 Pair = tuple[list[int], list[int]]
 """(context, continuation), neither of them empty."""

@@ -96,13 +96,8 @@ class Scorer:
         overhead = _FORWARD_CPU if self.model.device.type == "cpu" else _FORWARD_GPU
         for piece in pieces(widths, overhead):
             part = [rows[i] for i in piece]
-            scores.update(
-                zip(
-                    piece,
-                    run_split(part, run, chunk=chunk, length=lambda row: len(row[0].ids), chunks=self.limits.chunks),
-                    strict=True,
-                )
-            )
+            made = run_split(part, run, chunk=chunk, length=lambda row: len(row[0].ids), chunks=self.limits.chunks)
+            scores.update(zip(piece, made, strict=True))
         return [scores[i] for i in range(len(rows))]
 
     def _whole(self, rows: Sequence[Reading]) -> list[list[Score]]:

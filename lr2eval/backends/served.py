@@ -13,9 +13,10 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from multiprocessing.pool import ThreadPool
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import requests as http
+from lm_eval.api.instance import Instance
 from lm_eval.models.api_models import JsonChatStr
 
 from lr2eval.backends.requests import Ended, StreamLM, cut_middle
@@ -23,9 +24,6 @@ from lr2eval.base.ids import text_hash
 from lr2eval.benchmark import ResponseDetail, Truncation
 from lr2eval.errors import BackendError, UsageError
 from lr2eval.model.tokenizer import PromptTokenizer
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
 
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 30.0

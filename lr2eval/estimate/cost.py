@@ -7,8 +7,8 @@ The formulas are for dense decoders.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from timeit import repeat
 
 from lr2eval.errors import UsageError
 from lr2eval.model.shape import Shape, layer_parameters
@@ -78,13 +78,13 @@ def measure_rates(dtype: str, device: str) -> Rates:
         ) from error
 
     def best(rows: int) -> float:
-        times, some = [], matrix[:1].expand(rows, side).contiguous()
-        for _ in range(4):  # the first one is slower
-            started = time.perf_counter()
+        some = matrix[:1].expand(rows, side).contiguous()
+
+        def product() -> None:
             some @ matrix
             if not device.startswith("cpu"):
                 torch.accelerator.synchronize(device)
-            times.append(time.perf_counter() - started)
-        return min(times)
+
+        return min(repeat(product, number=1, repeat=4))  # the first one is slower
 
     return Rates(2 * many * side**2 / best(many), matrix.nbytes / best(1), LAYER_SECONDS)

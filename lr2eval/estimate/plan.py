@@ -7,9 +7,10 @@ import random
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lr2eval.backends.abilities import Abilities
 from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, plan_generation
@@ -19,16 +20,13 @@ from lr2eval.backends.scoring import readings
 from lr2eval.base.files import cache_dir
 from lr2eval.base.reading import opened
 from lr2eval.base.units import parse_bytes
+from lr2eval.benchmark import Shard
 from lr2eval.errors import TaskError, UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, measure_rates, operations
 from lr2eval.model.config import ModelConfig
-from lr2eval.model.shape import config_shape
+from lr2eval.model.shape import Shape, config_shape
 from lr2eval.runs.backend import window_limit
-
-if TYPE_CHECKING:
-    from lr2eval.benchmark import Shard
-    from lr2eval.model.shape import Shape
-    from lr2eval.runs.prepare import Prepared
+from lr2eval.runs.prepare import Prepared
 
 
 @dataclass(frozen=True)
@@ -108,17 +106,10 @@ class _ModelLimits:
         groups = [(self.side(length + new * self.budget), company(length, length + new)) for length in lengths]
         plan = plan_generation([(length, new, self.beams) for length in lengths], groups, self.footprint, self.limits)
         batches = [(len(batch), lengths[batch[0]]) for batch in plan if batch]
-        return {
-            "batches": len(batches),
-            "cache": kv_bytes(self.shape, self.item)
-            * max((rows * (width + new) for rows, width in batches), default=0),
-            "seconds": sum(
-                batch_seconds(
-                    self.shape, self.item, self.rates, rows, width, new, None if self.budget else self.original
-                )
-                for rows, width in batches
-            ),
-        }
+        most = max((rows * (width + new) for rows, width in batches), default=0)
+        shape, item, window = self.shape, self.item, None if self.budget else self.original
+        seconds = sum(batch_seconds(shape, item, self.rates, rows, width, new, window) for rows, width in batches)
+        return {"batches": len(batches), "cache": kv_bytes(shape, item) * most, "seconds": seconds}
 
     def scoring(self, requests: Sequence[_Request], scale: float) -> dict[str, Any]:
         """Batches and time of scored choices, ``scale`` times as many as there are ``requests``.
@@ -160,12 +151,10 @@ SAMPLED, LEAST, MOST = 64, 2, 16
 
 def plan_run(run: Prepared, rates: Rates | None) -> list[PlannedShard]:
     """A line for each task and length, in the run's order."""
-    model = None
+    model: _ModelLimits | None = None
     if rates:
-        try:
+        with suppress(UsageError, OSError, ValueError):  # loading the model will say what is wrong, if anything is
             model = _ModelLimits(run, rates)
-        except (UsageError, OSError, ValueError):  # loading the model will say what is wrong, if anything is
-            model = None
     built = Counter(shard.benchmark for shard in run.shards if not _has_file(shard))
     return [
         _from_file(shard, run, model)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
@@ -17,11 +17,8 @@ from lr2eval.base.units import format_length, parse_count
 from lr2eval.errors import UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, operations
 from lr2eval.model.config import CONFIG, ModelConfig
-from lr2eval.model.shape import config_shape, parameters
+from lr2eval.model.shape import Shape, config_shape, parameters
 from lr2eval.runs.config import DEFAULT_SAMPLES, default_lengths
-
-if TYPE_CHECKING:
-    from lr2eval.model.shape import Shape
 
 
 @dataclass(frozen=True)

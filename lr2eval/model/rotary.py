@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,7 +72,7 @@ def stock_ropes(config: ModelConfig) -> StockRopes:
         with warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
             decoder = _decoder(config.text)
-        modules = [module for module in decoder.modules() if any(True for _ in _inv_freqs(module))]
+        modules = [module for module in decoder.modules() if _is_rotary(module)]
         unknown = [name for name in config.layer_ropes if modules and not hasattr(modules[0], f"{name}_inv_freq")]
         if unknown:
             raise CheckpointError(
@@ -105,8 +104,8 @@ def _decoder(text: Any) -> nn.Module:
         return AutoModel.from_config(text)
 
 
-def _inv_freqs(module: nn.Module) -> Iterator[str]:
-    return (name for name, _ in module.named_buffers(recurse=False) if name.endswith("inv_freq"))
+def _is_rotary(module: nn.Module) -> bool:
+    return any(name.endswith("inv_freq") for name, _ in module.named_buffers(recurse=False))
 
 
 def _rebuilt(module: nn.Module, text: Any) -> nn.Module:

@@ -30,6 +30,8 @@ _ONLY_FOR = {
     "dtype": ("--dtype", BUILT_IN),
 }
 """Options that not every back end reads: how to call them, and who reads them. Plug-ins read what vllm reads."""
+_SHARED = {"dtype", "device", "batch_size", "window_policy", "truncation", "trust_remote_code", "seed"}
+"""What our back ends and plug-ins take as it is."""
 _SECRETS = ("auth_token", "header")
 _UNREAD = {
     "add_bos_token", "batch_size", "custom_prefix_token_id", "device", "dtype", "max_batch_size", "max_gen_toks",
@@ -104,16 +106,7 @@ def load_backend(checkpoint: Checkpoint, config: RunConfig) -> Any:
     window = window_limit(checkpoint, config)
     with quiet():
         prompts = PromptTokenizer.load(checkpoint.folder, **config.prompts)
-    shared: dict[str, Any] = {
-        "window": window,
-        "dtype": config.dtype,
-        "device": config.device,
-        "batch_size": config.batch_size,
-        "window_policy": config.window_policy,
-        "truncation": config.truncation,
-        "trust_remote_code": config.trust_remote_code,
-        "seed": config.seed,
-    }
+    shared: dict[str, Any] = {"window": window, **config.model_dump(include=_SHARED)}
     if config.backend == "hf":
         from lr2eval.backends.hf import WindowedHFLM
 

@@ -11,17 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lr2eval.base.reading import read_json
 from lr2eval.base.units import format_length
 from lr2eval.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from lr2eval.runs.config import RunConfig
-
+from lr2eval.runs.config import RunConfig
 
 FILE = "lr2eval.json"
 LARGEST = 1 << 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import date
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,9 +160,5 @@ class RunConfig(Config):
 
 def default_lengths(window: int) -> tuple[int, ...]:
     """Lengths double from 4k to the window; a model with a smaller window is run at its window."""
-    lengths = []
-    length = FIRST_LENGTH
-    while length <= window:
-        lengths.append(length)
-        length *= 2
-    return tuple(lengths) or (window,)
+    doubled = (FIRST_LENGTH << times for times in count())
+    return tuple(takewhile(lambda length: length <= window, doubled)) or (window,)

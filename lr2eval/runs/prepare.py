@@ -179,15 +179,10 @@ def make_shards(
     context = TaskContext(
         tokenizer=tokenizer,
         lengths=lengths,
-        samples_per_task=config.samples_per_task,
-        seed=config.seed,
         cache_dir=cache_dir(),
-        limit=config.limit,
-        data_dir=config.data_dir,
-        offline=config.offline,
         windows=windows or lengths,
-        truncation=config.truncation,
         progress=say,
+        **config.model_dump(include={"samples_per_task", "seed", "limit", "data_dir", "offline", "truncation"}),
     )
     if config.data_dir is not None and not config.data_dir.is_dir():
         raise UsageError(f"--data-dir {config.data_dir}: no such folder")

@@ -12,24 +12,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from lr2eval.backends.requests import Ended
 from lr2eval.base.ids import digest, text_hash
 from lr2eval.benchmark import ResponseDetail, Truncation
 from lr2eval.errors import BackendError, RunFailedError, StoreError, UsageError, first_line
 from lr2eval.listener import Listener
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-
-    from lr2eval.record.store import RunStore
-
+from lr2eval.record.store import RunStore
 
 _FOREIGN_BATCH = 16
 _SHOWN = 64
-_Row = tuple[int, str, Any, ResponseDetail]
 _SKIPPED: dict[str, Any] = {"generate_until": "", "loglikelihood": (0.0, False), "loglikelihood_rolling": 0.0}
 
 
@@ -119,17 +115,14 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         self._check(done, keys)
         fits, skipped = self._route(request_type, requests)
         if fresh := [number for number in skipped if number not in done]:
-            detail = ResponseDetail(finish="skipped")
-            rows = [(number, keys[number], _SKIPPED[request_type], detail) for number in fresh]
-            self._commit(request_type, rows, done)
+            self._commit(request_type, keys, skipped_answers(request_type, fresh), done)
         share = len({request.doc_id for request in requests}) / len(requests)
         if done:
             self.on_batch(len(done) * share, 0, 0.0)
         started = time.perf_counter()
-        for rows in self._rows(request_type, requests, keys, fits, done):
-            self._commit(request_type, rows, done)
-            tokens = sum(detail.prompt_tokens + detail.new_tokens for _, _, _, detail in rows)
-            self.on_batch(len(rows) * share, tokens, time.perf_counter() - started)
+        for ended in self._ended(request_type, requests, fits, done):
+            self._commit(request_type, keys, ended, done)
+            self.on_batch(len(ended) * share, tokens(ended), time.perf_counter() - started)
             started = time.perf_counter()
         if len(done) != len(requests):
             raise RunFailedError(f"{shard}: the backend answered {len(done)} of {len(requests)} requests")
@@ -144,21 +137,16 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
                 "choose a new --out"
             )
 
-    def _rows(
-        self,
-        request_type: str,
-        requests: list[Instance],
-        keys: list[str],
-        fits: list[int],
-        done: Mapping[int, Any],
-    ) -> Iterator[list[_Row]]:
+    def _ended(
+        self, request_type: str, requests: list[Instance], fits: list[int], done: Mapping[int, Any]
+    ) -> Iterator[list[Ended]]:
         """Answer the open requests: batch by batch of the plan, or in the order of a backend that streams."""
         if stream := getattr(self.backend, "stream", None):
             left = [number for number in fits if number not in done]
             members = [requests[number] for number in left]
             with self._naming(members):
                 for ended in stream(request_type, members) if left else ():
-                    yield [(left[i], keys[left[i]], answer, detail) for i, answer, detail in ended]
+                    yield [(left[i], answer, detail) for i, answer, detail in ended]
             return
         plan = self.store.plan(self._shard, request_type)
         if plan is None:
@@ -166,13 +154,13 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             self.store.save_plan(self._shard, request_type, plan)
         for batch in plan:
             if any(number not in done for number in batch):
-                yield self._run(request_type, requests, keys, batch)
+                yield self._run(request_type, requests, batch)
 
-    def _commit(self, request_type: str, rows: list[_Row], done: dict[int, tuple[str, Any, ResponseDetail]]) -> None:
-        self.store.save_batch(self._shard, request_type, rows)
-        done.update({number: (key, response, detail) for number, key, response, detail in rows})
+    def _commit(self, request_type: str, keys: Sequence[str], ended: Sequence[Ended], done: dict[int, Any]) -> None:
+        self.store.save_batch(self._shard, request_type, keyed(keys, ended))
+        done.update({number: (keys[number], answer, detail) for number, answer, detail in ended})
 
-    def _run(self, request_type: str, requests: list[Instance], keys: list[str], batch: list[int]) -> list[_Row]:
+    def _run(self, request_type: str, requests: list[Instance], batch: Sequence[int]) -> list[Ended]:
         members = [requests[number] for number in batch]
         started = time.perf_counter()
         try:
@@ -186,7 +174,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             raise RunFailedError(f"{self._shard}: the backend answered {len(answers)} of {len(members)} requests")
         take = getattr(self.backend, "take_details", None)
         details = take() if take else [ResponseDetail() for _ in members]
-        return list(zip(batch, [keys[number] for number in batch], answers, details, strict=True))
+        return list(zip(batch, answers, details, strict=True))
 
     @contextmanager
     def _naming(self, members: Sequence[Instance]) -> Iterator[None]:
@@ -204,18 +192,15 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
 
     def _route(self, request_type: str, requests: list[Instance]) -> tuple[list[int], list[int]]:
         """Requests that run and requests that are skipped, by the truncation policy (D5)."""
-        measure = getattr(self.backend, "measure", None)
-        if measure is None or self.truncation == "middle":
-            return list(range(len(requests))), []
-        limit = self.backend.limit if self._length is None else min(self._length, self.backend.limit)
-        over = {number for number, tokens in enumerate(measure(request_type, requests)) if tokens > limit}
-        if not over:
-            return list(range(len(requests))), []
-        if self.truncation == "error":
-            raise RunFailedError(
-                f"{self._shard}: {len(over)} of {len(requests)} requests need more than the window of {limit} tokens; "
-                "choose --truncation skip or middle, or a shorter --lengths"
-            )
+        over: list[int] = []
+        if (measure := getattr(self.backend, "measure", None)) and self.truncation != "middle":
+            limit = self.backend.limit if self._length is None else min(self._length, self.backend.limit)
+            over = [number for number, needed in enumerate(measure(request_type, requests)) if needed > limit]
+            if over and self.truncation == "error":
+                raise RunFailedError(
+                    f"{self._shard}: {len(over)} of {len(requests)} requests need more than the window of {limit} "
+                    "tokens; choose --truncation skip or middle, or a shorter --lengths"
+                )
         # A multiple-choice document is skipped as a whole: scoring only the choices that fit would be a silent cut.
         docs = {requests[number].doc_id for number in over}
         skipped = [number for number, request in enumerate(requests) if request.doc_id in docs]
@@ -228,6 +213,21 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         # Another lm-eval model makes its own batches; it gets small groups, so that answers are committed often.
         numbers = list(range(len(requests)))
         return [numbers[start : start + _FOREIGN_BATCH] for start in numbers[::_FOREIGN_BATCH]]
+
+
+def keyed(keys: Sequence[str], ended: Sequence[Ended]) -> list[tuple[int, str, Any, ResponseDetail]]:
+    """The answers with the keys of their requests, as the store keeps them."""
+    return [(number, keys[number], answer, detail) for number, answer, detail in ended]
+
+
+def skipped_answers(request_type: str, numbers: Sequence[int]) -> list[Ended]:
+    """What stands for the answers of requests that do not run."""
+    return [(number, _SKIPPED[request_type], ResponseDetail(finish="skipped")) for number in numbers]
+
+
+def tokens(ended: Sequence[Ended]) -> int:
+    """Tokens that were read and written for these answers."""
+    return sum(detail.prompt_tokens + detail.new_tokens for _, _, detail in ended)
 
 
 def _usable(request_type: str, answer: Any) -> bool:

@@ -74,7 +74,7 @@ def _sample(
         choices=None if skipped else choices,
         prompt_head=head,
         prompt_tail=tail,
-        excerpts=tuple(e for e in (_excerpt(prompt, mark) for mark in info.marks) if e),
+        excerpts=tuple(_excerpt(prompt, mark) for mark in info.marks if mark and mark in prompt),
         source=info.source,
         detail=_merge(details, 0 if skipped else info.truncated_tokens),
     )
@@ -136,9 +136,6 @@ def _merge(details: Sequence[ResponseDetail], truncated: int) -> ResponseDetail:
     )
 
 
-def _excerpt(prompt: str, mark: str) -> tuple[str, str, str] | None:
-    start = prompt.find(mark) if mark else -1
-    if start < 0:
-        return None
-    end = start + len(mark)
-    return prompt[max(0, start - CONTEXT) : start], mark, prompt[end : end + CONTEXT]
+def _excerpt(prompt: str, mark: str) -> tuple[str, str, str]:
+    before, _, after = prompt.partition(mark)
+    return before[-CONTEXT:], mark, after[:CONTEXT]

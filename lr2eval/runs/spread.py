@@ -13,21 +13,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_eval.api.instance import Instance
 
 from lr2eval.backends.batching import free_memory
-from lr2eval.benchmark import ResponseDetail, Truncation
+from lr2eval.backends.requests import Ended
+from lr2eval.benchmark import Shard, Truncation
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.runs.backend import load_backend
 from lr2eval.runs.config import RunConfig
-from lr2eval.runs.recording import _SKIPPED, RecordingLM, _Row
+from lr2eval.runs.recording import RecordingLM, keyed, skipped_answers, tokens
 from lr2eval.workers.pool import LATER, Later
-
-if TYPE_CHECKING:
-    from lr2eval.benchmark import Shard
-
 
 AHEAD = 2
 """Shards are opened until this many samples per worker wait for a survey: enough to keep all busy, few in memory."""
@@ -95,7 +92,7 @@ class Reply:
     memory: int | None = None
     skipped: Sequence[int] = ()
     plan: Sequence[Sequence[int]] | None = None
-    rows: Sequence[_Row] = ()
+    ended: Sequence[Ended] = ()
 
 
 class Answerer(RecordingLM):
@@ -124,9 +121,9 @@ class Answerer(RecordingLM):
             plan = self._plan(call.request_type, [requests[i] for i in fits]) if fits else []
             return Reply(call.shard, skipped=skipped, plan=[[fits[i] for i in batch] for batch in plan])
         before = self.model_seconds
-        rows = self._run(call.request_type, requests, [""] * len(requests), list(range(len(requests))))
-        rows = [(call.batch[place], *row[1:]) for place, row in enumerate(rows)]
-        return Reply(call.shard, seconds=self.model_seconds - before, rows=rows)
+        ended = self._run(call.request_type, requests, range(len(requests)))
+        ended = [(call.batch[place], answer, detail) for place, answer, detail in ended]
+        return Reply(call.shard, seconds=self.model_seconds - before, ended=ended)
 
 
 class Work:
@@ -172,13 +169,11 @@ class Work:
             self._planned(wanted, reply)
             return len({*reply.skipped, *wanted.done}) * wanted.share, 0
         self.model_seconds += reply.seconds
-        rows = [(number, wanted.keys[number], answer, detail) for number, _, answer, detail in reply.rows]
-        self._lm.store.save_batch(wanted.shard, wanted.request_type, rows)
+        self._lm.store.save_batch(wanted.shard, wanted.request_type, keyed(wanted.keys, reply.ended))
         wanted.left -= 1
         if not wanted.left:
             self._begin(self._shards[wanted.shard])
-        tokens = sum(detail.prompt_tokens + detail.new_tokens for _, _, _, detail in rows)
-        return len(rows) * wanted.share, tokens
+        return len(reply.ended) * wanted.share, tokens(reply.ended)
 
     def _begin(self, shard: Shard) -> None:
         """Finish a shard if it has all its answers, else ask for its survey."""
@@ -194,8 +189,7 @@ class Work:
         shard, request_type, store = wanted.shard, wanted.request_type, self._lm.store
         self._surveyed -= self._shards[shard].n
         if fresh := [number for number in reply.skipped if number not in wanted.done]:
-            detail = ResponseDetail(finish="skipped")
-            store.save_batch(shard, request_type, [(n, wanted.keys[n], _SKIPPED[request_type], detail) for n in fresh])
+            store.save_batch(shard, request_type, keyed(wanted.keys, skipped_answers(request_type, fresh)))
         plan = store.plan(shard, request_type)
         if plan is None:
             plan = [list(batch) for batch in reply.plan or ()]

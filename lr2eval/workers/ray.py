@@ -85,13 +85,12 @@ class Ray(Pool[Actor, Item, Result]):
         elif address is not None:
             raise UsageError(f"ray.address={address}: this process is already connected to a cluster; omit the option")
         try:
-            cpus = _share(workers, gpus_per_worker)
+            self._cpus = _share(workers, gpus_per_worker)
             self._build = ray.put(build)
             # The pool replaces dead workers and repeats their items, so Ray must not.
             self._class = ray.remote(_Remote).options(
-                num_cpus=cpus, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
+                num_cpus=self._cpus, num_gpus=gpus_per_worker, max_restarts=0, max_task_retries=0
             )
-            self._cpus = cpus
         except BaseException:
             self.close()
             raise
@@ -158,12 +157,10 @@ def _event(worker: Actor, future: Any) -> Event[Actor]:
 
     try:
         value = future.result()
-    except ray.exceptions.RayActorError as error:
-        return "died", worker, first_line(error)
     except ray.exceptions.RayTaskError as error:  # errors of the item itself are caught in the worker
         reason = first_line(error.cause or error)
         return "failed", worker, RunFailedError(f"a worker cannot send back its result ({reason})")
-    except Exception as error:  # its machine is lost, and the result with it
+    except Exception as error:  # the worker died, or its machine is lost and the result with it
         return "died", worker, first_line(error)
     return (value[0], worker, value[1]) if value[0] in ("ended", "failed") else ("ready", worker, value)
 

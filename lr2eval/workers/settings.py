@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
+from lr2eval.base.files import cache_dir
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.errors import CheckpointError, UsageError
+from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.workers.pool import Built, Executor, Pool, Processes
-
-if TYPE_CHECKING:
-    from lr2eval.model.checkpoint import Checkpoint
-
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -112,11 +111,6 @@ class ModelLoader:
         return self.device
 
     def _check_same_model(self) -> None:
-        import platform
-
-        from lr2eval.base.files import cache_dir
-        from lr2eval.model.checkpoint import Checkpoint
-
         folder = self.checkpoint.folder
         try:
             found = Checkpoint.open(folder, cache=cache_dir()).fingerprint

@@ -26,10 +26,7 @@ _STOPS = {
 
 def is_search(folder: Path) -> bool:
     """Whether a folder belongs to a search, finished or not."""
-    if (folder / FILE).exists():
-        return True
-    manifest = read_manifest(folder)
-    return manifest is not None and manifest.get("kind") == "search"
+    return (folder / FILE).exists() or (read_manifest(folder) or {}).get("kind") == "search"
 
 
 def render_search(folder: Path, out: Path) -> Path:

@@ -35,10 +35,9 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped her
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self._keep:
-            return self._fork(self._beginning.keys, key_states), self._fork(self._beginning.values, value_states)
-        keys, values = super().update(key_states, value_states)
-        return self._fork(self._beginning.keys, keys), self._fork(self._beginning.values, values)
+        if self._keep:
+            key_states, value_states = super().update(key_states, value_states)
+        return self._fork(self._beginning.keys, key_states), self._fork(self._beginning.values, value_states)
 
     def get_seq_length(self) -> int:
         return int(self._beginning.get_seq_length() + super().get_seq_length())

@@ -65,7 +65,9 @@ def prefill(
             extend(model, rotary, fresh, path, window, chunk)
         for number, layer in enumerate(path.layers):
             if number == len(filled.layers):
-                filled.update(*(_room(states, len(prompts), width) for states in (layer.keys, layer.values)), number)
+                # Values may be narrower or wider than keys.
+                shapes = ((len(prompts), at.shape[1], width, at.shape[3]) for at in (layer.keys, layer.values))
+                filled.update(*map(layer.keys.new_zeros, shapes), number)
             place = filled.layers[number]
             pad = width - layer.keys.shape[2]
             place.keys[row, :, pad:], place.values[row, :, pad:] = layer.keys[0], layer.values[0]
@@ -73,9 +75,3 @@ def prefill(
     if sides is not None:
         remember_sides(filled, sides * len(prompts))
     return filled
-
-
-def _room(states_1KLD: torch.Tensor, rows: int, width: int) -> torch.Tensor:
-    """Zeros for ``rows`` times ``width`` such states. Values may be narrower or wider than keys."""
-    _, heads, _, size = states_1KLD.shape
-    return states_1KLD.new_zeros(rows, heads, width, size)

@@ -7,9 +7,10 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import transformers
+from lm_eval.api.instance import Instance
 
 from lr2eval.backends import Postponed
 from lr2eval.backends.generation import DecodingRow, Side
@@ -27,10 +28,6 @@ from lr2eval.method.rope.source import ModelRope
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.generation_file import answer_ends
 from lr2eval.model.tokenizer import PromptTokenizer
-
-if TYPE_CHECKING:
-    from lm_eval.api.instance import Instance
-
 
 _OURS = {
     "model": "--model",
@@ -128,7 +125,7 @@ class WindowedVLLM(StreamLM):
     @property
     def engines(self) -> list[dict[str, Any]]:
         """What the manifest keeps of every engine that was started."""
-        return [dataclasses.asdict(facts) for facts in self._engines.facts]
+        return [dict(facts) for facts in self._engines.facts]
 
     def close(self) -> None:
         """Stop the engine that runs."""

@@ -35,36 +35,20 @@ class EngineRequest:
 
 
 @dataclass
-class EngineFacts:
-    """What the manifest keeps of an engine; counts grow while it runs."""
-
-    window: str
-    max_model_len: int
-    options: dict[str, Any]
-    batch_invariant: bool
-    prefix_caching: bool
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    """Prompt tokens that were found in the prefix cache: not computed."""
-    new_tokens: int = 0
-
-
-@dataclass
 class Engines:
     """At most one live engine; ``arguments(window)`` gives the arguments of vLLM's ``LLM`` for a window."""
 
     arguments: Callable[[str], dict[str, Any]]
     name: str
     """The model's name in errors."""
-    facts: list[EngineFacts] = field(default_factory=list)
-    """One for each engine that was started, in order."""
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    """What the manifest keeps of each engine that was started, in order; counts grow while it runs."""
     _llm: Any = None
 
     @property
     def window(self) -> str | None:
         """The window of the running engine."""
-        return self.facts[-1].window if self._llm is not None else None
+        return self.facts[-1]["window"] if self._llm is not None else None
 
     def run(self, window: str, requests: Iterable[EngineRequest]) -> Iterator[list[tuple[EngineRequest, Any]]]:
         """(request, vLLM's ``RequestOutput``) of what ended, step by step, in the engine for ``window``.
@@ -80,7 +64,7 @@ class Engines:
         facts, engine = self.facts[-1], self._llm.llm_engine
         ahead = AHEAD * engine.vllm_config.scheduler_config.max_num_seqs
         running: dict[str, EngineRequest] = {}
-        waiting, count, over = iter(requests), facts.requests, threading.Event()
+        waiting, count, over = iter(requests), facts["requests"], threading.Event()
         resources = getattr(engine.engine_core, "resources", None)
         _watch(resources, getattr(engine.engine_core, "outputs_queue", None), over)
         try:
@@ -94,10 +78,10 @@ class Engines:
                     return
                 ended = [output for output in engine.step() if output.finished]
                 for output in ended:
-                    facts.requests += 1
-                    facts.prompt_tokens += len(output.prompt_token_ids)
-                    facts.cached_tokens += output.num_cached_tokens or 0
-                    facts.new_tokens += len(output.outputs[0].token_ids)
+                    facts["requests"] += 1
+                    facts["prompt_tokens"] += len(output.prompt_token_ids)
+                    facts["cached_tokens"] += output.num_cached_tokens or 0  # found in the prefix cache: not computed
+                    facts["new_tokens"] += len(output.outputs[0].token_ids)
                 if ended:
                     yield [(running.pop(output.request_id), output) for output in ended]
         except Lr2EvalError:
@@ -130,13 +114,14 @@ class Engines:
         self._llm = llm
         config = llm.llm_engine.vllm_config
         self.facts.append(
-            EngineFacts(
-                window=window,
-                max_model_len=config.model_config.max_model_len,
-                options={key: value for key, value in arguments.items() if key not in ("model", "tokenizer")},
-                batch_invariant=bool(getattr(envs, "VLLM_BATCH_INVARIANT", False)),
-                prefix_caching=bool(config.cache_config.enable_prefix_caching),
-            )
+            {
+                "window": window,
+                "max_model_len": config.model_config.max_model_len,
+                "options": {key: value for key, value in arguments.items() if key not in ("model", "tokenizer")},
+                "batch_invariant": bool(getattr(envs, "VLLM_BATCH_INVARIANT", False)),
+                "prefix_caching": bool(config.cache_config.enable_prefix_caching),
+                **dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "new_tokens"), 0),
+            }
         )
 
     def stop(self) -> None:
