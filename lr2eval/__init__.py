@@ -49,48 +49,6 @@ if TYPE_CHECKING:
     from lr2eval.workflows.train import TrainConfig, TrainOutcome, train
     from lr2eval.workflows.verify import VerifyOutcome, verify
 
-_HOMES = {
-    "benchmark": ("BackendRequest", "Benchmark", "DataNeed", "SampleInfo", "Shard", "TaskContext", "TaskInfo"),
-    "comparisons.gate_config": ("GateConfig",),
-    "errors": (
-        "BackendError",
-        "CheckpointError",
-        "Lr2EvalError",
-        "MissingDataError",
-        "NotComparableError",
-        "RunFailedError",
-        "StoreError",
-        "TaskError",
-        "UsageError",
-    ),
-    "listener": ("Listener",),
-    "method.rope.rules": ("RopeRule", "rope_rules"),
-    "method.rope.scaling": ("OriginalRope", "RopeScaling"),
-    "method.rope.source": ("read_rope",),
-    "method.rope.windowed": ("install_rope",),
-    "method.search.config": ("SearchConfig",),
-    "method.train.recipe": ("Recipe", "read_recipe"),
-    "record.opened": ("RunFolder", "open_run"),
-    "runs.config": ("RunConfig",),
-    "workflows.compare": (
-        "BaselineOutcome",
-        "ComparisonOutcome",
-        "GateOutcome",
-        "PairOutcome",
-        "compare",
-        "gate",
-        "save_baseline",
-    ),
-    "workflows.export": ("ExportOutcome", "export"),
-    "workflows.extend": ("ExtendOutcome", "extend"),
-    "workflows.extend_config": ("ExtendConfig",),
-    "workflows.run": ("RunOutcome", "run"),
-    "workflows.search": ("SearchOutcome", "search"),
-    "workflows.train": ("TrainConfig", "TrainOutcome", "train"),
-    "workflows.verify": ("VerifyOutcome", "verify"),
-}
-_HOME = {name: f"lr2eval.{home}" for home, names in _HOMES.items() for name in names}
-
 __all__ = [  # noqa: RUF022  # functions first, then what they take and return
     "__version__",
     "run",
@@ -145,6 +103,38 @@ __all__ = [  # noqa: RUF022  # functions first, then what they take and return
     "StoreError",
     "BackendError",
 ]
+
+_HOMES = {
+    "benchmark": ("BackendRequest", "Benchmark", "DataNeed", "SampleInfo", "Shard", "TaskContext", "TaskInfo"),
+    "comparisons.gate_config": ("GateConfig",),
+    "errors": tuple(sorted(name for name in __all__ if name.endswith("Error"))),
+    "listener": ("Listener",),
+    "method.rope.rules": ("RopeRule", "rope_rules"),
+    "method.rope.scaling": ("OriginalRope", "RopeScaling"),
+    "method.rope.source": ("read_rope",),
+    "method.rope.windowed": ("install_rope",),
+    "method.search.config": ("SearchConfig",),
+    "method.train.recipe": ("Recipe", "read_recipe"),
+    "record.opened": ("RunFolder", "open_run"),
+    "runs.config": ("RunConfig",),
+    "workflows.compare": (
+        "BaselineOutcome",
+        "ComparisonOutcome",
+        "GateOutcome",
+        "PairOutcome",
+        "compare",
+        "gate",
+        "save_baseline",
+    ),
+    "workflows.export": ("ExportOutcome", "export"),
+    "workflows.extend": ("ExtendOutcome", "extend"),
+    "workflows.extend_config": ("ExtendConfig",),
+    "workflows.run": ("RunOutcome", "run"),
+    "workflows.search": ("SearchOutcome", "search"),
+    "workflows.train": ("TrainConfig", "TrainOutcome", "train"),
+    "workflows.verify": ("VerifyOutcome", "verify"),
+}
+_HOME = {name: f"lr2eval.{home}" for home, names in _HOMES.items() for name in names}
 
 
 if not TYPE_CHECKING:  # to a type checker, it would give the module every name

@@ -21,24 +21,22 @@ from lr2eval._version import __version__
 from lr2eval.base.console import guard_logs, say
 from lr2eval.base.files import cache_dir
 from lr2eval.base.settings import unusable
-from lr2eval.commands import (
-    bundle,
-    compare,
-    data,
-    doctor,
-    estimate,
-    export,
-    extend,
-    models,
-    report,
-    rope,
-    run,
-    score,
-    search,
-    tasks,
-    train,
-    verify,
-)
+from lr2eval.commands.bundle import data_prepare, data_show
+from lr2eval.commands.compare import baseline_save, compare, gate
+from lr2eval.commands.data import data_make, data_mix
+from lr2eval.commands.doctor import doctor
+from lr2eval.commands.estimate import estimate
+from lr2eval.commands.export import export
+from lr2eval.commands.extend import extend
+from lr2eval.commands.models import models_fetch, models_list
+from lr2eval.commands.report import report
+from lr2eval.commands.rope import rope
+from lr2eval.commands.run import run
+from lr2eval.commands.score import score
+from lr2eval.commands.search import search
+from lr2eval.commands.tasks import tasks
+from lr2eval.commands.train import train
+from lr2eval.commands.verify import verify
 from lr2eval.errors import Lr2EvalError, UsageError, first_line
 
 INTERNAL = 70
@@ -92,33 +90,12 @@ def _group(name: str, about: str, **commands: Any) -> None:
 
 
 # In the order in which --help lists them.
-for _command in (
-    run.run,
-    tasks.tasks,
-    report.report,
-    score.score,
-    compare.compare,
-    compare.gate,
-    verify.verify,
-    rope.rope,
-    search.search,
-    train.train,
-    export.export,
-    extend.extend,
-    estimate.estimate,
-    doctor.doctor,
-):
-    app.command()(_command)
-_group("models", "List and download the models that have a name.", list=models.models_list, fetch=models.models_fetch)
-_group(
-    "data",
-    "Make benchmark data and training data.",
-    mix=data.data_mix,
-    make=data.data_make,
-    prepare=bundle.data_prepare,
-    show=bundle.data_show,
-)
-_group("baseline", "Save the scores of a run in a small file.", save=compare.baseline_save)
+for _verb in (run, tasks, report, score, compare, gate, verify, rope, search, train, export, extend, estimate, doctor):
+    app.command()(_verb)
+_group("models", "List and download the models that have a name.", list=models_list, fetch=models_fetch)
+_about = "Make benchmark data and training data."
+_group("data", _about, mix=data_mix, make=data_make, prepare=data_prepare, show=data_show)
+_group("baseline", "Save the scores of a run in a small file.", save=baseline_save)
 
 # Newer typer carries its own click, so the base of its usage errors has no fixed place to be imported from.
 _ClickException: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -138,7 +115,7 @@ def main() -> NoReturn:
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # closed by whoever started us (`>&-`)
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     guard_logs()
     try:
         if found := unusable(sys.argv):
@@ -216,10 +193,6 @@ def interrupted(arguments: Sequence[str]) -> str:
     words = [each for each in arguments if not each.startswith("-")]
     kept = _KEPT.get(" ".join(words[:2])) or _KEPT.get(" ".join(words[:1]))
     return f"interrupted; {kept} are kept, the same command resumes" if kept else "interrupted"
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> NoReturn:

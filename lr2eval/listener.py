@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
-if TYPE_CHECKING:
-    from lr2eval.benchmark import Shard
+from lr2eval.benchmark import Shard
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -36,8 +36,11 @@ def guard_logs() -> None:
     warnings.formatwarning = lambda message, category, *_: f"{category.__name__}: {line(str(message))}\n"
 
 
-def table(*columns: str, title: str | None = None) -> Table:
-    """A table whose cells wrap rather than vanish, and whose title and cells cannot act."""
+def table(*columns: str, title: str | None = None, right: slice = slice(0)) -> Table:
+    """A table whose cells wrap rather than vanish, and whose title and cells cannot act.
+
+    ``right``: the columns of numbers, aligned to the right.
+    """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -50,6 +53,8 @@ def table(*columns: str, title: str | None = None) -> Table:
     )
     for column in made.columns:
         column.overflow = "fold"
+    for column in made.columns[right]:
+        column.justify = "right"
     return made
 
 

@@ -119,17 +119,8 @@ def json_text(value: Any) -> str:
 
 def write_hashed(path: Path, parts: Iterable[bytes]) -> tuple[str, int]:
     """The same as :func:`write_parts`; returns the sha256 (hex) and the number of bytes of what was written."""
-    running, size = hashlib.sha256(), 0
-
-    def passed() -> Iterator[bytes]:
-        nonlocal size
-        for part in parts:
-            running.update(part)
-            size += len(part)
-            yield part
-
-    write_parts(path, passed())
-    return running.hexdigest(), size
+    write_parts(path, parts)
+    return sha256(path), path.stat().st_size
 
 
 def read_parts(path: Path) -> Iterator[bytes]:
@@ -152,14 +143,12 @@ def lock_file(path: Path, say: Callable[[str], None]) -> Iterator[None]:
 
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0.5)
+        held = lock.acquire(timeout=0.5)
     except Timeout:
         say(f"waiting for another run of lr2eval that works in {path.parent}")
-        lock.acquire()  # the system releases the lock of a process that dies
-    try:
+        held = lock.acquire()  # the system releases the lock of a process that dies
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def output_folder(out: Path) -> set[str]:

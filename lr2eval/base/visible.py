@@ -35,7 +35,9 @@ _COMMANDS = re.compile(
 
 def visible(text: str) -> str:
     """``text`` with a visible sign for each character that acts unseen, and a count for a flood of marks."""
-    return _UNSEEN.sub(_sign, _FLOOD.sub(_count, text))
+    counted = _FLOOD.sub(lambda match: f"⟨{len(match[0])} combining marks⟩", text)
+    # A name rather than a control picture, which many fonts lack.
+    return _UNSEEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", counted)
 
 
 def line(text: str) -> str:
@@ -58,11 +60,3 @@ def labels(models: Sequence[str], folders: Sequence[str]) -> list[str]:
     names = [short(model) for model in models]
     named = [n if names.count(n) == 1 else f"{n} ({short(f)})" for n, f in zip(names, folders, strict=True)]
     return [n if named.count(n) == 1 else f"{n} #{i}" for i, n in enumerate(named, 1)]
-
-
-def _count(match: re.Match[str]) -> str:
-    return f"⟨{len(match[0])} combining marks⟩"
-
-
-def _sign(match: re.Match[str]) -> str:
-    return f"⟨U+{ord(match[0]):04X}⟩"  # a name rather than a control picture, which many fonts lack

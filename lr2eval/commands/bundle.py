@@ -46,8 +46,8 @@ def data_show(
     """Show what a bundle holds: data sets, sizes, licences and sources. Check that the files are intact."""
     from lr2eval.workflows.bundle import show_data
 
-    found = show_data(bundle)
-    sets, damage = found.bundle.data_sets, found.damage
+    found, damage = show_data(bundle)
+    sets = found.data_sets
     if as_json:
         described = {
             name: {**data.model_dump(mode="json"), "bytes": data.size, "whole": damage[name] is None}

@@ -23,7 +23,7 @@ def print_pair(pair: PairOutcome) -> None:
     if pair.comparison is None:
         say(f"the two models cannot be compared: {pair.problem}")
         return
-    _print_comparison(pair.comparison)
+    _print_pair(pair.comparison, pair.comparison.pairs[0])
     say()
     for sentence in pair.sentences:
         print_wrapped(sentence, rest="  ")
@@ -45,21 +45,11 @@ def _tell_github(gate: Gate) -> None:
             say(f"warning: the job summary was not written: GITHUB_STEP_SUMMARY={target}: {reason}", error=True)
 
 
-def _print_gate(gate: Gate) -> None:
-    print_wrapped(gate.paragraph)
-    _print_notes(gate)
-
-
 def _print_notes(found: Pair | Gate) -> None:
     from lr2eval.comparisons.exports import notes
 
     for note in notes(found):
         say(f"note: {' '.join(note.split())}")
-
-
-def _print_comparison(comparison: Comparison) -> None:
-    for pair in comparison.pairs:
-        _print_pair(comparison, pair)
 
 
 def _print_pair(comparison: Comparison, pair: Pair) -> None:
@@ -76,16 +66,8 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
     for title, last, found in tables:
         rows = table("", "n", "original", "extended", "difference", share, *last, title=title)
         for row in found:
-            kept = "-" if row.retention is None else f"{100 * row.retention:.1f} %"
-            cells = [
-                exports.row_name(row),
-                f"{row.n:,}",
-                f"{row.original:.1f}",
-                f"{row.extended:.1f}",
-                f"{row.difference:+.2f}",
-                f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
-                f"{row.cut:,}" if isinstance(row, Gain) else kept,
-            ]
+            *cells, kept = exports.numbers(row)
+            cells = [exports.row_name(row), *cells, f"{row.cut:,}" if isinstance(row, Gain) else kept or "-"]
             rows.add_row(*cells[: len(rows.columns)])
         if found:
             printed_table(rows)
@@ -110,7 +92,8 @@ def compare(
     from lr2eval.workflows.compare import compare as compare_runs
 
     done = compare_runs(runs, out=out, confidence=confidence, common=common, noise=noise or ())
-    _print_comparison(done.comparison)
+    for pair in done.comparison.pairs:
+        _print_pair(done.comparison, pair)
     say(f"report: {done.report}")
 
 
@@ -132,7 +115,8 @@ def gate(
 
     done = judge_runs(runs, GateConfig.load(given, config), out=out, common=common)
     _tell_github(done.gate)
-    _print_gate(done.gate)
+    print_wrapped(done.gate.paragraph)
+    _print_notes(done.gate)
     if done.report is not None:
         say(f"report: {done.report}")
     raise typer.Exit(done.gate.exit_code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import typer
@@ -77,25 +77,20 @@ def _disk() -> Verdict:
     return ("note" if min(free.values()) < 2 else "ok"), shown
 
 
-def _model_names() -> Verdict:
+def _models() -> Verdict:
     from lr2eval.model.names import MODELS
 
-    def have(name: str) -> bool:
-        return (cache_dir() / "models" / name / "config.json").is_file()
-
-    return "note", _split(MODELS, have, "downloaded", "not downloaded", "lr2eval models fetch NAME")
+    here = [name for name in MODELS if (cache_dir() / "models" / name / "config.json").is_file()]
+    return "note", _split(MODELS, here, "downloaded", "not downloaded", "lr2eval models fetch NAME")
 
 
 def _extras() -> Verdict:
-    def have(extra: str) -> bool:
-        return importlib.util.find_spec(EXTRAS[extra]) is not None
-
-    return "note", _split(EXTRAS, have, "installed", "not installed", "pip install 'lr2eval[{}]'")
+    here = [extra for extra, module in EXTRAS.items() if importlib.util.find_spec(module) is not None]
+    return "note", _split(EXTRAS, here, "installed", "not installed", "pip install 'lr2eval[{}]'")
 
 
-def _split(names: Iterable[str], have: Callable[[str], bool], there: str, missing: str, command: str) -> str:
+def _split(names: Iterable[str], found: Sequence[str], there: str, missing: str, command: str) -> str:
     """Which of these names this machine has, and how to get the others."""
-    found = [name for name in names if have(name)]
     others = [name for name in names if name not in found]
     get = f"; {missing}: {', '.join(others)} ({command.format(','.join(others))})" if others else ""
     return f"{there}: {', '.join(found) or 'none'}{get}"
@@ -103,21 +98,12 @@ def _split(names: Iterable[str], have: Callable[[str], bool], there: str, missin
 
 def doctor() -> None:
     """Check the installation: torch, device, extras, cache, disk."""
-    checks: dict[str, Callable[[], Verdict]] = {
-        "packages": _packages,
-        "device": _device,
-        "tasks": _tasks,
-        "cache": _cache,
-        "disk": _disk,
-        "models": _model_names,
-        "extras": _extras,
-    }
-    bad = False
-    for name, check in checks.items():
+    verdicts = []
+    for check in (_packages, _device, _tasks, _cache, _disk, _models, _extras):
         try:
             verdict, found = check()
         except (ImportError, OSError, Lr2EvalError) as error:
             verdict, found = "PROBLEM", str(error)
-        bad = bad or verdict == "PROBLEM"
-        say(f"{verdict:8}{name:10}{found}")
-    raise typer.Exit(2 if bad else 0)
+        verdicts.append(verdict)
+        say(f"{verdict:8}{check.__name__[1:]:10}{found}")
+    raise typer.Exit(2 if "PROBLEM" in verdicts else 0)

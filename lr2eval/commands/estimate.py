@@ -31,12 +31,11 @@ def estimate(given: dict[str, Any], as_json: AsJson = False) -> None:
         print_json(value)
         return
     windows = f"{format_length(asked.original_window)} to {format_length(asked.target_length)}"
-    shown = table("", "tokens", "operations", "GPU-hours", f"hours on {asked.gpus}", title=f"{asked.model}, {windows}")
+    columns = ("", "tokens", "operations", "GPU-hours", f"hours on {asked.gpus}")
+    shown = table(*columns, title=f"{asked.model}, {windows}", right=slice(1, None))
     for cost in costs:
         cells = (f"{cost.tokens:,.4g}", f"{cost.operations:.3g}", _hours(cost.gpu_hours), _hours(cost.hours))
         shown.add_row(cost.name, *cells)
-    for column in shown.columns[1:]:
-        column.justify = "right"
     printed_table(shown)
     cache = kv_bytes(shape, 2)
     print_wrapped(

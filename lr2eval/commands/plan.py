@@ -46,9 +46,8 @@ def print_plan(ready: Ready, say: Callable[[str], None]) -> None:
 
 
 def _print(title: str, lines: Sequence[PlannedShard]) -> None:
-    shown = table("task", "samples", "prompt tokens", "answer tokens", "batches", "KV cache", "time", title=title)
-    for column in shown.columns[1:]:
-        column.justify = "right"
+    columns = ("task", "samples", "prompt tokens", "answer tokens", "batches", "KV cache", "time")
+    shown = table(*columns, title=title, right=slice(1, None))
     grouped = _grouped(lines)
     for line in [*grouped, *([_sum("all", None, lines)] if len(grouped) > 1 else [])]:
         shown.add_row(
@@ -106,10 +105,7 @@ def _sum(name: str, length: int | None, lines: Sequence[PlannedShard]) -> Planne
     return PlannedShard(
         name=name,
         length=length,
-        samples=sum(line.samples for line in lines),
-        tokens=sum(line.tokens for line in lines),
-        new=sum(line.new for line in lines),
-        over=sum(line.over for line in lines),
+        **{count: sum(getattr(line, count) for line in lines) for count in ("samples", "tokens", "new", "over")},
         exact=all(line.exact for line in lines),
         batches=sum(line.batches or 0 for line in lines) if known else None,
         cache=max(line.cache or 0 for line in lines),

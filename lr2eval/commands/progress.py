@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from lr2eval.base.console import plain_console, say
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from lr2eval.benchmark import Shard
 
 
-class ProgressDisplay(Listener):
+class ProgressDisplay(Listener, AbstractContextManager["ProgressDisplay"]):
     """Shows the run or search that began last. Use as a context manager. Everything goes to standard error.
 
     ``live`` draws bars (by default on a terminal). Otherwise it prints a line for each finished shard, and for work
@@ -33,9 +34,6 @@ class ProgressDisplay(Listener):
         self._all: TaskID | None = None
         self._one: TaskID | None = None
         self._last_line = 0.0
-
-    def __enter__(self) -> ProgressDisplay:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.ended()

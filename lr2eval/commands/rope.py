@@ -90,14 +90,12 @@ def _show(name: str, folder: Path, scaling: RopeScaling, as_json: bool) -> None:
     say(_temperature(scaling))
     for line in _positions(facts):
         say(line)
-    shown = table("pair", "period", "factor", "period with factor", "")
+    shown = table("pair", "period", "factor", "period with factor", "", right=slice(4))
     for i, factor in enumerate(scaling.long_factor):
         marks = [mark for mark in ("d10_tcd", "d_tcd", "d_rcd", "split") if facts[mark] == i]
         marks += ["below s"] if i in facts["below_bound"] else []
         row = str(i), f"{facts['original_periods'][i]:,.1f}", f"{factor:.6g}", f"{facts['periods'][i]:,.1f}"
         shown.add_row(*row, ", ".join(marks))
-    for column in shown.columns[:4]:
-        column.justify = "right"
     printed_table(shown)
 
 
@@ -124,14 +122,13 @@ def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mappi
     say(_geometry(original, target))
     last = original.pairs - 1
     places = list(dict.fromkeys(i for i in (original.d10_tcd, original.d_tcd, last) if i <= last))
-    shown = table("rule", *(f"factor at {i}" for i in places), "d_rcd", "pairs below s", "temperature")
+    at_places = [f"factor at {i}" for i in places]
+    shown = table("rule", *at_places, "d_rcd", "pairs below s", "temperature", right=slice(1, None))
     for name, scaling in made.items():
         fact = facts[name]
         at = [f"{scaling.long_factor[i]:.6g}" for i in places]
         reached = "-" if fact["d_rcd"] is None else str(fact["d_rcd"])
         shown.add_row(name, *at, reached, str(len(fact["below_bound"])), f"{scaling.long_attention_factor:.4f}")
-    for column in shown.columns[1:]:
-        column.justify = "right"
     printed_table(shown)
     say(f"pairs below s: pairs from d_tcd ({original.d_tcd}) on with a factor smaller than s")
     for name, reason in left_out.items():

@@ -15,11 +15,9 @@ if TYPE_CHECKING:
 def print_search(done: SearchOutcome) -> None:
     """The perplexity of the found factors and of every rule, then where the files are."""
     result = done.result
-    shown = table("factors", f"search ({result.samples})", f"held out ({result.held_out})", "")
+    shown = table("factors", f"search ({result.samples})", f"held out ({result.held_out})", "", right=slice(1, 3))
     for rule in sorted(result.rules, key=lambda each: each.held_out_perplexity or each.search_perplexity or 1e300):
         shown.add_row(rule.name, _shown(rule.search_perplexity), _shown(rule.held_out_perplexity), rule.made_by)
-    for column in shown.columns[1:3]:
-        column.justify = "right"
     say(f"{result.model}: {format_length(result.original_window)} to {format_length(result.target_length)}")
     say(
         "needle perplexity on the samples of the search and on held-out samples"

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from lr2eval.base.config import Option
     from lr2eval.method.train.plan import TrainPlan
     from lr2eval.method.train.recipe import Recipe
-    from lr2eval.workflows.train import TrainingPlan
 
 
 class _FirstRank(Messages):
@@ -28,14 +27,13 @@ def _first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _print_plan(recipe: Recipe, made: TrainingPlan) -> None:
-    plan, origin, budget = made.plan, made.origin, made.budget
+def _print_plan(recipe: Recipe, plan: TrainPlan, origin: str, budget: str) -> None:
     gpus, memory = recipe.hardware.gpus, plan.memory
     windows = f"{format_length(recipe.original_window)} to {format_length(recipe.target_window)}"
     say(f"{recipe.name}: {windows}, {plan.parameters:,} parameters ({origin})")
     say(f"rows of {recipe.target_window:,} tokens: {plan.rows_short:,} short, {plan.rows_long:,} long ({budget})")
     say(f"{plan.tokens:,} tokens in {plan.steps:,} steps of {plan.tokens_per_step:,} tokens")
-    shown = table("memory of one GPU", "GiB", f"(estimate, {gpus} GPUs)")
+    shown = table("memory of one GPU", "GiB", f"(estimate, {gpus} GPUs)", right=slice(1, 2))
     marks = {True: "used", False: "not used"}
     lines = [
         ("weights, float32", memory.weights, ""),
@@ -50,7 +48,6 @@ def _print_plan(recipe: Recipe, made: TrainingPlan) -> None:
     ]
     for name, size, mark in lines:
         shown.add_row(name, f"{size / 2**30:,.3g}", mark)
-    shown.columns[1].justify = "right"
     printed_table(shown)
     share = plan.operations_attention / plan.operations
     say(f"{plan.operations:.3g} operations, {share:.0%} of them attention")
@@ -93,7 +90,7 @@ def train(given: dict[str, Any], set_: Sets = None, dry_run: DryRun = False) -> 
         given["recipe"] = read_recipe(given["recipe"], dict(read_sets(set_ or ())))
         if dry_run:
             made = plan_training(given["recipe"], given.get("model"), given.get("data"), "offline" in given)
-            _print_plan(given["recipe"], made)
+            _print_plan(given["recipe"], *made)
             return
     done = run_training(TrainConfig(**given), listener=_FirstRank(), command=typed_command())
     if _first():

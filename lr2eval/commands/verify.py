@@ -20,10 +20,8 @@ def verify(
     """Check checksums, databases and whether all files agree. Exit code 4 if something is damaged."""
     from lr2eval.workflows.verify import verify as check
 
-    sound = True
-    for outcome in [check(folder) for folder in folders]:
-        for found in outcome.findings:
-            say(f"damaged: {found.text}" if found.damaged else f"{found.place}: {found.text}")
-        sound &= outcome.sound
-    if not sound:
+    found = [finding for outcome in [check(folder) for folder in folders] for finding in outcome.findings]
+    for each in found:
+        say(f"damaged: {each.text}" if each.damaged else f"{each.place}: {each.text}")
+    if any(each.damaged for each in found):
         raise typer.Exit(NotComparableError.exit_code)

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from lr2eval.base.files import write_atomic
-from lr2eval.base.ids import digest
+from lr2eval.base.reading import parse_json, read_bytes
 from lr2eval.comparisons.scores import ID_DIGITS, RunScores, ShardScores
 from lr2eval.errors import NotComparableError, UsageError
-from lr2eval.record.base import other_version
+from lr2eval.record.base import SEAL, check_seal, other_version, sealed
 from lr2eval.record.comparison import Side
+from lr2eval.record.results import NAMES
 
 KIND = "lr2eval baseline"
 SCHEMA_VERSION = 1
@@ -45,8 +46,7 @@ def save_baseline(run: RunScores, out: Path) -> Path:
         "not_run": dict(run.not_run),
         "shards": {name: _packed(shard) for name, shard in run.shards.items()},
     }
-    lines = json.dumps({**value, "sha256": digest(value)}, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(out, lines + "\n")
+    write_atomic(out, json.dumps(sealed(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return out
 
 
@@ -56,25 +56,18 @@ def load_baseline(path: Path) -> RunScores:
     Raises :class:`UsageError` for any other file and for another schema version, :class:`NotComparableError` if the
     file was changed or is incomplete.
     """
-    try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}; {GIVE}") from error
-    try:
-        value = json.loads(text, parse_constant=_refuse)
-    except ValueError as error:
-        if KIND.encode() in text[:200]:
-            raise NotComparableError(f"{path}: incomplete or damaged ({error}); {RESTORE}") from error
-        raise UsageError(f"{path}: not valid JSON ({error}); {GIVE}") from error
+    text = read_bytes(path, fix=GIVE)
+    if KIND.encode() in text[:200]:
+        value = parse_json(text, f"{path}: incomplete or damaged", error=NotComparableError, fix=RESTORE)
+    else:
+        value = parse_json(text, str(path), fix=GIVE)
     if not isinstance(value, dict) or value.get("kind") != KIND:
         raise UsageError(f"{path}: not a baseline file of lr2eval; {GIVE}")
     if (version := value.get("schema_version")) != SCHEMA_VERSION:
         raise UsageError(f"{path}: {other_version(version, SCHEMA_VERSION)}; {SAVE_AGAIN}")
-    stated = value.pop("sha256", None)
+    check_seal(value, path, RESTORE, must=True, error=NotComparableError)
     try:
-        if stated != digest(value):
-            raise NotComparableError(f"{path}: changed after it was saved (the checksum differs); {RESTORE}")
-        side = Side.model_validate(value["side"]).model_copy(update={"source": path.name, "checksum": stated})
+        side = Side.model_validate(value["side"]).model_copy(update={"source": path.name, "checksum": value[SEAL]})
         shards = {name: _unpacked(shard) for name, shard in value["shards"].items()}
         return RunScores(side, shards, value["headline"], value["not_run"])
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -83,21 +76,12 @@ def load_baseline(path: Path) -> RunScores:
         raise UsageError(f"{path}: not in the layout of this lr2eval ({reason}); {SAVE_AGAIN}") from error
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not a JSON number")
-
-
 def _packed(shard: ShardScores) -> dict[str, Any]:
-    values = sorted({float(score) for score in shard.scores if not math.isnan(score)})
-    place = {value: number for number, value in enumerate(values)}
-    skipped = len(values)
-    codes = np.array([skipped if math.isnan(s) else place[float(s)] for s in shard.scores], dtype="<u4")
-    width = "<u1" if skipped < 256 else "<u4"
+    distinct, codes = np.unique(shard.scores, return_inverse=True)  # ascending, with NaN (skipped) last
+    values = distinct[~np.isnan(distinct)].tolist()
+    width = "<u1" if len(values) < 256 else "<u4"
     return {
-        "benchmark": shard.benchmark,
-        "task": shard.task,
-        "length": shard.length,
-        "metric": shard.metric,
+        **{name: getattr(shard, name) for name in NAMES},
         "n": shard.n,
         "values": values,
         "ids": _hex_to_base64(shard.ids),
@@ -115,10 +99,7 @@ def _unpacked(packed: Mapping[str, Any]) -> ShardScores:
     if not len(codes) == len(ids) == len(prompts) == n:
         raise ValueError(f"{packed['task']}: n is {n}, but there are {len(codes)} scores and {len(ids)} ids")
     return ShardScores(
-        benchmark=packed["benchmark"],
-        task=packed["task"],
-        length=packed["length"],
-        metric=packed["metric"],
+        **{name: packed[name] for name in NAMES},
         ids=ids,
         prompts=prompts,
         scores=np.array([*values, math.nan])[codes],

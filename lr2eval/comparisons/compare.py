@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lr2eval._version import __version__
 from lr2eval.base.visible import labels
 from lr2eval.comparisons.baseline import load_baseline
-from lr2eval.comparisons.pairing import PairedShard, TwoWindows, caveats, pair, pair_windows
-from lr2eval.comparisons.scores import Headline, RunScores, ShardScores, read_run
+from lr2eval.comparisons.pairing import PairedShard, TwoWindows, caveats, matched, pair, pair_windows
+from lr2eval.comparisons.scores import Headline, RunScores, read_run
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.comparison import (
     CellDifference,
@@ -288,7 +287,8 @@ def _effective_length(run: RunScores, confidence: float) -> EffectiveLength | No
     for shard in ruler:
         kept = np.flatnonzero(~np.isnan(shard.scores))
         if len(kept):
-            by_length.setdefault(shard.length or 0, []).append(_alone(shard, kept))
+            alone = matched(shard.task, run.side, shard, kept, run.side, shard, kept)  # in the place of both runs
+            by_length.setdefault(shard.length or 0, []).append(alone)
     whole = {length: found for length, found in by_length.items() if len(found) == len(tasks)}
     if len(whole) < 2:
         return None
@@ -306,11 +306,3 @@ def _effective_length(run: RunScores, confidence: float) -> EffectiveLength | No
         confidence=confidence,
         n=min(scores.n for scores in pooled.values()),
     )
-
-
-def _alone(shard: ShardScores, kept: NDArray[np.intp]) -> PairedShard:
-    """The scores of one run in the place of both."""
-    scores = shard.scores[kept] / 100
-    documents = [shard.documents[i] for i in kept] if shard.documents else []
-    name = f"{shard.benchmark}/{shard.task}"
-    return PairedShard(name, shard.benchmark, shard.task, shard.length, scores, scores, [], documents)

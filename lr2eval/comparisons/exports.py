@@ -121,16 +121,20 @@ def gain_title(comparison: Comparison, pair: Pair) -> str:
     )
 
 
+def numbers(row: Difference) -> list[str]:
+    """A row as text: samples, both scores, difference, interval, and what is retained (empty if that says nothing)."""
+    return [
+        f"{row.n:,}", f"{row.original:.1f}", f"{row.extended:.1f}", f"{row.difference:+.2f}",
+        f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
+        "" if row.retention is None else f"{100 * row.retention:.1f} %",
+    ]  # fmt: skip
+
+
 def _table(rows: Sequence[Difference]) -> list[str]:
     columns = ["", "n", "original", "extended", "difference", "interval", "retained", "lost / gained"]
     cells = [
-        [
-            text(row_name(row)), f"{row.n:,}", f"{row.original:.1f}", f"{row.extended:.1f}", f"{row.difference:+.2f}",
-            f"{row.interval.low:+.2f} .. {row.interval.high:+.2f}",
-            "–" if row.retention is None else f"{100 * row.retention:.1f} %", f"{row.lost} / {row.gained}",
-        ]
-        for row in rows
-    ]  # fmt: skip
+        [text(row_name(row)), *(each or "–" for each in numbers(row)), f"{row.lost} / {row.gained}"] for row in rows
+    ]
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *cells]
     if all(row.beyond for row in rows):
         # Retention says nothing beyond the original's window.

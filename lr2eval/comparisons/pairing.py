@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lr2eval.comparisons.scores import RunScores, ShardScores
 from lr2eval.errors import NotComparableError
@@ -22,6 +23,7 @@ DECIDING = ("seed", "samples_per_task", "limit", "chat", "options", "truncation"
 CAVEAT_KEYS = ("backend", "dtype", "device", "batch_size", "prefill_chunk", "generation")
 """Settings that may change an answer but not the question. Differences are listed beside the result."""
 
+Places = NDArray[np.intp]
 COMMON = "compare only what both runs have with --common"
 
 
@@ -130,19 +132,9 @@ def _across(name: str, window: int, length: int, original: RunScores, extended: 
     both = [(i, k) for i, k in rows if i is not None and k is not None]
     both = [(i, k) for i, k in both if not np.isnan(before.scores[i] + there.scores[k])]
     left, right = np.array([i for i, _ in both], int), np.array([k for _, k in both], int)
-    pairs = TwoWindows(
-        name=name,
-        benchmark=there.benchmark,
-        task=there.task,
-        length=length,
-        original=_unit(before.scores[left], name, original.side),
-        extended=_unit(there.scores[right], name, extended.side),
-        depths=[],
-        documents=[there.documents[k] for k in right] if there.documents else [],
-        window=window,
-        cut=sum(before.truncated[i] > 0 for i in left),
-    )
-    return pairs, len(rows) - len(both)
+    cut = sum(before.truncated[i] > 0 for i in left)
+    facts = matched(name, original.side, before, left, extended.side, there, right)
+    return TwoWindows(**vars(facts), window=window, cut=cut), len(rows) - len(both)
 
 
 def _refuse_different_setups(original: Side, extended: Side) -> None:
@@ -209,25 +201,27 @@ def _pair_shard(
     cut = len(same) - len(whole)
     leave_out(cut, f"{cut} prompts were shortened to different lengths", "run both with the same window")
     left, right = np.array([i for i, _ in whole], int), np.array([j for _, j in whole], int)
-    scores_before, scores_after = before.scores[left], after.scores[right]
-    scored = ~(np.isnan(scores_before) | np.isnan(scores_after))
+    scored = ~np.isnan(before.scores[left] + after.scores[right])
     if not scored.all():
         # No error: both runs used the truncation policy `skip`.
         n = int((~scored).sum())
         left_out.append(LeftOut(what=name, n=n, reason="skipped in at least one run: the prompt was too long"))
-    kept = right[scored]
-    return (
-        PairedShard(
-            name=name,
-            benchmark=after.benchmark,
-            task=after.task,
-            length=after.length,
-            original=_unit(scores_before[scored], name, sides[0]),
-            extended=_unit(scores_after[scored], name, sides[1]),
-            depths=[after.depths[j] for j in kept] if after.depths else [],
-            documents=[after.documents[j] for j in kept] if after.documents else [],
-        ),
-        left_out,
+    return matched(name, sides[0], before, left[scored], sides[1], after, right[scored]), left_out
+
+
+def matched(
+    name: str, side: Side, before: ShardScores, left: Places, other: Side, after: ShardScores, right: Places
+) -> PairedShard:
+    """The samples of one run at the places ``left``, each with that of the other run in ``right``."""
+    return PairedShard(
+        name=name,
+        benchmark=after.benchmark,
+        task=after.task,
+        length=after.length,
+        original=_unit(before.scores[left], name, side),
+        extended=_unit(after.scores[right], name, other),
+        depths=[after.depths[j] for j in right] if after.depths else [],
+        documents=[after.documents[j] for j in right] if after.documents else [],
     )
 
 

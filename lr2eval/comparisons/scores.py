@@ -15,7 +15,7 @@ import numpy as np
 
 from lr2eval.errors import DiskError, NotComparableError, StoreError, UsageError
 from lr2eval.record.comparison import Level, Side
-from lr2eval.record.results import RESULTS_FILE, ShardResult
+from lr2eval.record.results import NAMES, RESULTS_FILE, ShardResult
 from lr2eval.record.store import RunStore
 from lr2eval.record.verified import verified_run
 from lr2eval.stats.paired import Array
@@ -90,11 +90,7 @@ def read_run(folder: Path) -> RunScores:
         label=results.model.name,
         source=folder.name,
         kind="run",
-        digest=results.digest,
-        complete=results.complete,
-        lr2eval_version=results.lr2eval_version,
-        model=results.model,
-        settings=results.settings,
+        **{name: getattr(results, name) for name in ("digest", "complete", "lr2eval_version", "model", "settings")},
     )
     headline = {summary.benchmark: summary.over for summary in results.summaries if summary.headline}
     not_run = {item.task + ("" if item.length is None else f"@{item.length}"): item.reason for item in results.not_run}
@@ -105,10 +101,7 @@ def _shard(shard: ShardResult, store: RunStore) -> ShardScores:
     rows = list(store.scores(shard.id))
     columns = [row[4] for row in rows]
     return ShardScores(
-        benchmark=shard.benchmark,
-        task=shard.task,
-        length=shard.length,
-        metric=shard.metric,
+        **{name: getattr(shard, name) for name in NAMES},
         ids=[row[0][:ID_DIGITS] for row in rows],
         prompts=[row[1][:ID_DIGITS] for row in rows],
         scores=np.array([math.nan if row[2] is None else row[2] for row in rows], float),

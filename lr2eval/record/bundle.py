@@ -56,7 +56,7 @@ class Bundle(Record):
 
     kind: Literal["lr2eval bundle"] = "lr2eval bundle"
     version: Literal[1] = 1
-    data_sets: dict[str, BundledData] = {}
+    data_sets: dict[str, BundledData] = Field(default={})
 
 
 def read_bundle(folder: Path) -> Bundle | None:

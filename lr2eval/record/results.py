@@ -13,6 +13,8 @@ from pydantic import Field
 from lr2eval.record.base import Record, Sealed, read_record
 
 RESULTS_FILE = "results.json"
+NAMES = ("benchmark", "task", "length", "metric")
+"""What every record of a shard says: which it is, and how it is scored."""
 
 Cell = str | int | float | bool | None
 

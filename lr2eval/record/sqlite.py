@@ -21,9 +21,7 @@ def open_durable(path: Path, tables: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=30)
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
-    check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if check != "ok":
-        raise sqlite3.DatabaseError(check)
+    check_whole(db, "quick_check")
     db.executescript(tables)
     return db
 
@@ -39,9 +37,9 @@ def open_finished(path: Path) -> sqlite3.Connection:
     return db
 
 
-def check_whole(db: sqlite3.Connection) -> None:
+def check_whole(db: sqlite3.Connection, check: str = "integrity_check") -> None:
     """SQLite's own check of a database. Raises :class:`sqlite3.DatabaseError` with the first thing that is wrong."""
-    found = db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    found = db.execute(f"PRAGMA {check}(1)").fetchone()[0]
     if found != "ok":
         raise sqlite3.DatabaseError(found)
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class StoredSample:
     detail: ResponseDetail
 
 
-class RunStore:
+class RunStore(AbstractContextManager["RunStore"]):
     """Open with :meth:`create` (writer) or :meth:`read` (reports, comparisons)."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
@@ -106,7 +106,8 @@ class RunStore:
             return store
 
     def _check_version(self) -> str | None:
-        (version,) = next(iter(self._rows("SELECT value FROM meta WHERE key='store_version'")), (None,))
+        rows = self._rows("SELECT value FROM meta WHERE key='store_version'")
+        version: str | None = rows[0][0] if rows else None
         if version not in (None, str(STORE_VERSION)):
             raise StoreError(
                 f"{self.path}: has store version {version}, but this lr2eval reads version {STORE_VERSION}; "
@@ -116,9 +117,6 @@ class RunStore:
 
     def close(self) -> None:
         self._db.close()
-
-    def __enter__(self) -> RunStore:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

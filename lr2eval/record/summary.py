@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from lr2eval.benchmark import Shard
-from lr2eval.record.results import CellResult, Interval, OverLengths, ShardResult, Summary
+from lr2eval.record.results import NAMES, CellResult, Interval, OverLengths, ShardResult, Summary
 from lr2eval.record.store import StoredSample
 from lr2eval.stats.scores import RULER_THRESHOLD, effective_length, mover_mean, weighted_averages, wilson
 
@@ -41,10 +41,7 @@ def shard_result(shard: Shard | ShardResult, samples: Iterable[StoredSample]) ->
     scores = [row.score / 100 for row in scored if row.score is not None]
     mean = math.fsum(scores) / len(scores) if scores else None
     return ShardResult(
-        benchmark=shard.benchmark,
-        task=shard.task,
-        length=shard.length,
-        metric=shard.metric,
+        **{name: getattr(shard, name) for name in NAMES},
         n=len(scores),
         score=None if mean is None else _percent(mean),
         interval=None if mean is None or not _bounded(scores) else _interval(wilson(mean, len(scores)), "wilson"),

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lr2eval._version import __version__
 from lr2eval.base.files import output_folder, read_parts, write_hashed
+from lr2eval.benchmark import DataNeed
 from lr2eval.errors import MissingDataError, UsageError
 from lr2eval.record.bundle import BUNDLE_FILE, Bundle, BundledData, BundleFile, first_damage, read_bundle, write_bundle
-
-if TYPE_CHECKING:
-    from lr2eval.benchmark import DataNeed
-
-
-@dataclass(frozen=True)
-class DataShown:
-    """A bundle, and for each of its data sets what is damaged (``None``: nothing)."""
-
-    bundle: Bundle
-    damage: Mapping[str, str | None]
 
 
 def prepare_data(
@@ -68,13 +56,16 @@ def prepare_data(
         )
 
 
-def show_data(folder: Path) -> DataShown:
-    """What a bundle holds. Raises :class:`UsageError` for a folder that is not a bundle."""
+def show_data(folder: Path) -> tuple[Bundle, dict[str, str | None]]:
+    """A bundle, and for each of its data sets what is damaged (``None``: nothing).
+
+    Raises :class:`UsageError` for a folder that is not a bundle.
+    """
     bundle = read_bundle(folder)
     if bundle is None:
         what = f"has no {BUNDLE_FILE}" if folder.is_dir() else "no such folder"
         raise UsageError(f"{folder}: {what}; make a bundle with lr2eval data prepare --tasks TASKS --out {folder}")
-    return DataShown(bundle, {name: first_damage(folder, data) for name, data in bundle.data_sets.items()})
+    return bundle, {name: first_damage(folder, data) for name, data in bundle.data_sets.items()}
 
 
 def _open(out: Path) -> Bundle:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lr2eval._version import __version__
 from lr2eval.base.files import cache_dir, output_folder, read_parts, write_hashed, write_json
 from lr2eval.base.reading import read_object
+from lr2eval.benchmark import Shard
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.listener import Listener, with_listener
-
-if TYPE_CHECKING:
-    from lr2eval.benchmark import Shard
-    from lr2eval.runs.config import RunConfig
-
+from lr2eval.runs.config import RunConfig, default_lengths
 
 MANIFEST = "manifest.json"
 KIND = "lr2eval data"
@@ -29,19 +26,19 @@ def make_data(config: RunConfig, out: Path, *, listener: Listener | None = None)
     Returns the facts of every file by its name. Raises :class:`UsageError` for tasks whose prompts are not made from
     data files and for a folder that holds anything else. The same call writes the same bytes again.
     """
+    from lr2eval.model.checkpoint import Checkpoint
     from lr2eval.model.names import locate
     from lr2eval.model.tokenizer import PromptTokenizer
     from lr2eval.registry import resolve
-    from lr2eval.runs.config import default_lengths
     from lr2eval.runs.prepare import make_shards
 
     folder = locate(config.model, offline=config.offline)
     tokenizer = PromptTokenizer.load(folder, **config.prompts)
-    lengths = config.lengths or default_lengths(_window(folder))
+    lengths = config.lengths or default_lengths(Checkpoint.open(folder, cache=cache_dir()).window)
     # Before hours of work: can the files be written there?
     _check_folder(out, {f"{task}-{n}.jsonl" for _, tasks in resolve(config.tasks) for task in tasks for n in lengths})
     shards, not_run, _ = make_shards(config, tokenizer, lengths, (listener or Listener()).message)
-    sources = {_name(shard): (_source(shard), shard) for shard in shards}
+    sources = {f"{shard.task}-{shard.length}.jsonl": (_source(shard), shard) for shard in shards}
     if len(sources) < len(shards):
         raise UsageError("two benchmarks have tasks of the same name; run this command once for each benchmark")
     settings = config.settings()
@@ -57,16 +54,6 @@ def make_data(config: RunConfig, out: Path, *, listener: Listener | None = None)
     }
     _write(out, {name: path for name, (path, _) in sources.items()}, manifest)
     return files
-
-
-def _window(folder: Path) -> int:
-    from lr2eval.model.checkpoint import Checkpoint
-
-    return Checkpoint.open(folder, cache=cache_dir()).window
-
-
-def _name(shard: Shard) -> str:
-    return f"{shard.task}-{shard.length}.jsonl"
 
 
 def _source(shard: Shard) -> Path:

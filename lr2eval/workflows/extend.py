@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lr2eval.workflows.search import SearchOutcome
 
 DONE = "extend.json"
+T = TypeVar("T")
 
 
 class FinishedSteps(BaseModel):
@@ -71,112 +72,85 @@ def extend(config: ExtendConfig, *, listener: Listener | None = None, command: S
     The same call again resumes where an earlier one stopped. Raises :class:`lr2eval.UsageError` before the first step
     if the configuration is wrong, and the errors of the steps.
     """
+    from lr2eval.method.data.mixing import prepare_mixture
+    from lr2eval.model.tokenizer import PromptTokenizer
+    from lr2eval.workflows.run import run
+    from lr2eval.workflows.search import search
+    from lr2eval.workflows.train import TrainConfig, train
+
+    listener = listener or Listener()
     folder, steps = plan_extension(config)
-    with locked(steps.home, "extend.lock"):
-        return _Extension(steps, folder, config, listener or Listener(), command).run()
+    home = steps.home
+    factors = steps.factors or home / "search" / "factors.json"
 
+    def train_model() -> None:
+        asked = {name: getattr(config, name) for name in ("device", "data_dir", "offline")}
+        parts = {"model": folder, "factors": factors, "data": home / "data", "out": home / "training"}
+        train(TrainConfig(recipe=steps.recipe, **parts, **asked), listener=listener, command=command)
+        # Reports name a model by its folder.
+        if not steps.extended.is_symlink():
+            steps.extended.symlink_to(Path("training", "model"), target_is_directory=True)
 
-class _Extension:
-    def __init__(
-        self, steps: Steps, folder: Path, config: ExtendConfig, listener: Listener, command: Sequence[str]
-    ) -> None:
-        self._steps, self._folder, self._config, self._command = steps, folder, config, command
-        self._listener = listener
-        self._file = steps.home / DONE
-        self._done: dict[str, float] = {}
-        self._settings = steps.settings()
-        self._found: SearchOutcome | None = None
-        self._compared: RunOutcome | None = None
-
-    @property
-    def _factors(self) -> Path:
-        return self._steps.factors or self._steps.home / "search" / "factors.json"
-
-    def run(self) -> ExtendOutcome:
-        self._claim()
-        if "evaluation" not in self._done:
-            self._check_evaluation()
-        if not self._file.exists():
-            self._note()
+    with locked(home, "extend.lock"):
+        notes = _Notes(steps, listener, command)
+        if "evaluation" not in notes.done:
+            _check_evaluation(steps, folder, listener)
+        notes.begin()
         # Data first: a problem with the data shows in minutes, a search takes hours.
-        self._step("data", self._mix)
-        if self._steps.factors is None:
-            self._step("search", self._search)
-        self._step("training", self._train)
-        self._step("evaluation", self._evaluate)
-        home = self._steps.home
-        report = home / "report.html"
-        return ExtendOutcome(home, self._steps.extended, self._factors, report, self._found, self._compared)
+        notes.step(
+            "data",
+            lambda: prepare_mixture(steps.data, PromptTokenizer.load(folder), home / "data", say=listener.message),
+        )
+        found = None
+        if steps.factors is None:
+            found = notes.step("search", lambda: search(steps.search, listener=listener, command=command))
+        notes.step("training", train_model)
+        compared = notes.step("evaluation", lambda: run(steps.evaluation, listener=listener, command=command))
+    return ExtendOutcome(home, steps.extended, factors, home / "report.html", found, compared)
 
-    def _claim(self) -> None:
+
+class _Notes:
+    """``extend.json``: which steps are done."""
+
+    def __init__(self, steps: Steps, listener: Listener, command: Sequence[str]) -> None:
+        self._file, self._listener, self._command = steps.home / DONE, listener, command
+        self._settings = steps.settings()
+        self.done: dict[str, float] = {}
+        if self._file.exists():
+            fix = "start again with a new --out"
+            value = read_object(self._file, error=StoreError, fix=fix)
+            known = checked(FinishedSteps, value, str(self._file), error=StoreError, fix=fix)
+            self.done = dict(known.done)
+            refuse_other(known.settings, self._settings, steps.home)
+
+    def begin(self) -> None:
+        """Claim the folder, before the first step."""
         if not self._file.exists():
-            return
-        fix = "start again with a new --out"
-        value = read_object(self._file, error=StoreError, fix=fix)
-        known = checked(FinishedSteps, value, str(self._file), error=StoreError, fix=fix)
-        self._done = dict(known.done)
-        refuse_other(known.settings, self._settings, self._steps.home)
+            self._write()
 
-    def _note(self) -> None:
-        kept = {"settings": self._settings, "command": list(self._command), "done": self._done}
-        write_json(self._file, kept)
-
-    def _step(self, name: str, work: Callable[[], None]) -> None:
-        if name in self._done:
-            self._listener.message(f"{name}: already done (took {format_seconds(self._done[name])})")
-            return
+    def step(self, name: str, work: Callable[[], T]) -> T | None:
+        """What ``work`` returns; ``None`` if an earlier call has done it."""
+        if name in self.done:
+            self._listener.message(f"{name}: already done (took {format_seconds(self.done[name])})")
+            return None
         self._listener.message(f"{name}:")
         began = time.monotonic()
-        work()
-        self._done[name] = round(time.monotonic() - began, 1)
-        self._note()
+        result = work()
+        self.done[name] = round(time.monotonic() - began, 1)
+        self._write()
+        return result
 
-    def _check_evaluation(self) -> None:
-        """Make the samples of the evaluation now, with the original's tokenizer, so that missing data shows early."""
-        from lr2eval.runs.prepare import prepare
+    def _write(self) -> None:
+        write_json(self._file, {"settings": self._settings, "command": list(self._command), "done": self.done})
 
-        evaluation = self._steps.evaluation
-        lengths = evaluation.lengths or default_lengths(self._steps.recipe.target_window)
-        asked: Mapping[str, Any] = {
-            "model": str(self._folder), "baseline": None, "beyond_window": True, "lengths": lengths,
-        }  # fmt: skip
-        prepare(evaluation.model_copy(update=asked), self._listener.message)
 
-    def _search(self) -> None:
-        from lr2eval.workflows.search import search
+def _check_evaluation(steps: Steps, folder: Path, listener: Listener) -> None:
+    """Make the samples of the evaluation now, with the original's tokenizer, so that missing data shows early."""
+    from lr2eval.runs.prepare import prepare
 
-        self._found = search(self._steps.search, listener=self._listener, command=self._command)
-
-    def _mix(self) -> None:
-        from lr2eval.method.data.mixing import prepare_mixture
-        from lr2eval.model.tokenizer import PromptTokenizer
-
-        tokenizer = PromptTokenizer.load(self._folder)
-        prepare_mixture(self._steps.data, tokenizer, self._steps.home / "data", say=self._listener.message)
-
-    def _train(self) -> None:
-        from lr2eval.workflows.train import TrainConfig, train
-
-        config = TrainConfig(
-            recipe=self._steps.recipe,
-            model=str(self._folder),
-            factors=self._factors,
-            data=self._steps.home / "data",
-            out=self._steps.home / "training",
-            device=self._config.device,
-            data_dir=self._config.data_dir,
-            offline=self._config.offline,
-        )
-        train(config, listener=self._listener, command=self._command)
-        # Reports name a model by its folder.
-        link = self._steps.extended
-        if not link.is_symlink():
-            link.symlink_to(Path("training", "model"), target_is_directory=True)
-
-    def _evaluate(self) -> None:
-        from lr2eval.workflows.run import run
-
-        self._compared = run(self._steps.evaluation, listener=self._listener, command=self._command)
+    lengths = steps.evaluation.lengths or default_lengths(steps.recipe.target_window)
+    asked = {"model": str(folder), "baseline": None, "beyond_window": True, "lengths": lengths}
+    prepare(steps.evaluation.model_copy(update=asked), listener.message)
 
 
 def _check_factors(steps: Steps) -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from lr2eval.benchmark import Benchmark
 from lr2eval.errors import MissingPackageError, TaskError, UsageError
-from lr2eval.record.results import RESULTS_FILE
+from lr2eval.record.results import RESULTS_FILE, ShardResult
 from lr2eval.record.store import RunStore
 from lr2eval.record.verified import verified_run
-
-if TYPE_CHECKING:
-    from lr2eval.benchmark import Benchmark
-    from lr2eval.record.results import ShardResult
-
 
 ID_FIELDS = ("_id", "id", "index")
 """Fields with the number of a prediction. A number must not occur twice in a file."""
@@ -101,26 +97,17 @@ def _files(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> F
     wanted = [name for name in known if name in files and (tasks is None or name in tasks)]
     if not wanted:
         raise UsageError(f"{folder}: has no {tasks[0] if tasks else ''}.jsonl; the files there are {', '.join(files)}")
-    found: dict[str, DataSetScores] = {}
-    not_scored: dict[str, str] = {}
-    for name in wanted:
-        scores: list[float] = []
-        groups: dict[str, list[float]] = {each: [] for each in getattr(benchmark, "groups", ())}
-        try:
-            for place, row in jsonl.read(files[name], ID_FIELDS):
-                try:
-                    scores.append(score_row(name, row))
-                    if group is not None and groups:
-                        groups[group(row)].append(scores[-1])
-                except MissingPackageError:
-                    raise
-                except UsageError as error:
-                    raise UsageError(f"{place}, {error}") from error
-        except MissingPackageError as error:
-            not_scored[name] = str(error)
-            continue
-        found[name] = DataSetScores(scores, groups)
-    return FolderScores(found, not_scored)
+
+    def scored(name: str) -> Iterator[tuple[float, str]]:
+        for place, row in jsonl.read(files[name], ID_FIELDS):
+            try:
+                yield score_row(name, row), group(row) if group is not None else ""
+            except MissingPackageError:
+                raise
+            except UsageError as error:
+                raise UsageError(f"{place}, {error}") from error
+
+    return _collected(benchmark, {name: (scored(name), None) for name in wanted})
 
 
 def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> FolderScores:
@@ -135,26 +122,37 @@ def _run(benchmark: Benchmark, tasks: Sequence[str] | None, folder: Path) -> Fol
         there = ", ".join(dict.fromkeys(f"{s.benchmark}:{s.task}" for s in results.shards)) or "no scores yet"
         wanted = benchmark.name if tasks is None else f"{benchmark.name}:{', '.join(tasks)}"
         raise UsageError(f"{folder}: the run has no {wanted}; it has {there}")
+
+    def scored(shard: ShardResult) -> Iterator[tuple[float, str]]:
+        for sample in store.samples(shard.id):
+            if not sample.skipped:
+                yield rescore(shard, sample), str(sample.columns.get("bucket"))
+
+    with RunStore.read(folder) as store:
+        parts = {shard.id.removeprefix(f"{shard.benchmark}/"): (scored(shard), shard.score) for shard in shards}
+        return replace(_collected(benchmark, parts), unfinished=not results.complete)
+
+
+def _collected(
+    benchmark: Benchmark, parts: Mapping[str, tuple[Iterator[tuple[float, str]], float | None]]
+) -> FolderScores:
+    """The scores of each data set, from (score, length bucket) of its answers and its score in ``results.json``."""
     found: dict[str, DataSetScores] = {}
     not_scored: dict[str, str] = {}
-    with RunStore.read(folder) as store:
-        for shard in shards:
-            name = shard.id.removeprefix(f"{shard.benchmark}/")
-            scores: list[float] = []
-            groups: dict[str, list[float]] = defaultdict(list, {each: [] for each in getattr(benchmark, "groups", ())})
-            for sample in store.samples(shard.id):
-                if sample.skipped:
-                    continue
-                try:
-                    scores.append(rescore(shard, sample))
-                except MissingPackageError as error:
-                    not_scored[name] = str(error)
-                    break
+    for name, (scored, before) in parts.items():
+        scores: list[float] = []
+        groups: dict[str, list[float]] = defaultdict(list, {each: [] for each in getattr(benchmark, "groups", ())})
+        try:
+            for score, bucket in scored:
+                scores.append(score)
                 if groups:
-                    groups[str(sample.columns.get("bucket"))].append(scores[-1])
-            if scores and name not in not_scored:
-                found[name] = DataSetScores(scores, groups, shard.score)
-    return FolderScores(found, not_scored, not results.complete)
+                    groups[bucket].append(score)
+        except MissingPackageError as error:
+            not_scored[name] = str(error)
+            continue
+        if scores:
+            found[name] = DataSetScores(scores, groups, before)
+    return FolderScores(found, not_scored)
 
 
 def percent(scores: Sequence[float]) -> float:

@@ -19,7 +19,7 @@ from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.rope_facts import real_index
 from lr2eval.record.base import sealed, write_record
 from lr2eval.record.folder import claim, locked
-from lr2eval.record.search import FACTORS_FILE, FILE, FOUND, SEED
+from lr2eval.record.search import FACTORS_FILE, FILE, FOUND, SEED, SearchResult
 
 if TYPE_CHECKING:
     from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from lr2eval.method.search.perplexity import ModelExecutor
     from lr2eval.method.search.run import SplitDone
     from lr2eval.method.search.space import Space
-    from lr2eval.record.search import SearchResult
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,8 @@ def search(config: SearchConfig, *, listener: Listener | None = None, command: S
 def _search(
     config: SearchConfig, folder: Path, spaces: Sequence[Space], listener: Listener, command: Sequence[str]
 ) -> SearchOutcome:
+    import torch
+
     from lr2eval.method.search.journal import Journal
     from lr2eval.method.search.run import JournalScorer
     from lr2eval.method.search.run import search as search_splits
@@ -83,7 +84,8 @@ def _search(
     listener.message("checking model and text")
     checkpoint = Checkpoint.open(folder, cache=cache_dir())
     samples, data = search_samples(config, PromptTokenizer.load(folder))
-    device, dtype = _device(config), checkpoint.dtype if config.dtype == "auto" else config.dtype
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = checkpoint.dtype if config.dtype == "auto" else config.dtype
     settings = config.settings() | {
         "haystack": data["haystack"],  # a text is identified by its content (the samples' hash), not by its path
         "splits": [space.split for space in spaces],
@@ -175,12 +177,6 @@ def _sentences(text: str) -> list[str]:
     return [sentence for paragraph in paragraphs for sentence in haystacks.split(paragraph)]
 
 
-def _device(config: SearchConfig) -> str:
-    import torch
-
-    return config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def _rules(rope: OriginalRope, config: SearchConfig) -> dict[str, RopeScaling]:
     """Every rule that needs nothing but a target length and works for this one."""
     from lr2eval.method.rope.rules import rope_rules
@@ -229,32 +225,23 @@ def _result(
         rule_facts(name, scaling, *part, None if name == FOUND else parted[-1])
         for (name, scaling), part in zip(compared.items(), parted, strict=True)
     ]
-    rounds = [each for split in done for each in split.rounds]
+    splits = [split_facts(each) for each in done]
     return search_result(
         model=checkpoint.name,
         fingerprint=checkpoint.fingerprint,
         original_window=rope.window,
-        target_length=config.target_length,
         scale=best.scaling.scale,
-        theta=rope.theta,
-        rotary_dim=rope.rotary_dim,
         periods=list(rope.periods),
-        d_tcd=rope.d_tcd,
-        d10_tcd=rope.d10_tcd,
+        **{name: getattr(rope, name) for name in ("theta", "rotary_dim", "d_tcd", "d10_tcd")},
+        **{name: getattr(config, name) for name in ("target_length", "objective", "samples", "held_out", "reach")},
         d_rcd=real_index(best.scaling.long_factor, best.scaling.scale),
-        objective=config.objective,
-        samples=config.samples,
-        held_out=config.held_out,
-        reach=config.reach,
         split=best.split,
         power=best.best.candidate.power / 100,
         factors=list(best.scaling.long_factor),
         attention_factor=best.scaling.long_attention_factor,
         best_nll=best.best.score,
-        evaluations=sum(each.evaluations for each in rounds),
-        discarded=sum(each.discarded for each in rounds),
-        given_up=sum(each.given_up for each in rounds),
-        splits=[split_facts(each) for each in done],
+        splits=splits,
+        **{name: sum(getattr(each, name) for each in splits) for name in ("evaluations", "discarded", "given_up")},
         rules=facts,
         data=dict(data),
     )

@@ -59,21 +59,13 @@ class TrainOutcome:
     result: TrainingResult
 
 
-@dataclass(frozen=True)
-class TrainingPlan:
-    """What a training needs, and what the estimate was computed from."""
-
-    plan: TrainPlan
-    origin: str
-    """Source of the model's sizes."""
-    budget: str
-    """Source of the number of rows."""
-
-
 def plan_training(
     recipe: Recipe, model: str | None = None, data: Path | None = None, offline: bool = False
-) -> TrainingPlan:
-    """Tokens, steps, memory and time of a training, from the sizes of ``model`` or those of the recipe."""
+) -> tuple[TrainPlan, str, str]:
+    """Tokens, steps, memory and time of a training, from the sizes of ``model`` or those of the recipe.
+
+    The texts say where the model's sizes and the number of rows are from.
+    """
     from lr2eval.method.train.plan import plan
     from lr2eval.model.config import ModelConfig
     from lr2eval.model.names import locate
@@ -93,7 +85,7 @@ def plan_training(
         segments = SegmentData.open(data)
         long = int(segments.long.sum())
         rows, budget = (0 if recipe.long_only else len(segments) - long, long), "rows of --data"
-    return TrainingPlan(plan(recipe, shape, rows), origin, budget)
+    return plan(recipe, shape, rows), origin, budget
 
 
 @with_listener
@@ -152,11 +144,9 @@ def _needles(recipe: Recipe, folder: Path, data_dir: Path | None, offline: bool)
     config = SearchConfig(
         model=str(folder),
         target_length=recipe.target_window,
-        haystack=asked.haystack,
+        **asked.model_dump(include={"haystack", "repeat", "wording"}),
         data_dir=data_dir,
         offline=offline,
-        repeat=asked.repeat,
-        wording=asked.wording,
         samples=asked.needles,
         held_out=0,
         depths="grid",

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from lr2eval.base.reading import read_object
 from lr2eval.errors import Lr2EvalError, NotComparableError, StoreError, UsageError
-from lr2eval.record import search as search_file
-from lr2eval.record import store as run_store
 from lr2eval.record.base import SEAL, Sealed, check_seal, read_record
 from lr2eval.record.bundle import BUNDLE_FILE, first_damage, read_bundle
 from lr2eval.record.comparison import Comparison, Gate
-from lr2eval.record.folder import MANIFEST, MANIFEST_REPAIR, read_manifest
+from lr2eval.record.folder import MANIFEST, needed_manifest, read_manifest
 from lr2eval.record.results import RESULTS_FILE
+from lr2eval.record.search import FACTORS_FILE, REPAIR, SearchResult
+from lr2eval.record.search import FILE as SEARCH_FILE
+from lr2eval.record.store import FILE as STORE_FILE
+from lr2eval.record.store import RunStore
 from lr2eval.record.verified import difference, verified_run
 
 OK = "ok"
 OLDER = "ok; no checksum: written by an older version"
 RESTORE = "restore it from a copy"
+JOURNAL, CHECKPOINTS, TRAINED = "evaluations.sqlite", "checkpoints", "training.json"  # named here: torch stays unloaded
 
 
 @dataclass(frozen=True)
@@ -70,82 +71,79 @@ def _file(path: Path) -> Iterator[Finding]:
 
 
 def _folder(folder: Path) -> Iterator[Finding]:
-    checks = next((checks for marks, checks in _KINDS if any((folder / name).exists() for name in marks)), None)
-    for place, check in checks(folder) if checks else ():
-        yield _tried(place, check)
-    records: dict[str, type[Sealed]] = {"comparison.json": Comparison, "gate.json": Gate}
-    for name, model in records.items():
-        if (folder / name).exists():
-            yield _tried(folder / name, partial(_record, folder / name, model))
+    checks = next((checks for marks, checks in _KINDS if any((folder / name).exists() for name in marks)), {})
+    for pattern, check in (*checks.items(), *((name, _record) for name in _RECORDS)):
+        for place in sorted(folder.glob(pattern)) if "*" in pattern else [folder / pattern]:
+            try:
+                if text := check(place):
+                    yield Finding(place, text)
+            except Lr2EvalError as error:
+                yield Finding(place, str(error), damaged=True)
     for inner in sorted(folder.iterdir()) if folder.is_dir() else ():
         if inner.is_dir() and not inner.is_symlink():
             yield from _folder(inner)
 
 
-def _tried(place: Path, check: Callable[[], str]) -> Finding:
+# Each check gets the path of what it checks. It says that all is well, or nothing if there is nothing to check, and
+# raises an error of ours for damage.
+
+
+def _manifest(path: Path) -> str:
+    return OK if SEAL in needed_manifest(path.parent) else OLDER
+
+
+def _begun(path: Path) -> str:
+    """The manifest of a folder that has nothing else. ``data make`` writes another kind of manifest."""
     try:
-        return Finding(place, check())
-    except Lr2EvalError as error:
-        return Finding(place, str(error), damaged=True)
+        value = read_object(path, error=StoreError)
+        ours = SEAL in value or "sessions" in value or value.get("kind") in ("search", "training")
+    except StoreError:
+        ours = True
+    return f"{_manifest(path)}; unfinished: nothing was done yet" if ours else ""
 
 
-Checks = Iterator[tuple[Path, Callable[[], str]]]
+def _answers(path: Path) -> str:
+    with RunStore.read(path.parent) as opened:
+        return f"{OK}; {opened.check():,} stored answers"
 
 
-def _run(folder: Path) -> Checks:
-    yield folder / MANIFEST, lambda: _manifest(folder)
-    store = folder / run_store.FILE
-
-    def stored() -> str:
-        with run_store.RunStore.read(folder) as opened:
-            return f"{OK}; {opened.check():,} stored answers"
-
-    yield store, stored
-
-    def results() -> str:
-        if not (folder / RESULTS_FILE).exists() and not (read_manifest(folder) or {}).get("finished"):
-            return f"unfinished: no {RESULTS_FILE} yet; the same `lr2eval run` command goes on"
-        found, _ = verified_run(folder, unfinished=True)
-        text = f"{OK if found.samples_sha256 else OLDER}; {len(found.shards)} shards agree with their samples"
-        return text if found.complete else f"{text}; unfinished: the same `lr2eval run` command goes on"
-
-    yield folder / RESULTS_FILE, results
+def _results(path: Path) -> str:
+    if not path.exists() and not (read_manifest(path.parent) or {}).get("finished"):
+        return f"unfinished: no {RESULTS_FILE} yet; the same `lr2eval run` command goes on"
+    found, _ = verified_run(path.parent, unfinished=True)
+    text = f"{OK if found.samples_sha256 else OLDER}; {len(found.shards)} shards agree with their samples"
+    return text if found.complete else f"{text}; unfinished: the same `lr2eval run` command goes on"
 
 
-def _search(folder: Path) -> Checks:
-    from lr2eval.method.search.journal import FILE, Journal
+def _journal(path: Path) -> str:
+    from lr2eval.method.search.journal import Journal
 
-    yield folder / MANIFEST, lambda: _manifest(folder)
+    with Journal.read(path.parent) as opened:
+        return f"{OK}; {len(opened):,} evaluations"
 
-    def journal() -> str:
-        with Journal.read(folder) as opened:
-            return f"{OK}; {len(opened):,} evaluations"
 
-    yield folder / FILE, journal
-    result, factors = folder / search_file.FILE, folder / search_file.FACTORS_FILE
+def _search(path: Path) -> str:
+    from lr2eval.method.search.journal import Journal
 
-    def search() -> str:
-        if not result.exists() and not factors.exists():  # which is written later
-            return "unfinished: no result yet; the same `lr2eval search` command goes on"
-        record = search_file.SearchResult.read(folder)
-        with Journal.read(folder) as opened:
-            tokens = sum(row.tokens for row in opened.rows())
-        settings = (read_manifest(folder) or {"settings": {}})["settings"]
-        stated = {"fingerprint": record.fingerprint, "data.tokens_read": record.data.get("tokens_read")}
-        found = {"fingerprint": settings.get("fingerprint"), "data.tokens_read": tokens}
-        if where := difference(stated, found, ""):
-            raise StoreError(f"{result}: differs from {MANIFEST} and {FILE} in {where}; {search_file.REPAIR}")
-        return OK if record.version >= record.sealed_from else f"{OLDER}; its digest is right, and data is not in it"
-
-    yield result, search
-    if result.exists():
-        yield factors, lambda: _factors(factors)
+    if not path.exists() and not (path.parent / FACTORS_FILE).exists():  # which is written later
+        return "unfinished: no result yet; the same `lr2eval search` command goes on"
+    record = SearchResult.read(path.parent)
+    with Journal.read(path.parent) as opened:
+        tokens = sum(row.tokens for row in opened.rows())
+    settings = (read_manifest(path.parent) or {"settings": {}})["settings"]
+    stated = {"fingerprint": record.fingerprint, "data.tokens_read": record.data.get("tokens_read")}
+    found = {"fingerprint": settings.get("fingerprint"), "data.tokens_read": tokens}
+    if where := difference(stated, found, ""):
+        raise StoreError(f"{path}: differs from {MANIFEST} and {JOURNAL} in {where}; {REPAIR}")
+    return OK if record.version >= record.sealed_from else f"{OLDER}; its digest is right, and data is not in it"
 
 
 def _factors(path: Path) -> str:
     from lr2eval.method.rope.files import read_factors
 
-    record, file = search_file.SearchResult.read(path.parent), read_factors(path)
+    if not path.with_name(SEARCH_FILE).exists():
+        return ""
+    record, file = SearchResult.read(path.parent), read_factors(path)
     ones, heat = [1.0] * len(record.factors), record.attention_factor
     made = {"long_factor": record.factors, "short_factor": ones, "theta": record.theta, "rotary_dim": record.rotary_dim,
             "original_window": record.original_window, "target_window": record.target_length,
@@ -154,98 +152,72 @@ def _factors(path: Path) -> str:
     stated = {key: said.get(key) for key in made}
     if stated != made:
         where = difference(stated, made, "") or "the last digits of a number"
-        raise StoreError(f"{path}: differs from {search_file.FILE} in {where}; {search_file.REPAIR}")
+        raise StoreError(f"{path}: differs from {SEARCH_FILE} in {where}; {REPAIR}")
     return _sealed(path)
-
-
-def _training(folder: Path) -> Checks:
-    from lr2eval.method.train import checkpoints
-    from lr2eval.method.train.train import RESULT, result_digest
-
-    yield folder / MANIFEST, lambda: _manifest(folder)
-    markers = sorted((folder / checkpoints.FOLDER).glob(f"step-*/{checkpoints.MARKER}"))
-    for marker in markers:
-        yield marker.parent, partial(_checkpoint, marker.parent)
-
-    def result() -> str:
-        if not (folder / RESULT).exists():
-            return "unfinished: the same `lr2eval train` command goes on"
-        text, value = _sealed(folder / RESULT), read_object(folder / RESULT, error=StoreError)
-        last = checkpoints.checked(checkpoints.read(markers[-1].parent)) if markers else {}
-        if last and result_digest(value, last["weights.safetensors"]) != value.get("digest"):
-            raise StoreError(f"{folder / RESULT}: its digest does not fit {markers[-1].parent}; {RESTORE}")
-        return text
-
-    yield folder / RESULT, result
 
 
 def _checkpoint(folder: Path) -> str:
     from lr2eval.method.train import checkpoints
 
+    if not (folder / checkpoints.MARKER).exists():
+        return ""
     saved = checkpoints.read(folder)
     checkpoints.check(saved)
     return OK if all("sha256" in said for said in saved.marker.values()) else OLDER
 
 
-def _rows(folder: Path) -> Checks:
+def _training(path: Path) -> str:
+    from lr2eval.method.train import checkpoints
+    from lr2eval.method.train.train import result_digest
+
+    if not path.exists():
+        return "unfinished: the same `lr2eval train` command goes on"
+    text, value = _sealed(path), read_object(path, error=StoreError)
+    if markers := sorted(path.parent.glob(f"{CHECKPOINTS}/step-*/{checkpoints.MARKER}")):
+        last = checkpoints.checked(checkpoints.read(markers[-1].parent))
+        if last and result_digest(value, last["weights.safetensors"]) != value.get("digest"):
+            raise StoreError(f"{path}: its digest does not fit {markers[-1].parent}; {RESTORE}")
+    return text
+
+
+def _rows(folder: Path) -> str:
     from lr2eval.method.data.rows import SegmentData
 
-    def rows() -> str:
-        if not (folder / MANIFEST).exists():
-            return "unfinished: run `lr2eval data mix` again"
-        data = SegmentData.open(folder)
-        data.check()
-        return f"{OK if SEAL in data.manifest else OLDER}; {len(data):,} training rows"
-
-    yield folder, rows
+    if not (folder / MANIFEST).exists():
+        return "unfinished: run `lr2eval data mix` again"
+    data = SegmentData.open(folder)
+    data.check()
+    return f"{OK if SEAL in data.manifest else OLDER}; {len(data):,} training rows"
 
 
-def _bundle(folder: Path) -> Checks:
-    def bundle() -> str:
-        found = read_bundle(folder)
-        for data in found.data_sets.values() if found else ():
-            if problem := first_damage(folder, data):
-                raise StoreError(problem)
-        return f"{OK}; {len(found.data_sets) if found else 0} data sets"
-
-    yield folder / BUNDLE_FILE, bundle
+def _bundle(path: Path) -> str:
+    found = read_bundle(path.parent)
+    for data in found.data_sets.values() if found else ():
+        if problem := first_damage(path.parent, data):
+            raise StoreError(problem)
+    return f"{OK}; {len(found.data_sets) if found else 0} data sets"
 
 
-def _begun(folder: Path) -> Checks:
-    """A folder with nothing but its manifest. ``data make`` writes another kind of manifest."""
-    try:
-        value = read_object(folder / MANIFEST, error=StoreError)
-        ours = SEAL in value or "sessions" in value or value.get("kind") in ("search", "training")
-    except StoreError:
-        ours = True
-    if ours:
-        yield folder / MANIFEST, lambda: f"{_manifest(folder)}; unfinished: nothing was done yet"
-
-
-_KINDS: tuple[tuple[tuple[str, ...], Callable[[Path], Checks]], ...] = (
-    ((run_store.FILE, RESULTS_FILE), _run),
-    (("evaluations.sqlite", search_file.FILE), _search),
-    (("checkpoints", "training.json"), _training),
-    (("tokens.bin", "rows.bin"), _rows),
-    ((BUNDLE_FILE,), _bundle),
-    ((MANIFEST,), _begun),
-)
-"""What a folder is, by files of which it has at least one, and how it is checked."""
-
-
-def _manifest(folder: Path) -> str:
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise StoreError(f"{folder / MANIFEST}: no such file; {MANIFEST_REPAIR}")
-    return OK if SEAL in manifest else OLDER
+def _record(path: Path) -> str:
+    if not path.exists():
+        return ""
+    model, value = _RECORDS[path.name], read_object(path, error=StoreError)
+    if value.get("schema_version") == model.model_fields["schema_version"].default:
+        read_record(path, model, missing=RESTORE, repair=RESTORE)
+    return _sealed(path)
 
 
 def _sealed(path: Path) -> str:
     return OK if check_seal(read_object(path, error=StoreError), path, RESTORE) else OLDER
 
 
-def _record(path: Path, model: type[Sealed]) -> str:
-    value: Mapping[str, Any] = read_object(path, error=StoreError)
-    if value.get("schema_version") == model.model_fields["schema_version"].default:
-        read_record(path, model, missing=RESTORE, repair=RESTORE)
-    return _sealed(path)
+_RECORDS: Mapping[str, type[Sealed]] = {"comparison.json": Comparison, "gate.json": Gate}
+_KINDS: tuple[tuple[tuple[str, ...], Mapping[str, Callable[[Path], str]]], ...] = (
+    ((STORE_FILE, RESULTS_FILE), {MANIFEST: _manifest, STORE_FILE: _answers, RESULTS_FILE: _results}),
+    ((JOURNAL, SEARCH_FILE), {MANIFEST: _manifest, JOURNAL: _journal, SEARCH_FILE: _search, FACTORS_FILE: _factors}),
+    ((CHECKPOINTS, TRAINED), {MANIFEST: _manifest, f"{CHECKPOINTS}/step-*": _checkpoint, TRAINED: _training}),
+    (("tokens.bin", "rows.bin"), {"": _rows}),
+    ((BUNDLE_FILE,), {BUNDLE_FILE: _bundle}),
+    ((MANIFEST,), {MANIFEST: _begun}),
+)
+"""What a folder is, by files of which it has at least one, and how each of its files is checked."""

@@ -70,7 +70,7 @@ def test_a_changed_score_is_found(run: Path, tmp_path: Path) -> None:
     value = json.loads(path.read_text())
     value["shards"]["mmlu/a"]["values"] = [0.0, 99.0]
     path.write_text(json.dumps(value))
-    with pytest.raises(NotComparableError, match="changed after it was saved"):
+    with pytest.raises(NotComparableError, match="changed after it was written"):
         load_baseline(path)
 
 
@@ -84,7 +84,7 @@ def test_a_cut_file_is_found(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"\xff\xfe", "not valid JSON"),
+        (b"\xff\xfe", "not UTF-8"),
         (b"hello", "not valid JSON"),
         (b"[1, 2]", "not a baseline"),
         (b'{"kind": "something"}', "not a baseline"),

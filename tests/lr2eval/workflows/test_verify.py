@@ -51,7 +51,7 @@ def test_folders_of_an_older_version(old: Path, lr2eval: Run) -> None:
         ("train/checkpoints/step-000004/weights.safetensors", "training.json: its digest does not fit"),
         ("search/factors.json", "factors.json: "),
         ("search/search.json", "search.json: "),
-        ("baseline.json", "baseline.json: changed after it was saved"),
+        ("baseline.json", "baseline.json: was changed after it was written"),
     ],
 )
 def test_a_flipped_bit(old: Path, lr2eval: Run, file: str, said: str) -> None:
