@@ -427,7 +427,7 @@ def test_tasks_doctor_models_and_report(finished: Path, lr2eval: Run, tmp_path: 
     assert got.code == 0
     assert got.out.strip() == str(tmp_path / "again.html")
     got = lr2eval("report", tmp_path)
-    assert got.code == 5
+    assert got.code == 2
     assert "give the folder of a run" in got.error
 
 

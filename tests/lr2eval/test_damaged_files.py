@@ -245,6 +245,7 @@ def test_damaged_training_rows(name: str, tmp_path: Path) -> None:
 def test_every_key_of_the_manifest_of_training_rows_is_checked(tmp_path: Path) -> None:
     folder = write_segments(tmp_path / "rows", mixture(4), 32).folder
     manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["sha256"]  # as in files of older versions: with it, any change is noticed
     needed = ["version", "digest", "original_window", "target_window", "token_type", "segments", "files"]
     for key in needed:
         for value in (None, True, -1, "x", [], {}):
