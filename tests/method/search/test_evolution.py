@@ -63,7 +63,7 @@ def test_shifts_reach_a_level_far_from_every_seed() -> None:
     for shifts in (0.0, 0.5):
         strategy = Evolution(space, SMALL.model_copy(update={"shifts": shifts}))
         play(strategy, high)
-            found[shifts] = strategy.population[0].score
+        found[shifts] = strategy.population[0].score
     assert found[0.5] < found[0.0] / 2
 
 
