@@ -54,7 +54,7 @@ def mean_nll(model: Any, sample: Sample) -> float:
     Raises :class:`BackendError` if the sample does not fit into memory, naming a shorter length that does.
     """
     try:
-        return _mean_nll(model, sample)
+        return float(_mean_nll(model, sample))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
