@@ -44,13 +44,12 @@ class Questions:
     @property
     def facts(self) -> dict[str, Scalar]:
         """What manifest and report must say about the source (part of ``Shard.data``)."""
-        stand_in: dict[str, Scalar] = {} if self.comparable else {"stand_in": True}
         return {
             "questions": self.name,
             "questions_sha256": self.sha256,
             "questions_available": len(self.items),
             "comparable": self.comparable,
-            **stand_in,
+            **({} if self.comparable else {"stand_in": True}),
         }
 
 
