@@ -70,8 +70,7 @@ def documents(source: SourceConfig, batch: DocumentBatch) -> Iterator[str | Toke
             with _stream(content) as (_, file):
                 whole = within(file, unpack_limit(content), content)
             yield _text(str(content), whole, 1)
-            continue
-        if batch.kind == "paragraphs":
+        elif batch.kind == "paragraphs":
             yield _text(batch.where, content, line)
         else:
             place, row = batch.place(line), content

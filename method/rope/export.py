@@ -269,7 +269,7 @@ def _write_card(source: Path, work: Path, name: str, scaling: RopeScaling, prove
         ("attention factor", attention),
         ("command", f"`{shlex.join(provenance['command'])}`"),
         ("made by", f"lr2eval {provenance['lr2eval_version']}"),
-        *_search_rows(provenance.get("search")),
+        *_search_rows(provenance.get("search") or {}),
         *((f"training: {key}", f"`{value}`") for key, value in (provenance.get("training") or {}).items()),
     ]
     table = "\n".join(f"| {key} | {value} |" for key, value in rows)
@@ -284,9 +284,7 @@ def _write_card(source: Path, work: Path, name: str, scaling: RopeScaling, prove
     (work / "README.md").write_text(text, encoding="utf-8")
 
 
-def _search_rows(search: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    if not search:
-        return []
+def _search_rows(search: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [("search digest", f"`{search['digest']}`")] if search.get("digest") else []
     perplexities = search.get("needle_perplexity")
     if isinstance(perplexities, Mapping):

@@ -71,10 +71,10 @@ def _from_object(path: Path, sha256: str, value: Mapping[str, Any]) -> FactorsFi
     if not isinstance(numbers, list):
         raise UsageError(f"{path}: {key} is not a list; give a list of numbers")
     given = {name: value.get(name) for name in ("temperature", "target_length")}
-    temperature, length = (None if each is None else _number(path, name, each) for name, each in given.items())
-    target = None if length is None else int(length)
+    stated, length = (None if each is None else _number(path, name, each) for name, each in given.items())
+    window = None if length is None else int(length)
     origin = str(value.get("made_by") or value.get("rule") or "") or None
-    return FactorsFile(path, sha256, _checked(path, numbers), None, temperature, target, origin, search)
+    return FactorsFile(path, sha256, _checked(path, numbers), None, stated, window, origin, search)
 
 
 def _from_csv(path: Path, raw: bytes) -> tuple[float, ...]:

@@ -59,10 +59,6 @@ class Strategy(ABC):
         late = patience is not None and self.iteration - self._last_gain > patience
         return "patience" if late else None
 
-    @property
-    def best(self) -> ScoredCandidate | None:
-        return self.population[0] if self.population else None
-
     def ask(self) -> list[Candidate]:
         """The next round's new candidates, none of them asked before."""
         if self._asked:

@@ -137,7 +137,8 @@ def _sample(
     asked, length = config.needles, config.target_length
     rng = Random(sample_seed(VERSION, "needles", length, number, config.seed))
     keys = rng.sample(wording.keys, asked + config.distractors)
-    values = _values(wording, len(keys), rng)
+    known: Sequence[Any] = wording.values or range(1_000_000, 10_000_000)
+    values = [str(value) for value in rng.sample(known, len(keys))]
     needles = [
         tokenizer.encode(wording.needle.format(key=key, value=value)) for key, value in zip(keys, values, strict=True)
     ]
@@ -167,12 +168,6 @@ def _sample(
         scored += range(len(ids) + answer, len(ids) + len(tail))
         ids += tail
     return Sample(tuple(ids), tuple(scored), tuple(place / size for place in places[:asked]), tuple(values[:asked]))
-
-
-def _values(wording: Wording, count: int, rng: Random) -> list[str]:
-    if wording.values:
-        return rng.sample(wording.values, count)
-    return [str(number) for number in rng.sample(range(1_000_000, 10_000_000), count)]
 
 
 def _tail(tokenizer: PromptTokenizer, wording: Wording, key: str, value: str) -> tuple[list[int], int]:

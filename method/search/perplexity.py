@@ -54,8 +54,7 @@ def mean_nll(model: Any, sample: Sample) -> float:
     Raises :class:`BackendError` if the sample does not fit into memory, naming a shorter length that does.
     """
     try:
-        with torch.inference_mode():
-            return _mean_nll(model, sample)
+        return float(_mean_nll(model, sample))
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -68,6 +67,7 @@ def mean_nll(model: Any, sample: Sample) -> float:
     )
 
 
+@torch.inference_mode()  # type: ignore[untyped-decorator]
 def _mean_nll(model: Any, sample: Sample) -> float:
     device = next(model.parameters()).device
     ids_BL = torch.tensor([sample.ids], device=device)
@@ -107,8 +107,7 @@ def length_that_fits(model: Any, sample: Sample) -> int:
     while length >= 2:
         give_memory_back()
         try:
-            with torch.inference_mode():
-                _mean_nll(model, Sample(sample.ids[:length], (length - 1,)))
+            _mean_nll(model, Sample(sample.ids[:length], (length - 1,)))
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

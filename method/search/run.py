@@ -101,7 +101,6 @@ def _search_split(
         if strategy.iteration == 1:
             started = [each for each in finite if each.candidate in seeds]
             seed = min(started, key=lambda each: each.score, default=None)
-        assert strategy.best is not None
         made = RoundFacts(
             split=space.split,
             iteration=strategy.iteration - 1,
@@ -109,16 +108,14 @@ def _search_split(
             given_up=sum(score is None for score in scores),
             discarded=strategy.discarded - discarded,
             evaluations=evaluations,
-            best_nll=strategy.best.score,
+            best_nll=strategy.population[0].score,
             round_nll=min((each.score for each in finite), default=None),
         )
         rounds.append(made)
-        left = 0
-        if strategy.stopped is None:
-            left = (config.iterations + 1 - strategy.iteration) * config.round_cost(config.children)
-        listener.round_done(made.split, made.iteration, made.best_nll, later + left)
-    best, stopped = strategy.best, strategy.stopped
-    assert best is not None
+        rounds_left = 0 if strategy.stopped else config.iterations + 1 - strategy.iteration
+        left = later + rounds_left * config.round_cost(config.children)
+        listener.round_done(made.split, made.iteration, made.best_nll, left)
+    best, stopped = strategy.population[0], strategy.stopped
     assert stopped is not None
     return SplitDone(space.split, best, space.scaling(best.candidate), seed, tuple(rounds), stopped)
 

@@ -156,6 +156,5 @@ def _needle_batch(sample: Sample) -> MicroBatch:
 
 def dtype_of(recipe: Recipe, device: str) -> torch.dtype:
     """The precision of the computation on a device."""
-    if recipe.dtype == "auto":
-        return torch.bfloat16 if device.startswith("cuda") else torch.float32
-    return torch.bfloat16 if recipe.dtype == "bfloat16" else torch.float32
+    lower = device.startswith("cuda") if recipe.dtype == "auto" else recipe.dtype == "bfloat16"
+    return torch.bfloat16 if lower else torch.float32

@@ -273,22 +273,19 @@ class _TrainingLoop:
 
         def write() -> None:
             try:
-                write_model()
+                for left in (self.out / MODEL, *self.out.glob(".weights-*")):
+                    shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
+                dtype = getattr(torch, Checkpoint.open(source, cache=cache_dir()).dtype)
+                named = {name.removeprefix("model."): value.to(dtype) for name, value in load_file(file).items()}
+                about = {key: getattr(result, key) for key in ("steps", "tokens", "digest")}
+                with tempfile.TemporaryDirectory(prefix=".weights-", dir=self.out) as work:
+                    model.save_pretrained(work, state_dict=named)
+                    export(ModelRope.read(source), scaling, self.out / MODEL, factors=factors, command=command,
+                           trained=Path(work), training={"recipe": self.recipe.name} | about)  # fmt: skip
+                write_json(self.out / RESULT, sealed(asdict(result)))
             except (OSError, SafetensorError) as error:
                 raise StoreError(f"{self.out / MODEL}: {first_line(error)}; free some space or fix the folder, then "
                                  "run the same command again; the training itself is done") from error  # fmt: skip
-
-        def write_model() -> None:
-            for left in (self.out / MODEL, *self.out.glob(".weights-*")):
-                shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
-            dtype = getattr(torch, Checkpoint.open(source, cache=cache_dir()).dtype)
-            named = {name.removeprefix("model."): value.to(dtype) for name, value in load_file(file).items()}
-            about = {"recipe": self.recipe.name} | {key: getattr(result, key) for key in ("steps", "tokens", "digest")}
-            with tempfile.TemporaryDirectory(prefix=".weights-", dir=self.out) as work:
-                model.save_pretrained(work, state_dict=named)
-                export(ModelRope.read(source), scaling, self.out / MODEL, factors=factors, command=command,
-                       trained=Path(work), training=about)  # fmt: skip
-            write_json(self.out / RESULT, sealed(asdict(result)))
 
         self.ranks.in_first(write)
         return result

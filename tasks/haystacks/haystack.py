@@ -52,14 +52,13 @@ class Haystack:
     @property
     def facts(self) -> dict[str, Scalar]:
         """What manifest and report must say about this text (part of ``Shard.data``)."""
-        stand_in: dict[str, Scalar] = {} if self.comparable else {"stand_in": True}
         return {
             "haystack": self.name,
             "haystack_sha256": self.sha256,
             "haystack_words": len(self.words),
             "repeated": self.repeat,
             "comparable": self.comparable,
-            **stand_in,
+            **({} if self.comparable else {"stand_in": True}),
         }
 
     def take(self, start: int, stop: int) -> list[str]:

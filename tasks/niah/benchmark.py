@@ -56,11 +56,12 @@ class Niah:
         _check_wording(grid, tasks)
         fingerprint = context.tokenizer.fingerprint()
         cells = by_length(self.name, options.samples, context.lengths)
+        grids = {at: replace(grid, samples_per_cell=cells.get(at, grid.samples_per_cell)) for at in context.lengths}
         makers = [
-            NiahMaker(variant, length, _with(grid, cells.get(length)), context.seed, haystack)
+            NiahMaker(variant, length, of_length, context.seed, haystack)
             for variant in get_args(Variant)
             if variant in tasks
-            for length in context.lengths
+            for length, of_length in grids.items()
         ]
         return [_shard(maker, _data_file(maker, context, fingerprint, options.workers), context) for maker in makers]
 
@@ -91,11 +92,6 @@ class Niah:
 
 
 NIAH = Niah()
-
-
-def _with(grid: Grid, samples: int | None) -> Grid:
-    """The grid with this number of samples in each cell, if a length has its own number."""
-    return grid if samples is None else replace(grid, samples_per_cell=samples)
 
 
 def _check_wording(grid: Grid, tasks: Sequence[str]) -> None:

@@ -59,16 +59,12 @@ class Ruler:
         scoring = COMPAT.get(options.compat or "", {})
         known = outside.load(tasks, options, context)
         fingerprint = context.tokenizer.fingerprint()  # takes a second for large vocabularies
-        return [
-            self._shard(
-                known[task],
-                _data_file(known[task], length, counts[length], context, fingerprint, options.workers),
-                context,
-                scoring,
-            )
-            for task in tasks
-            for length in context.lengths
-        ]
+        shards = []
+        for task in tasks:
+            for length, count in counts.items():
+                data = _data_file(known[task], length, count, context, fingerprint, options.workers)
+                shards.append(self._shard(known[task], data, context, scoring))
+        return shards
 
     def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
         """The texts behind the tasks that read any."""

@@ -44,13 +44,12 @@ class Questions:
     @property
     def facts(self) -> dict[str, Scalar]:
         """What manifest and report must say about the source (part of ``Shard.data``)."""
-        stand_in: dict[str, Scalar] = {} if self.comparable else {"stand_in": True}
         return {
             "questions": self.name,
             "questions_sha256": self.sha256,
             "questions_available": len(self.items),
             "comparable": self.comparable,
-            **stand_in,
+            **({} if self.comparable else {"stand_in": True}),
         }
 
 
@@ -177,12 +176,10 @@ def _hotpot(data: Any, file: str) -> tuple[list[str], list[Question]]:
 def _hotpot_documents(entry: Any, place: str) -> list[str]:
     context = _field(entry, "context", place, list, dict)
     if isinstance(context, dict):
-        titles = _field(context, "title", f"{place}, context", list)
-        pairs = list(zip(titles, _field(context, "sentences", f"{place}, context", list), strict=False))
-    else:
-        pairs = context
+        columns = [_field(context, key, f"{place}, context", list) for key in ("title", "sentences")]
+        context = list(zip(*columns, strict=False))
     texts = []
-    for pair in pairs:
+    for pair in context:
         match pair:
             case (str(title), list(sentences)) if all(isinstance(each, str) for each in sentences):
                 texts.append(f"{title}\n{''.join(sentences)}")
