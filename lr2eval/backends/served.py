@@ -92,7 +92,8 @@ class ServedLM(StreamLM):
                 self._stopped.set()
                 return error
 
-        pool = ThreadPool(self._api._concurrent)  # daemons: Ctrl-C does not wait for a server that does not answer
+        # Its threads are daemons: Ctrl-C does not wait for a server that does not answer.
+        pool = ThreadPool(max(1, min(self._api._concurrent, len(order))))
         failure: BaseException | None = None
         began = time.perf_counter()
         try:
