@@ -82,6 +82,16 @@ def test_a_cut_file_is_found(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "says"), [("[" * 200_000 + "]" * 200_000, "nested more than"), ("NaN", "not a JSON number")]
+)
+def test_a_damaged_value_is_one_line(tmp_path: Path, more: str, says: str) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text('{"kind": "lr2eval baseline", "schema_version": 1, "x": ' + more + "}")
+    with pytest.raises(NotComparableError, match=says):
+        load_baseline(path)
+
+
+@pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"\xff\xfe", "not UTF-8"),
