@@ -40,9 +40,9 @@ def run_logged(log: Path, arguments: list[str]) -> None:
     file = log.open("a", buffering=1)
     alone, handed = RecordingLM._run, Work._call
 
-    def logged(self: Any, request_type: str, requests: Any, keys: Any, batch: Any) -> Any:
+    def logged(self: Any, request_type: str, requests: Any, batch: Any) -> Any:
         file.write(json.dumps([self._shard, request_type, batch]) + "\n")
-        return alone(self, request_type, requests, keys, batch)
+        return alone(self, request_type, requests, batch)
 
     def logged_call(self: Any, wanted: Any, batch: Any) -> Any:
         if batch is not None:
