@@ -142,8 +142,9 @@ def test_a_step_that_failed_is_where_it_goes_on(
         return real(*arguments, **named)
 
     monkeypatch.setattr(train, "train", dies_once)
-    with pytest.raises(OSError, match="gone"):
-        extend(lr2eval, home, "--factors", factors, out=out)
+    died = extend(lr2eval, home, "--factors", factors, out=out)
+    assert died.code == 70
+    assert "the machine is gone" in died.error
     assert list(json.loads((out / "extend.json").read_text())["done"]) == ["data"]
     done = extend(lr2eval, home, "--factors", factors, out=out)
     assert done.code == 0, done.err
