@@ -257,9 +257,10 @@ def _is_number(text: str) -> bool:
 def _same(name: str, shown: str) -> bool:
     """Whether a shown name has the letters and digits of the name, in order; a long one may be cut."""
     wanted, found = (
-        "".join(each for each in re.sub("⟨[^⟩]*⟩|\ufffd", "", text) if each.isalnum()) for text in (name, shown)
+        "".join(each for each in re.sub("⟨[^⟩]*⟩|[\ufffd\u3164\uffa0]", "", text) if each.isalnum())
+        for text in (name, shown)
     )
-    return wanted == found or (len(found) >= 60 and wanted.startswith(found))
+    return wanted == found or (shown.endswith("…") and len(shown) >= 38 and wanted.startswith(found))
 
 
 def _markdown(text: str) -> str | None:

@@ -69,7 +69,7 @@ class PromptTokenizer:
         from transformers import AutoTokenizer
 
         for file in sorted(folder.glob("*")):
-            if file.suffix in _FILES and file.stat().st_size > _LARGEST:
+            if file.suffix in _FILES and file.is_file() and file.stat().st_size > _LARGEST:
                 raise CheckpointError(f"{file}: has more than the limit of {_LARGEST >> 20} MiB; copy the file again")
         try:
             with quiet_transformers():  # it reads config.json, too

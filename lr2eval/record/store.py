@@ -281,7 +281,10 @@ class RunStore(AbstractContextManager["RunStore"]):
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with one_line(self.path):
-            return self._db.execute(query, values).fetchall()
+            rows = self._db.execute(query, values).fetchall()
+        if any(isinstance(cell, bytes) for row in rows for cell in row):  # which nobody of ours writes
+            raise StoreError(f"{self.path}: a text is damaged; {FRESH}")
+        return rows
 
     def _read(self, query: str, values: Sequence[str]) -> Iterator[StoredSample]:
         with one_line(self.path):
