@@ -194,13 +194,9 @@ def test_half_characters_are_replaced(tmp_path: Path) -> None:
         assert next(store.samples()).answer == "half \ufffd, whole \U0001f600"
 
 
-@pytest.mark.parametrize(
-    "where", ["UPDATE shards SET shard=CAST(shard AS BLOB)", "UPDATE meta SET key=CAST(key AS BLOB)"]
-)
-def test_a_text_that_became_bytes_is_damage(tmp_path: Path, where: str) -> None:
+def test_a_text_that_became_bytes_is_damage(tmp_path: Path) -> None:
     with RunStore.create(tmp_path) as store:
         store.save_scores("mmlu/a", [sample()])
-        store._db.execute(where)
-        with pytest.raises(StoreError, match="damaged|changed|lacks"):
+        store._db.execute("UPDATE shards SET shard=CAST(shard AS BLOB)")
+        with pytest.raises(StoreError, match="a text is damaged"):
             store.finished()
-            store.check_samples({})

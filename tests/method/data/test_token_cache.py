@@ -258,7 +258,7 @@ def test_a_disk_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     source = SourceConfig(name="s", path=corpus(tmp_path / "a.jsonl", [50]))
     with pytest.raises(StoreError, match=r"cache.*: .*; fix this or choose another token_cache"):
         run(source, tmp_path / "cache")
-    with pytest.raises(StoreError, match=r"1\.tok: No such file.*; free some space"):
+    with pytest.raises(StoreError, match=r"1\.tok: No such file.*; choose another token_cache"):
         write_chunk(tmp_path / "missing" / "1.tok", [np.arange(3)], [None], np.dtype("<u2"))
     with pytest.raises(StoreError, match=r"gone\.tok: No such file.*; it was removed or damaged"):
         read_lengths(tmp_path / "gone.tok")

@@ -160,7 +160,7 @@ def test_wrong_hotpot(fault: str, tmp_path: Path) -> None:
     [
         (b"{", "not valid JSON"),
         (b"\xff\xfe", "not UTF-8"),
-        (gzip.compress(b"[]", mtime=0)[:-9], "not a complete gzip"),
+        (gzip.compress(b"[]", mtime=0)[:-9], "not a readable gzip"),
         (b"[]", "no question with an answer"),
         (b'{"data": []}', "not a list"),
     ],
