@@ -41,7 +41,7 @@ TRAIN = ("train", "--model", "demo", "--recipe", "demo-8k", "--factors", "f", "-
         (RUN, "generation.typical_p=0.5", "generation.typical_p: unknown option"),
         (RUN, "generation.top_p=0.5", "top_p has no effect without sampling; set do_sample=true"),
         (RUN, "generation.top_p=7", "generation.top_p 7: must be less than or equal to 1"),
-        (RUN, "generation.temperature=NaN", "generation.temperature nan: must be a finite number"),
+        (RUN, "generation.temperature=NaN", "generation.temperature 'NaN': must be a finite number"),
         (RUN, "generation=1", "generation 1: must be a table"),
         (RUN, 'generation={"do_sample": true, "temperature": 0}', "needs a temperature above 0"),
         (RUN, "ray.address=auto", "ray.address: only works with --executor ray"),

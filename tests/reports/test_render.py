@@ -15,10 +15,12 @@ from jinja2 import UndefinedError
 from lr2eval.base.visible import visible
 from lr2eval.errors import StoreError, UsageError
 from lr2eval.record.results import NotRun, Results
+from lr2eval.record.verified import verified_run
 from lr2eval.reports import formats, render
 from lr2eval.reports.load import load
 from lr2eval.reports.page import environment
 from lr2eval.reports.run import samples
+from tests.fake_runs import fake_run, ones
 from tests.reports.page import ALLOWED, Page
 
 
@@ -191,31 +193,29 @@ def test_runs_of_one_model_are_told_apart(maker: Any, tmp_path: Path) -> None:
     assert [run.label for run in load(runs)] == ["tiny-llama-extended (fp32)", "tiny-llama-extended (bf16)"]
 
 
-def test_no_manifest_is_no_obstacle(maker: Any, tmp_path: Path) -> None:
-    run = maker(tmp_path / "run", tasks=("vt",), lengths=(4096,), subjects=0, samples=2)
-    (run / "manifest.json").unlink()
-    assert render([run], tmp_path / "report.html").exists()
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (
             lambda run: (run / "results.json").unlink(),
-            "results.json: No such file or directory; give the folder of a run",
+            "has no results.json; give the folder of a run",
         ),
         (lambda run: (run / "results.json").write_text("{"), "results.json: not valid JSON"),
         (lambda run: (run / "results.json").write_text("{}"), "results.json: damaged at lr2eval_version"),
-        (lambda run: (run / "results.json").write_bytes(b"\xff\xfe"), "results.json: not valid JSON"),
+        (lambda run: (run / "results.json").write_bytes(b"\xff\xfe"), "results.json: not UTF-8"),
+        (lambda run: (run / "manifest.json").unlink(), "manifest.json: no such file"),
         (lambda run: (run / "samples.sqlite").unlink(), "samples.sqlite: no such file"),
         (lambda run: (run / "samples.sqlite").write_bytes(b"no database" * 99), "samples.sqlite: .*damaged"),
         (lambda run: (run / "manifest.json").write_text("["), "manifest.json: not valid JSON"),
     ],
 )
-def test_bad_folders_are_one_line_and_write_nothing(maker: Any, tmp_path: Path, damage: Any, message: str) -> None:
-    run = maker(tmp_path / "run", tasks=("vt",), lengths=(4096,), subjects=0, samples=2)
+def test_bad_folders_are_one_line_and_write_nothing(
+    tmp_path: Path, damage: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lr2eval.reports.load.verified_run", verified_run)  # as it is outside these tests
+    run = fake_run(tmp_path / "run", {"ruler/vt@4096": ones(2)})
     damage(run)
-    with pytest.raises(StoreError, match=message) as caught:
+    with pytest.raises((StoreError, UsageError), match=message) as caught:
         render([run], tmp_path / "report.html")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()
@@ -224,7 +224,7 @@ def test_bad_folders_are_one_line_and_write_nothing(maker: Any, tmp_path: Path, 
 def test_no_folder_no_report(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         render([], tmp_path / "report.html")
-    with pytest.raises(StoreError, match=r"give the folder of a run"):
+    with pytest.raises(UsageError, match=r"give the folder of a run"):
         render([tmp_path / "absent"], tmp_path / "report.html")
 
 

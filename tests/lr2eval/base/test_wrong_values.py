@@ -14,6 +14,7 @@ from lr2eval.base.config import Config, Table, options
 from lr2eval.base.settings import parse_value, put
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.errors import UsageError
+from lr2eval.estimate.request import Request
 from lr2eval.method.data.config import MixtureConfig
 from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.train.recipe import Recipe
@@ -44,6 +45,7 @@ MODELS: dict[type[Config], dict[str, Any]] = {
     MixtureConfig: {"original_window": 8, "target_window": 16, "sources": [SOURCE], "min_tokens": 4},
     Recipe: {**RECIPE, "shape": SHAPE},
     NiahOptions: {},
+    Request: {"model": "m", "lengths": "4k", "original_window": 4096, "tflops": 1.0, "bandwidth": 1.0, "memory": 1.0},
     RulerOptions: {},
     ShortOptions: {},
 }

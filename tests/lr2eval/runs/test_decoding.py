@@ -97,10 +97,10 @@ def test_the_settings_of_the_model_are_taken_when_asked_for(asking: Callable[...
         (
             {"repetition_penalty": "hot"},
             CheckpointError,
-            r"generation_config\.json: repetition_penalty: .*; correct it",
+            r"generation_config\.json: damaged at repetition_penalty .*; correct it",
         ),
         ({"do_sample": True, "temperature": 0.0}, CheckpointError, r"needs a temperature above 0"),
-        ({"do_sample": True, "top_p": 7}, CheckpointError, r"top_p: "),
+        ({"do_sample": True, "top_p": 7}, CheckpointError, r"damaged at top_p "),
     ],
 )
 def test_a_file_that_cannot_be_taken(
@@ -139,7 +139,8 @@ def test_a_run_records_and_shows_what_was_asked(lr2eval: Run, asking: Callable[.
     compared = lr2eval("compare", plain, own, "--out", tmp_path / "both")
     assert compared.code == 0, compared.err
     caveats = json.loads((tmp_path / "both" / "comparison.json").read_text())["pairs"][0]["caveats"]
-    assert caveats == ["generation: none for asking (plain), repetition_penalty 5.0 for asking (own)"]
+    said = "generation: none for asking (plain), repetition_penalty 5.0 for asking (own)"
+    assert caveats == [said, "both runs are of the same model"]
 
 
 def test_a_pair_takes_the_settings_of_each_model(lr2eval: Run, asking: Callable[..., Path], tmp_path: Path) -> None:
