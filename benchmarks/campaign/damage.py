@@ -118,7 +118,7 @@ def zip_names(data: bytes, rng: random.Random) -> bytes:
             names = old.namelist()
             for name in names[rng.randrange(len(names)) :]:
                 new.writestr(name, old.read(name))
-            new.writestr(odd, "text")
+            new.writestr(odd.partition("\0")[0] or "x", "text")  # zipfile cuts a name at a zero byte
     except zipfile.BadZipFile as error:
         raise DoesNotFit from error
     return buffer.getvalue()

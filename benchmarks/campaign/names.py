@@ -83,7 +83,7 @@ def _trial(at: int, text: str, examples: Path, references: Path, home: Path) -> 
 def _problems(text: str, examples: Path, work: Path) -> Iterator[tuple[str, str | None]]:
     """(where, what is wrong there) for every place where the name is shown."""
     name, folder = valid(text), _file_name(text)
-    pair = _make_pair(work, name, name, folder)
+    pair = _make_pair(work, name, name, valid(folder))  # names that are not UTF-8 are refused, see below
     runs = [str(each.relative_to(work)) for each in pair]
     summary = work / "summary.md"
     compared = run_here(("compare", *runs, "--out", "compared"), work)
@@ -257,10 +257,10 @@ def _is_number(text: str) -> bool:
 def _same(name: str, shown: str) -> bool:
     """Whether a shown name has the letters and digits of the name, in order; a long one may be cut."""
     wanted, found = (
-        "".join(each for each in re.sub("⟨[^⟩]*⟩|[\ufffd\u3164\uffa0]", "", text) if each.isalnum())
+        "".join(each for each in re.sub("⟨[^⟩]*(⟩|…$)|[\ufffd\u3164\uffa0]", "", text) if each.isalnum())
         for text in (name, shown)
     )
-    return wanted == found or (shown.endswith("…") and len(shown) >= 38 and wanted.startswith(found))
+    return wanted == found or (shown.endswith("…") and len(name) > 38 and wanted.startswith(found))
 
 
 def _markdown(text: str) -> str | None:

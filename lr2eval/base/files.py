@@ -57,6 +57,14 @@ def _runs(process: int) -> bool:
     return process != os.getpid() and psutil.pid_exists(process)
 
 
+def expanded(path: Path | str) -> Path:
+    """The path with the home folder for ``~``. A name such as ``~x`` stays if there is no user ``x``."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write ``text`` so that ``path`` holds the old content or the new, whatever happens in between."""
     write_all({path: [text.encode("utf-8")]})

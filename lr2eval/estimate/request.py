@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
 from lr2eval.base.config import Config, Kind, Length, Lengths, ModelName, Names
+from lr2eval.base.files import expanded
 from lr2eval.base.units import format_length, parse_count
 from lr2eval.errors import UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, operations
@@ -252,7 +252,7 @@ def read_config(model: str) -> tuple[str, ModelConfig]:
     """(name, configuration) of a folder with a ``config.json``, of such a file, or of a model known by name."""
     from lr2eval.model import names
 
-    path = Path(model).expanduser()
+    path = expanded(model)
     config = ModelConfig.read(path if path.is_file() else names.locate(model, offline=True))
     path = config.path
     return path.resolve().parent.name if path.name == CONFIG else path.stem, config

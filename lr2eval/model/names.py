@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from lr2eval.base import console
-from lr2eval.base.files import cache_dir, lock_file, sha256, sweep, temporary
+from lr2eval.base.files import cache_dir, expanded, lock_file, sha256, sweep, temporary
 from lr2eval.base.reading import read_bytes, read_json, zip_members
 from lr2eval.errors import CheckpointError, MissingDataError, StoreError, UsageError, first_line
 
@@ -60,7 +60,7 @@ def locate(name: str, *, offline: bool = False) -> Path:
 
     Raises :class:`CheckpointError` that says how to get the model, and for changed files of a built-in one.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_file():
         raise CheckpointError(f"{folder}: is a file; give the folder that holds config.json")
     if folder.exists():

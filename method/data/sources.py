@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from lr2eval.base.config import Table
+from lr2eval.base.files import expanded
 from lr2eval.base.reading import opened
 from lr2eval.errors import UsageError
 from lr2eval.method.data.packing import grouped
@@ -128,7 +129,7 @@ def parts(source: SourceConfig) -> tuple[list[SourcePart], list[str]]:
 def _files(source: SourceConfig) -> Iterator[tuple[Path, bool]]:
     """Every file, and whether the user named it. Files of folders are sorted by name; hidden files are ignored."""
     for given in source.path:
-        path = given.expanduser()
+        path = expanded(given)
         if path.is_dir():
             inside = [(each.relative_to(path), each) for each in path.rglob("*") if each.is_file()]
             shown = [pair for pair in inside if not any(name.startswith(".") for name in pair[0].parts)]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from lr2eval.base.files import expanded
 from lr2eval.base.reading import decoded, unpacked, zip_members
 from lr2eval.benchmark import DataNeed
 from lr2eval.errors import UsageError
@@ -42,7 +43,7 @@ def load(
     elif chosen == filler.NAME:
         name, comparable, texts = filler.NAME, False, filler.pieces()
     else:
-        path = Path(chosen).expanduser()
+        path = expanded(chosen)
         if not path.exists():
             raise UsageError(
                 f"--set {benchmark}.haystack={chosen}: no such file or folder; give a path, {ESSAYS}, "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.base import ids
+from lr2eval.base.files import expanded
 from lr2eval.benchmark import DataNeed, Scalar
 from lr2eval.errors import UsageError
 from lr2eval.tasks.shared import jsonl
@@ -93,7 +94,7 @@ class QuestionSet(DataNeed):
 
     def load(self, given: object, data_dir: Path | None, offline: bool) -> Questions:
         """See :func:`load`."""
-        path = Path(str(given)).expanduser() if given is not None else self.find(data_dir)
+        path = expanded(str(given)) if given is not None else self.find(data_dir)
         data, file = (_read(path), str(path)) if path else (self._hub_file(offline, data_dir), f"hub:{self.hub}")
         documents, items = self.parse(data, file)
         if not items:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lr2eval.base.files import is_full, is_temporary, output_folder, sweep, temporary, write_all, write_atomic
+from lr2eval.base.files import expanded, is_full, is_temporary, output_folder, sweep, temporary, write_all, write_atomic
 from lr2eval.errors import StoreError, UsageError
 
 _KILLED = """
@@ -117,3 +117,8 @@ def test_names_and_errors() -> None:
     assert is_full(RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"))
     assert not is_full(OSError(errno.EACCES, "x"))
     assert not is_full(None)
+
+
+def test_a_home_of_nobody_is_a_plain_name() -> None:
+    assert expanded("~~~/x") == Path("~~~/x")
+    assert expanded("~/x") == Path.home() / "x"
