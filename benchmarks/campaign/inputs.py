@@ -115,7 +115,9 @@ def _damaged(examples: Path, work: Path, reader: Reader, rng: random.Random) -> 
         # The log of training may be missing, and so may whatever can be made again; what is sealed may not.
         place = rng.choice([each for each in damage.PLACES if each is not damage.unreadable or not _is_root()])
         place(path)
-        return words, f"{reader.file} {place.__name__}", reader.seal is not None
+        # Without training.json a training is an unfinished one.
+        unfinished = path.name == "training.json" and place in (damage.missing, damage.dangling)
+        return words, f"{reader.file} {place.__name__}", reader.seal is not None and not unfinished
     while True:
         way = rng.choice(damage.KINDS[reader.kind])
         try:
