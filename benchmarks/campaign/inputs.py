@@ -23,7 +23,7 @@ ROOM = 3 << 30
 COUNT = 10_000
 """Of a whole campaign."""
 FRESH = 100
-"""One in so many inputs runs in an interpreter of its own."""
+"""Every input of this number (the 100th, the 200th) runs in an interpreter of its own."""
 BATCH = 20
 OPTIONS = "settings: --set"
 

@@ -102,7 +102,7 @@ def _finding(subject: str, name: str, problem: str | None, at: int, moment: Mome
 
 
 def wait_for(process: Forked, calls: int, patience: float = 300.0) -> bool:
-    """Wait until a process has made so many writes; whether it got there."""
+    """Wait until a process has made this number of writes. Returns whether it got there."""
     end = time.monotonic() + patience
     while process.counter.calls < calls and process.poll() is None and time.monotonic() < end:
         time.sleep(0.005)

@@ -149,7 +149,7 @@ class SegmentData(Sequence[Segment]):
         return cls(folder, value, manifest)
 
     def check(self) -> None:
-        """Read all files. Raises :class:`UsageError` if they are not those that were written.
+        """Read all files. Raises :class:`UsageError` if one was changed after it was written.
 
         A training does it once, at its start: opening checks the sizes alone.
         """

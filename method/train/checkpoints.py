@@ -71,7 +71,7 @@ def read(folder: Path) -> Saved:
             raise StoreError(f"{path}: its size has changed; {fix}")
     facts = read_object(folder / STATE, error=StoreError, fix=fix)
     if not isinstance(facts.get("step"), int):
-        raise StoreError(f"{folder / STATE}: damaged (step is no number); {fix}")
+        raise StoreError(f"{folder / STATE}: damaged (step is not a number); {fix}")
     return Saved(folder, facts["step"], facts, marker)
 
 

@@ -91,7 +91,7 @@ class CountingTokenizer(PromptTokenizer):
         return total + self._sum(counted) + sum(self._encoded([first] if first else []))
 
     def _sum(self, words: Mapping[str, int]) -> int:
-        """Tokens of words that stand after a space, each so many times.
+        """The number of tokens of words after a space. ``words`` maps each word to how often it occurs.
 
         Counts of new words come from those of their parts, which are fewer: letters, digits, marks.
         """
