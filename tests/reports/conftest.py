@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,23 @@ def unverified(folder: Path, **_: Any) -> tuple[Results, dict[str, Any]]:
     return Results.model_validate({**results, "sha256": None}), manifest
 
 
-@pytest.fixture(scope="package", autouse=True)
+@contextmanager
 def shown_as_stored() -> Iterator[None]:
-    """Tests of pages invent numbers that no samples give, to see that a report shows what is stored.
+    """Read runs without checking them: tests of pages invent numbers that no samples give, to see that a report shows
+    what is stored.
 
     ``tests/lr2eval/record/test_verified.py`` tests that reports refuse such runs.
     """
     with pytest.MonkeyPatch.context() as patch:
         for module in ("reports.load", "comparisons.scores"):
             patch.setattr(f"lr2eval.{module}.verified_run", unverified)
+        yield
+
+
+@pytest.fixture(scope="package", autouse=True)
+def unchecked() -> Iterator[None]:
+    """Every test of this folder reads runs without checking them."""
+    with shown_as_stored():
         yield
 
 
@@ -250,7 +259,8 @@ def make_pair(folder: Path, **arguments: Any) -> tuple[Path, Path]:
 
 def compare_runs(folders: Sequence[Path], **update: Any) -> Comparison:
     """The comparison `lr2eval compare` stores, with something left out and a caveat in every pair."""
-    sources = read_all(folders)
+    with shown_as_stored():  # session fixtures come before those of the package
+        sources = read_all(folders)
     comparison = compare_all(sources[0], sources[1:], common=True)[0]
     noted = {
         "left_out": [LeftOut(what="ruler/qa_1@4096", n=5, reason="only in the original")],
