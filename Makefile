@@ -125,7 +125,7 @@ wheel-check: $(READY)
 # Kills, signals, full disks, damaged files, bombs and hostile names (an hour of two cores; the tests do 2 % of it), and
 # new examples for the properties.
 campaign: $(READY)
-	$(BIN)/python -m benchmarks.campaign --out benchmarks/results/campaign.json
+	$(BIN)/python -m benchmarks.campaign $(if $(wildcard $(VBIN)/python),--vllm-python $(VBIN)/python) --out benchmarks/results/campaign.json
 	$(BIN)/python -m pytest -q -p no:cacheprovider --hypothesis-profile=explore tests/lr2eval/stats tests/method
 
 clean:

@@ -53,6 +53,7 @@ def valid(text: str) -> str:
 
 def _file_name(text: str) -> str:
     """As a folder can be called."""
+    text = re.sub("[\ud800-\udc7f\udd00-\udfff]", "?", text)  # surrogates that stand for no byte
     kept = text.replace("/", "\u2215").replace("\0", "\u2400").encode("utf-8", "surrogateescape")[:200]
     name = kept.decode("utf-8", "surrogateescape" if any("\udc80" <= c <= "\udcff" for c in text) else "ignore")
     return name if name.strip(".") else "dots" + name
