@@ -77,7 +77,7 @@ def _table(scores: ScoreTable, original: Key, extended: Key, pair: Pair, level: 
             rows.append(TableRow(name, category, cells + [over_lengths.get(name)] * whole))
     if single:
         rows.sort(key=lambda row: row.cells[0].difference if row.cells[0] else 0.0)
-    changed = sum(significant(row, level) for row in of["shard"])
+    changed = sum(cell is not None and significant(cell, level) for row in rows for cell in row.cells)
     return DifferenceTable(scores.benchmark, lengths, rows, original, extended, beyond, whole, means, changed)
 
 

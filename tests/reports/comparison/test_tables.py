@@ -59,6 +59,24 @@ def test_every_difference_of_a_grid_is_shown_with_interval_and_n(
     assert [cell[0]["data-v"] for cell in rows["Mean"][1:-1]] == [str(means[length]) for length in lengths]
 
 
+def test_the_caption_counts_the_marks_below_it(
+    pair_folders: tuple[Path, Path], comparison: Comparison, tmp_path: Path
+) -> None:
+    pair = comparison.pairs[0]
+    marked = {("shard", "vt", 32768), ("task", "vt", None), ("task", "cwe", None)}  # the pooled column counts too
+    rows = [
+        row.model_copy(update={"p_holm": 0.01 if (row.level, row.task, row.length) in marked else 1.0})
+        for row in pair.differences
+        if row.beyond
+    ]
+    changed = comparison.model_copy(update={"pairs": [pair.model_copy(update={"differences": rows})]})
+    page = Page(render(pair_folders, tmp_path / "r.html", comparison=changed).read_text(encoding="utf-8"))
+    marks = sum("◆" in text for row in rows_after(page, "d0-1-beyond")[1:-1] for _, text in row)
+    said = re.findall(r"Holm's correction \(p below 0\.05\): (\w+) here", page.text)
+    assert marks == 3
+    assert said == ["3", "none"]  # of RULER, of NIAH
+
+
 def test_what_is_beyond_the_window_comes_last_and_retains_nothing(page: Page, comparison: Comparison) -> None:
     tables = list(page.tables)
     assert tables.index("d0-1") < tables.index("d0-1-beyond")
