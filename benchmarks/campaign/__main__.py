@@ -128,6 +128,8 @@ class Campaign:
                 self.table.add([Finding("campaign", found["died"].partition(" ")[0], told, found["died"])])
             else:
                 self.table.add([Finding(**found)])
+            if problem := found.get("problem"):
+                _say(f"failed: {found['repeat']}: {problem}")
 
 
 NEED = {*subjects.BY_NAME, *workers.KINDS}

@@ -302,7 +302,10 @@ def _browse(number: int, texts: tuple[str, ...], examples: Path, references: Pat
     work = home / "browser"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    runs = [_make_pair(work / str(at), valid(text), valid(text), _file_name(text))[1] for at, text in enumerate(texts)]
+    names = [
+        valid(text) for text in texts
+    ]  # folders whose names are not UTF-8 are refused; every other place tries them
+    runs = [_make_pair(work / str(at), name, name, _file_name(name))[1] for at, name in enumerate(names)]
     done = run_here(("report", *(str(run.relative_to(work)) for run in runs), "--out", "page.html"), work)
     problem = _ended(done, (0,))
     if problem is None:
