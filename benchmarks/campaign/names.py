@@ -302,9 +302,7 @@ def _browse(number: int, texts: tuple[str, ...], examples: Path, references: Pat
     work = home / "browser"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    names = [
-        valid(text) for text in texts
-    ]  # folders whose names are not UTF-8 are refused; every other place tries them
+    names = [valid(text) for text in texts]  # a folder whose name is not UTF-8 is refused
     runs = [_make_pair(work / str(at), name, name, _file_name(name))[1] for at, name in enumerate(names)]
     done = run_here(("report", *(str(run.relative_to(work)) for run in runs), "--out", "page.html"), work)
     problem = _ended(done, (0,))
