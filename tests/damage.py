@@ -67,11 +67,24 @@ def cells(path: Path, table: str) -> Iterator[tuple[str, int]]:
     yield from ((column, rng.randrange(rows)) for column in columns)
 
 
-def changed_cell(path: Path, table: str, column: str, row: int) -> None:
-    """Change one cell of a table of SQLite."""
+def without_types(path: Path) -> None:
+    """Take the types of the columns out of a database, so that any cell can hold any value."""
+    bare = "sql"
+    for word in (" TEXT", " INTEGER", " REAL", " NOT NULL"):
+        bare = f"replace({bare}, '{word}', '')"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA writable_schema=ON")
+        db.execute(f"UPDATE sqlite_master SET sql={bare} WHERE type='table'")
+
+
+OTHER = object()
+
+
+def changed_cell(path: Path, table: str, column: str, row: int, value: object = OTHER) -> None:
+    """Change one cell of a table of SQLite, to ``value`` if one is given."""
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         names = [each[1] for each in db.execute(f"PRAGMA table_info({table})") if each[5]]
         keys = db.execute(f"SELECT {', '.join(names)} FROM {table} LIMIT 1 OFFSET ?", (row,)).fetchone()
         where = " AND ".join(f"{name} IS ?" for name in names)
         (old,) = db.execute(f"SELECT {column} FROM {table} WHERE {where}", keys).fetchone()
-        db.execute(f"UPDATE {table} SET {column} = ? WHERE {where}", (other(old), *keys))
+        db.execute(f"UPDATE {table} SET {column} = ? WHERE {where}", (other(old) if value is OTHER else value, *keys))

@@ -243,6 +243,8 @@ class RunStore(AbstractContextManager["RunStore"]):
             try:
                 where, values = ("", ()) if only is None else (" WHERE shard=?", (only,))
                 for row in cursor.execute(f"SELECT shard, * FROM samples{where} ORDER BY id", values):
+                    if type(row[0]) is not bytearray:
+                        raise self._damaged()
                     shard = row[0].decode("utf-8", "replace")
                     texts = [cell for cell in row if type(cell) is bytearray]
                     shape = [f"t{len(cell)}" if type(cell) is bytearray else cell for cell in row]
@@ -260,7 +262,10 @@ class RunStore(AbstractContextManager["RunStore"]):
 
     def finished(self) -> dict[str, int]:
         """Number of samples of each shard that is finished."""
-        return dict(self._rows("SELECT shard, n FROM shards ORDER BY shard"))
+        found = dict(self._rows("SELECT shard, n FROM shards ORDER BY shard"))
+        if not all(isinstance(shard, str) for shard in found):
+            raise self._damaged()
+        return found
 
     def check(self) -> int:
         """Check the database, every stored answer, plan and sample; the number of answers.
@@ -283,8 +288,12 @@ class RunStore(AbstractContextManager["RunStore"]):
         with one_line(self.path):
             rows = self._db.execute(query, values).fetchall()
         if any(isinstance(cell, bytes) for row in rows for cell in row):  # which nobody of ours writes
-            raise StoreError(f"{self.path}: a text is damaged; {FRESH}")
+            raise self._damaged()
         return rows
+
+    def _damaged(self) -> StoreError:
+        """For a cell of a type that no writer of ours writes."""
+        return StoreError(f"{self.path}: a text is damaged; {FRESH}")
 
     def _read(self, query: str, values: Sequence[str]) -> Iterator[StoredSample]:
         with one_line(self.path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,33 @@ def test_every_cell_of_the_answers_is_bound(run: Path) -> None:
             damage.changed_cell(run / FILE, table, column, row)
             assert not verify(run).sound, (table, column)
             (run / FILE).write_bytes(text)
+
+
+@pytest.mark.parametrize("value", [None, 5, 1.5, b"ruler", "ruler"])
+def test_a_cell_of_another_type_is_damage(run: Path, value: object) -> None:
+    """A damaged byte can give a cell any type, also one that its column does not allow."""
+    damage.without_types(run / FILE)
+    text = (run / FILE).read_bytes()
+    for table in ("samples", "shards", "responses", "batches", "meta"):
+        for column, row in damage.cells(run / FILE, table):
+            with suppress(sqlite3.IntegrityError):  # a key is never NULL
+                damage.changed_cell(run / FILE, table, column, row, value)
+            for reader in (open_run, read_run, lambda folder: load([folder]), _resumed):
+                with suppress(Lr2EvalError):
+                    reader(run)
+            verify(run)
+            (run / FILE).write_bytes(text)
+
+
+def _resumed(run: Path) -> None:
+    """What a run reads before it goes on."""
+    with RunStore.create(run) as store:
+        for shard in (*store.finished(), *SHARDS):
+            store.shard_done(shard)
+            store.plan(shard, "generate_until")
+            store.responses(shard, "generate_until")
+        store.check_samples(store.samples_sha256())
+        store.outcomes()
 
 
 def test_a_changed_sample_gets_no_new_checksum(run: Path) -> None:
