@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,15 +42,14 @@ def test_no_failure_looks_like_a_verdict(
     assert done.code == code
     assert done.error.startswith(text)
     if code == 70 or isinstance(error, MemoryError):
-        saved = Path(re.search(r"the traceback in (.+?\.txt)", done.error)[1])  # type: ignore[index]
+        named = re.search(r"the traceback in (.+?\.txt)", done.error)
+        assert named is not None
+        saved = Path(named[1])
         assert type(error).__name__ in saved.read_text()
         saved.unlink()
 
 
 def test_a_broken_installation_does_not_exit_with_1(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     script = "import sys; sys.modules['typer'] = None; from lr2eval.__main__ import main; main()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 70
@@ -56,9 +57,6 @@ def test_a_broken_installation_does_not_exit_with_1(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_enough_is_no_failure() -> None:
-    import subprocess
-    import sys
-
     with subprocess.Popen(
         [sys.executable, "-c", "import time; from lr2eval.__main__ import main; time.sleep(1); main()", "tasks"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -86,8 +84,5 @@ def test_a_name_that_no_file_can_have(lr2eval: Run) -> None:
 
 
 def test_a_closed_output_is_no_fault_of_ours() -> None:
-    import subprocess
-    import sys
-
     script = f"exec {sys.executable} -m lr2eval models list >&- 2>&-"
     assert subprocess.run(["sh", "-c", script], check=False).returncode == 0
