@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,31 +15,10 @@ from lr2eval.commands.options import AsJson, FromOriginal, read_length
 from lr2eval.errors import UsageError
 
 if TYPE_CHECKING:
-    from lr2eval.method.rope.rules import RopeRule
     from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 
 CHECKPOINT = "checkpoint"
 """Stands for a rule where a checkpoint's own factors are shown."""
-
-
-def _settings(sets: Sequence[str]) -> dict[str, Any]:
-    values = dict(read_sets(sets))
-    for key, value in values.items():
-        if isinstance(value, str):
-            raise UsageError(f"--set {key}={value}: not a number; give key=NUMBER or key=[NUMBER,...]")
-    return values
-
-
-def _by_rule(rule: RopeRule, original: OriginalRope, target: int, settings: Mapping[str, Any]) -> RopeScaling:
-    name = rule.name
-    refuse_unknown(settings, rule.settings, group=name)
-    for key, must in rule.settings.items():
-        if must and key not in settings:
-            raise UsageError(f"--rule {name}: needs --set {key}=VALUE")
-    try:
-        return rule.make(original, target, **settings)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise UsageError(f"--rule {name}: {str(error).removeprefix(f'{name}: ')}") from error
 
 
 def _facts(name: str, folder: Path, scaling: RopeScaling) -> dict[str, Any]:
@@ -100,7 +79,7 @@ def _show(name: str, folder: Path, scaling: RopeScaling, as_json: bool) -> None:
 
 
 def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mapping[str, Any], as_json: bool) -> None:
-    from lr2eval.method.rope.rules import rope_rules, rule_failures
+    from lr2eval.method.rope.rules import make_scaling, rope_rules, rule_failures
 
     rules = rope_rules()
     refuse_unknown(settings, {key for rule in rules.values() for key in rule.settings})
@@ -108,7 +87,7 @@ def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mappi
     for name, rule in rules.items():
         fitting = {key: value for key, value in settings.items() if key in rule.settings}
         try:
-            made[name] = _by_rule(rule, original, target, fitting)
+            made[name] = make_scaling(name, original, target, fitting)
         except UsageError as error:
             if name == "none":  # it needs only a target length, so the target is wrong
                 raise
@@ -186,7 +165,7 @@ def rope(
 ) -> None:
     """Show the RoPE factors of a rule, file or checkpoint. Also show periods and critical pairs."""
     from lr2eval.method.rope.files import read_factors
-    from lr2eval.method.rope.rules import rope_rule
+    from lr2eval.method.rope.rules import make_scaling
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
     from lr2eval.workflows.export import scaling_of_file
@@ -210,9 +189,9 @@ def rope(
         return
     if target is None:
         raise UsageError("--target-length is missing; give the window to reach, for example 128k")
-    settings = _settings(set_ or ())
+    settings = dict(read_sets(set_ or ()))
     if rule == "all":
         _show_all(source.folder, original, target, settings, as_json)
     else:
-        scaling = _by_rule(rope_rule(str(rule)), original, target, settings)
+        scaling = make_scaling(str(rule), original, target, settings)
         _show(str(rule), source.folder, scaling, as_json)

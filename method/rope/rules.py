@@ -13,10 +13,11 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lr2eval import plugins
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.errors import UsageError
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling, default_attention_factor
 
@@ -243,6 +244,64 @@ def rope_rule(name: str) -> RopeRule:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}?" if near else f"known rules: {', '.join(known)}"
     raise UsageError(f"--rule {name}: unknown rule; {hint}")
+
+
+def attention_factor(
+    asked: str | float | None, rope: OriginalRope, target: int, *, flag: str = "--attention-factor"
+) -> float | None:
+    """The attention factor that was asked for: ``su`` is ``sqrt(1 + ln s / ln Lt)``, ``yarn`` is ``0.1 ln s + 1``.
+
+    ``None`` stays ``None``: the rule's own. Raises :class:`lr2eval.UsageError`, naming ``flag``, for anything else that
+    is not a positive number.
+    """
+    if asked is None:
+        return None
+    if asked in ("su", "yarn"):
+        return _su(rope, target, None) if asked == "su" else _yarn_attention(rope, target)
+    try:
+        value = float(asked)
+    except (ValueError, TypeError, OverflowError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UsageError(f"{flag} {asked}: give a positive number, su or yarn; 1 leaves attention unchanged")
+    return value
+
+
+def make_scaling(
+    name: str,
+    rope: OriginalRope,
+    target: int,
+    settings: Mapping[str, Any],
+    attention_factor: str | float | None = None,
+) -> RopeScaling:
+    """The scaling of a rule with these settings. An attention factor, if given, replaces the rule's own on both sides.
+
+    Raises :class:`lr2eval.UsageError`, naming the flag, for an unknown rule and for settings or an attention factor
+    that are unknown, missing or wrong.
+    """
+    rule = rope_rule(name)
+    refuse_unknown(settings, rule.settings, group=name)
+    for key, must in rule.settings.items():
+        if must and key not in settings:
+            raise UsageError(f"--rule {name}: needs --set {key}=VALUE")
+        if isinstance(settings.get(key), str):
+            raise UsageError(f"--set {key}={settings[key]}: not a number; give key=NUMBER or key=[NUMBER,...]")
+    try:
+        made = rule.make(rope, target, **settings)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise UsageError(f"--rule {name}: {str(error).removeprefix(f'{name}: ')}") from error
+    return with_attention(made, attention_factor)
+
+
+def with_attention(scaling: RopeScaling, asked: str | float | None) -> RopeScaling:
+    """The same factors with the attention factor that was asked for, on both sides; see :func:`attention_factor`."""
+    value = attention_factor(asked, scaling.original, scaling.target_window)
+    if value is None:
+        return scaling
+    made_by = scaling.provenance
+    made_by = f"{made_by[:-1]}, " if made_by.endswith(")") else f"{made_by}("
+    provenance = f"{made_by}attention_factor={value:.6g})"
+    return replace(scaling, long_attention_factor=value, short_attention_factor=value, provenance=provenance)
 
 
 def rule_failures() -> dict[str, str]:
