@@ -49,7 +49,7 @@ VARIANTS: Mapping[str, tuple[str, ...]] = {
     "published": ("--splits", "14"),
     "sweep": ("--splits", "10,12,14", "--race"),
     "wide": ("--splits", "14", "--race", "--set", "reach=4", "--set", "shifts=0.5"),
-    "random": ("--splits", "14", "--random"),
+    "random": ("--splits", "14", "--strategy", "random"),
 }
 
 

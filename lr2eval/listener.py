@@ -56,8 +56,8 @@ class Listener:
     def evaluated(self, seconds: float, *, known: bool) -> None:
         """One evaluation ended after ``seconds``. ``known``: its result came from the journal."""
 
-    def round_done(self, split: int, iteration: int, best_nll: float, left: int) -> None:
-        """A round of a split ended.
+    def round_done(self, label: str, iteration: int, best_nll: float, left: int) -> None:
+        """A round ended, of ``split 14``; or some gradient steps, ``from yarn``.
 
         ``best_nll`` is the lowest loss so far, in nats per token. The rounds that follow need at most ``left``
         evaluations.

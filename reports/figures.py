@@ -15,7 +15,6 @@ from typing import Any
 
 import matplotlib.style
 from markupsafe import Markup, escape
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -72,10 +71,11 @@ def style(identity: str) -> Any:
     return matplotlib.style.context(["default", _STYLE | {"svg.hashsalt": identity}])
 
 
-def blank(height: float) -> tuple[Figure, Axes]:
+def blank(height: float, rows: int = 1) -> tuple[Figure, Any]:
+    """A figure with its axes, of several rows an array of them."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasSVG(figure)
-    return figure, figure.add_subplot()
+    return figure, figure.subplots(rows, sharex=True)
 
 
 def stand_in(number: int, limit: int) -> str:

@@ -95,14 +95,14 @@ def run(
     work.mkdir(parents=True, exist_ok=True)
     with Journal.open(work) as journal:
         done = search(spaces(name, rope, target, settings, splits), config, ModelExecutor(model, samples), journal)
-        best = min(done, key=lambda each: each.best.score)
+        best = min(done, key=lambda each: each.best_nll)
         scale = target / rope.window
         return {
             "factors": best.scaling.to_json(),
             "split": best.split,
-            "power": best.best.candidate.power / 100,
+            "power": best.power,
             "d_rcd": next((i for i, factor in enumerate(best.scaling.long_factor) if factor >= scale), None),
-            "nll": best.best.score,
-            "nll_by_split": {str(each.split): each.best.score for each in done},
+            "nll": best.best_nll,
+            "nll_by_split": {str(each.split): each.best_nll for each in done},
             "evaluations": len(journal),
         }

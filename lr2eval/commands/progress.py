@@ -135,10 +135,10 @@ class ProgressDisplay(Listener, AbstractContextManager["ProgressDisplay"]):
             self._busy += seconds
         self._show_search()
 
-    def round_done(self, split: int, iteration: int, best_nll: float, left: int) -> None:
+    def round_done(self, label: str, iteration: int, best_nll: float, left: int) -> None:
         self._total = self._evaluated + left + self._after
         perplexity = f"{math.exp(best_nll):.4g}" if best_nll < 700 else "inf"
-        self._where = f"split {split}, iteration {iteration}/{self._iterations}, best perplexity {perplexity}"
+        self._where = f"{label}, iteration {iteration}/{self._iterations}, best perplexity {perplexity}"
         self._show_search()
         if self._due() or (self._bars is None and iteration == self._iterations):
             self._line(f"{self._where}; {self._left()}")

@@ -93,5 +93,6 @@ def read_record(path: Path, model: type[R], *, missing: str, repair: str, versio
 
 def other_version(found: object, *known: object) -> str:
     """What to say about a file of another schema version."""
-    versions = f"version{'s' * (len(known) > 1)} {' and '.join(map(str, known))}"
+    *first, last = map(str, known)
+    versions = f"versions {', '.join(first)} and {last}" if first else f"version {last}"
     return f"has schema version {found!r}, but this lr2eval reads {versions}"

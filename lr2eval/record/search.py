@@ -21,33 +21,46 @@ SEED = "seed"
 
 
 class RoundFacts(Record):
-    """One round of one split; the first is the initial population."""
+    """One round of one split; the first is the initial population. In a gradient search: one check of one start, from
+    where it begins."""
 
-    split: int
-    iteration: int
+    split: int | None
+    iteration: int = Field(description="In a gradient search: steps so far")
     asked: int = Field(description="New candidates")
     given_up: int = Field(description="Candidates that racing stopped before their last sample")
-    discarded: int = Field(description="Candidates whose perplexity was not a finite number")
-    evaluations: int = Field(description="Candidates times samples")
+    discarded: int = Field(description="Candidates, or gradient steps, whose perplexity was not a finite number")
+    evaluations: int = Field(description="Candidates times samples, samples of gradient steps included")
     best_nll: float = Field(description="Best of this split so far; nats per scored token, mean over samples")
     round_nll: float | None = Field(description="Best of this round; null if no candidate has a finite score")
+    step_nll: list[float | None] = Field(
+        default_factory=list, description="Mean loss of the new samples of each gradient step since the last check"
+    )
+    factors: list[PositiveFloat] = Field(default_factory=list, description="Checked factors of a gradient search")
+    temperature: float | None = Field(default=None, description="Their attention factor")
 
 
 class SplitFacts(Record):
-    """The search at one split. Its counts are sums over its rounds."""
+    """The search at one split, or a gradient search from one start. Its counts are sums over its rounds."""
 
-    split: int
+    split: int | None = Field(description="Null for a start of a gradient search")
+    start: str | None = Field(default=None, description="The rule where a gradient search starts")
     best_nll: float
     seed_nll: float | None = Field(description="Best of the unsearched starting vectors")
-    power: float = Field(description="Exponent of the left side; the paper's is 1")
+    power: float | None = Field(description="Exponent of the left side; the paper's is 1. Null for a gradient search")
     factors: list[PositiveFloat]
     evaluations: int
     given_up: int
     discarded: int
-    stopped: Literal["iterations", "patience", "exhausted"] = Field(
-        description="iterations: all done; patience: too many without a gain; exhausted: no new candidate is left"
+    stopped: Literal["iterations", "patience", "exhausted", "steps", "behind", "not finite"] = Field(
+        description="iterations, steps: all done; patience: too many without a gain; exhausted: no new candidate is "
+        "left; behind: another start did better; not finite: several steps in a row had no finite loss"
     )
     rounds: list[RoundFacts] = Field(min_length=1)
+
+    @property
+    def label(self) -> str:
+        """What to call it."""
+        return f"split {self.split}" if self.start is None else f"from {self.start}"
 
 
 class NllDifference(Record):
@@ -86,7 +99,7 @@ class SearchResult(Sealed):
 
     sealed_from: ClassVar[int] = 3
 
-    version: Literal[2, 3] = 3
+    version: Literal[2, 3, 4] = 4
     digest: str = Field(
         description="sha256 over all other keys except data, sha256 and version; equal results have equal digests"
     )
@@ -101,12 +114,13 @@ class SearchResult(Sealed):
     d_tcd: int
     d10_tcd: int
     d_rcd: int | None = Field(description="First pair whose searched factor reaches s")
+    strategy: Literal["evolution", "gradient", "random"] = "evolution"
     objective: Literal["needle", "plain"]
-    samples: int
+    samples: int = Field(description="Samples that choose the factors")
     held_out: int
     reach: float = Field(gt=1, description="Largest factor the search may choose, as a multiple of s; the paper's is 2")
-    split: int = Field(description="Split of the best factors")
-    power: float
+    split: int | None = Field(description="Split of the best factors; null for a gradient search")
+    power: float | None
     factors: list[PositiveFloat]
     attention_factor: float
     best_nll: float
@@ -128,9 +142,18 @@ class SearchResult(Sealed):
             raise ValueError(f"split {self.split} is not among those searched")
         return self
 
+    @property
+    def best(self) -> SplitFacts:
+        """The split, or the start, that gave the found factors."""
+        return min(self.splits, key=lambda each: each.best_nll)
+
     def content_digest(self) -> str:
         """What ``digest`` must be."""
-        content = self.model_dump(mode="json", exclude={"digest", "data", "sha256"})
+        later: dict[str, Any] = {}
+        if self.version < 4:
+            rounds = {"rounds": {"__all__": {"step_nll", "factors", "temperature"}}, "start": True}
+            later = {"strategy": True, "splits": {"__all__": rounds}}
+        content = self.model_dump(mode="json", exclude={"digest": True, "data": True, "sha256": True, **later})
         return digest(content | {"version": 2})  # as it was when the digest was introduced: equal results stay equal
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from lr2eval.method.search.space import Space
 
 
+BEST_RULES = 3
+"""Rules that are compared at their best temperature as well as at their own."""
+
+
 @dataclass(frozen=True)
 class SearchOutcome:
     """A finished search. ``factors`` is the file that ``train`` and ``export`` take."""
@@ -50,6 +55,7 @@ def search(config: SearchConfig, *, listener: Listener | None = None, command: S
     Raises :class:`lr2eval.UsageError` for a model or text that does not fit, :class:`lr2eval.StoreError` for a folder
     that cannot be written.
     """
+    from lr2eval.method.rope.rules import window_ratio
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
     from lr2eval.workflows.export import scale_warnings
@@ -59,22 +65,29 @@ def search(config: SearchConfig, *, listener: Listener | None = None, command: S
     folder = locate(config.model, offline=config.offline)
     rope = ModelRope.read(folder).original(from_original=config.from_original)
     try:
-        spaces = config.spaces(rope)
+        scale = window_ratio(rope, config.target_length)
+        spaces = [] if config.strategy == "gradient" else config.spaces(rope)
     except ValueError as error:
         raise UsageError(f"{error}") from error
-    for warning in scale_warnings(spaces[0].scale):
+    for warning in scale_warnings(scale):
         listener.message(f"warning: {warning}")
     try:
-        return _search(config, folder, spaces, listener, command)
+        return _search(config, folder, rope, spaces, listener, command)
     finally:
         listener.ended()
 
 
 def _search(
-    config: SearchConfig, folder: Path, spaces: Sequence[Space], listener: Listener, command: Sequence[str]
+    config: SearchConfig,
+    folder: Path,
+    rope: OriginalRope,
+    spaces: Sequence[Space],
+    listener: Listener,
+    command: Sequence[str],
 ) -> SearchOutcome:
     import torch
 
+    from lr2eval.method.search.gradient import descend, descent_cost
     from lr2eval.method.search.journal import Journal
     from lr2eval.method.search.run import JournalScorer
     from lr2eval.method.search.run import search as search_splits
@@ -83,6 +96,11 @@ def _search(
 
     listener.message("checking model and text")
     checkpoint = Checkpoint.open(folder, cache=cache_dir())
+    if config.strategy == "gradient" and checkpoint.config.get("quantization_config"):
+        raise UsageError(
+            f"--strategy gradient: no gradient passes through the quantised weights of {checkpoint.name}; use "
+            "evolution or random"
+        )
     samples, data = search_samples(config, PromptTokenizer.load(folder))
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = checkpoint.dtype if config.dtype == "auto" else config.dtype
@@ -96,24 +114,39 @@ def _search(
         "samples_sha256": data["samples_sha256"],
     }
     home = config.out or Path("runs") / _run_name(checkpoint.name, config)
-    rules = _rules(spaces[0].rope, config)
-    after = (len(rules) + 2) * (config.samples + config.held_out)
-    total = len(spaces) * config.split_cost() + after
+    rules = _rules(rope, config)
+    screened = _tempered(rules, config)
+    after = (len(rules) + BEST_RULES + 2) * (config.samples + config.held_out)
+    cost = descent_cost(config) if config.strategy == "gradient" else len(spaces) * config.split_cost()
+    few = min(config.screen, config.samples)
+    total = len(screened) * few + cost + after
     with locked(home):
         facts = {"kind": "search", "data": data, "versions": versions(), "command": list(command), "created": now()}
         claim(home, settings, facts)
         load = partial(_load, checkpoint, dtype, samples, rules["none"])
         with Journal.open(home) as journal, config.where.executor(load, checkpoint, device) as executor:
-            listener.search_started(total, after, config.iterations, config.workers)
+            rounds = config.steps if config.strategy == "gradient" else config.iterations
+            listener.search_started(total, after, rounds, config.workers)
             if len(journal):
                 listener.message(f"resuming: {len(journal):,} evaluations are already done")
-            done = search_splits(spaces, config, executor, journal, listener)
-            compared = _compared(spaces, done, rules)
+            scorer = JournalScorer(executor, journal, listener)
+            warm = _best_temperatures(screened, scorer.nlls(list(screened.values()), range(few)))
+            if config.strategy == "gradient":
+                done = descend(dict(list(warm.items())[: config.starts]), config, scorer, listener)
+            else:
+                done = search_splits(spaces, config, executor, journal, listener)
+            compared = _compared(done, rules, dict(list(warm.items())[:BEST_RULES]))
             every = range(config.samples + config.held_out)
-            scores = JournalScorer(executor, journal, listener).nlls(list(compared.values()), every)
-            tokens = sum(each.tokens for each in journal.rows())
-        found = data | {"tokens_read": tokens}
-        result = _result(config, checkpoint, spaces[0].rope, done, compared, scores, found)
+            scores = scorer.nlls(list(compared.values()), every)
+            rows = journal.rows()
+        tokens = sum(each.tokens for each in rows)
+        differentiated = sum(each.tokens for each in rows if each.gradient is not None)
+        found = data | {
+            "screened": len(screened) * few,
+            "tokens_read": tokens,
+            "tokens_differentiated": differentiated,
+        }
+        result = _result(config, checkpoint, rope, done, compared, scores, found)
         _write(home, config, result, compared[FOUND])
         report = render_search(home, home / "report.html")
     return SearchOutcome(result, home, home / FACTORS_FILE, report)
@@ -128,7 +161,7 @@ def _load(
     from lr2eval.method.search.perplexity import ModelExecutor
 
     with quiet():
-        model = load_model(checkpoint, dtype, device, False)
+        model = load_model(checkpoint, dtype, device, False).requires_grad_(False)
     try:
         install_rope(model, first)
     except ValueError as error:
@@ -156,6 +189,12 @@ def search_samples(config: SearchConfig, tokenizer: Any) -> tuple[list[Sample], 
         samples = needles.plain_samples(text, tokenizer, config, config.samples)
     # Held-out samples always have needles, whatever the objective of the search.
     samples += needles.make_samples(text, tokenizer, config, wording, config.held_out, first=config.samples)
+    depths = [list(sample.depths) for sample in samples]
+    behind = config.samples + config.held_out
+    if config.objective == "needle":
+        samples += needles.make_samples(text, tokenizer, config, wording, config.fresh, first=behind)
+    else:
+        samples += needles.plain_samples(text, tokenizer, config, config.fresh, first=behind)
     data = {
         "haystack": haystack.name,
         "haystack_sha256": haystack.sha256,
@@ -164,7 +203,7 @@ def search_samples(config: SearchConfig, tokenizer: Any) -> tuple[list[Sample], 
         "repeated": config.repeat,
         "samples_sha256": digest([sample.sha256 for sample in samples]),
         "needles": needles.needle_facts(config, wording),
-        "depths": [list(sample.depths) for sample in samples],
+        "depths": depths,
     }
     return samples, data
 
@@ -192,20 +231,54 @@ def _rules(rope: OriginalRope, config: SearchConfig) -> dict[str, RopeScaling]:
     return found
 
 
-def _compared(
-    spaces: Sequence[Space], done: Sequence[SplitDone], rules: Mapping[str, RopeScaling]
+def _tempered(rules: Mapping[str, RopeScaling], config: SearchConfig) -> dict[tuple[str, float], RopeScaling]:
+    """Every rule at its own temperature, at those of LongRoPE and YaRN, and at 1; or at the one that is asked for."""
+    from lr2eval.method.rope.rules import with_attention
+
+    asked: tuple[str | float | None, ...] = (None, 1.0, "su", "yarn")
+    if config.attention_factor is not None:
+        asked = (config.attention_factor,)
+    found: dict[tuple[str, float], RopeScaling] = {}
+    for name, scaling in rules.items():
+        for each in asked:
+            warm = with_attention(scaling, each)
+            found.setdefault((name, warm.long_attention_factor), warm)
+    return found
+
+
+def _best_temperatures(
+    screened: Mapping[tuple[str, float], RopeScaling], nlls: Sequence[Sequence[float]]
 ) -> dict[str, RopeScaling]:
-    """The rules, the best unsearched starting vector if there is one, and the best found factors, which come last."""
-    seeds = [(each.seed, space) for each, space in zip(done, spaces, strict=True) if each.seed is not None]
+    """Every rule at its best temperature, the best rule first. ``nlls`` has the scores of each of ``screened``."""
+    ranked = sorted(zip(screened, nlls, strict=True), key=lambda pair: _mean(pair[1]))
+    best: dict[str, RopeScaling] = {}
+    for (name, warm), _ in ranked:
+        best.setdefault(name, screened[name, warm])
+    return best
+
+
+def _mean(nlls: Sequence[float]) -> float:
+    mean = math.fsum(nlls) / len(nlls)
+    return mean if math.isfinite(mean) else math.inf
+
+
+def _compared(
+    done: Sequence[SplitDone], rules: Mapping[str, RopeScaling], warm: Mapping[str, RopeScaling]
+) -> dict[str, RopeScaling]:
+    """The rules as published, the best of them at their best temperatures, the best unsearched starting vector if there
+    is one, and the best found factors, which come last."""
     compared = dict(rules)
+    for name, scaling in warm.items():
+        if scaling != rules[name]:
+            compared[f"{name}@{scaling.long_attention_factor:.3g}"] = scaling
+    seeds = [each.seed for each in done if each.seed is not None]
     if seeds:
-        seed, space = min(seeds, key=lambda pair: pair[0].score)
-        compared[SEED] = space.scaling(seed.candidate)
+        compared[SEED] = min(seeds, key=lambda pair: pair[0])[1]
     return compared | {FOUND: _best(done).scaling}
 
 
 def _best(done: Sequence[SplitDone]) -> SplitDone:
-    return min(done, key=lambda each: each.best.score)
+    return min(done, key=lambda each: each.best_nll)
 
 
 def _result(
@@ -233,13 +306,14 @@ def _result(
         scale=best.scaling.scale,
         periods=list(rope.periods),
         **{name: getattr(rope, name) for name in ("theta", "rotary_dim", "d_tcd", "d10_tcd")},
-        **{name: getattr(config, name) for name in ("target_length", "objective", "samples", "held_out", "reach")},
+        **{name: getattr(config, name) for name in ("strategy", "target_length", "objective", "samples", "held_out")},
+        reach=config.reach,
         d_rcd=real_index(best.scaling.long_factor, best.scaling.scale),
         split=best.split,
-        power=best.best.candidate.power / 100,
+        power=best.power,
         factors=list(best.scaling.long_factor),
         attention_factor=best.scaling.long_attention_factor,
-        best_nll=best.best.score,
+        best_nll=best.best_nll,
         splits=splits,
         **{name: sum(getattr(each, name) for each in splits) for name in ("evaluations", "discarded", "given_up")},
         rules=facts,

@@ -48,6 +48,7 @@ class WindowedRotaryEmbedding(nn.Module):  # type: ignore[misc]  # torch is unty
     def __init__(self, scaling: RopeScaling) -> None:
         super().__init__()
         self.rescale(scaling)
+        self._change: tuple[torch.Tensor, torch.Tensor] | None = None
         self._stated: torch.Tensor | list[torch.Tensor] | None = None
         self._cached_sides: tuple[bool, ...] | None = None
         self._sides: tuple[bool, ...] = ()
@@ -70,6 +71,19 @@ class WindowedRotaryEmbedding(nn.Module):  # type: ignore[misc]  # torch is unty
             yield
         finally:
             self._stated = before
+
+    @contextmanager
+    def changed(self, log_factors_R: torch.Tensor, log_attention: torch.Tensor) -> Iterator[None]:
+        """Add these to the logarithms of the long factors and of their attention factor inside the block.
+
+        Shape ``(R,)`` and a scalar, float32, on the model's device. Gradients reach them: at zeros, the forward is that
+        of the factors, and the gradient is the one in their logarithms.
+        """
+        self._change = log_factors_R, log_attention
+        try:
+            yield
+        finally:
+            self._change = None
 
     def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(cos_BLD, sin_BLD) in the dtype of ``x_BLH``, for ``position_ids_BL``; B is 1 where one table serves all.
@@ -123,10 +137,13 @@ class WindowedRotaryEmbedding(nn.Module):  # type: ignore[misc]  # torch is unty
     ) -> tuple[torch.Tensor, torch.Tensor]:
         key = (which, x_BLH.device)
         if key not in self._inv_freq_R:
-            self._inv_freq_R[key] = self.scaling.inv_freq(which).to(x_BLH.device)
-        angles_BLR = position_ids_BL[..., None].float() * self._inv_freq_R[key]
+            with torch.inference_mode(False):  # kept beyond this forward, which may come without gradients
+                self._inv_freq_R[key] = self.scaling.inv_freq(which).to(x_BLH.device)
+        inv_freq_R, factor = self._inv_freq_R[key], self.scaling.attention_factor(which)
+        if which == "long" and self._change is not None:
+            inv_freq_R, factor = inv_freq_R * torch.exp(-self._change[0]), factor * torch.exp(self._change[1])
+        angles_BLR = position_ids_BL[..., None].float() * inv_freq_R
         angles_BLD = torch.cat((angles_BLR, angles_BLR), dim=-1)
-        factor = self.scaling.attention_factor(which)
         return (angles_BLD.cos() * factor).to(x_BLH.dtype), (angles_BLD.sin() * factor).to(x_BLH.dtype)
 
 

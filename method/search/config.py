@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # the configuration must load without torch and numpy
     from lr2eval.method.search.space import Space
 
 _NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording", "workers", "executor", "gpus_per_worker", "ray"}
+_ALONG = ("starts", "check_every", "steps", "batch", "learning_rate", "turns")
+"""Settings of a gradient search."""
+_LATER = ("strategy", "temperatures", "screen")
+"""Settings that folders of earlier versions do not have."""
 NEAR_THEORY = (6, 4, 2, 0)
 """Default splits, counted down from ``d_tcd``: the neighbourhood in which the method's authors looked."""
 
@@ -51,7 +55,7 @@ class SearchConfig(Config):
     wording: Path | None = None
     """A JSON file with the words around a needle. Default: the built-in words."""
     samples: int = Field(10, ge=1)
-    """The number of samples that score a candidate."""
+    """The number of samples that score a candidate. Default with gradient: 24; they choose the start and the step."""
     held_out: int = Field(10, ge=0)
     """The number of unseen samples on which the factors are compared with the rules."""
     depths: Literal["start", "grid"] = "start"
@@ -82,8 +86,8 @@ class SearchConfig(Config):
     """The attention temperature beyond the original window. Default: sqrt(1 + ln s / ln Lt)."""
     from_original: bool = False
     """Start from the window that the model had before its own rescaling."""
-    random: bool = False
-    """Draw candidates at random instead of searching, for comparison."""
+    strategy: Literal["evolution", "gradient", "random"] = "evolution"
+    """How to search: the paper's evolution, along the gradient of the needle loss, or random candidates."""
     race: bool = False
     """Drop a candidate that does badly on its first samples."""
     iterations: int = Field(40, ge=0)
@@ -112,10 +116,31 @@ class SearchConfig(Config):
     """The largest factor, as a multiple of s."""
     powers: Rare[tuple[float, float] | None] = None
     """The smallest and largest exponent of the factors below the split. Default: 1, as in the paper."""
+    temperatures: Rare[tuple[float, float] | None] = None
+    """The smallest and largest attention temperature that the evolution tries. Default: it stays as it is."""
+    steps: Rare[int] = Field(40, ge=1)
+    """The number of gradient steps from a start."""
+    batch: Rare[int] = Field(4, ge=1)
+    """The number of new samples in a gradient step."""
+    learning_rate: Rare[float] = Field(0.16, gt=0)
+    """The largest change of the logarithm of a factor in a step; over the steps it falls to 0 along a cosine."""
+    starts: Rare[int] = Field(2, ge=1)
+    """The number of rules from which a gradient search starts."""
+    screen: Rare[int] = Field(4, ge=1)
+    """The number of samples on which every rule is tried at several temperatures."""
+    check_every: Rare[int] = Field(10, ge=1)
+    """The number of gradient steps between two checks on the samples of the search."""
+    turns: Rare[float] = Field(1.5, gt=0)
+    """Pairs that turn more often than this in the original window keep the factors of the start."""
     race_rungs: Rare[tuple[int, ...]] = (2, 4)
     """The numbers of samples after which --race drops candidates."""
     race_keep: Rare[float] = Field(1 / 3, gt=0, lt=1)
     """The share of candidates that --race keeps each time."""
+
+    @classmethod
+    def arrange(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """A gradient search has samples enough to choose a step by; they cost little beside those of its steps."""
+        return {"samples": 24, **values} if values.get("strategy") == "gradient" else values
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -157,6 +182,11 @@ class SearchConfig(Config):
             candidates, done = self.survivors(candidates), rung
         return cost + candidates * (self.samples - done)
 
+    @property
+    def fresh(self) -> int:
+        """Samples that the steps of a gradient search use."""
+        return self.steps * self.batch if self.strategy == "gradient" else 0
+
     def split_cost(self) -> int:
         """Evaluations of a split that does not stop early."""
         return self.round_cost(self.initial) + self.iterations * self.round_cost(self.children)
@@ -168,14 +198,16 @@ class SearchConfig(Config):
         splits = self.splits or default_splits(rope)
         if len(set(splits)) != len(splits):
             raise ValueError(f"--splits {','.join(map(str, splits))}: a pair is given twice")
-        return [
-            Space(rope, self.target_length, split, self.grid, self.powers, self.attention_factor, self.reach)
-            for split in splits
-        ]
+        given = self.grid, self.powers, self.attention_factor, self.reach, self.temperatures
+        return [Space(rope, self.target_length, split, *given) for split in splits]
 
     def settings(self) -> dict[str, Any]:
         """The keys that decide the result; a folder belongs to exactly one such set."""
-        return self.model_dump(mode="json", exclude=_NOT_DECIDING)
+        kept = self.model_dump(mode="json", exclude=_NOT_DECIDING)
+        later = [key for key in _LATER if getattr(self, key) == type(self).model_fields[key].default]
+        for key in [*later, *(_ALONG if self.strategy != "gradient" else ())]:
+            kept.pop(key, None)
+        return kept | {"random": self.strategy == "random"}  # as in folders of earlier versions
 
 
 def default_splits(rope: OriginalRope) -> tuple[int, ...]:

@@ -18,8 +18,8 @@ from lr2eval.errors import BackendError
 from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.search.space import Candidate, Space, cross, draw, mutate, shift
 
-Stop = Literal["iterations", "patience", "exhausted"]
-"""Why a split ends: all iterations are done, ``patience`` of them had no gain, or no unseen candidate is left."""
+Stop = Literal["iterations", "patience", "exhausted", "steps", "behind", "not finite"]
+"""Why a split, or a start of a gradient search, ends; :class:`lr2eval.record.search.SplitFacts` explains each."""
 
 
 @dataclass(frozen=True)

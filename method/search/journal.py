@@ -3,12 +3,14 @@
 SQLite in WAL mode with ``synchronous=FULL``, as the run store: a row is written whole or not at all, rows are found by
 key, and damage is detected. One process writes.
 
-An evaluation is one vector of factors on one sample. A search is deterministic once its scores are known, so nothing
-else has to be kept: a resumed search repeats its steps and reads the known scores here.
+An evaluation is one vector of factors on one sample, with its gradient where the search asks for one. A search is
+deterministic once its scores and gradients are known, so nothing else has to be kept: a resumed search repeats its
+steps and reads what is known here.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS evaluations (
     number INTEGER PRIMARY KEY, factors TEXT NOT NULL, sample INTEGER NOT NULL,
-    nll REAL, tokens INTEGER NOT NULL, seconds REAL NOT NULL, row_check TEXT, UNIQUE (factors, sample));
+    nll REAL, tokens INTEGER NOT NULL, seconds REAL NOT NULL, row_check TEXT, gradient TEXT, UNIQUE (factors, sample));
 """
 _FIX = "restore the folder from a copy or use a new --out"
 
@@ -40,22 +42,25 @@ def factors_key(scaling: RopeScaling) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation to make: these factors on the sample of this number."""
+    """One evaluation to make: these factors on the sample of this number, with or without the gradient."""
 
     scaling: RopeScaling
     sample: int
+    gradient: bool = False
 
 
 @dataclass(frozen=True)
 class TrialResult:
     """One evaluation: ``nll`` in nats per scored token (``nan`` or ``inf`` where the model gave no finite number),
-    ``tokens`` read and wall ``seconds``; ``factors`` is :func:`factors_key`."""
+    ``tokens`` read and wall ``seconds``; ``factors`` is :func:`factors_key`. ``gradient`` is that of ``nll`` in the
+    natural logarithms of the long factors, then in that of their attention factor."""
 
     factors: str
     sample: int
     nll: float
     tokens: int
     seconds: float
+    gradient: tuple[float, ...] | None = None
 
 
 Executor = pool.Executor[Trial, TrialResult]
@@ -67,8 +72,12 @@ class Journal:
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._db, self.path = connection, path
-        self.scores = {(row.factors, row.sample): row.nll for row in self.rows()}
+        self.scores: dict[tuple[str, int], float] = {}
         """Of every evaluation so far, by its factors' key and sample."""
+        self.gradients: dict[tuple[str, int], tuple[float, ...]] = {}
+        """The same for the evaluations that have one."""
+        for row in self.rows():
+            self._note(row)
 
     @classmethod
     def open(cls, folder: Path) -> Journal:
@@ -77,8 +86,9 @@ class Journal:
         with one_line(path):
             db = open_durable(path, _TABLES)
             db.execute("INSERT OR IGNORE INTO meta VALUES ('version', ?)", (str(VERSION),))
-            if "row_check" not in _columns(db):  # of an older version
-                db.execute("ALTER TABLE evaluations ADD COLUMN row_check TEXT")
+            for column in ("row_check", "gradient"):
+                if column not in _columns(db):  # of an older version
+                    db.execute(f"ALTER TABLE evaluations ADD COLUMN {column} TEXT")
             return cls._of_this_version(db, path)
 
     @classmethod
@@ -113,30 +123,42 @@ class Journal:
     def add(self, found: TrialResult) -> None:
         """Write one evaluation; it is on disk when this returns."""
         nll = None if math.isnan(found.nll) else float(found.nll)
+        gradient = () if found.gradient is None else (json.dumps(found.gradient),)
         row = (found.factors, found.sample, nll, found.tokens, float(found.seconds))
         with one_line(self.path):
             self._db.execute(
-                "INSERT INTO evaluations (factors, sample, nll, tokens, seconds, row_check) VALUES (?, ?, ?, ?, ?, ?)",
-                (*row, row_check(*row)),
+                "INSERT INTO evaluations (factors, sample, nll, tokens, seconds, row_check, gradient) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (*row, row_check(*row, *gradient), *(gradient or (None,))),
             )
+        self._note(found)
+
+    def _note(self, found: TrialResult) -> None:
         self.scores[found.factors, found.sample] = found.nll
+        if found.gradient is not None:
+            self.gradients[found.factors, found.sample] = found.gradient
 
     def rows(self) -> list[TrialResult]:
         """All evaluations in the order in which they ended. Raises :class:`StoreError` for one that was changed."""
-        check = "row_check" if "row_check" in _columns(self._db) else "NULL"
+        known = _columns(self._db)
+        check, gradient = (name if name in known else "NULL" for name in ("row_check", "gradient"))
         with one_line(self.path):
             found = self._db.execute(
-                f"SELECT number, factors, sample, nll, tokens, seconds, {check} FROM evaluations ORDER BY number"
+                f"SELECT number, factors, sample, nll, tokens, seconds, {gradient}, {check} FROM evaluations "
+                "ORDER BY number"
             ).fetchall()
         return [self._result(*row) for row in found]
 
     def _result(self, number: int, *row: Any) -> TrialResult:
-        *cells, check = row
+        *cells, gradient, check = row
         right = all(isinstance(cell, kind) for cell, kind in zip(cells, _KINDS, strict=True))
-        if not right or (check is not None and check != row_check(*cells)):
+        checked = cells if gradient is None else [*cells, gradient]
+        unchecked = check is None and gradient is None  # of an older version
+        if not right or not (unchecked or check == row_check(*checked)):
             raise StoreError(f"{self.path}: evaluation {number} was changed after it was written; {_FIX}")
         factors, sample, nll, tokens, seconds = cells
-        return TrialResult(factors, sample, math.nan if nll is None else nll, tokens, seconds)
+        slopes = None if gradient is None else tuple(json.loads(gradient))
+        return TrialResult(factors, sample, math.nan if nll is None else nll, tokens, seconds, slopes)
 
 
 _KINDS: tuple[type | tuple[type, ...], ...] = (str, int, (float, type(None)), int, float)

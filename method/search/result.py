@@ -20,9 +20,10 @@ def split_facts(done: SplitDone) -> SplitFacts:
     """One split, as a record."""
     return SplitFacts(
         split=done.split,
-        best_nll=done.best.score,
-        seed_nll=None if done.seed is None else done.seed.score,
-        power=done.best.candidate.power / 100,
+        start=done.start,
+        best_nll=done.best_nll,
+        seed_nll=None if done.seed is None else done.seed[0],
+        power=done.power,
         factors=list(done.scaling.long_factor),
         evaluations=sum(each.evaluations for each in done.rounds),
         given_up=sum(each.given_up for each in done.rounds),

@@ -18,40 +18,55 @@ from lr2eval.record.search import RoundFacts
 
 @dataclass(frozen=True)
 class SplitDone:
-    """One split, searched."""
+    """One split, searched; or one start of a gradient search, which has no split."""
 
-    split: int
-    best: ScoredCandidate
+    split: int | None
+    best_nll: float
     scaling: RopeScaling
-    seed: ScoredCandidate | None
+    """The best factors."""
+    seed: tuple[float, RopeScaling] | None
     """The best of the unsearched starting vectors; ``None`` if there was none, or all were given up or discarded."""
     rounds: tuple[RoundFacts, ...]
     stopped: Stop
+    power: float | None = None
+    """Exponent of the left side."""
+    start: str | None = None
+    """The rule where a gradient search starts."""
 
 
 class JournalScorer:
-    """Scores of factors on samples: from the journal if known, else from the executor."""
+    """Scores and gradients of factors on samples: from the journal if known, else from the executor."""
 
     def __init__(self, executor: Executor, journal: Journal, listener: Listener | None = None) -> None:
         self._executor, self._journal, self._listener = executor, journal, listener or Listener()
 
     def nlls(self, scalings: Sequence[RopeScaling], samples: Sequence[int]) -> list[list[float]]:
         """For each vector of factors its score on each sample."""
+        self._evaluate([Trial(scaling, sample) for scaling in scalings for sample in samples])
         keys = [factors_key(scaling) for scaling in scalings]
+        return [[self._journal.scores[key, sample] for sample in samples] for key in keys]
+
+    def gradients(self, scaling: RopeScaling, samples: Sequence[int]) -> tuple[list[float], list[tuple[float, ...]]]:
+        """The scores of one vector of factors, and their gradients, one for each sample."""
+        self._evaluate([Trial(scaling, sample, gradient=True) for sample in samples])
+        key, journal = factors_key(scaling), self._journal
+        return [journal.scores[key, each] for each in samples], [journal.gradients[key, each] for each in samples]
+
+    def _evaluate(self, trials: Sequence[Trial]) -> None:
+        """Make the trials that the journal does not have."""
         wanted: dict[tuple[str, int], Trial] = {}
-        for key, scaling in zip(keys, scalings, strict=True):
-            for sample in samples:
-                if (key, sample) in self._journal.scores:
-                    self._listener.evaluated(0.0, known=True)
-                else:
-                    wanted.setdefault((key, sample), Trial(scaling, sample))
+        for trial in trials:
+            key = factors_key(trial.scaling)
+            if (key, trial.sample) in (self._journal.gradients if trial.gradient else self._journal.scores):
+                self._listener.evaluated(0.0, known=True)
+            else:
+                wanted.setdefault((key, trial.sample), trial)
         for result in self._executor.run(list(wanted.values())) if wanted else ():
             self._journal.add(result)
             del wanted[result.factors, result.sample]
             self._listener.evaluated(result.seconds, known=False)
         if wanted:
             raise RuntimeError(f"the executor returned no result for {len(wanted)} evaluations")
-        return [[self._journal.scores[key, sample] for sample in samples] for key in keys]
 
     def by_spread(self, scalings: Sequence[RopeScaling], samples: int) -> list[int]:
         """Numbers of the samples; the ones on which these (already scored) vectors differ most come first."""
@@ -85,7 +100,7 @@ def search(
 def _search_split(
     space: Space, config: SearchConfig, scorer: JournalScorer, later: int, listener: Listener
 ) -> SplitDone:
-    strategy: Strategy = (RandomSearch if config.random else Evolution)(space, config)
+    strategy: Strategy = (RandomSearch if config.strategy == "random" else Evolution)(space, config)
     seeds = set(space.seeds())
     seed: ScoredCandidate | None = None
     rounds: list[RoundFacts] = []
@@ -114,10 +129,14 @@ def _search_split(
         rounds.append(made)
         rounds_left = 0 if strategy.stopped else config.iterations + 1 - strategy.iteration
         left = later + rounds_left * config.round_cost(config.children)
-        listener.round_done(made.split, made.iteration, made.best_nll, left)
+        listener.round_done(f"split {made.split}", made.iteration, made.best_nll, left)
     best, stopped = strategy.population[0], strategy.stopped
     assert stopped is not None
-    return SplitDone(space.split, best, space.scaling(best.candidate), seed, tuple(rounds), stopped)
+    begun = None if seed is None else (seed.score, space.scaling(seed.candidate))
+    return SplitDone(
+        space.split, best.score, space.scaling(best.candidate), begun, tuple(rounds), stopped,
+        best.candidate.power / 100,
+    )  # fmt: skip
 
 
 def _score_round(

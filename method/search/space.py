@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,11 +25,13 @@ SEEDS = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """``right``: factors from the split on, in grid steps. ``power``: exponent of the left side, in hundredths."""
+    """``right``: factors from the split on, in grid steps. ``power``: exponent of the left side, in hundredths.
+    ``temperature``: attention factor in hundredths; ``None`` for that of the space."""
 
     split: int
     right: tuple[int, ...]
     power: int = PLAIN_POWER
+    temperature: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Space:
     attention_factor: float | None = None
     """``None``: LongRoPE's temperature."""
     reach: float = 2.0
+    temperatures: tuple[float, float] | None = None
+    """The least and largest attention factor, a gene that the paper does not have; ``None``: it is fixed."""
 
     def __post_init__(self) -> None:
         window_ratio(self.rope, self.target)  # raises if the target is too short
@@ -58,10 +62,9 @@ class Space:
                 f"grid {self.grid:g}: is too coarse for {self.size} increasing factors between {self.scale:g} and "
                 f"{self.reach * self.scale:g}; use a finer one"
             )
-        if self.powers is not None and not 0 < self.powers[0] < self.powers[1]:
-            raise ValueError(
-                f"powers {self.powers[0]:g}, {self.powers[1]:g}: give two positive numbers, the smaller one first"
-            )
+        for name, pair in (("powers", self.powers), ("temperatures", self.temperatures)):
+            if pair is not None and not 0 < pair[0] < pair[1]:
+                raise ValueError(f"{name} {pair[0]:g}, {pair[1]:g}: give two positive numbers, the smaller one first")
 
     @property
     def scale(self) -> float:
@@ -83,6 +86,18 @@ class Space:
         """Largest factor, in grid steps."""
         return math.floor(self.reach * self.scale / self.grid + 1e-9)
 
+    @property
+    def _hundredths(self) -> tuple[int, int] | None:
+        if self.temperatures is None:
+            return None
+        low, high = self.temperatures
+        return round(100 * low), round(100 * high)
+
+    def random_temperature(self, rng: np.random.Generator) -> int | None:
+        """A temperature for a candidate; ``None`` if temperatures are not searched."""
+        low, high = self._hundredths or (0, 0)
+        return int(rng.integers(low, high + 1)) if high else None
+
     def scaling(self, candidate: Candidate) -> RopeScaling:
         """The factors of a candidate, its left side filled in."""
         return longrope2(
@@ -91,16 +106,18 @@ class Space:
             split=self.split,
             right=[round(step * self.grid, 9) for step in candidate.right],
             power=candidate.power / 100,
-            attention_factor=self.attention_factor,
+            attention_factor=self.attention_factor if candidate.temperature is None else candidate.temperature / 100,
         )
 
     def seeds(self) -> list[Candidate]:
         """The published start: from ``S0 + k S0/8`` at the split (``k`` = 0..7, ``S0`` = s) in steps of 0.1.
 
         With another reach the eight are spread over its range in the same way.
-        If powers are searched, every second seed has the middle power.
+        If powers are searched, every second seed has the middle power. If temperatures are searched, these seeds have
+        evenly spread ones and the others the space's own.
         """
         step = max(1, round(0.1 / self.grid))
+        low, high = self._hundredths or (0, 0)
         found = []
         for k in range(SEEDS):
             begin = round((self.scale + k * (self.reach - 1) * self.scale / SEEDS) / self.grid)
@@ -108,7 +125,11 @@ class Space:
                 min(max(begin, self.low) + step * j, self.high - (self.size - 1 - j)) for j in range(self.size)
             )
             power = PLAIN_POWER if self.powers is None or k % 2 == 0 else _on_step(sum(self.powers) * 50)
-            found.append(Candidate(self.split, right, power))
+            heat = None
+            if self.temperatures is not None:
+                usual = self.scaling(Candidate(self.split, right)).long_attention_factor
+                heat = min(max(round(100 * usual), low), high) if k % 2 == 0 else low + (high - low) * k // SEEDS
+            found.append(Candidate(self.split, right, power, heat))
         return list(dict.fromkeys(found))
 
 
@@ -131,10 +152,12 @@ def mutate(
             if i and i + 1 == space.size:
                 high = max(low, min(high, right[i - 1] + round(_LAST_MAY_RISE / space.grid)))
             right[i] = int(rng.integers(low, high + 1))
-        power = parent.power
+        power, heat = parent.power, parent.temperature
         if space.powers is not None and rng.random() < rate:
             power = _random_power(space.powers, rng)
-        return Candidate(space.split, tuple(right), power)
+        if space.temperatures is not None and rng.random() < rate:
+            heat = space.random_temperature(rng)
+        return Candidate(space.split, tuple(right), power, heat)
 
     return _unseen(child, seen)
 
@@ -151,7 +174,7 @@ def shift(space: Space, parent: Candidate, rng: np.random.Generator, seen: Conta
         begin = int(rng.integers(space.size))
         low = (right[begin - 1] + 1 if begin else space.low) - right[begin]
         by = int(rng.integers(low, space.high - right[-1] + 1))
-        return Candidate(space.split, (*right[:begin], *(step + by for step in right[begin:])), parent.power)
+        return replace(parent, right=(*right[:begin], *(step + by for step in right[begin:])))
 
     return _unseen(child, seen)
 
@@ -180,7 +203,8 @@ def cross(
             if (not i or right[i - 1] < value) and (i + 1 == space.size or value < right[i + 1]):
                 right[i] = value
         power = second.power if space.powers is not None and rng.random() < 0.5 else first.power
-        return Candidate(space.split, tuple(right), power)
+        hotter = second if space.temperatures is not None and rng.random() < 0.5 else first
+        return Candidate(space.split, tuple(right), power, hotter.temperature)
 
     return _unseen(child, seen, _CROSS_TRIES)
 
@@ -191,7 +215,7 @@ def draw(space: Space, rng: np.random.Generator, seen: Container[Candidate]) -> 
     def child() -> Candidate:
         right = np.sort(rng.choice(np.arange(space.low, space.high + 1), size=space.size, replace=False))
         power = PLAIN_POWER if space.powers is None else _random_power(space.powers, rng)
-        return Candidate(space.split, tuple(int(step) for step in right), power)
+        return Candidate(space.split, tuple(int(step) for step in right), power, space.random_temperature(rng))
 
     return _unseen(child, seen)
 

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from lr2eval.record.search import FOUND, SEED, NllDifference, RuleFacts, SearchResult
+from lr2eval.record.search import FOUND, SEED, NllDifference, RuleFacts, SearchResult, SplitFacts
 from lr2eval.reports import figures, formats
 from lr2eval.reports.plots import Estimate, FactorLine, factor_plot, forest
 
 MOST = 14
 """Rules, and splits, that a figure draws or names; the tables hold them all."""
 _NAME = 14
+_LINES = 6
+"""Factors that the figure of a gradient search follows."""
 _NEAR = 0.1
 """Nats up to which the axis of differences is linear; beyond it is logarithmic where there is much to show."""
 _BEST = {"color": figures.colour(0), "linewidth": 2.2}
@@ -50,9 +52,9 @@ def factors(result: SearchResult) -> Markup:
         lines,
         "factors",
         "RoPE factors by rotary pair",
-        levels={"s": s, f"{result.reach:g}s": highest},
+        levels={"s": s} if result.split is None else {"s": s, f"{result.reach:g}s": highest},
         marks=marks(result),
-        band=(result.split, s, highest),
+        band=None if result.split is None else (result.split, s, highest),
     )
 
 
@@ -87,22 +89,24 @@ def differences(result: SearchResult, rules: Sequence[RuleFacts]) -> Markup | No
 
 
 def progress(result: SearchResult) -> Markup:
-    """Best score so far by iteration, one line per split, and the best rule on the same samples."""
-    best = next(each for each in result.splits if each.split == result.split)
+    """Best score so far by iteration, one line per split or start, and the best rule on the same samples."""
+    best = result.best
     others = sorted((each for each in result.splits if each is not best), key=lambda each: each.best_nll)
     rules = [rule for rule in result.rules if rule.name not in (FOUND, SEED) and rule.search_perplexity]
     rule = min(rules, key=lambda rule: rule.search_perplexity or 0.0, default=None)
     with figures.style("progress"):
         figure, axes = figures.blank(max(3.4, 0.21 * min(len(result.splits), MOST) + 0.8))
         series = [(best, _BEST), *zip(others, figures.series_styles(), strict=False)]
+        names: list[str] = []
         for split, drawn_as in series:
             xs, ys = zip(*((each.iteration, each.best_nll) for each in split.rounds), strict=True)
-            label = f"split {split.split}" if split in [each for each, _ in series[:MOST]] else None
+            label = _label(split, names) if split in [each for each, _ in series[:MOST]] else None
             axes.step(xs, ys, where="post", label=label, zorder=3 if split is best else 2, **drawn_as)
             axes.plot(xs[-1:], ys[-1:], color=drawn_as["color"], marker="o", markersize=4, clip_on=False)
         if rule is not None:
             # The rounds are kept in nats: a perplexity is brought to the same unit.
-            level, label = math.log(rule.search_perplexity or 1.0), figures.stand_in(0, _NAME)
+            level, label = math.log(rule.search_perplexity or 1.0), figures.stand_in(len(names), _NAME)
+            names.append(shown_name(rule.name))
             axes.axhline(level, color=figures.MUTED, linewidth=0.9, linestyle=(0, (1, 2)), label=label)
         low, high = axes.get_ylim()
         if 0 < low < high / 8:
@@ -112,11 +116,51 @@ def progress(result: SearchResult) -> Markup:
         axes.yaxis.set_major_formatter("{x:.4g}")
         figure.legend(loc="outside right upper")
         axes.locator_params(axis="x", integer=True)
-        axes.set_xlabel("iteration (0: the initial candidates)")
+        axes.set_xlabel("step" if result.strategy == "gradient" else "iteration (0: the initial candidates)")
         axes.set_ylabel("nats per scored token, best so far")
-        said = "; ".join(f"split {each.split}: {each.best_nll:.4g}" for each in result.splits)
+        said = "; ".join(f"{each.label}: {each.best_nll:.4g}" for each in result.splits)
         svg = figures.to_svg(figure, "progress", "Best score so far by iteration", said)
-    return figures.named(svg, [] if rule is None else [shown_name(rule.name)], _NAME)
+    return figures.named(svg, names, _NAME)
+
+
+def _label(lane: SplitFacts, names: list[str]) -> str:
+    """What the legend calls a split or start; the names of rules go to ``names``, for :func:`figures.named`."""
+    if lane.start is None:
+        return lane.label
+    names.append(lane.label)
+    return figures.stand_in(len(names) - 1, _NAME)
+
+
+def descent(result: SearchResult) -> Markup | None:
+    """Of a gradient search, by step: the loss on new samples, the temperature, and the factors that move most."""
+    lanes = [each for each in result.splits if each.start is not None]
+    if not lanes:
+        return None
+    with figures.style("descent"):
+        figure, (losses, warmth, slowed) = figures.blank(7.2, rows=3)
+        names: list[str] = []
+        for lane, drawn_as in zip(lanes, [_BEST, *figures.series_styles()], strict=False):
+            nlls = [nll for each in lane.rounds for nll in each.step_nll]
+            losses.plot(range(1, len(nlls) + 1), [math.nan if nll is None else nll for nll in nlls], **drawn_as)
+            steps = [each.iteration for each in lane.rounds]
+            warmth.plot(steps, [each.temperature for each in lane.rounds], label=_label(lane, names), **drawn_as)
+        rounds = result.best.rounds
+        moved = [abs(math.log(last / first)) for first, last in zip(rounds[0].factors, rounds[-1].factors, strict=True)]
+        pairs = sorted(sorted(range(len(moved)), key=lambda pair: -moved[pair])[:_LINES])
+        for pair, drawn_as in zip(pairs, figures.series_styles(), strict=False):
+            values = [each.factors[pair] for each in rounds]
+            slowed.plot([each.iteration for each in rounds], values, label=f"pair {pair}", **drawn_as)
+        slowed.set_yscale("log")
+        slowed.yaxis.set_major_formatter("{x:.4g}")
+        slowed.yaxis.set_minor_formatter("")
+        for axes, label in ((losses, "nats, new samples"), (warmth, "temperature"), (slowed, "factor")):
+            axes.set_ylabel(label)
+            axes.set_xlim(0, max(each.iteration for lane in lanes for each in lane.rounds))
+        slowed.set_xlabel("step")
+        figure.legend(loc="outside right upper")
+        said = f"{result.best.label}: temperature {result.attention_factor:.4g} after {rounds[-1].iteration} steps"
+        svg = figures.to_svg(figure, "descent", "Loss, temperature and factors by step", said)
+    return figures.named(svg, names, _NAME)
 
 
 def perplexity(value: float | None) -> str:

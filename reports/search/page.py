@@ -21,6 +21,9 @@ _STOPS = {
     "iterations": "all iterations done",
     "patience": "no improvement within the patience",
     "exhausted": "no new candidate left",
+    "steps": "all steps done",
+    "behind": "another start did better",
+    "not finite": "no finite loss in several steps",
 }
 
 
@@ -63,6 +66,7 @@ def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
         factors_svg=figures.factors(result),
         needles_svg=figures.differences(result, ranked),
         progress_svg=figures.progress(result),
+        descent_svg=figures.descent(result),
         few_drawn=figures.MOST,
         groups=groups(result, manifest),
         command=manifest.get("command"),
@@ -74,6 +78,7 @@ def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
 def groups(result: SearchResult, manifest: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """What made it, as headed lists of facts."""
     tokens = result.data.get("tokens_read")
+    slopes = result.data.get("tokens_differentiated")
     identity = {
         "digest": result.digest,
         "model": result.model,
@@ -86,6 +91,7 @@ def groups(result: SearchResult, manifest: Mapping[str, Any]) -> list[tuple[str,
         "unseen samples": result.held_out,
         "evaluations": result.evaluations,
         "tokens read": formats.count(tokens) if isinstance(tokens, int) else None,
+        "of them with a gradient": formats.count(slopes) if isinstance(slopes, int) and slopes else None,
         "created": manifest.get("created"),
     }
     found_: list[tuple[str, Mapping[str, Any]]] = [

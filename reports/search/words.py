@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -125,16 +126,46 @@ def caveats(result: SearchResult) -> list[Caveat]:
     if 0 < result.held_out < FEW:  # none at all is a matter of the verdict
         text = f"There are {result.held_out} unseen samples. Below {FEW}, an interval is wide and only approximate."
         found_.append(Caveat("Few unseen samples", text, False))
-    splits = sorted(each.split for each in result.splits)
+    splits = sorted(each.split for each in result.splits if each.split is not None)
     if len(splits) > 1 and result.split in (splits[0], splits[-1]):
         beyond, which = ("smaller", "smallest") if result.split == splits[0] else ("larger", "largest")
         text = f"The best split, {result.split}, is the {which} one searched. A {beyond} one may be better (--splits)."
         found_.append(Caveat("Best split at the edge", text, False))
-    late = next(each for each in result.splits if each.split == result.split)
-    if late.stopped == "iterations" and len(late.rounds) > 1 and late.rounds[-1].best_nll < late.rounds[-2].best_nll:
-        text = f"Split {late.split} still improved in its last iteration. More may find better factors (--iterations)."
+    late = result.best
+    more = {"iterations": "--iterations", "steps": "--set steps"}.get(late.stopped)
+    if more and len(late.rounds) > 1 and late.rounds[-1].best_nll < late.rounds[-2].best_nll:
+        text = f"The search {late.label} still improved at its end. More may find better factors ({more})."
         found_.append(Caveat("Still improving", text, False))
+    if late.stopped == "not finite":
+        text = "The last steps had no finite loss, so the search ended early, with the best factors so far."
+        found_.append(Caveat("Ended early", text, True))
+    found_ += _pressed(result)
     if result.data.get("repeated") is True:
         text = "The haystack is shorter than a sample. It was repeated to fill each sample, so samples are similar."
         found_.append(Caveat("Repeated haystack", text, False))
+    return found_
+
+
+def _pressed(result: SearchResult) -> list[Caveat]:
+    """Signs that the search wanted something that it could not have, or that it fits its own samples."""
+    found_ = []
+    if result.split is not None:
+        low, high = result.scale, result.reach * result.scale
+        ends = [(name, sum(math.isclose(factor, end, rel_tol=2e-3) for factor in result.factors[result.split :]))
+                for name, end in (("s", low), (f"{result.reach:g}s", high))]  # fmt: skip
+        for name, count in ends:
+            if count > 1:
+                text = (
+                    f"{count} factors are at the bound {name}. Better ones may lie beyond it (--set reach, --splits)."
+                )
+                found_.append(Caveat("Factors at a bound", text, False))
+    rule = next((each for each in rank(result) if each.name not in (FOUND, SEED)), None)
+    if result.objective == "needle" and rule and rule.search_difference and rule.held_out_difference:
+        own, unseen = rule.search_difference, rule.held_out_difference
+        if own.low is not None and own.low > 0 and unseen.mean < own.low:
+            text = (
+                f"On the search's own samples, the found factors lead {formats.clip(rule.name, 60)} by {interval(own)} "
+                f"nats, on unseen ones by {interval(unseen)}. Use more samples (--samples)."
+            )
+            found_.append(Caveat("Own and unseen loss differ", text, False))
     return found_

@@ -61,8 +61,8 @@ class Ear(lr2eval.Listener):
     def evaluated(self, seconds: float, *, known: bool) -> None:
         self.heard.append(("evaluated", (seconds, known)))
 
-    def round_done(self, split: int, iteration: int, best_nll: float, left: int) -> None:
-        self.heard.append(("round_done", (split, iteration, best_nll, left)))
+    def round_done(self, label: str, iteration: int, best_nll: float, left: int) -> None:
+        self.heard.append(("round_done", (label, iteration, best_nll, left)))
 
     def ended(self) -> None:
         self.heard.append(("ended", None))
@@ -160,7 +160,7 @@ def test_a_listener_hears_a_search(tmp_path: Path) -> None:
     assert iterations == 1
     assert after < total
     rounds = ear.of("round_done")
-    assert [(split, iteration) for split, iteration, _, _ in rounds] == [(14, 0), (14, 1)]
+    assert [(label, iteration) for label, iteration, _, _ in rounds] == [("split 14", 0), ("split 14", 1)]
     assert rounds[-1][2] == done.result.best_nll
     assert rounds[0][3] > rounds[1][3] == 0
     assert len(ear.of("evaluated")) >= done.result.evaluations

@@ -11,7 +11,7 @@ from typing import Any
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.rules import longrope
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
-from lr2eval.method.search.evolution import ScoredCandidate, Stop
+from lr2eval.method.search.evolution import Stop
 from lr2eval.method.search.result import rule_facts, search_result, split_facts
 from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
@@ -50,11 +50,11 @@ def make_result(
     done = []
     for split in splits:
         space = Space(rope, target, split)
-        found = ScoredCandidate(space.seeds()[1], 0.4 + 0.01 * abs(split - best))
-        nats = [found.score + 0.3 * math.exp(-n / 3) for n in range(iterations)] + [found.score]
+        found, score = space.scaling(space.seeds()[1]), 0.4 + 0.01 * abs(split - best)
+        nats = [score + 0.3 * math.exp(-n / 3) for n in range(iterations)] + [score]
         counts = {"split": split, "asked": 10, "given_up": given_up, "discarded": 0, "evaluations": 40}
         rounds = [RoundFacts(**counts, iteration=n, best_nll=nll, round_nll=nll) for n, nll in enumerate(nats)]
-        done.append(SplitDone(split, found, space.scaling(found.candidate), found, tuple(rounds), stopped))
+        done.append(SplitDone(split, score, found, (score, found), tuple(rounds), stopped, power=1.0))
     chosen = next(each for each in done if each.split == best)
     made: dict[str, RopeScaling] = {
         name: rules.RULES[name].make(rope, target) for name in ("none", "pi", "ntk", "yarn", "longrope2")
@@ -79,7 +79,7 @@ def make_result(
         "scale": float(scale), "theta": theta, "rotary_dim": 2 * pairs, "periods": list(rope.periods),
         "d_tcd": rope.d_tcd, "d10_tcd": rope.d10_tcd, "d_rcd": best, "objective": objective, "samples": samples,
         "held_out": held_out, "reach": 2.0, "split": best, "power": 1.0, "factors": list(chosen.scaling.long_factor),
-        "attention_factor": 1.1, "best_nll": chosen.best.score, "evaluations": sum(r.evaluations for r in rounds),
+        "attention_factor": 1.1, "best_nll": chosen.best_nll, "evaluations": sum(r.evaluations for r in rounds),
         "discarded": 0, "given_up": sum(r.given_up for r in rounds), "splits": [split_facts(each) for each in done],
         "rules": facts, "data": {"haystack": "haystack.txt", "repeated": False, "tokens_read": 123456},
     }  # fmt: skip

@@ -55,7 +55,7 @@ def _old(value: Any) -> None:
 
 
 def _next(value: Any) -> None:
-    value["version"] = 4
+    value["version"] = 5
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def _next(value: Any) -> None:
         (_lost, "split 31 is not among those searched"),
         (_negative, "at factors.3"),
         (_extra, "at more"),
-        (_old, "has schema version 1, but this lr2eval reads versions 2 and 3"),
-        (_next, "has schema version 4, but this lr2eval reads versions 2 and 3"),
+        (_old, "has schema version 1, but this lr2eval reads versions 2, 3 and 4"),
+        (_next, "has schema version 5, but this lr2eval reads versions 2, 3 and 4"),
     ],
 )
 def test_damage_is_named_in_one_line(tmp_path: Path, change: Callable[[Any], None], said: str) -> None:
@@ -101,14 +101,14 @@ def test_what_is_no_result_is_refused(tmp_path: Path, text: str, said: str) -> N
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("version", [2, 3, 4])
 def test_every_change_is_noticed(tmp_path: Path, version: int) -> None:
     """Version 2 had no checksum, and its digest does not cover ``data``."""
     folder = tmp_path / "s"
-    if version == 3:
+    if version == 4:
         make_search(folder)
     else:
-        shutil.copytree(OLD, folder)
+        shutil.copytree(OLD if version == 2 else OLD.parents[1] / "search-version-3", folder)
     path = folder / FILE
     text = path.read_bytes()
     assert SearchResult.read(folder).version == version

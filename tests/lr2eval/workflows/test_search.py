@@ -170,7 +170,7 @@ def test_the_same_command_again_computes_nothing(folder: Path, lr2eval: Run, tmp
 
 
 def test_another_configuration_is_refused_by_its_keys(folder: Path, lr2eval: Run) -> None:
-    done = lr2eval("search", *SMALL, "--seed", 1, "--random", "--out", folder)
+    done = lr2eval("search", *SMALL, "--seed", 1, "--strategy", "random", "--out", folder)
     assert done.code == 2
     assert "random: was false, now true" in done.err
     assert "seed: was 0, now 1" in done.err

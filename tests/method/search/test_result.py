@@ -10,7 +10,6 @@ from scipy import stats
 
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope
-from lr2eval.method.search.evolution import ScoredCandidate
 from lr2eval.method.search.result import difference, rule_facts, search_result, split_facts
 from lr2eval.method.search.run import SplitDone
 from lr2eval.method.search.space import Space
@@ -22,10 +21,10 @@ ROPE = OriginalRope(1000.0, 64, 128)
 
 def result(**changes: Any) -> SearchResult:
     space = Space(ROPE, 2048, 14)
-    best = ScoredCandidate(space.seeds()[3], 0.5)
+    best = space.scaling(space.seeds()[3])
     counts = {"asked": 8, "given_up": 1, "discarded": 2, "evaluations": 80}
     rounds = (RoundFacts(split=14, iteration=0, **counts, best_nll=0.5, round_nll=None),)
-    done = SplitDone(14, best, space.scaling(best.candidate), None, rounds, "patience")
+    done = SplitDone(14, 0.5, best, None, rounds, "patience", power=1.0)
     facts: dict[str, Any] = {
         "model": "m", "fingerprint": "f", "original_window": 128, "target_length": 2048, "scale": 16.0, "theta": 1000.0,
         "periods": list(ROPE.periods),

@@ -57,14 +57,14 @@ class Fake:
 class Heard(Listener):
     def __init__(self) -> None:
         self.known = self.new = 0
-        self.rounds: list[tuple[int, int, int]] = []
+        self.rounds: list[tuple[str, int, int]] = []
 
     def evaluated(self, seconds: float, *, known: bool) -> None:
         self.known += known
         self.new += not known
 
-    def round_done(self, split: int, iteration: int, best_nll: float, left: int) -> None:
-        self.rounds.append((split, iteration, left))
+    def round_done(self, label: str, iteration: int, best_nll: float, left: int) -> None:
+        self.rounds.append((label, iteration, left))
 
 
 def run(folder: Path, fake: Fake, plan: SearchConfig, heard: Heard | None = None) -> Any:
@@ -84,15 +84,16 @@ def test_a_sweep_over_splits_scores_every_candidate_on_every_sample(tmp_path: Pa
         best = [each.best_nll for each in split.rounds]
         assert best == sorted(best, reverse=True)
         mean = sum(smooth(split.scaling, sample) for sample in range(3)) / 3
-        assert split.best.score == pytest.approx(mean, rel=1e-12)
+        assert split.best_nll == pytest.approx(mean, rel=1e-12)
         assert split.seed is not None
-        assert split.seed.candidate in SPACES[done.index(split)].seeds()
-        assert split.best.score <= split.seed.score
+        space = SPACES[done.index(split)]
+        assert split.seed[1] in [space.scaling(seed) for seed in space.seeds()]
+        assert split.best_nll <= split.seed[0]
     # What is left is told exactly as long as nothing stops early.
     total = 2 * plan.split_cost()
     so_far = 0
     rounds = [each for split in done for each in split.rounds]
-    assert [(each.split, each.iteration) for each in rounds] == [told[:2] for told in heard.rounds]
+    assert [(f"split {each.split}", each.iteration) for each in rounds] == [told[:2] for told in heard.rounds]
     for each, (_, _, left) in zip(rounds, heard.rounds, strict=True):
         so_far += each.evaluations
         assert left == total - so_far
@@ -167,7 +168,7 @@ def test_no_finite_score_is_discarded_counted_and_kept_in_the_journal(tmp_path: 
     assert not again.jobs
     raced = run(tmp_path / "raced", Fake(broken), config(3, 2, keep=0.5))
     assert raced[0].rounds[0].discarded > 0
-    assert all(math.isfinite(split.best.score) for split in raced)
+    assert all(math.isfinite(split.best_nll) for split in raced)
 
 
 def test_all_nan_is_an_error_and_the_journal_stays(tmp_path: Path) -> None:
@@ -200,6 +201,6 @@ def test_scorer_asks_for_equal_factors_once(tmp_path: Path) -> None:
 
 def test_random_search_runs_through_the_same_rounds(tmp_path: Path) -> None:
     fake = Fake()
-    done = run(tmp_path, fake, config(2, random=True))
+    done = run(tmp_path, fake, config(2, strategy="random"))
     assert len(fake.jobs) == 2 * 2 * (12 + 4 * 6)
     assert done[0].seed is None
