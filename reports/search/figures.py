@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 from markupsafe import Markup
 
@@ -139,7 +140,7 @@ def descent(result: SearchResult) -> Markup | None:
     with figures.style("descent"):
         figure, (losses, warmth, slowed) = figures.blank(7.2, rows=3)
         names: list[str] = []
-        for lane, drawn_as in zip(lanes, [_BEST, *figures.series_styles()], strict=False):
+        for lane, drawn_as in zip(lanes, chain([_BEST], figures.series_styles()), strict=False):
             nlls = [nll for each in lane.rounds for nll in each.step_nll]
             losses.plot(range(1, len(nlls) + 1), [math.nan if nll is None else nll for nll in nlls], **drawn_as)
             steps = [each.iteration for each in lane.rounds]
