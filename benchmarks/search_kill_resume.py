@@ -1,7 +1,7 @@
 """Kill a search with SIGKILL at random moments, start it again each time, and look whether its history is the same.
 
-``python benchmarks/search_kill_resume.py --kills 10`` searches once undisturbed, then with the given number of kills,
-and checks at the end: the journals hold the same evaluations with the same scores in the same order, none twice, and
+``python benchmarks/search_kill_resume.py --kills 10 [--strategy gradient]`` searches once undisturbed, then with the
+given number of kills, and checks at the end: the journals hold the same evaluations with the same scores in the same order, none twice, and
 ``search.json`` and ``factors.json`` are equal byte for byte. Prints one JSON object and exits 1 when anything differs.
 The tests do three kills with the same code.
 """
@@ -22,14 +22,18 @@ from forked import Forked, warm_up
 ASSET = Path(__file__).parents[1] / "tests" / "assets" / "tiny-retrieval"
 
 
-def command(out: Path) -> list[str]:
-    """A sweep over two splits with racing at 4x: some 200 evaluations of 512 tokens."""
-    settings = ("needles=4", "initial=10", "population=8", "parents=4", "mutations=2", "crossovers=2", "race_rungs=[1]")
+def command(out: Path, strategy: str = "evolution") -> list[str]:
+    """A sweep over two splits with racing, or two descents, at 4x: some 200 evaluations of 512 tokens."""
+    if strategy == "gradient":
+        own, settings = ["--strategy", "gradient"], ["steps=12", "check_every=3", "screen=1"]
+    else:
+        own = ["--splits", "12,14", "--iterations", "8", "--race"]
+        settings = ["initial=10", "population=8", "parents=4", "mutations=2", "crossovers=2", "race_rungs=[1]"]
     return [
         "lr2eval", "search", "--model", str(ASSET), "--target-length", "512", "--repeat",
-        "--haystack", str(ASSET / "haystack.txt"), "--wording", str(ASSET / "wording.json"), "--splits", "12,14",
-        "--samples", "4", "--held-out", "2", "--iterations", "8", "--dtype", "float32", "--device", "cpu", "--race",
-        "--offline", "--out", str(out), *(part for setting in settings for part in ("--set", setting)),
+        "--haystack", str(ASSET / "haystack.txt"), "--wording", str(ASSET / "wording.json"), *own,
+        "--samples", "4", "--held-out", "2", "--dtype", "float32", "--device", "cpu",
+        "--offline", "--out", str(out), *(part for setting in ("needles=4", *settings) for part in ("--set", setting)),
     ]  # fmt: skip
 
 
@@ -37,26 +41,28 @@ def search(out: Path) -> None:
     """The ordinary command line."""
     from lr2eval import cli
 
-    sys.argv = command(out)
+    sys.argv = command(out, out.parent.name)
     cli.main()
 
 
-def evaluations(out: Path) -> list[tuple[str, int, float]]:
+def evaluations(out: Path) -> list[tuple[str, int, float, str | None]]:
     """What the journal holds, read as any other process would."""
     path = out / "evaluations.sqlite"
     if not path.exists():
         return []
     db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
     try:
-        return db.execute("SELECT factors, sample, nll FROM evaluations ORDER BY number").fetchall()
+        return db.execute("SELECT factors, sample, nll, gradient FROM evaluations ORDER BY number").fetchall()
     except sqlite3.OperationalError:  # killed before the table was there
         return []
     finally:
         db.close()
 
 
-def campaign(work: Path, kills: int, seed: int) -> dict[str, object]:
+def campaign(work: Path, kills: int, seed: int, strategy: str = "evolution") -> dict[str, object]:
     """One undisturbed search, then some that are killed. Returns what was seen; ``ok`` says whether all held."""
+    work = work / strategy
+    work.mkdir()
     calm, rough = work / "calm", work / "rough"
     warm_up()
     began = time.monotonic()
@@ -88,6 +94,7 @@ def campaign(work: Path, kills: int, seed: int) -> dict[str, object]:
             rough = work / f"rough{len(results)}"  # the kills that are left hit a search of their own
     results.append(same(rough, calm))
     return {
+        "strategy": strategy,
         "kills": died,
         "evaluations_of_a_search": len(expected),
         "evaluations_at_each_kill": at,
@@ -110,10 +117,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--strategy", choices=("evolution", "gradient"), default="evolution")
     parser.add_argument("--json", type=Path, help="also write the result here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
-        facts = campaign(Path(work), arguments.kills, arguments.seed)
+        facts = campaign(Path(work), arguments.kills, arguments.seed, arguments.strategy)
     text = json.dumps(facts, indent=2)
     print(text)
     if arguments.json:

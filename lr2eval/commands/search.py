@@ -26,7 +26,9 @@ def print_search(done: SearchOutcome) -> None:
     )
     printed_table(shown)
     reached = "none" if result.d_rcd is None else result.d_rcd
-    say(f"best split: pair {result.split}; d_rcd {reached}, d_tcd {result.d_tcd} (pairs counted from 0)")
+    where = "best start: " + str(result.best.start) if result.split is None else f"best split: pair {result.split}"
+    critical = f"d_rcd {reached}, d_tcd {result.d_tcd} (pairs counted from 0)"
+    say(f"{where}; temperature {result.attention_factor:.4g}; {critical}")
     say(
         f"{result.evaluations:,} evaluations; candidates without a finite perplexity: {result.discarded}, given up "
         f"early: {result.given_up}"
@@ -41,7 +43,7 @@ def _shown(value: float | None) -> str:
 
 @configured("lr2eval.method.search.config:SearchConfig")
 def search(given: dict[str, Any], set_: Sets = None) -> None:
-    """Search LongRoPE2 factors by needle perplexity. Run the same command again to resume."""
+    """Search RoPE factors by needle perplexity. Run the same command again to resume."""
     from lr2eval.commands.progress import ProgressDisplay
     from lr2eval.method.search.config import SearchConfig
     from lr2eval.workflows.search import search as run_search

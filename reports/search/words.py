@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -140,6 +141,13 @@ def caveats(result: SearchResult) -> list[Caveat]:
         text = "The last steps had no finite loss, so the search ended early, with the best factors so far."
         found_.append(Caveat("Ended early", text, True))
     found_ += _pressed(result)
+    needles = result.data.get("needles")
+    if isinstance(needles, Mapping) and (needles.get("needles"), needles.get("distractors")) == (1, 0):
+        text = (
+            "Each sample has one needle, as in the paper. Several needles at all depths are closer to use: "
+            "--depths grid --set needles=4 --set distractors=4."
+        )
+        found_.append(Caveat("One needle a sample", text, False))
     if result.data.get("repeated") is True:
         text = "The haystack is shorter than a sample. It was repeated to fill each sample, so samples are similar."
         found_.append(Caveat("Repeated haystack", text, False))

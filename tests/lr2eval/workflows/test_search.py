@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -113,7 +114,7 @@ def test_report_refuses_in_one_line(lr2eval: Run, tmp_path: Path) -> None:
     (folder / "search.json").write_text('{"version": 9}', encoding="utf-8")
     done = lr2eval("report", folder)
     assert done.code == 5
-    assert "has schema version 9, but this lr2eval reads versions 2 and 3" in done.err
+    assert "has schema version 9, but this lr2eval reads versions 2, 3 and 4" in done.err
     (folder / "search.json").unlink()
     again = lr2eval("report", folder)
     assert again.code == 2
@@ -283,10 +284,73 @@ def test_plain_perplexity_as_the_objective(lr2eval: Run, tmp_path: Path) -> None
     assert "plain perplexity on the samples of the search, needle perplexity on held-out samples" in done.out
 
 
+DESCENT = (
+    *("--strategy", "gradient", "--model", ASSET, "--target-length", "512", *TEXT, "--samples", 4, "--held-out", 2),
+    *("--dtype", "float32", "--device", "cpu", "--set", "needles=4", "--set", "steps=4", "--set", "check_every=2"),
+    *("--set", "batch=2", "--set", "screen=1"),
+)
+
+
+@pytest.fixture
+def descent(lr2eval: Run, once: Callable[..., Path]) -> Path:
+    """A finished gradient search, made once. Do not change it in place."""
+
+    def make(home: Path) -> None:
+        done = lr2eval("search", *DESCENT, "--out", home / "run")
+        assert done.code == 0, done.err
+        assert re.search(r"best start: \w+.*; temperature \d", done.out)
+        assert "from " in done.err
+
+    return once("descent", make) / "run"
+
+
+def test_a_gradient_search_is_recorded_and_shown(descent: Path) -> None:
+    result = SearchResult.read(descent)
+    assert (result.strategy, result.split, result.power) == ("gradient", None, None)
+    assert {each.name for each in result.rules} >= {"yarn", "ntk", "seed", "searched"}
+    assert any("@" in each.name for each in result.rules), "a rule at its best temperature"
+    found = next(each for each in result.rules if each.name == "searched")
+    assert min(found.factors) >= 1
+    assert found.factors == sorted(found.factors)
+    best = result.best
+    assert [each.iteration for each in best.rounds] == [0, 2, 4]
+    assert [len(each.step_nll) for each in best.rounds] == [0, 2, 2]
+    assert best.best_nll == result.best_nll == min(each.round_nll or 9.0 for each in best.rounds)
+    assert [each.stopped for each in result.splits if each is not best] == ["behind"]
+    assert result.data["tokens_differentiated"] == 512 * 2 * (2 + 2 + 2)
+    page = (descent / "report.html").read_text(encoding="utf-8")
+    assert "Loss, temperature and factors by step" in page
+    assert f"<b>gradient</b> from {best.start}" in page
+
+
+def test_workers_change_no_step(descent: Path, lr2eval: Run, tmp_path: Path) -> None:
+    done = lr2eval("search", *DESCENT, "--workers", 2, "--out", tmp_path / "two")
+    assert done.code == 0, done.err
+    assert (tmp_path / "two" / "factors.json").read_bytes() == (descent / "factors.json").read_bytes()
+
+
+def test_what_a_gradient_search_cannot_do_is_refused(lr2eval: Run, tmp_path: Path) -> None:
+    model = tmp_path / "quantised"
+    shutil.copytree(ASSET, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    for change, said in (
+        (["--model", model], "no gradient passes through the quantised weights of quantised; use evolution or random"),
+        (["--target-length", 128], "the target of 128 tokens is not longer than the window of 128"),
+        (["--attention-factor", 0], "--attention-factor"),
+        (["--set", "batch=0"], "batch"),
+    ):
+        done = lr2eval("search", *DESCENT, *change, "--out", tmp_path / "run")
+        assert done.code == 2
+        assert said in done.err
+        assert len(done.err.strip().splitlines()) == 1 + ("checking" in done.err)
+
+
 @pytest.mark.xdist_group("processes")
 @pytest.mark.timeout(900)
-def test_killed_and_resumed_search_has_the_same_history(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["evolution", "gradient"])
+def test_killed_and_resumed_search_has_the_same_history(tmp_path: Path, strategy: str) -> None:
     """SIGKILL at random moments, three here, ten in ``benchmarks/search_kill_resume.py``."""
-    facts = search_kill_resume.campaign(tmp_path, kills=3, seed=11)
+    facts = search_kill_resume.campaign(tmp_path, kills=3, seed=11, strategy=strategy)
     assert facts["kills"] == 3
     assert facts["ok"], facts
