@@ -11,6 +11,7 @@ from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length, format_seconds
 from lr2eval.estimate.plan import PlannedShard, make_plan
 from lr2eval.runs.decoding import notes as decoding_notes
+from lr2eval.runs.rope import rope_note
 
 if TYPE_CHECKING:
     from lr2eval.runs.prepare import Prepared
@@ -69,6 +70,8 @@ def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     if any(not line.exact for line in lines):
         yield "~ estimated from a few prompts of each task, short to long"
     checkpoint = run.checkpoint
+    if checkpoint.override:
+        yield rope_note(checkpoint)
     longer = checkpoint.suggested_window
     if longer and max(run.lengths) <= checkpoint.window:
         window = format_length(checkpoint.window)
