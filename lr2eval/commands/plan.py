@@ -11,7 +11,6 @@ from lr2eval.base.files import cache_dir
 from lr2eval.base.units import format_length, format_seconds
 from lr2eval.estimate.plan import PlannedShard, make_plan
 from lr2eval.runs.decoding import notes as decoding_notes
-from lr2eval.runs.rope import rope_note
 
 if TYPE_CHECKING:
     from lr2eval.runs.prepare import Prepared
@@ -32,7 +31,12 @@ def print_plan(ready: Ready, say: Callable[[str], None]) -> None:
     notes: list[str] = []
     for part, lines in plan.lines.items():
         run, name = ready.models[part], ready.models[part].checkpoint.name
-        _print(f"{part + ': ' if part else ''}{name}, window {run.checkpoint.window:,} tokens", lines)
+        alike = [
+            other for other, each in plan.lines.items() if each == lines and ready.models[other].checkpoint.override
+        ]
+        if part in alike[:1] or part not in alike:  # one table for all rules of a sweep
+            also = f" (the same for {', '.join(alike[1:])})" if part in alike and alike[1:] else ""
+            _print(f"{part + ': ' if part else ''}{name}, window {run.checkpoint.window:,} tokens{also}", lines)
         notes += _notes(run, lines)
     for note in dict.fromkeys(notes):
         say(note)
@@ -70,8 +74,9 @@ def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     if any(not line.exact for line in lines):
         yield "~ estimated from a few prompts of each task, short to long"
     checkpoint = run.checkpoint
-    if checkpoint.override:
-        yield rope_note(checkpoint)
+    if made := checkpoint.override:
+        rule = f"{made['rule']} to {checkpoint.window:,} tokens, temperature {made['temperature']:.4g}"
+        yield f"RoPE: {rule}; checkpoint untouched"
     longer = checkpoint.suggested_window
     if longer and max(run.lengths) <= checkpoint.window:
         window = format_length(checkpoint.window)

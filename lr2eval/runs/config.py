@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import date
 from itertools import count, takewhile
@@ -45,18 +44,6 @@ def _limit(value: Any) -> Any:
     raise ValueError("must be a whole number of samples or a share between 0 and 1")
 
 
-def _temperature(value: Any) -> Any:
-    if value is None or value in ("su", "yarn"):
-        return value
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError("must be a positive number, su or yarn")
-    return number
-
-
 def _day(value: Any) -> date:
     try:
         return value if type(value) is date else date.fromisoformat(value)
@@ -78,7 +65,7 @@ class RunConfig(Config):
     to the checkpoint."""
     target_length: Length | None = None
     """With --rope: the window to reach, in tokens, such as 32k. Default: the factors file's."""
-    attention_factor: Annotated[float | str | None, BeforeValidator(_temperature), Kind("number|su|yarn")] = None
+    attention_factor: Annotated[float | str | None, Kind("number|su|yarn")] = None
     """With --rope: the attention temperature. Default: the rule's, or the factors file's."""
     lengths: Lengths | None = None
     """The prompt lengths in tokens: 4k,8k or 4k..128k. Default: double from 4k to the model's window."""
@@ -195,11 +182,10 @@ class RunConfig(Config):
         return f"{safe}-{digest(self.settings())[:8]}"
 
 
-def default_lengths(window: int, *, to_end: bool = False) -> tuple[int, ...]:
+def default_lengths(window: int, *windows: int) -> tuple[int, ...]:
     """Lengths double from 4k to the window; a model with a smaller window is run at its window.
 
-    ``to_end`` adds the window where doubling does not reach it.
+    ``windows`` are lengths to have besides.
     """
     doubled = takewhile(lambda length: length <= window, (FIRST_LENGTH << times for times in count()))
-    found = tuple(doubled) or (window,)
-    return tuple(dict.fromkeys((*found, window))) if to_end else found
+    return tuple(sorted({*(tuple(doubled) or (window,)), *windows}))

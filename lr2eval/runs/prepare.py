@@ -94,7 +94,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     chose = card.choices(config, checkpoint.window)
     config = _decoding(card.applied(config, checkpoint.window), checkpoint)
     check_options(config, checkpoint)
-    lengths = config.lengths or default_lengths(checkpoint.window, to_end=config.rope is not None)
+    ends = (checkpoint.original_window or checkpoint.window, checkpoint.window) if config.rope is not None else ()
+    lengths = config.lengths or default_lengths(checkpoint.window, *ends)
     _check_lengths(lengths, checkpoint, config)
     both = {checkpoint.window, min(checkpoint.window, original.window)} if original else {checkpoint.window}
     windows = config.lengths or tuple(sorted(both))

@@ -6,10 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from lr2eval.base.files import expanded
+from lr2eval.base.settings import refuse_unknown
 from lr2eval.base.units import format_length
 from lr2eval.errors import UsageError
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.runs.config import OF_ROPE, RunConfig
+
+_TEMPERATURES = ("attention_factor", "short_attention_factor")
 
 
 def check_rope(config: RunConfig) -> None:
@@ -19,13 +22,9 @@ def check_rope(config: RunConfig) -> None:
     if config.rope is None and given:
         flag = f"--{given.replace('_', '-')}" if given in ("target_length", "attention_factor") else f"--set {given}"
         raise UsageError(f"{flag}: says how --rope is made; add --rope RULE, or omit it")
-    if config.rope is not None and config.backend not in ("hf", "vllm"):
-        raise UsageError(
-            f"--rope: --backend {config.backend} loads the checkpoint as it is; choose --backend hf or vllm, or "
-            "`lr2eval export` the checkpoint with these factors"
-        )
-    if config.rope is not None and config.trust_remote_code:
-        raise UsageError("--rope: works only with models of transformers itself; omit trust_remote_code")
+    if config.rope is not None and (config.backend not in ("hf", "vllm") or config.trust_remote_code):
+        other = "trust_remote_code" if config.trust_remote_code else f"--backend {config.backend}"
+        raise UsageError(f"--rope: works with --backend hf and vllm, without code of the model's own; omit {other}")
 
 
 def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
@@ -44,13 +43,12 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
     is_file = name not in rope_rules() and (file.is_file() or file.suffix in (".csv", ".json", ".txt"))
     if not is_file and target is None:
         raise UsageError(f"--rope {name}: --target-length is missing; give the window to reach, for example 32k")
-    if is_file and config.rule:
-        raise UsageError(f"rule.{next(iter(config.rule))}: --rope {name} is a file of factors, not a rule; omit it")
     source = ModelRope.read(checkpoint.folder)
     original = source.original(from_original=config.from_original)
     override: dict[str, Any] = {"checkpoint": checkpoint.fingerprint}
     try:
         if is_file:
+            refuse_unknown(config.rule, (), group="rule")
             found = read_factors(file)
             scaling = with_attention(scaling_of_file(found, original, target), config.attention_factor)
             override |= {"rule": f"{file.name}: {scaling.provenance}", "sha256": found.sha256}
@@ -62,16 +60,13 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
         raise UsageError(said.replace(f"{name}.", "rule.") if config.rule else said) from error
     if (short := config.short_attention_factor) is not None:
         scaling = replace(scaling, short_attention_factor=short)
+        override["rule"] += f", temperature {short:g} inside the window"
     override["temperature"] = scaling.long_attention_factor
-    label = f"{checkpoint.name} ({file.name}, {format_length(scaling.target_window)})"
+    given = config.rule | {key: value for key in _TEMPERATURES if (value := getattr(config, key)) is not None}
+    words = [
+        file.name,
+        *(f"{key}={value}".removesuffix(".0") for key, value in given.items()),
+        format_length(scaling.target_window),
+    ]
+    label = f"{checkpoint.name} ({', '.join(words)})"
     return seen_under(checkpoint, source, scaling, override, label)
-
-
-def rope_note(checkpoint: Checkpoint) -> str:
-    """One line for the plan of a run."""
-    from lr2eval.method.rope.scaling import SHORT_ATTENTION_KEY
-
-    short = checkpoint.rope.get(SHORT_ATTENTION_KEY)
-    inside = "" if short is None else f" ({short:.4g} inside the original window)"
-    temperature = f"temperature {checkpoint.override['temperature']:.4g}{inside}"
-    return f"RoPE: {checkpoint.override['rule']} to {checkpoint.window:,} tokens, {temperature}; checkpoint untouched"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from lr2eval.record.folder import read_manifest
 from lr2eval.record.verified import verified_run
 from lr2eval.runs.config import RunConfig, default_lengths
 from lr2eval.runs.prepare import prepare, prepare_pair
-from lr2eval.runs.rope import check_rope, rope_note, under_rope
+from lr2eval.runs.rope import check_rope, under_rope
 from lr2eval.workers.settings import ModelLoader, Workers
 from lr2eval.workflows.export import export
 from tests.lr2eval.backends.helpers import generation
@@ -29,6 +30,7 @@ from tests.tiny_models import longrope, save_checkpoint, text_of, tiny_model
 LT, TARGET = 32, 128
 PLAIN = {"rope_type": "default", "rope_theta": 1000.0}
 FACTORS = [1.0, 1.3, 1.9, 2.4, 3.1, 4.0, 4.4, 4.4]
+ONLY = "--rope: works with --backend hf and vllm, without code of the model's own; omit"
 # Inside the window; across it while answering; beyond it from the start.
 LENGTHS = (4, 7, 9, 11, 14, 16, 18, 22, 23, 25, 27, 29, 31, 32, 33, 40, 55, 70, 90, 115)
 NEW = 10
@@ -131,7 +133,7 @@ def test_another_model_on_a_ray_machine_is_found(model: Path, tmp_path: Path) ->
         ({"rope": "ntk-rcd"}, "--rope ntk-rcd: needs --set rule.d_rcd=VALUE"),
         ({"rope": "nowhere.csv"}, "nowhere.csv: "),
         ({"rope": "FILE"}, "has 3 factors, but the model has 8 rotary pairs; use factors made for this model"),
-        ({"rope": "FILE", "rule": {"a": 1}}, "rule.a: --rope "),
+        ({"rope": "FILE", "rule": {"a": 1}}, "rule.a: unknown option; rule has no options"),
     ],
 )
 def test_a_rule_that_cannot_be_made_is_one_line(given: dict[str, Any], error: str, model: Path, tmp_path: Path) -> None:
@@ -149,9 +151,9 @@ def test_a_rule_that_cannot_be_made_is_one_line(given: dict[str, Any], error: st
         ({"rope": None}, "--target-length: says how --rope is made; add --rope RULE, or omit it"),
         ({"rope": None, "target_length": None, "rule": {"beta_fast": 2}}, "--set rule: says how"),
         ({"rope": None, "target_length": None, "from_original": True}, "--set from_original: says how"),
-        ({"backend": "local-completions"}, "--rope: --backend local-completions loads the checkpoint as it is"),
-        ({"backend": "sglang"}, "--rope: --backend sglang loads"),
-        ({"trust_remote_code": True}, "--rope: works only with models of transformers itself"),
+        ({"backend": "local-completions"}, f"{ONLY} --backend local-completions"),
+        ({"backend": "sglang"}, f"{ONLY} --backend sglang"),
+        ({"trust_remote_code": True}, f"{ONLY} trust_remote_code"),
     ],
 )
 def test_options_that_do_not_belong_together_are_refused(given: dict[str, Any], error: str, model: Path) -> None:
@@ -163,7 +165,7 @@ def test_options_that_do_not_belong_together_are_refused(given: dict[str, Any], 
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "hot", "inf"])
 def test_a_temperature_is_a_positive_number_or_a_word(value: str, model: Path) -> None:
     with pytest.raises(UsageError, match="--attention-factor"):
-        config(model, attention_factor=value)
+        seen(model, attention_factor=value)
 
 
 def test_a_rescaled_model_needs_from_original(tmp_path: Path) -> None:
@@ -187,14 +189,27 @@ def test_a_model_that_cannot_be_exported_is_refused(
         seen(model)
 
 
-def test_the_plan_and_default_lengths_reach_the_target(model: Path) -> None:
+def test_default_lengths_reach_the_target() -> None:
     assert default_lengths(12288) == (4096, 8192)
-    assert default_lengths(12288, to_end=True) == (4096, 8192, 12288)
-    assert default_lengths(8192, to_end=True) == (4096, 8192)
-    assert rope_note(seen(model, short_attention_factor=1.0)) == (
-        "RoPE: yarn(beta_fast=32, beta_slow=1) to 128 tokens, temperature 1.139 (1 inside the original window); "
-        "checkpoint untouched"
+    assert default_lengths(12288, 2048, 12288) == (2048, 4096, 8192, 12288)
+    assert default_lengths(8192, 4096, 8192) == (4096, 8192)
+
+
+def test_names_and_rules_are_told_apart(model: Path) -> None:
+    found = seen(model, rule={"beta_fast": 2}, attention_factor=1, short_attention_factor=1.05)
+    assert found.name == "tiny (yarn, beta_fast=2, attention_factor=1, short_attention_factor=1.05, 128)"
+    assert found.override["rule"] == (
+        "yarn(beta_fast=2, beta_slow=1, attention_factor=1), temperature 1.05 inside the window"
     )
+
+
+def test_the_plan_says_what_is_evaluated(asked: dict[str, Any], lr2eval: Callable[..., Any]) -> None:
+    words = ["--model", asked["model"], "--tasks", asked["tasks"], "--lengths", "1024", "--samples-per-task", 2,
+             "--set", "ruler.haystack=demo-filler", "--rope", "yarn", "--target-length", 1536, "--dry-run"]  # fmt: skip
+    done = lr2eval("run", *words)
+    assert done.code == 0, done.err
+    said = "RoPE: yarn(beta_fast=32, beta_slow=1) to 1,536 tokens, temperature 1.041; checkpoint untouched"
+    assert said in done.err.splitlines()
 
 
 def test_the_settings_of_a_model_as_it_is_stay_those_of_earlier_versions(model: Path) -> None:
@@ -256,7 +271,7 @@ def test_the_baseline_is_the_model_as_it_is(asked: dict[str, Any]) -> None:
 def test_a_pair_asks_the_original_inside_its_window_only(asked: dict[str, Any]) -> None:
     config = RunConfig(**asked | {"baseline": asked["model"], "lengths": None})
     original, extended = prepare_pair(config, lambda text: None)
-    assert extended.lengths == (1536,)
+    assert extended.lengths == (1024, 1536)
     assert not original.checkpoint.override
     assert original.config.rope is None
     assert original.config.model_dump(warnings="error")["rule"] == {}
