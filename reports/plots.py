@@ -9,6 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lr2eval.model.rope_facts import CLIPPED
 from lr2eval.reports import figures
 
 _NAME, _RULE_NAME = 28, 14
@@ -100,9 +101,12 @@ def factor_plot(
     marks: Mapping[str, int | None],
     band: tuple[int, float, float] | None = None,
 ) -> Markup:
-    """RoPE factors by rotary pair: level lines, marked pairs, and a ``band`` (first pair, lowest, highest factor)."""
+    """RoPE factors by rotary pair: level lines, marked pairs, and a ``band`` (first pair, lowest, highest factor).
+
+    A pair without a position (:data:`CLIPPED`) is a triangle at the upper edge.
+    """
     pairs = len(lines[0].factors)
-    every = [1.0, *levels.values(), *(factor for line in lines for factor in line.factors)]
+    every = [1.0, *levels.values(), *(factor for line in lines for factor in line.factors if factor < CLIPPED)]
     at: dict[int, list[str]] = {}
     for name, index in marks.items():
         if index is not None and 0 <= index < pairs:
@@ -110,11 +114,15 @@ def factor_plot(
     with figures.style(identity):
         figure, axes = figures.blank(max(3.4, 0.21 * (len(lines) + len(levels) + len(at)) + 0.6))
         axes.set_yscale("log", base=2)
-        axes.set_ylim(min(every) / 1.15, max(every) * 1.25)
+        top = max(every) * 1.25
+        axes.set_ylim(min(every) / 1.15, top)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlim(-0.5, pairs - 0.5)
         for number, line in enumerate(lines):
-            axes.plot(range(pairs), line.factors, label=figures.stand_in(number, _RULE_NAME), **line.style)
+            shown = [factor if factor < CLIPPED else math.nan for factor in line.factors]
+            axes.plot(range(pairs), shown, label=figures.stand_in(number, _RULE_NAME), **line.style)
+            clipped = [pair for pair, factor in enumerate(line.factors) if factor >= CLIPPED]
+            axes.plot(clipped, [top] * len(clipped), "^", color=line.style["color"], markersize=6, clip_on=False)
         if band is not None:
             axes.fill_between([band[0] - 0.5, pairs - 0.5], *band[1:], color=figures.GRID, alpha=0.8, linewidth=0)
         for (name, level), dash in zip(levels.items(), ("--", ":"), strict=False):
@@ -126,6 +134,6 @@ def factor_plot(
         axes.locator_params(axis="x", integer=True)
         axes.set_xlabel("rotary pair (0 turns fastest)")
         axes.set_ylabel("factor")
-        said = f"{lines[-1].name}: " + ", ".join(f"{factor:g}" for factor in lines[-1].factors)
-        svg = figures.to_svg(figure, identity, title, said)
+        said = ", ".join(f"{factor:g}" if factor < CLIPPED else "no position" for factor in lines[-1].factors)
+        svg = figures.to_svg(figure, identity, title, f"{lines[-1].name}: {said}")
     return figures.named(svg, [line.name for line in lines], _RULE_NAME)

@@ -19,12 +19,18 @@ def export(
         str | None, typer.Option(help="The window to reach, in tokens: 128k. [default: the file's]", metavar="<length>")
     ] = None,
     attention_factor: Annotated[
-        float | None,
-        typer.Option(help="The attention temperature. [default: the file's, else sqrt(1 + ln s / ln Lt)]"),
+        str | None,
+        typer.Option(
+            help="The attention temperature: a number, su or yarn. [default: the file's, else su]",
+            metavar="<factor>",
+        ),
     ] = None,
     short_attention_factor: Annotated[
-        float | None,
-        typer.Option(help="A different temperature inside the original window. Stock transformers ignores it."),
+        str | None,
+        typer.Option(
+            help="Another temperature inside the original window. Stock transformers ignores it.",
+            metavar="<factor>",
+        ),
     ] = None,
     from_original: FromOriginal = False,
     copy_weights: Annotated[

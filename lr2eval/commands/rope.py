@@ -13,6 +13,8 @@ from lr2eval.base.settings import read_sets, refuse_unknown
 from lr2eval.base.units import format_length
 from lr2eval.commands.options import AsJson, FromOriginal, read_length
 from lr2eval.errors import UsageError
+from lr2eval.method.rope.rules import RULES, make_scaling, rope_rules, rule_failures, with_attention
+from lr2eval.model.rope_facts import CLIPPED, below_bound, is_increasing, real_index, split_index
 
 if TYPE_CHECKING:
     from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
@@ -22,8 +24,6 @@ CHECKPOINT = "checkpoint"
 
 
 def _facts(name: str, folder: Path, scaling: RopeScaling) -> dict[str, Any]:
-    from lr2eval.model.rope_facts import below_bound, is_increasing, real_index, split_index
-
     original = scaling.original
     factors = scaling.long_factor
     rescaled = scaling.scale > 1
@@ -73,21 +73,22 @@ def _show(name: str, folder: Path, scaling: RopeScaling, as_json: bool) -> None:
     for i, factor in enumerate(scaling.long_factor):
         marks = [mark for mark in ("d10_tcd", "d_tcd", "d_rcd", "split") if facts[mark] == i]
         marks += ["below s"] if i in facts["below_bound"] else []
-        row = str(i), f"{facts['original_periods'][i]:,.1f}", f"{factor:.6g}", f"{facts['periods'][i]:,.1f}"
+        period = f"{facts['periods'][i]:,.1f}" if factor < CLIPPED else "no position"
+        row = str(i), f"{facts['original_periods'][i]:,.1f}", f"{factor:.6g}", period
         shown.add_row(*row, ", ".join(marks))
     printed_table(shown)
 
 
-def _show_all(folder: Path, original: OriginalRope, target: int, settings: Mapping[str, Any], as_json: bool) -> None:
-    from lr2eval.method.rope.rules import make_scaling, rope_rules, rule_failures
-
+def _show_all(
+    folder: Path, original: OriginalRope, target: int, settings: Mapping[str, Any], asked: str | None, as_json: bool
+) -> None:
     rules = rope_rules()
     refuse_unknown(settings, {key for rule in rules.values() for key in rule.settings})
     made, left_out = {}, rule_failures()
     for name, rule in rules.items():
         fitting = {key: value for key, value in settings.items() if key in rule.settings}
         try:
-            made[name] = make_scaling(name, original, target, fitting)
+            made[name] = make_scaling(name, original, target, fitting, asked)
         except UsageError as error:
             if name == "none":  # it needs only a target length, so the target is wrong
                 raise
@@ -149,9 +150,7 @@ def rope(
     ] = None,
     rule: Annotated[
         str | None,
-        typer.Option(
-            help="The rule: none, pi, ntk, ntk-aware, dynamic-ntk, yarn, llama3, longrope2, ntk-rcd, yarn-rcd, or all."
-        ),
+        typer.Option(help=f"The rule: {', '.join(RULES)}, or all. Packages can add rules."),
     ] = None,
     factors: Annotated[
         Path | None, typer.Option(help="Show the factors in this CSV or JSON file instead of a rule.")
@@ -160,12 +159,18 @@ def rope(
         list[str] | None,
         typer.Option("--set", help="Set a parameter of the rule: beta_fast=64.", metavar="<key=value>"),
     ] = None,
+    attention_factor: Annotated[
+        str | None,
+        typer.Option(
+            help="Another attention temperature: a number, su for sqrt(1 + ln s / ln Lt), yarn for 0.1 ln s + 1.",
+            metavar="<factor>",
+        ),
+    ] = None,
     from_original: FromOriginal = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the RoPE factors of a rule, file or checkpoint. Also show periods and critical pairs."""
     from lr2eval.method.rope.files import read_factors, scaling_of_file
-    from lr2eval.method.rope.rules import make_scaling
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
 
@@ -174,9 +179,10 @@ def rope(
     source = ModelRope.read(locate(model))
     target = read_length("--target-length", target_length)
     if rule is None and factors is None:
-        if target is not None or set_:
+        if target is not None or set_ or attention_factor is not None:
             raise UsageError(
-                "--target-length and --set need --rule or --factors; omit them to see the checkpoint's own factors"
+                "--target-length, --set and --attention-factor need --rule or --factors; omit them to see the "
+                "checkpoint's own factors"
             )
         _show(CHECKPOINT, source.folder, source.own(), as_json)
         return
@@ -184,13 +190,14 @@ def rope(
     if factors is not None:
         if set_:
             raise UsageError("--set changes a --rule; omit it with --factors")
-        _show(str(factors), source.folder, scaling_of_file(read_factors(factors), original, target), as_json)
+        made = with_attention(scaling_of_file(read_factors(factors), original, target), attention_factor)
+        _show(str(factors), source.folder, made, as_json)
         return
     if target is None:
         raise UsageError("--target-length is missing; give the window to reach, for example 128k")
     settings = dict(read_sets(set_ or ()))
     if rule == "all":
-        _show_all(source.folder, original, target, settings, as_json)
+        _show_all(source.folder, original, target, settings, attention_factor, as_json)
     else:
-        scaling = make_scaling(str(rule), original, target, settings)
+        scaling = make_scaling(str(rule), original, target, settings, attention_factor)
         _show(str(rule), source.folder, scaling, as_json)

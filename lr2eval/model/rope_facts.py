@@ -12,6 +12,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+CLIPPED = 1e12
+"""The factor of a pair that has no position any more: its angle stays below 1e-5 up to 10M tokens."""
+
 
 def periods(rotary_dim: int, base: float) -> tuple[float, ...]:
     """Tokens in which each of the ``rotary_dim / 2`` pairs turns once: ``2 pi b^(2i/d)``."""

@@ -114,7 +114,7 @@ class RunConfig(Config):
     """The system message of every chat, before that of the task."""
     beyond_window: Rare[bool] = False
     """Run lengths beyond the model's window on purpose."""
-    short_attention_factor: Rare[float | None] = Field(None, gt=0)
+    short_attention_factor: Rare[Annotated[float | str | None, Kind("number|su|yarn")]] = None
     """With --rope: another attention temperature inside the original window."""
     from_original: Rare[bool] = False
     """With --rope: start from the window that the model had before its own rescaling."""

@@ -35,7 +35,7 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
     """
     from lr2eval.method.rope.export import seen_under
     from lr2eval.method.rope.files import read_factors, scaling_of_file
-    from lr2eval.method.rope.rules import make_scaling, rope_rules, with_attention
+    from lr2eval.method.rope.rules import attention_factor, make_scaling, rope_rules, with_attention
     from lr2eval.method.rope.source import ModelRope
 
     name, target = config.rope or "", config.target_length
@@ -58,7 +58,8 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
     except UsageError as error:  # in the words of `lr2eval rope`
         said = str(error).replace("--rule ", "--rope ").replace("--set ", "--set rule.")
         raise UsageError(said.replace(f"{name}.", "rule.") if config.rule else said) from error
-    if (short := config.short_attention_factor) is not None:
+    asked = config.short_attention_factor
+    if (short := attention_factor(asked, original, scaling.target_window, flag="short_attention_factor")) is not None:
         scaling = replace(scaling, short_attention_factor=short)
         override["rule"] += f", temperature {short:g} inside the window"
     override["temperature"] = scaling.long_attention_factor

@@ -1,9 +1,9 @@
 """The rules that make RoPE factors from the original RoPE and a target length alone.
 
 Each takes the original RoPE and the target window ``L`` in tokens and returns a :class:`RopeScaling` whose short
-factors are ones. Its attention factor holds on both sides of the window, as stock transformers applies it; use
-:func:`dataclasses.replace` for another one. Below, ``s = L / Lt``, ``b`` is the base, ``d`` the rotary dimension and
-``i`` a pair, 0-based. Every rule raises :class:`ValueError` for a target that is not longer than the window.
+factors are ones. Its attention factor holds on both sides of the window, as stock transformers applies it;
+:func:`with_attention` gives another one. Below, ``s = L / Lt``, ``b`` is the base, ``d`` the rotary dimension and ``i``
+a pair, 0-based. Every rule raises :class:`ValueError` for a target that is not longer than the window.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import difflib
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from lr2eval import plugins
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.errors import UsageError
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling, default_attention_factor
+from lr2eval.model.rope_facts import CLIPPED
 
 
 def none(rope: OriginalRope, target: int) -> RopeScaling:
@@ -121,6 +123,50 @@ def llama3(
     return _scaling(rope, target, "llama3", made, settings=settings)
 
 
+def abf(rope: OriginalRope, target: int, *, base: float) -> RopeScaling:
+    """ABF, adjusted base frequency (arXiv 2309.16039): the base ``base`` in place of ``b``, whatever ``s`` is."""
+    return _scaling(rope, target, "abf", _rebased(rope, base), settings={"base": base})
+
+
+def cope(rope: OriginalRope, target: int, *, clipped: int | None = None, base: float | None = None) -> RopeScaling:
+    """CoPE (arXiv 2602.05258): the frequencies of the last ``clipped`` pairs fade to zero along a raised cosine, the
+    ``k``-th of them (0-based) to ``(1 + cos(pi k / (clipped - 1))) / 2`` of its own.
+
+    ``clipped`` counts the pairs with a period of at least ``Lt`` unless given. ``base`` changes ``b`` first, as ABF
+    does. The last pair's frequency of zero is stored as the factor :data:`CLIPPED`. The formula is the published code's
+    (github.com/hrlics/CoPE, modeling_cope.py at ed52ba5): its fade goes by pair, the paper's by frequency.
+    """
+    window_ratio(rope, target)
+    count = rope.pairs - rope.d_tcd if clipped is None else clipped
+    if not (isinstance(count, int) and 2 <= count <= rope.pairs):
+        reason = f"clipped is {count}" if clipped is not None else f"{max(count, 0)} pairs have a period of Lt or more"
+        raise ValueError(f"cope: {reason}; give clipped, a whole number from 2 to {rope.pairs}")
+    made = [1.0] * rope.pairs if base is None else _rebased(rope, base)
+    for k in range(1, count):
+        kept = (1 + math.cos(math.pi * k / (count - 1))) / 2
+        made[k - count] = made[k - count] / kept if k < count - 1 else CLIPPED
+    settings = {"clipped": count} | ({} if base is None else {"base": base})
+    return _scaling(rope, target, "cope", made, settings=settings)
+
+
+def resonance(rope: OriginalRope, target: int) -> RopeScaling:
+    """Resonance RoPE (arXiv 2403.00071) on plain RoPE: every period is rounded to whole tokens, whatever ``s`` is.
+
+    Factors may be below 1. Published code: github.com/sheryc/resonance_rope at 4a7f5a7, rotary_resonance.py.
+    """
+    return _resonant(rope, none(rope, target))
+
+
+def resonance_yarn(
+    rope: OriginalRope, target: int, *, beta_fast: float = 32, beta_slow: float = 1, truncate: bool = True
+) -> RopeScaling:
+    """Resonance YaRN (arXiv 2403.00071): YaRN's periods, rounded to whole tokens; YaRN's temperature.
+
+    Published code: github.com/sheryc/resonance_rope at 4a7f5a7, LlamaYaRNScaledResonanceRotaryEmbedding.py.
+    """
+    return _resonant(rope, yarn(rope, target, beta_fast=beta_fast, beta_slow=beta_slow, truncate=truncate))
+
+
 def longrope(
     rope: OriginalRope,
     target: int,
@@ -217,7 +263,8 @@ class RopeRule:
         return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
-_MAKERS = (none, pi, ntk_aware, ntk, dynamic_ntk, yarn, llama3, longrope, longrope2, ntk_rcd, yarn_rcd)
+_MAKERS = (none, pi, ntk_aware, ntk, dynamic_ntk, abf, yarn, llama3, cope, resonance, resonance_yarn,
+           longrope, longrope2, ntk_rcd, yarn_rcd)  # fmt: skip
 RULES: Mapping[str, RopeRule] = {
     rule.name: rule for rule in (RopeRule(make.__name__.replace("_", "-"), make) for make in _MAKERS)
 }
@@ -263,7 +310,7 @@ def attention_factor(
     except (ValueError, TypeError, OverflowError):
         value = math.nan
     if not 0 < value < math.inf:
-        raise UsageError(f"{flag} {asked}: give a positive number, su or yarn; 1 leaves attention unchanged")
+        raise UsageError(f"{flag} {asked}: not a positive number, su or yarn; 1 leaves attention unchanged")
     return value
 
 
@@ -298,8 +345,9 @@ def with_attention(scaling: RopeScaling, asked: str | float | None) -> RopeScali
     value = attention_factor(asked, scaling.original, scaling.target_window)
     if value is None:
         return scaling
-    made_by = scaling.provenance
-    made_by = f"{made_by[:-1]}, " if made_by.endswith(")") else f"{made_by}("
+    made_by = re.sub(r"(\(|, )attention_factor=[^,()]*\)$", r"\1", scaling.provenance)
+    if not made_by.endswith(("(", ", ")):
+        made_by = f"{made_by[:-1]}, " if made_by.endswith(")") else f"{made_by}("
     provenance = f"{made_by}attention_factor={value:.6g})"
     return replace(scaling, long_attention_factor=value, short_attention_factor=value, provenance=provenance)
 
@@ -382,6 +430,18 @@ def _ntk(rope: OriginalRope, scale: float) -> list[float]:
     if rope.rotary_dim < 4:
         raise ValueError("NTK needs more than one rotary pair")
     return [scale ** (2 * i / (rope.rotary_dim - 2)) for i in range(rope.pairs)]
+
+
+def _rebased(rope: OriginalRope, base: float) -> list[float]:
+    if not 1 < base < math.inf:
+        raise ValueError(f"the base is {base:g}; give a number above 1")
+    return [(base / rope.theta) ** (2 * i / rope.rotary_dim) for i in range(rope.pairs)]
+
+
+def _resonant(rope: OriginalRope, made: RopeScaling) -> RopeScaling:
+    """The same scaling with whole periods."""
+    whole = tuple(round(f * period) / period for f, period in zip(made.long_factor, rope.periods, strict=True))
+    return replace(made, long_factor=whole, provenance=f"resonance-{made.provenance}".removesuffix("-none"))
 
 
 def _turning(rope: OriginalRope, turns: float) -> float:

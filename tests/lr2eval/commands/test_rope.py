@@ -140,6 +140,37 @@ def test_warnings_on_standard_error(llama3: Path, tmp_path: Path, lr2eval: Run) 
     assert not json.loads(crooked.out)["monotonic"]
 
 
+def test_clipped_pairs_have_no_position(llama3: Path, lr2eval: Run) -> None:
+    got = lr2eval("rope", "--model", llama3, "--target-length", "128k", "--rule", "cope")
+    assert (got.code, got.err) == (0, "")
+    rows = [line.split() for line in got.out.splitlines() if re.match(r"\s*\d+ ", line)]
+    assert rows[-1][2:] == ["1e+12", "no", "position"]
+    assert rows[-2][2] == "318.077"
+    for rule in ("resonance", "resonance-yarn"):
+        got = lr2eval("rope", "--model", llama3, "--target-length", "128k", "--rule", rule, "--json")
+        assert (got.code, got.err) == (0, ""), "rounding to whole tokens is no reason for a warning"
+        assert json.loads(got.out)["periods"][:3] == [6, 8, 9]
+
+
+def test_an_attention_factor_for_everything(llama3: Path, tmp_path: Path, lr2eval: Run) -> None:
+    flags = ("rope", "--model", llama3, "--target-length", "128k", "--json")
+    one = json.loads(lr2eval(*flags, "--rule", "ntk", "--attention-factor", "su").out)
+    assert one["temperature"] == one["short_temperature"] == pytest.approx(1.1435, abs=5e-5)
+    assert one["made_by"] == "ntk(attention_factor=1.14354)"
+    every = json.loads(lr2eval(*flags, "--rule", "all", "--attention-factor", "yarn").out)["rules"]
+    assert len(every) > 8
+    assert [facts["temperature"] for facts in every.values()] == pytest.approx([1.277259] * len(every), abs=1e-6)
+    (tmp_path / "f.json").write_text(json.dumps(one))
+    file = json.loads(lr2eval(*flags, "--factors", tmp_path / "f.json", "--attention-factor", "1").out)
+    assert (file["temperature"], file["factors"]) == (1.0, one["factors"])
+    assert file["made_by"] == "ntk(attention_factor=1)"
+
+
+def test_the_help_names_every_rule(lr2eval: Run) -> None:
+    said = re.sub(r"\s+", "", lr2eval("rope", "--help").out)
+    assert f"Therule:{','.join(RULES)},orall." in said
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
@@ -157,6 +188,12 @@ def test_warnings_on_standard_error(llama3: Path, tmp_path: Path, lr2eval: Run) 
         (("--rule", "yarn", "--target-length", "128k", "--set", "beta_fast=x"), "--set beta_fast=x: not a number"),
         (("--rule", "yarn", "--target-length", "128k", "--set", 'beta_fast="x"'), "--set beta_fast=x: not a number"),
         (("--rule", "longrope2", "--target-length", "128k", "--set", "split=3.5"), "--rule longrope2: "),
+        (("--rule", "abf", "--target-length", "128k"), "--rule abf: needs --set base=VALUE"),
+        (("--rule", "abf", "--target-length", "128k", "--set", "base=1"), "--rule abf: the base is 1; give a number"),
+        (("--rule", "pi", "--target-length", "128k", "--attention-factor", "0"), "--attention-factor 0: not a "),
+        (("--rule", "all", "--target-length", "128k", "--attention-factor", "x"), "--attention-factor x: not a "),
+        (("--factors", "{made}", "--attention-factor", "nan"), "nan: not a positive number, su or yarn"),
+        (("--attention-factor", "1"), "--attention-factor need --rule or --factors"),
         (("--factors", "no-such-file", "--target-length", "128k"), "no-such-file: No such file"),
         (("--factors", "{short}", "--target-length", "128k"), "has 2 factors, but the model has 64 rotary pairs"),
         (("--factors", "{right}"), "--target-length is missing"),
@@ -237,6 +274,11 @@ def test_export_of_a_rule(toy_checkpoint: Path, tmp_path: Path, lr2eval: Run) ->
     rope = json.loads((tmp_path / "one" / "config.json").read_text())["rope_parameters"]
     assert rope["attention_factor"] == 1.0
     assert "lr2eval_short_attention_factor" not in rope
+    got = lr2eval(*flags, "--out", tmp_path / "word", "--attention-factor", "yarn")
+    rope = json.loads((tmp_path / "word" / "config.json").read_text())["rope_parameters"]
+    assert rope["attention_factor"] == pytest.approx(1.1386294)
+    assert "longrope2(split=" in (card := (tmp_path / "word" / "README.md").read_text())
+    assert "attention_factor=1.13863" in card
     got = lr2eval(*flags, "--out", tmp_path / "two", "--short-attention-factor", "1.0")
     assert "the attention factors differ (1 inside the window" in got.err
     again = lr2eval(*flags, "--out", tmp_path / "out")
@@ -248,6 +290,8 @@ def test_export_of_a_rule(toy_checkpoint: Path, tmp_path: Path, lr2eval: Run) ->
     bad = lr2eval(*flags, "--out", tmp_path / "four", "--attention-factor", "-1")
     assert bad.code == 2
     assert "--attention-factor -1: not a positive number" in bad.error
+    bad = lr2eval(*flags, "--out", tmp_path / "four", "--short-attention-factor", "inf")
+    assert "--short-attention-factor inf: not a positive number, su or yarn" in bad.error
     assert not (tmp_path / "four").exists()
 
 
@@ -280,7 +324,7 @@ def test_the_document_shows_what_the_commands_print(
     _folder(tmp_path, smollm2, "smollm2-135m")
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^\$ lr2eval (rope .*)\n((?:(?![$`]).*\n)+)", document, re.M)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for command, shown in blocks:
         printed = [line.rstrip() for line in lr2eval(*command.split()).out.splitlines()]
         for line in shown.splitlines():

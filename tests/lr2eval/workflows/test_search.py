@@ -57,7 +57,10 @@ def test_search_json_holds_what_a_report_needs(folder: Path) -> None:
     assert all([each.iteration for each in split.rounds] == [0, 1, 2] for split in found.splits)
     assert found.best_nll == min(split.best_nll for split in found.splits)
     rules = {rule.name: rule for rule in found.rules}
-    assert {"none", "pi", "ntk", "ntk-aware", "yarn", "llama3", "longrope2", "seed", "searched"} <= rules.keys()
+    assert {"none", "pi", "ntk", "ntk-aware", "dynamic-ntk", "yarn", "llama3", "cope", "resonance", "resonance-yarn",
+            "longrope2", "seed", "searched"} <= rules.keys()  # fmt: skip
+    assert rules["cope"].factors[-1] == 1e12
+    assert min(rules["resonance"].factors) < 1
     for rule in rules.values():
         assert len(rule.search_nll) == 3
         assert len(rule.held_out_nll) == 2
@@ -67,7 +70,7 @@ def test_search_json_holds_what_a_report_needs(folder: Path) -> None:
     assert rules["searched"].search_perplexity <= rules["seed"].search_perplexity  # type: ignore[operator]
     with Journal.open(folder) as journal:
         # Rules and held-out samples come on top; factors that were scored before are not scored again.
-        assert len(journal) == EVALUATIONS + 8 * 5 + 2 * 2 - (2 if rules["seed"].factors == found.factors else 0)
+        assert len(journal) == EVALUATIONS + 11 * 5 + 2 * 2 - (2 if rules["seed"].factors == found.factors else 0)
 
 
 def test_two_workers_find_the_same_history(folder: Path, lr2eval: Run, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_a_rule_of_a_sweep_is_the_run_of_that_rule(asked: dict[str, Any], tmp_pa
         ({"rules": "none,yarm"}, "--rope yarm: unknown rule; did you mean yarn?"),
         ({"rules": "none,ntk-rcd"}, "--rope ntk-rcd: needs --set rule.d_rcd=VALUE"),
         ({"rules": "none,yarn:beta_fast"}, "--set beta_fast: write key=value"),
-        ({"rules": "none,yarn:attention_factor=0"}, "--attention-factor 0.0: give a positive number, su or yarn"),
+        ({"rules": "none,yarn:attention_factor=0"}, "--attention-factor 0.0: not a positive number, su or yarn"),
         ({"rules": "none,nowhere.csv"}, "nowhere.csv: "),
         ({"target_length": 1024}, "--rope none: the target of 1,024 tokens is not longer than the window"),
         (

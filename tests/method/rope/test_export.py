@@ -19,7 +19,7 @@ from lr2eval.errors import StoreError, UsageError
 from lr2eval.method.rope import export as export_module
 from lr2eval.method.rope.export import FACTORS, Exported, export
 from lr2eval.method.rope.files import read_factors
-from lr2eval.method.rope.rules import longrope2, ntk
+from lr2eval.method.rope.rules import longrope2, make_scaling, ntk
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.rope.source import ModelRope
 from lr2eval.method.rope.windowed import install_rope
@@ -91,6 +91,24 @@ def test_a_temperature_works_the_same_on_both_sides(tmp_path: Path) -> None:
     for length in (20, 60):
         ids = torch.randint(2, 320, (1, length))
         assert torch.equal(stock(ids).logits, ours(ids).logits)
+
+
+@pytest.mark.parametrize("rule", ["cope", "resonance", "resonance-yarn"])
+@torch.no_grad()
+def test_factors_far_above_and_below_one_reach_stock_transformers(rule: str, tmp_path: Path) -> None:
+    folder = _source(tmp_path / "source")
+    scaling = make_scaling(rule, ModelRope.read(folder).original(), TARGET, {}, "su")
+    assert max(scaling.long_factor) == 1e12 or min(scaling.long_factor) < 1
+    _export(folder, tmp_path / "out", scaling)
+    stock, ours = (AutoModelForCausalLM.from_pretrained(path).eval() for path in (tmp_path / "out", folder))
+    install_rope(ours, scaling)
+    for length in (20, 100):
+        ids = torch.randint(2, 320, (1, length))
+        assert torch.equal(stock(ids).logits, ours(ids).logits)
+    assert tuple(stock.config.rope_parameters["long_factor"]) == scaling.long_factor
+    shown = ModelRope.read(tmp_path / "out").own()
+    assert shown.long_factor == pytest.approx(scaling.long_factor)
+    assert shown.long_attention_factor == pytest.approx(scaling.long_attention_factor)
 
 
 @pytest.mark.parametrize("link", [True, False])

@@ -217,6 +217,19 @@ def test_figure_of_factors_marks_what_is_known() -> None:
     assert not [word for word in unknown if "d_tcd = 32" in word or "d_rcd" in word]
 
 
+def test_a_pair_without_a_position_does_not_stretch_the_axis() -> None:
+    result = make_result()
+    clipped = [1.0] * 30 + [4.0, 1e12]
+    rules = [r.model_copy(update={"factors": clipped}) if r.name in ("pi", "searched") else r for r in result.rules]
+    svg = str(figures.factors(result.model_copy(update={"rules": rules})))
+    numbers = [float(word) for word in words(svg) if re.fullmatch(r"[\d.e+]+", word)]
+    assert 16 <= max(numbers) < 100
+    assert "1, 4, no position" in svg
+    assert "nan" not in svg
+    assert "Triangle at the upper edge" in page.html(result.model_copy(update={"rules": rules}), {})
+    assert "Triangle at the upper edge" not in page.html(result, {})
+
+
 def test_figure_of_differences_writes_every_stored_one() -> None:
     result = make_result()
     svg = figures.differences(result, words_module.rank(result))
