@@ -29,13 +29,12 @@ def print_plan(ready: Ready, say: Callable[[str], None]) -> None:
     """The table of every model on standard error, then the time of all."""
     plan = make_plan(ready.models)
     notes: list[str] = []
+    rules = [part for part, run in ready.models.items() if run.checkpoint.override]
     for part, lines in plan.lines.items():
         run, name = ready.models[part], ready.models[part].checkpoint.name
-        alike = [
-            other for other, each in plan.lines.items() if each == lines and ready.models[other].checkpoint.override
-        ]
-        if part in alike[:1] or part not in alike:  # one table for all rules of a sweep
-            also = f" (the same for {', '.join(alike[1:])})" if part in alike and alike[1:] else ""
+        alike = [other for other in rules if plan.lines[other] == lines] if part in rules else [part]
+        if part == alike[0]:
+            also = f" (the same for {', '.join(alike[1:])})" if alike[1:] else ""
             _print(f"{part + ': ' if part else ''}{name}, window {run.checkpoint.window:,} tokens{also}", lines)
         notes += _notes(run, lines)
     for note in dict.fromkeys(notes):

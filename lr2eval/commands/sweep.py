@@ -34,16 +34,15 @@ def _print_ranking(comparison: Comparison) -> None:
             name.removesuffix(f", {format_length(first.window)})"),
             f"{rank.score:.1f} ({rank.interval.low:.0f}..{rank.interval.high:.0f})",
             "the best" if gap is None else f"{rank.difference:+.1f} ({gap.low:+.0f}..{gap.high:+.0f})",
-            "-" if rank.p_holm is None else f"{rank.p_holm:.3f}",
+            "-" if rank.p_holm is None else f"{rank.p_holm:.3f}" if rank.p_holm >= 0.001 else "< 0.001",
             length if isinstance(length, str) else format_length(length),
             "-" if rank.retention is None else f"{100 * rank.retention:.1f} %",
         )
     printed_table(shown)
+    unsearched = " longrope2 is the rule without a search, where a search begins." * comparison.unsearched
     print_wrapped(
         f"Means over all tasks and lengths beyond {format_length(window)} tokens, n = {comparison.ranking[0].n:,}. "
         "Differences are in points on the same samples, with 95 % intervals. p is Holm-adjusted over all pairs of "
         "rules: from 0.05 on, a rule cannot be told apart from the best. Retained: score within the window / that of "
-        "the model as it is."
-        + " longrope2 is the rule without a search, where a search begins."
-        * comparison.unsearched
+        f"the model as it is.{unsearched}"
     )

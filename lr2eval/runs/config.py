@@ -170,11 +170,11 @@ class RunConfig(Config):
             del kept["generation"]
         return kept
 
-    def without_rope(self) -> RunConfig:
-        """The same for the model as it is."""
+    def without_rope(self, **update: Any) -> RunConfig:
+        """The same for the model as it is, with other fields changed by ``update``."""
         fields = {key: RunConfig.model_fields[key] for key in ("rope", *OF_ROPE)}
-        update = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
-        return self.model_copy(update=update)
+        plain = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+        return self.model_copy(update=plain | update)
 
     def run_name(self, model_name: str) -> str:
         """Folder name: the same command names the same folder, so running it again resumes."""

@@ -127,12 +127,7 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     not_run = tuple(NotRun(task=shard.task, length=shard.length, reason=reason) for shard in beyond)
     original = replace(
         extended,
-        config=_decoding(
-            extended.config.without_rope().model_copy(
-                update={"model": config.baseline, "generation": config.generation}
-            ),
-            checkpoint,
-        ),
+        config=_decoding(extended.config.without_rope(model=config.baseline, generation=config.generation), checkpoint),
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         shards=tuple(shard for shard in extended.shards if shard not in beyond),

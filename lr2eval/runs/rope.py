@@ -64,10 +64,6 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
         override["rule"] += f", temperature {short:g} inside the window"
     override["temperature"] = scaling.long_attention_factor
     given = config.rule | {key: value for key in _TEMPERATURES if (value := getattr(config, key)) is not None}
-    words = [
-        file.name,
-        *(f"{key}={value}".removesuffix(".0") for key, value in given.items()),
-        format_length(scaling.target_window),
-    ]
-    label = f"{checkpoint.name} ({', '.join(words)})"
-    return seen_under(checkpoint, source, scaling, override, label)
+    words = [f"{key}={value}".removesuffix(".0") for key, value in given.items()]
+    label = ", ".join([file.name, *words, format_length(scaling.target_window)])
+    return seen_under(checkpoint, source, scaling, override, f"{checkpoint.name} ({label})")

@@ -37,6 +37,10 @@ class SweepConfig(RunConfig):
     rules: Annotated[Names, BeforeValidator(_once), Kind("names")] = ("none", "pi", "ntk", "yarn", "longrope2")
     """Rules and factors files, separated by commas. A rule may have options: yarn:beta_fast=64:attention_factor=1."""
 
+    def settings(self) -> dict[str, Any]:
+        """Those of a run, the rules, and what holds for all of them."""
+        return super().settings() | self.model_dump(mode="json", include={*OF_ROPE})
+
 
 @with_listener
 def prepare_sweep(config: SweepConfig, *, listener: Listener | None = None) -> Ready:
@@ -55,14 +59,13 @@ def prepare_sweep(config: SweepConfig, *, listener: Listener | None = None) -> R
     original, first = prepare_pair(next(iter(asked.values())), listener.message)
     window, lengths = checkpoint.window, [shard.length or 0 for shard in first.shards]
     if not min(lengths) <= window < max(lengths):
-        raise UsageError(
-            f"--lengths: a sweep needs lengths up to the model's window of {window:,} tokens and beyond it"
-        )
+        raise UsageError(f"--lengths: a sweep needs lengths up to the window of {window:,} tokens and beyond it")
     models = {"original": original}
     for text, one in asked.items():
         settings = first.config.model_copy(update={key: getattr(one, key) for key in ("rope", *OF_ROPE)})
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
-        models[name] = replace(first, config=settings, checkpoint=seen[text])
+        part = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
+        part += f"-{len(models)}" * (part in models)
+        models[part] = replace(first, config=settings, checkpoint=seen[text])
     name = f"sweep-{Path(checkpoint.name).name}-{format_length(config.target_length)}"
     return Ready(config.out or Path("runs") / config.run_name(name), models)
 

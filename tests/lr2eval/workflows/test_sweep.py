@@ -75,6 +75,9 @@ def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(asked: dict[str, An
     digests = [read_results(folder / part).digest for part in sorted(parts) for folder in (whole.folder, again.folder)]
     assert digests[::2] == digests[1::2]
     assert again.comparison.ranking == whole.comparison.ranking
+    fewer = Stops(99)
+    sweep(SweepConfig(**stopped | {"rules": "none,ntk"}), listener=fewer)
+    assert (fewer.kept, fewer.done) == (0, 0)
 
 
 def test_a_rule_of_a_sweep_is_the_run_of_that_rule(asked: dict[str, Any], tmp_path: Path) -> None:
@@ -108,11 +111,11 @@ def test_a_rule_of_a_sweep_is_the_run_of_that_rule(asked: dict[str, Any], tmp_pa
         ({"target_length": 1024}, "--rope none: the target of 1,024 tokens is not longer than the window"),
         (
             {"lengths": "1024"},
-            "--lengths: a sweep needs lengths up to the model's window of 1,024 tokens and beyond it",
+            "--lengths: a sweep needs lengths up to the window of 1,024 tokens and beyond it",
         ),
         (
             {"lengths": "1536"},
-            "--lengths: a sweep needs lengths up to the model's window of 1,024 tokens and beyond it",
+            "--lengths: a sweep needs lengths up to the window of 1,024 tokens and beyond it",
         ),
         ({"baseline": "demo"}, "baseline: a sweep compares --rules with the model as it is; omit baseline"),
         ({"rope": "yarn"}, "rope: a sweep compares --rules"),
@@ -134,7 +137,20 @@ def test_default_lengths_and_names(asked: dict[str, Any]) -> None:
     assert {shard.length for shard in ready.models["ntk"].shards} == {1024, TARGET}
     assert ready.folder.name.startswith("sweep-toy-1536-")
     other = prepare_sweep(SweepConfig(**asked | {"lengths": None, "out": None, "rules": "pi"}))
-    assert other.folder.name != ready.folder.name
+    third = prepare_sweep(SweepConfig(**asked | {"lengths": None, "out": None, "attention_factor": 1}))
+    assert len({each.folder.name for each in (ready, other, third)}) == 3
+
+
+def test_files_of_one_name_have_folders_of_their_own(asked: dict[str, Any], tmp_path: Path) -> None:
+    folder = tmp_path / "a-b"
+    folder.mkdir()
+    pairs = 8
+    for path, factor in ((tmp_path / "a-b" / "f.csv", 1.5), (tmp_path / "a-b-f.csv", 1.4)):
+        path.write_text(f"{factor}\n" * pairs)
+    rules = f"{tmp_path}/a-b/f.csv,{tmp_path}/a-b-f.csv"
+    models = prepare_sweep(SweepConfig(**asked | {"rules": rules})).models
+    assert len(models) == 3
+    assert {run.checkpoint.rope["long_factor"][0] for run in models.values() if run.checkpoint.override} == {1.5, 1.4}
 
 
 def test_the_command_prints_plan_and_ranking(asked: dict[str, Any], lr2eval: Callable[..., Any]) -> None:
