@@ -46,12 +46,14 @@ if TYPE_CHECKING:
     from lr2eval.workflows.extend_config import ExtendConfig
     from lr2eval.workflows.run import RunOutcome, run
     from lr2eval.workflows.search import SearchOutcome, search
+    from lr2eval.workflows.sweep import SweepConfig, sweep
     from lr2eval.workflows.train import TrainConfig, TrainOutcome, train
     from lr2eval.workflows.verify import VerifyOutcome, verify
 
 __all__ = [  # noqa: RUF022  # functions first, then what they take and return
     "__version__",
     "run",
+    "sweep",
     "compare",
     "gate",
     "save_baseline",
@@ -66,6 +68,7 @@ __all__ = [  # noqa: RUF022  # functions first, then what they take and return
     "rope_rules",
     "install_rope",
     "RunConfig",
+    "SweepConfig",
     "GateConfig",
     "SearchConfig",
     "TrainConfig",
@@ -131,6 +134,7 @@ _HOMES = {
     "workflows.extend_config": ("ExtendConfig",),
     "workflows.run": ("RunOutcome", "run"),
     "workflows.search": ("SearchOutcome", "search"),
+    "workflows.sweep": ("SweepConfig", "sweep"),
     "workflows.train": ("TrainConfig", "TrainOutcome", "train"),
     "workflows.verify": ("VerifyOutcome", "verify"),
 }

@@ -34,6 +34,7 @@ from lr2eval.commands.rope import rope
 from lr2eval.commands.run import run
 from lr2eval.commands.score import score
 from lr2eval.commands.search import search
+from lr2eval.commands.sweep import sweep
 from lr2eval.commands.tasks import tasks
 from lr2eval.commands.train import train
 from lr2eval.commands.verify import verify
@@ -90,7 +91,8 @@ def _group(name: str, about: str, **commands: Any) -> None:
 
 
 # In the order in which --help lists them.
-for _verb in (run, tasks, report, score, compare, gate, verify, rope, search, train, export, extend, estimate, doctor):
+for _verb in (run, sweep, tasks, report, score, compare, gate, verify, rope, search, train, export, extend, estimate,
+              doctor):  # fmt: skip
     app.command()(_verb)
 _group("models", "List and download the models that have a name.", list=models_list, fetch=models_fetch)
 _about = "Make benchmark data and training data."
@@ -178,6 +180,7 @@ def _saved(error: BaseException) -> str:
 
 _KEPT = {
     "run": "finished batches",
+    "sweep": "finished batches",
     "search": "finished evaluations",
     "train": "the steps up to the last checkpoint",
     "extend": "finished steps",

@@ -113,7 +113,7 @@ def _of_comparison(comparison: Comparison) -> list[Caveat]:
     left_out = [
         (key, ("", [f"{item.what}: {formats.count(item.n)} left out, {item.reason}" for item in pair.left_out]))
         for key, pair in pairs
-        if pair.left_out
+        if pair.left_out and not comparison.ranking  # which ranks what the original was not asked
     ]
     unfinished = [
         (key, (side.source, ()))

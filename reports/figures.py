@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from lr2eval.base.visible import short, visible
 from lr2eval.reports import formats
 
-COLOURS = 6
+COLOURS = 8
 """Number of series colours the style sheet has."""
 WIDTH = 7.4
 """Inches of a chart."""

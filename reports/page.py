@@ -71,7 +71,8 @@ def html(runs: Sequence[load.LoadedRun], comparison: Comparison | None = None, g
     benchmarks = [
         {
             "table": table,
-            "chart": chart(table, f"chart{number}", values["effective"]),
+            # The lines of many rules leave no room for the marks of their effective lengths.
+            "chart": chart(table, f"chart{number}", [] if comparison and comparison.ranking else values["effective"]),
             "maps": heat_maps(table.benchmark, runs, comparison),
             "differences": [] if comparison is None else compared.difference_tables(table, comparison),
             "gains": [] if comparison is None else compared.gain_tables(table.benchmark, comparison),

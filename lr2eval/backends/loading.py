@@ -31,6 +31,7 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_cod
     try:
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             str(checkpoint.folder),
+            config=checkpoint.model_config().text if checkpoint.override else None,
             dtype=torch_dtype,
             use_safetensors=True,
             local_files_only=True,

@@ -29,9 +29,13 @@ def print_plan(ready: Ready, say: Callable[[str], None]) -> None:
     """The table of every model on standard error, then the time of all."""
     plan = make_plan(ready.models)
     notes: list[str] = []
+    rules = [part for part, run in ready.models.items() if run.checkpoint.override]
     for part, lines in plan.lines.items():
         run, name = ready.models[part], ready.models[part].checkpoint.name
-        _print(f"{part + ': ' if part else ''}{name}, window {run.checkpoint.window:,} tokens", lines)
+        alike = [other for other in rules if plan.lines[other] == lines] if part in rules else [part]
+        if part == alike[0]:
+            also = f" (the same for {', '.join(alike[1:])})" if alike[1:] else ""
+            _print(f"{part + ': ' if part else ''}{name}, window {run.checkpoint.window:,} tokens{also}", lines)
         notes += _notes(run, lines)
     for note in dict.fromkeys(notes):
         say(note)
@@ -69,6 +73,9 @@ def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     if any(not line.exact for line in lines):
         yield "~ estimated from a few prompts of each task, short to long"
     checkpoint = run.checkpoint
+    if made := checkpoint.override:
+        rule = f"{made['rule']} to {checkpoint.window:,} tokens, temperature {made['temperature']:.4g}"
+        yield f"RoPE: {rule}; checkpoint untouched"
     longer = checkpoint.suggested_window
     if longer and max(run.lengths) <= checkpoint.window:
         window = format_length(checkpoint.window)

@@ -170,10 +170,9 @@ def rope(
     as_json: AsJson = False,
 ) -> None:
     """Show the RoPE factors of a rule, file or checkpoint. Also show periods and critical pairs."""
-    from lr2eval.method.rope.files import read_factors
+    from lr2eval.method.rope.files import read_factors, scaling_of_file
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
-    from lr2eval.workflows.export import scaling_of_file
 
     if rule is not None and factors is not None:
         raise UsageError("--rule and --factors cannot be combined; give one of them")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lr2eval.base.console import printed_table, say, table
 from lr2eval.base.units import format_length, format_seconds
@@ -13,7 +13,9 @@ from lr2eval.commands.options import ConfigFile, DryRun, Sets, configured, task_
 if TYPE_CHECKING:
     from lr2eval.record.results import OverLengths
     from lr2eval.runs.runner import Finished
-    from lr2eval.workflows.run import RunOutcome
+    from lr2eval.workflows.run import Ready, RunOutcome
+
+T = TypeVar("T")
 
 
 def print_outcome(done: RunOutcome) -> None:
@@ -59,18 +61,21 @@ def _over_lengths(over: OverLengths) -> str:
 @configured("lr2eval.runs.config:RunConfig", keys=task_keys)
 def run(given: dict[str, Any], config: ConfigFile = None, set_: Sets = None, dry_run: DryRun = False) -> None:
     """Evaluate a model, or an original and an extended model. Run the same command again to resume."""
-    from lr2eval.commands.plan import print_plan
-    from lr2eval.commands.progress import ProgressDisplay
     from lr2eval.runs.config import RunConfig
     from lr2eval.workflows.run import prepare_run, run_ready
 
-    asked = RunConfig.load(given, config, set_ or ())
+    if done := planned(RunConfig.load(given, config, set_ or ()), prepare_run, run_ready, dry_run):
+        print_outcome(done)
+
+
+def planned(asked: Any, prepare: Callable[..., Ready], run_ready: Callable[..., T], dry_run: bool) -> T | None:
+    """What ``run_ready`` returns after ``prepare`` and the plan; ``None`` for a ``dry_run``."""
+    from lr2eval.commands.plan import print_plan
+    from lr2eval.commands.progress import ProgressDisplay
+
     with ProgressDisplay() as progress:
-        ready = prepare_run(asked, listener=progress)
+        ready = prepare(asked, listener=progress)
         print_plan(ready, progress.message)
         if asked.workers > 1:
             progress.message(f"the times are those of one worker on this machine; {asked.workers} share the work")
-        if dry_run:
-            return
-        done = run_ready(ready, listener=progress, command=typed_command())
-    print_outcome(done)
+        return None if dry_run else run_ready(ready, listener=progress, command=typed_command())

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from lr2eval.record.comparison import (
     Gain,
     Level,
     Pair,
+    Rank,
     RatioInterval,
 )
 from lr2eval.record.results import Interval
@@ -36,9 +38,11 @@ from lr2eval.stats.paired import (
     holm,
     retention_interval,
 )
-from lr2eval.stats.scores import RULER_THRESHOLD, effective_length
+from lr2eval.stats.scores import RULER_THRESHOLD, effective_length, mover_mean
 
 CONFIDENCE = 0.95
+RANKING_BOUND = 0.975
+"""Confidence of each bound of the 95 % intervals of a ranking."""
 
 Key = tuple[Level, str, str | None, int | None, bool]
 """(level, benchmark, task, length, whether beyond the original's window) of a row."""
@@ -247,6 +251,44 @@ def retention(paired: Paired, confidence: float) -> dict[str, Any]:
         method="score",
     )
     return {"retention": round(after / before, 12), "retention_interval": found}
+
+
+def ranking(pairs: Sequence[PairedRuns]) -> list[Rank]:
+    """The extended runs, the best mean beyond the window first. All of them answered the same samples.
+
+    Every task and length counts the same. p values are Holm-adjusted over all pairs of runs, whichever is the best: so
+    they hold although the samples that are tested also chose it. Raises :class:`NotComparableError` for runs that did
+    not answer the same samples.
+    """
+    window = pairs[0].original.side.model.window
+
+    def far(one: RunScores, other: RunScores) -> list[PairedShard]:
+        return [shard for shard in pair(one, other, common=False)[0] if shard.beyond(window)]
+
+    runs = [each.extended for each in pairs]
+    both = [*combinations(range(len(runs)), 2)]
+    p_values = holm([changed(pool(far(runs[i], runs[j]), "tasks"))[0] for i, j in both])
+    scores = [pool(far(run, run), "tasks").means()[0] for run in runs]
+    order = sorted(range(len(runs)), key=lambda i: -scores[i])
+    best, found = order[0], []
+    for i in order:
+        shards = far(runs[best], runs[i])
+        low, high = mover_mean([float(s.extended.mean()) for s in shards], [len(s.extended) for s in shards])
+        behind = {} if i == best else means(pool(shards, "tasks"), RANKING_BOUND)
+        inside = [shard for shard in pairs[i].shards if not shard.beyond(window)]
+        found.append(
+            Rank(
+                label=runs[i].side.label,
+                score=points(scores[i]),
+                interval=Interval(low=points(low), high=points(high), confidence=0.95, method="mover-wilson"),
+                n=sum(len(shard.extended) for shard in shards),
+                difference=behind.get("difference"),
+                difference_interval=behind.get("interval"),
+                p_holm=None if i == best else p_values[both.index((min(i, best), max(i, best)))],
+                **(retention(pool(inside, "tasks"), RANKING_BOUND) if inside else NO_RETENTION),
+            )
+        )
+    return found
 
 
 def points(share: float) -> float:

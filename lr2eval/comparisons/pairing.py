@@ -164,6 +164,8 @@ def caveats(original: Side, extended: Side) -> list[str]:
         found.append(f"lr2eval: {original.lr2eval_version} and {extended.lr2eval_version}")
     if original.model.fingerprint == extended.model.fingerprint:
         found.append("both runs are of the same model")
+    elif original.model.checkpoint == extended.model.checkpoint:
+        found.append("both runs are of the same checkpoint, under different RoPEs")
     return found
 
 

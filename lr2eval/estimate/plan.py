@@ -23,7 +23,6 @@ from lr2eval.base.units import parse_bytes
 from lr2eval.benchmark import Shard
 from lr2eval.errors import TaskError, UsageError
 from lr2eval.estimate.cost import Rates, batch_seconds, kv_bytes, measure_rates, operations
-from lr2eval.model.config import ModelConfig
 from lr2eval.model.shape import Shape, config_shape
 from lr2eval.runs.backend import window_limit
 from lr2eval.runs.prepare import Prepared
@@ -84,7 +83,7 @@ class _ModelLimits:
         import torch
 
         settings, checkpoint = run.settings["config"], run.checkpoint
-        config = ModelConfig.read(checkpoint.folder, trust_remote_code=run.config.trust_remote_code).text
+        config = checkpoint.model_config(trust_remote_code=run.config.trust_remote_code).text
         self.shape: Shape = config_shape(config)
         self.item: int = getattr(torch, settings["dtype"]).itemsize
         self.rates = rates

@@ -11,8 +11,8 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from lr2eval.base.files import write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.reading import checked, opened, parse_json
 from lr2eval.errors import CheckpointError, StoreError
-from lr2eval.model.config import ModelConfig, read_object
+from lr2eval.model.config import CONFIG, ModelConfig, read_object
 
 _INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -60,6 +60,10 @@ class Checkpoint:
     """transformers' ``rope_parameters``."""
     fingerprint: str
     """sha256 over configuration and weights: equal iff the checkpoints compute the same."""
+    weights: Sequence[tuple[str, str]] = field(default=(), repr=False)
+    """Name and sha256 of each weight file."""
+    override: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The RoPE that the model is seen under instead of its own (:meth:`under`); empty for its own."""
 
     @classmethod
     def open(
@@ -84,23 +88,43 @@ class Checkpoint:
         for file in files:
             sizes.update(_tensor_counts(file))
         stored = _DTYPES.get(max(sizes, key=lambda dtype: sizes[dtype]), "float32")
-        identity = {key: value for key, value in config.raw.items() if key not in _NOT_IDENTITY}
-        hashes = [[file.name, _file_hash(file, cache)] for file in files]
+        weights = tuple((file.name, _file_hash(file, cache)) for file in files)
         return cls(
             folder=folder,
             name=name or Path(os.path.abspath(folder)).name,  # of a link its own name
-            config=config.raw,
             architecture=config.architecture,
             is_text_model=config.is_text_model,
             parameters=sum(sizes.values()),
             dtype=_dtype(config, stored),
-            window=config.window,
-            original_window=config.original_window if config.is_rescaled else None,
-            suggested_window=config.suggested_window,
-            rope_type=config.rope_type,
-            rope=dict(config.rope),
-            fingerprint=digest([identity, hashes]),
+            weights=weights,
+            **_decided(config, weights),
         )
+
+    def under(self, config: Mapping[str, Any], override: Mapping[str, Any], name: str) -> Checkpoint:
+        """The same weights under another ``config.json``, called ``name``; the folder stays as it is.
+
+        ``override`` says what differs. The fingerprint is that of an exported folder with this configuration.
+        """
+        found = _decided(ModelConfig.of(self.folder / CONFIG, config), self.weights)
+        return replace(self, name=name, override=dict(override), **found)
+
+    def model_config(self, *, trust_remote_code: bool = False) -> ModelConfig:
+        """The configuration that the model is to be loaded with."""
+        return ModelConfig.of(self.folder / CONFIG, self.config, trust_remote_code=trust_remote_code)
+
+
+def _decided(config: ModelConfig, weights: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The facts that depend on the configuration of the RoPE."""
+    identity = {key: value for key, value in config.raw.items() if key not in _NOT_IDENTITY}
+    return {
+        "config": config.raw,
+        "window": config.window,
+        "original_window": config.original_window if config.is_rescaled else None,
+        "suggested_window": config.suggested_window,
+        "rope_type": config.rope_type,
+        "rope": dict(config.rope),
+        "fingerprint": digest([identity, weights]),
+    }
 
 
 def _dtype(config: ModelConfig, stored: str) -> str:

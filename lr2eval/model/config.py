@@ -54,7 +54,11 @@ class ModelConfig:
         for a file that is not JSON, that transformers cannot read, or whose numbers no model can have.
         """
         path = folder if folder.is_file() else folder / CONFIG
-        raw = read_object(path)
+        return cls.of(path, read_object(path), trust_remote_code=trust_remote_code)
+
+    @classmethod
+    def of(cls, path: Path, raw: Mapping[str, Any], *, trust_remote_code: bool = False) -> ModelConfig:
+        """The same from what a file at ``path`` holds, or would hold."""
         named = raw.get("architectures") or []
         if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
             raise CheckpointError(f"{path}: architectures is {named!r:.60}, not a list of class names; correct it")

@@ -132,6 +132,22 @@ class Pair(Record):
     gains: list[Gain] = Field(default=[], description="empty unless a task asks the same items at two windows")
 
 
+class Rank(Record):
+    """One rule of a sweep, over all its tasks at the lengths beyond the original's window, each counting the same."""
+
+    label: str
+    score: float
+    interval: Interval
+    n: int
+    difference: float | None = Field(description="to the best rule on the same samples, points; null for the best")
+    difference_interval: Interval | None = Field(description="not adjusted for the number of rules")
+    p_holm: float | None = Field(
+        description="two-sided, that it equals the best; Holm-adjusted over all pairs of rules"
+    )
+    retention: float | None = Field(description="score / score of the model as it is, within its window")
+    retention_interval: RatioInterval | None
+
+
 class Comparison(Sealed):
     """The whole of ``comparison.json``."""
 
@@ -144,6 +160,14 @@ class Comparison(Sealed):
     pairs: list[Pair]
     effective_lengths: list[EffectiveLength] = Field(default=[], description="for runs of RULER at two lengths or more")
     noise_runs: list[str] = Field(default=[], description="repeats of the original that give the noise floor")
+    ranking: list[Rank] = Field(
+        default=[], exclude_if=lambda found: not found, description="of a sweep, the best first; missing for others"
+    )
+
+    @property
+    def unsearched(self) -> bool:
+        """Whether the rule longrope2 is ranked, which may be taken for the outcome of a search."""
+        return any("(longrope2, " in rank.label for rank in self.ranking)
 
 
 class Check(Record):

@@ -28,8 +28,17 @@ class Interval(Record):
     method: str = Field(description="wilson, or mover-wilson for means over tasks")
 
 
+class RopeOverride(Record):
+    """The RoPE that ``--rope`` put in the place of the checkpoint's own. Its numbers are in ``rope``."""
+
+    rule: str = Field(description="the rule with its options, or the factors file and how its factors were made")
+    checkpoint: str = Field(description="fingerprint of the checkpoint as it is, which was not changed")
+    temperature: float = Field(description="what cos and sin are multiplied by beyond the original window")
+    sha256: str | None = Field(default=None, description="of the factors file; null for a rule")
+
+
 class ModelFacts(Record):
-    """Facts about the model, read from its folder."""
+    """Facts about the model, read from its folder; with ``rope_override``, as they are under that RoPE."""
 
     name: str
     fingerprint: str = Field(description="sha256 over configuration and weights")
@@ -44,6 +53,14 @@ class ModelFacts(Record):
     rope_scale: float | None = Field(default=None, description="s = window / original window of a longrope checkpoint")
     d_tcd: int | None = Field(default=None, description="first rotary pair (0-based) with a period of at least Lt")
     d_rcd: int | None = Field(default=None, description="first rotary pair (0-based) with a long factor of at least s")
+    rope_override: RopeOverride | None = Field(
+        default=None, exclude_if=lambda found: found is None, description="missing if the model ran with its own RoPE"
+    )
+
+    @property
+    def checkpoint(self) -> str:
+        """The fingerprint of the checkpoint as it lies on disk."""
+        return self.rope_override.checkpoint if self.rope_override else self.fingerprint
 
 
 class CellResult(Record):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from lr2eval.base.config import Config, Device, Dtype, Kind, Lengths, ModelName, Names, Rare
+from lr2eval.base.config import Config, Device, Dtype, Kind, Length, Lengths, ModelName, Names, Rare
 from lr2eval.base.ids import digest
 from lr2eval.model.tokenizer import CHAT_DATE
 from lr2eval.runs.decoding import DecodingSettings
@@ -25,6 +25,8 @@ _FREE = {
     "cpu_offload_gb", "tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend",
 }  # fmt: skip
 """Options that say how the work is spread and where, not what is asked: a run may go on with others."""
+OF_ROPE = ("target_length", "attention_factor", "short_attention_factor", "from_original", "rule")
+"""Options that say how ``rope`` is to be made."""
 _SPREAD = ("workers", "executor", "gpus_per_worker")
 
 
@@ -58,6 +60,13 @@ class RunConfig(Config):
     """The tasks to run, separated by commas: ruler,mmlu, one task such as ruler:vt, or any lm-eval task."""
     baseline: ModelName | None = None
     """The original model. It answers the same samples, and the report compares the two."""
+    rope: str | None = None
+    """Evaluate the model under this RoPE rule or factors file (CSV, JSON) instead of its own RoPE. Nothing is written
+    to the checkpoint."""
+    target_length: Length | None = None
+    """With --rope: the window to reach, in tokens, such as 32k. Default: the factors file's."""
+    attention_factor: Annotated[float | str | None, Kind("number|su|yarn")] = None
+    """With --rope: the attention temperature. Default: the rule's, or the factors file's."""
     lengths: Lengths | None = None
     """The prompt lengths in tokens: 4k,8k or 4k..128k. Default: double from 4k to the model's window."""
     samples_per_task: int = Field(DEFAULT_SAMPLES, ge=1)
@@ -105,6 +114,12 @@ class RunConfig(Config):
     """The system message of every chat, before that of the task."""
     beyond_window: Rare[bool] = False
     """Run lengths beyond the model's window on purpose."""
+    short_attention_factor: Rare[Annotated[float | str | None, Kind("number|su|yarn")]] = None
+    """With --rope: another attention temperature inside the original window."""
+    from_original: Rare[bool] = False
+    """With --rope: start from the window that the model had before its own rescaling."""
+    rule: Rare[dict[str, Any]] = Field(default_factory=dict)
+    """Options of the rule of --rope, such as rule.beta_fast=64."""
     trust_remote_code: Rare[bool] = False
     """Run the Python code in the model's folder. Do this only for a model that you trust."""
     generation: Rare[DecodingSettings] = Field(default_factory=DecodingSettings)
@@ -139,6 +154,9 @@ class RunConfig(Config):
         for key in ("chat_date", "chat_system"):
             if not self.chat or getattr(self, key) == type(self).model_fields[key].default:
                 del kept[key]  # as in the runs of earlier versions
+        if self.rope is None:
+            for key in ("rope", *OF_ROPE):
+                del kept[key]
         # Where nothing is cut or skipped, a narrower window can only refuse.
         free = _FREE | ({"max_model_len"} if self.truncation == "error" else set())
         options = {
@@ -152,13 +170,22 @@ class RunConfig(Config):
             del kept["generation"]
         return kept
 
+    def without_rope(self, **update: Any) -> RunConfig:
+        """The same for the model as it is, with other fields changed by ``update``."""
+        fields = {key: RunConfig.model_fields[key] for key in ("rope", *OF_ROPE)}
+        plain = {key: field.get_default(call_default_factory=True) for key, field in fields.items()}
+        return self.model_copy(update=plain | update)
+
     def run_name(self, model_name: str) -> str:
         """Folder name: the same command names the same folder, so running it again resumes."""
         safe = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name).strip("-.") or "model"
         return f"{safe}-{digest(self.settings())[:8]}"
 
 
-def default_lengths(window: int) -> tuple[int, ...]:
-    """Lengths double from 4k to the window; a model with a smaller window is run at its window."""
-    doubled = (FIRST_LENGTH << times for times in count())
-    return tuple(takewhile(lambda length: length <= window, doubled)) or (window,)
+def default_lengths(window: int, *windows: int) -> tuple[int, ...]:
+    """Lengths double from 4k to the window; a model with a smaller window is run at its window.
+
+    ``windows`` are lengths to have besides.
+    """
+    doubled = takewhile(lambda length: length <= window, (FIRST_LENGTH << times for times in count()))
+    return tuple(sorted({*(tuple(doubled) or (window,)), *windows}))

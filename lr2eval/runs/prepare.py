@@ -25,8 +25,9 @@ from lr2eval.registry import LM_EVAL, resolve
 from lr2eval.runs.backend import SERVERS, check_backend, check_options
 from lr2eval.runs.card import FILE as CARD
 from lr2eval.runs.card import Card
-from lr2eval.runs.config import RunConfig, default_lengths
+from lr2eval.runs.config import OF_ROPE, RunConfig, default_lengths
 from lr2eval.runs.decoding import resolved
+from lr2eval.runs.rope import check_rope, under_rope
 
 NOT_LISTED = "not listed in the model's lr2eval.json; name the task to run it"
 
@@ -58,6 +59,9 @@ class Prepared:
         if self.tokenizer.dated:
             config["chat_date"] = self.config.chat_date.isoformat()
         config["device"] = self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if self.checkpoint.override:
+            config = {key: value for key, value in config.items() if key not in OF_ROPE}
+            config["rope"] = {**self.checkpoint.override, "window": self.checkpoint.window, **self.checkpoint.rope}
         config["dtype"] = self.config.dtype if self.config.dtype != "auto" else self.checkpoint.dtype
         return {
             "config": config,
@@ -73,6 +77,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     ``original``: the baseline. Prompts that have a length of their own also run at its window.
     """
     check_backend(config)
+    check_rope(config)
     config.where.check()
     if not config.where.here and config.backend in ("vllm", *SERVERS):
         raise UsageError(
@@ -80,6 +85,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
             f"vllm.tensor_parallel_size=N for vllm, --set {config.backend}.num_concurrent=N for a server"
         )
     checkpoint = open_checkpoint(config.model, config)
+    if config.rope is not None:
+        checkpoint = under_rope(checkpoint, config)
     tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)
     if not tokenizer.dated:  # another date is the same run
         config = config.model_copy(update={"chat_date": CHAT_DATE})
@@ -87,7 +94,8 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     chose = card.choices(config, checkpoint.window)
     config = _decoding(card.applied(config, checkpoint.window), checkpoint)
     check_options(config, checkpoint)
-    lengths = config.lengths or default_lengths(checkpoint.window)
+    ends = (checkpoint.original_window or checkpoint.window, checkpoint.window) if config.rope is not None else ()
+    lengths = config.lengths or default_lengths(checkpoint.window, *ends)
     _check_lengths(lengths, checkpoint, config)
     both = {checkpoint.window, min(checkpoint.window, original.window)} if original else {checkpoint.window}
     windows = config.lengths or tuple(sorted(both))
@@ -99,7 +107,7 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
 
 
 def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepared, Prepared]:
-    """The original (``--baseline``) and the extended model (``--model``) on the same data.
+    """The original (``--baseline``) and the extended model (``--model``) on the same data; ``--rope`` is the latter's.
 
     Lengths beyond the original's window are not run for the original (and listed as such), unless
     ``beyond_window`` is set. Raises :class:`NotComparableError` when the tokenizers differ.
@@ -119,9 +127,7 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     not_run = tuple(NotRun(task=shard.task, length=shard.length, reason=reason) for shard in beyond)
     original = replace(
         extended,
-        config=_decoding(
-            extended.config.model_copy(update={"model": config.baseline, "generation": config.generation}), checkpoint
-        ),
+        config=_decoding(extended.config.without_rope(model=config.baseline, generation=config.generation), checkpoint),
         checkpoint=checkpoint,
         tokenizer=tokenizer,
         shards=tuple(shard for shard in extended.shards if shard not in beyond),

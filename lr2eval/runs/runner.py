@@ -21,7 +21,7 @@ from lr2eval.listener import Listener
 from lr2eval.model.rope_facts import rope_facts
 from lr2eval.record.base import write_record
 from lr2eval.record.folder import LOCK, MANIFEST, locked, read_manifest, refuse_other, write_manifest
-from lr2eval.record.results import RESULTS_FILE, ModelFacts, Results, ShardResult
+from lr2eval.record.results import RESULTS_FILE, ModelFacts, Results, RopeOverride, ShardResult
 from lr2eval.record.store import RunStore, StoredSample
 from lr2eval.record.summary import over_lengths, shard_result, summaries
 from lr2eval.runs.backend import load_backend
@@ -269,6 +269,7 @@ def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
             original_window=checkpoint.original_window,
             rope_type=checkpoint.rope_type,
             rope=dict(checkpoint.rope),
+            rope_override=RopeOverride(**checkpoint.override) if checkpoint.override else None,
             **rope_facts(checkpoint.rope_type, checkpoint.rope, checkpoint.window, checkpoint.original_window),
         ),
         settings=run.settings["config"],

@@ -113,12 +113,14 @@ class ModelLoader:
     def _check_same_model(self) -> None:
         folder = self.checkpoint.folder
         try:
-            found = Checkpoint.open(folder, cache=cache_dir()).fingerprint
+            found = Checkpoint.open(folder, cache=cache_dir())
+            if self.checkpoint.override:  # its configuration came with it
+                found = found.under(self.checkpoint.config, self.checkpoint.override, found.name)
         except CheckpointError as error:
             raise CheckpointError(
                 f"worker on {platform.node()}: {error} (each machine must have the model at the same path)"
             ) from error
-        if found != self.checkpoint.fingerprint:
+        if found.fingerprint != self.checkpoint.fingerprint:
             raise CheckpointError(
                 f"{folder}: the machine {platform.node()} has a different model at this path; copy the right one "
                 "there, or use a shared disk"

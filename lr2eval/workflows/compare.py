@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lr2eval.base.files import json_text, output_folder, write_all
 from lr2eval.comparisons import baseline
-from lr2eval.comparisons.compare import compare_runs, read_all
+from lr2eval.comparisons.compare import compare_runs, ranking, read_all
 from lr2eval.comparisons.exports import gate_markdown, junit, to_csv, to_markdown
 from lr2eval.comparisons.gate import check_models, check_pin, judge, not_comparable
 from lr2eval.comparisons.gate_config import GateConfig
@@ -113,6 +113,15 @@ def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
         return PairOutcome(None, None, (), str(error))
     _write(folder, _files(paths, comparison, verdict))
     return PairOutcome(comparison, verdict, three_sentences(pair, verdict))
+
+
+def compare_sweep(paths: Sequence[Path], folder: Path) -> ComparisonOutcome:
+    """Compare the original with each run of a sweep into ``folder``, and rank these."""
+    original, *extended = read_all(paths)
+    comparison, pairs = compare_runs(original, extended)
+    comparison = comparison.model_copy(update={"ranking": ranking(pairs)})
+    _write(folder, _files(paths, comparison))
+    return ComparisonOutcome(comparison, folder, folder / REPORT)
 
 
 def gate(

@@ -7,11 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lr2eval.errors import UsageError
-
 if TYPE_CHECKING:
-    from lr2eval.method.rope.files import FactorsFile
-    from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
+    from lr2eval.method.rope.scaling import RopeScaling
 
 MANY = 64
 """The largest published scale factor s of one step."""
@@ -49,7 +46,7 @@ def export(
     Raises :class:`lr2eval.UsageError` for factors that do not fit the model or an ``out`` that exists.
     """
     from lr2eval.method.rope.export import export as export_checkpoint
-    from lr2eval.method.rope.files import read_factors
+    from lr2eval.method.rope.files import read_factors, scaling_of_file
     from lr2eval.method.rope.rules import attention_factor as resolved
     from lr2eval.method.rope.rules import with_attention
     from lr2eval.method.rope.source import ModelRope
@@ -64,35 +61,6 @@ def export(
         scaling = replace(scaling, short_attention_factor=short)
     done = export_checkpoint(source, scaling, out, factors=found, command=command, link=not copy_weights)
     return ExportOutcome(out, scaling, [*scaling_warnings(scaling), *done.warnings], done.notes)
-
-
-def scaling_of_file(found: FactorsFile, original: OriginalRope, target: int | None) -> RopeScaling:
-    """The factors of a file as a scaling of this model. Raises :class:`UsageError` if they do not fit it."""
-    from lr2eval.method.rope.rules import longrope
-
-    path, made = found.path, found.scaling
-    if len(found.factors) != original.pairs:
-        raise UsageError(
-            f"{path}: has {len(found.factors)} factors, but the model has {original.pairs} rotary pairs; use factors "
-            "made for this model"
-        )
-    if target is not None and found.target is not None and target != found.target:
-        raise UsageError(
-            f"{path}: was made for {found.target:,} tokens, but --target-length is {target:,}; omit the flag"
-        )
-    target = target or found.target
-    if target is None:
-        raise UsageError("--target-length is missing; give the window that the factors are for, for example 128k")
-    if made is not None and made.original != original:
-        raise UsageError(
-            f"{path}: was made for base {made.theta:g} and a window of {made.original_window:,}, but the model has "
-            f"base {original.theta:g} and a window of {original.window:,}; use factors made for this model"
-        )
-    try:
-        plain = longrope(original, target, factors=found.factors, attention_factor=found.temperature)
-    except ValueError as error:
-        raise UsageError(f"--target-length: {error}; give a longer one") from error
-    return made or replace(plain, provenance=found.origin or "given")
 
 
 def scale_warnings(scale: float) -> list[str]:

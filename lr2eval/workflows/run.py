@@ -65,17 +65,23 @@ def prepare_run(config: RunConfig, *, listener: Listener | None = None) -> Ready
     return Ready(config.out or Path("runs") / config.run_name(Path(last.checkpoint.name).name), models)
 
 
-@with_listener
-def run_ready(ready: Ready, *, listener: Listener | None = None, command: Sequence[str] = ()) -> RunOutcome:
-    """:func:`run` for a run that :func:`prepare_run` has checked."""
+def run_models(ready: Ready, listener: Listener, command: Sequence[str]) -> dict[str, Finished]:
+    """Run every model, one after the other, and write the report of each."""
     from lr2eval.reports import render
     from lr2eval.runs.runner import execute
-    from lr2eval.workflows.compare import compare_pair
 
-    listener = listener or Listener()
     done = {part: execute(run, ready.folder / part, command, listener) for part, run in ready.models.items()}
     for finished in done.values():
         render([finished.folder], finished.folder / REPORT)
+    return done
+
+
+@with_listener
+def run_ready(ready: Ready, *, listener: Listener | None = None, command: Sequence[str] = ()) -> RunOutcome:
+    """:func:`run` for a run that :func:`prepare_run` has checked."""
+    from lr2eval.workflows.compare import compare_pair
+
+    done = run_models(ready, listener or Listener(), command)
     pair = None
     if len(done) > 1:
         original, extended = done.values()

@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ def export(
     Raises :class:`UsageError` for an ``out`` that exists or a model that is not supported, :class:`CheckpointError` for
     a damaged source, :class:`StoreError` if writing fails.
     """
+    from transformers import AutoConfig
+
     check_plain(source)
     checkpoint = Checkpoint.open(source.folder, cache=cache_dir())
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -79,7 +81,7 @@ def export(
         config = _new_config(source, scaling)
         write_json(work / "config.json", config)
         with quiet_transformers():
-            _check_loads(work, scaling)
+            _check_loads(lambda: AutoConfig.from_pretrained(work, trust_remote_code=False), scaling)
         _bring_files(source.folder, work, link, done, trained)
         if "rope_scaling" in config:
             done.notes.append("config.json: transformers 4.51 or newer reads these numbers")
@@ -92,6 +94,20 @@ def export(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return done
+
+
+def seen_under(
+    checkpoint: Checkpoint, source: ModelRope, scaling: RopeScaling, override: Mapping[str, Any], name: str
+) -> Checkpoint:
+    """``checkpoint`` as :func:`export` would write it with this scaling; nothing is written.
+
+    Raises :class:`UsageError` where :func:`export` does.
+    """
+    check_plain(source)
+    found = checkpoint.under(_new_config(source, scaling), override, name)
+    with quiet_transformers():
+        _check_loads(lambda: found.model_config().text, scaling)
+    return found
 
 
 def check_plain(source: ModelRope) -> None:
@@ -134,15 +150,15 @@ def _agrees(source: ModelRope, scaling: RopeScaling) -> bool:
     return not _is_phi3(source) or scaling.long_attention_factor == scaling.short_attention_factor == usual
 
 
-def _check_loads(folder: Path, scaling: RopeScaling) -> None:
+def _check_loads(read: Callable[[], Any], scaling: RopeScaling) -> None:
     """Stock transformers must read exactly these numbers and use them in a supported rotary module."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     from lr2eval.method.rope.windowed import install_rope
 
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = read()
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         rotary = install_rope(model)

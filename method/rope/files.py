@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lr2eval.base.reading import decoded, parse_csv, parse_json, read_bytes
 from lr2eval.errors import UsageError
-from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.method.rope.rules import longrope
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.record.base import check_seal
 
 _LARGEST = 64 << 20
@@ -51,6 +52,33 @@ def read_factors(path: Path) -> FactorsFile:
         return FactorsFile(path, sha256, _from_csv(path, raw))
     value = parse_json(text, str(path), fix="write the file again")
     return _from_object(path, sha256, {"factors": value} if isinstance(value, list) else value)
+
+
+def scaling_of_file(found: FactorsFile, original: OriginalRope, target: int | None) -> RopeScaling:
+    """The factors of a file as a scaling of this model. Raises :class:`UsageError` if they do not fit it."""
+    path, made = found.path, found.scaling
+    if len(found.factors) != original.pairs:
+        raise UsageError(
+            f"{path}: has {len(found.factors)} factors, but the model has {original.pairs} rotary pairs; use factors "
+            "made for this model"
+        )
+    if target is not None and found.target is not None and target != found.target:
+        raise UsageError(
+            f"{path}: was made for {found.target:,} tokens, but --target-length is {target:,}; omit the flag"
+        )
+    target = target or found.target
+    if target is None:
+        raise UsageError("--target-length is missing; give the window that the factors are for, for example 128k")
+    if made is not None and made.original != original:
+        raise UsageError(
+            f"{path}: was made for base {made.theta:g} and a window of {made.original_window:,}, but the model has "
+            f"base {original.theta:g} and a window of {original.window:,}; use factors made for this model"
+        )
+    try:
+        plain = longrope(original, target, factors=found.factors, attention_factor=found.temperature)
+    except ValueError as error:
+        raise UsageError(f"--target-length: {error}; give a longer one") from error
+    return made or replace(plain, provenance=found.origin or "given")
 
 
 def _from_object(path: Path, sha256: str, value: Mapping[str, Any]) -> FactorsFile:

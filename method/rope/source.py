@@ -51,7 +51,11 @@ class ModelRope:
         Raises :class:`CheckpointError` for a configuration that cannot be read, and for a model without RoPE, with
         RoPE in only some of its attention layers, or with several.
         """
-        config = ModelConfig.read(folder)
+        return cls.of(folder, ModelConfig.read(folder))
+
+    @classmethod
+    def of(cls, folder: Path, config: ModelConfig) -> ModelRope:
+        """The same for a configuration that need not lie in ``folder``."""
         stock = stock_ropes(config).only(str(config.path))
         theta = config.rope.get("rope_theta")
         if theta is None:

@@ -15,7 +15,7 @@ from lr2eval.reports.load import Key
 from lr2eval.reports.run.tables import ScoreTable, headlines
 from lr2eval.stats.scores import RULER_THRESHOLD
 
-_MARKERS = "osDvpP"
+_MARKERS = "osDvpPX*"
 
 
 def chart(table: ScoreTable, identity: str, effective: Sequence[tuple[Key, EffectiveLength]] = ()) -> Markup | None:

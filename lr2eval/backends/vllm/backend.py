@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import transformers
 from lm_eval.api.instance import Instance
 
 from lr2eval.backends import Postponed
@@ -88,12 +87,11 @@ class WindowedVLLM(StreamLM):
         limit = int(engine.pop("max_model_len", window))
         with quiet():
             prompts = prompts or PromptTokenizer.load(checkpoint.folder)
-            self._config = transformers.AutoConfig.from_pretrained(
-                str(checkpoint.folder), local_files_only=True, trust_remote_code=trust_remote_code
-            )
+            config = checkpoint.model_config(trust_remote_code=trust_remote_code)
+        self._config = config.text
         self._scaling: RopeScaling | None = None
         if checkpoint.rope_type == "longrope":
-            self._scaling = ModelRope.read(checkpoint.folder).own()
+            self._scaling = ModelRope.of(checkpoint.folder, config).own()
         super().__init__(
             prompts,
             limit=limit,
@@ -103,7 +101,7 @@ class WindowedVLLM(StreamLM):
         )
         self._beyond = window if window > checkpoint.window else None
         self._seed = seed
-        vocabulary = getattr(self._config.get_text_config(), "vocab_size", len(self.tokenizer))
+        vocabulary = getattr(self._config, "vocab_size", len(self.tokenizer))
         self._eos_ids = answer_ends(checkpoint, self.tokenizer.eos_token_id, vocabulary)
         self._begun: dict[str, list[int]] = {}
         if batch_size != "auto":
@@ -142,8 +140,7 @@ class WindowedVLLM(StreamLM):
             side: Literal["short", "long"] = "short" if window == "short" else "long"
             original = self._scaling.original_window + (1 if window == "short" else 0)
             length = min(length, original) if window == "short" else length
-            config = self._config.get_text_config()
-            rope = self._scaling.rope_parameters(getattr(config, "head_dim", None))
+            rope = self._scaling.rope_parameters(getattr(self._config, "head_dim", None))
             factors, attention = rope[f"{side}_factor"], self._scaling.attention_factor(side)
             rope |= {"short_factor": factors, "long_factor": factors, "original_max_position_embeddings": original}
             rope |= {"attention_factor": attention, "short_mscale": attention, "long_mscale": attention}

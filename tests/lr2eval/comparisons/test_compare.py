@@ -5,11 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lr2eval.comparisons.compare import compare_runs, groups, pool, read_all
+from lr2eval.comparisons.compare import compare_runs, groups, pool, ranking, read_all
 from lr2eval.comparisons.pairing import PairedShard
 from lr2eval.comparisons.scores import RunScores
 from lr2eval.errors import NotComparableError, UsageError
-from lr2eval.record.comparison import Comparison, Difference
+from lr2eval.record.comparison import Comparison, Difference, Rank
+from lr2eval.stats.paired import holm, mcnemar
 from tests.fake_runs import fake_run, ones
 
 
@@ -180,6 +181,63 @@ def test_several_extended_models(tmp_path: Path) -> None:
     done = compare_runs(sources[0], sources[1:])[0]
     assert [pair.extended.label for pair in done.pairs] == ["yarn (b)", "yarn (c)"]
     assert [pair.differences[0].difference for pair in done.pairs] == [-10, -20]
+
+
+NEAR, FAR, FARTHER = "ruler/vt@4096", "ruler/vt@8192", "ruler/cwe@16384"
+
+
+def ranked(tmp_path: Path, rules: dict[str, tuple[int, int, int]]) -> list[Rank]:
+    """The ranking of rules that miss so many of 40 near, 40 far and 20 farther samples; the window is 4096."""
+    paths = [fake_run(tmp_path / "original", {NEAR: ones(40)}, model="original", window=4096)]
+    for name, (near, far, farther) in rules.items():
+        scores = {NEAR: ones(40, near), FAR: ones(40, far), FARTHER: ones(20, farther)}
+        paths.append(fake_run(tmp_path / name, scores, model=name))
+    original, *extended = read_all(paths)
+    return ranking(compare_runs(original, extended)[1])
+
+
+def test_rules_are_ranked_beyond_the_window(tmp_path: Path) -> None:
+    found = ranked(tmp_path, {"worst": (0, 40, 20), "good": (10, 4, 1), "best": (20, 0, 0)})
+    assert [rank.label for rank in found] == ["best", "good", "worst"]
+    assert [rank.score for rank in found] == [100, 92.5, 0]  # each shard counts the same, whatever its samples
+    assert [rank.n for rank in found] == [60, 60, 60]
+    assert [rank.difference for rank in found] == [None, -7.5, -100]
+    assert [rank.retention for rank in found] == [0.5, 0.75, 1]  # which the ranking does not count
+    first, second, third = found
+    assert (first.difference_interval, first.p_holm) == (None, None)
+    assert second.difference_interval is not None
+    assert second.difference_interval.confidence == 0.95
+    assert second.difference_interval.low < -7.5 < second.difference_interval.high
+    assert third.p_holm is not None
+    assert third.p_holm < 1e-6
+    assert first.interval.low < 100 == first.interval.high
+
+
+def test_a_rule_near_the_best_is_not_told_apart(tmp_path: Path) -> None:
+    """p values are adjusted over every pair of rules, because the samples that are tested choose the best rule."""
+    paths = [fake_run(tmp_path / "original", {NEAR: ones(40)}, model="original", window=4096)]
+    missed = {"a": 0, "b": 5, "c": 9}
+    for name, lost in missed.items():
+        paths.append(fake_run(tmp_path / name, {NEAR: ones(40), FAR: ones(40, lost)}, model=name))
+    original, *extended = read_all(paths)
+    found = {rank.label: rank.p_holm for rank in ranking(compare_runs(original, extended)[1])}
+    adjusted = holm([mcnemar(5, 0), mcnemar(9, 0), mcnemar(4, 0)])
+    assert (found["b"], found["c"]) == (pytest.approx(adjusted[0]), pytest.approx(adjusted[1]))
+    assert adjusted[0] > 0.05 > mcnemar(5, 0)
+
+
+def test_one_rule_alone_is_the_best(tmp_path: Path) -> None:
+    (only,) = ranked(tmp_path, {"only": (0, 10, 0)})
+    assert (only.label, only.score, only.difference, only.p_holm) == ("only", 87.5, None, None)
+
+
+def test_rules_that_answered_other_samples_are_not_ranked(tmp_path: Path) -> None:
+    original = fake_run(tmp_path / "original", {NEAR: ones(40)}, model="original", window=4096)
+    one = fake_run(tmp_path / "one", {NEAR: ones(40), FAR: ones(40)}, model="one")
+    other = fake_run(tmp_path / "other", {NEAR: ones(40), FAR: ones(30)}, model="other")
+    first, *rest = read_all([original, one, other])
+    with pytest.raises(NotComparableError, match="10 samples are in one run only"):
+        ranking(compare_runs(first, rest)[1])
 
 
 def test_noise_floor_is_the_largest_move_between_repeats(tmp_path: Path) -> None:

@@ -28,8 +28,10 @@ from lr2eval.errors import BackendError, CheckpointError, UsageError
 from lr2eval.method.rope.scaling import LONG_ATTENTION_KEY, SHORT_ATTENTION_KEY
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.record.store import RunStore
-from tests.tiny_models import EOS, text_of
-from tests.vllm_models import lm_evals_model, vllm_checkpoint
+from lr2eval.runs.config import RunConfig
+from lr2eval.runs.rope import under_rope
+from tests.tiny_models import EOS, save_checkpoint, text_of
+from tests.vllm_models import lm_evals_model, vllm_checkpoint, vllm_model
 
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vLLM absent: `make vllm-test` builds its environment and runs this file", allow_module_level=True)
@@ -60,10 +62,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path, **options: Any) -> Any:
+    return backend_of(Checkpoint.open(folder), **options)
+
+
+def backend_of(checkpoint: Checkpoint, **options: Any) -> Any:
     from lr2eval.backends.vllm.backend import WindowedVLLM
 
     arguments = {"window": WINDOW, "dtype": "float32", "options": ENGINE, **options}
-    return WindowedVLLM(Checkpoint.open(folder), **arguments)
+    return WindowedVLLM(checkpoint, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +111,24 @@ def test_short_and_long_in_one_call_equal_the_hf_backend(lm: Any, hf: WindowedHF
     assert [engine["window"] for engine in engines] == ["short", "long"]
     assert [engine["max_model_len"] for engine in engines] == [LT + 1, WINDOW]  # one more for what is only predicted
     assert all(engine["batch_invariant"] is False for engine in engines)
+
+
+def test_a_model_under_a_rule_runs_as_the_exported_one_would(tmp_path: Path) -> None:
+    """``--rope``: the folder's configuration states another RoPE and another window than the engines use."""
+    model = vllm_model(LT)
+    model.config.rope_parameters = {"rope_type": "default", "rope_theta": 1000.0}
+    model.config.max_position_embeddings = LT
+    folder = save_checkpoint(tmp_path / "plain", model)
+    asked = RunConfig.load({"model": folder, "tasks": "x", "rope": "yarn", "target_length": WINDOW})
+    seen = under_rope(Checkpoint.open(folder), asked)
+    ours, theirs = backend_of(seen), WindowedHFLM(seen, dtype="float32", device="cpu")
+    try:
+        requests = generations(ours.tokenizer, (5, 18, LT - 6, LT, LT + 1, 60, 200))
+        assert ours.generate_until(requests) == theirs.generate_until(requests)
+        assert ours.take_details() == theirs.take_details()
+    finally:
+        ours.close()
+    assert Checkpoint.open(folder).window == LT
 
 
 def test_budget_never_hands_over(lm: Any, hf: WindowedHFLM, monkeypatch: pytest.MonkeyPatch) -> None:
