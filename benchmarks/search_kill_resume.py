@@ -1,9 +1,9 @@
 """Kill a search with SIGKILL at random moments, start it again each time, and look whether its history is the same.
 
 ``python benchmarks/search_kill_resume.py --kills 10 [--strategy gradient]`` searches once undisturbed, then with the
-given number of kills, and checks at the end: the journals hold the same evaluations with the same scores in the same order, none twice, and
-``search.json`` and ``factors.json`` are equal byte for byte. Prints one JSON object and exits 1 when anything differs.
-The tests do three kills with the same code.
+given number of kills. At the end it checks that the journals hold the same evaluations with the same scores in the same
+order, none twice, and that ``search.json`` and ``factors.json`` are equal byte for byte. Prints one JSON object and
+exits 1 when anything differs. The tests do three kills with the same code.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A cell is ``SUBJECT/KIND/SEED``: a model, a kind of search, and the seed of its samples. Subjects are ``tiny-N`` (the
 tiny retrieval model of pre-training seed N, 128 to 2,048 words) and ``demo-N`` (the demo model, 512 to 8,192 tokens).
-Every
-cell is a run of ``lr2eval search``, and one line of ``results/search_strategies.jsonl`` when it ends; the same command
-goes on where it was stopped. ``--list`` names the cells that are missing, in the order in which they would run.
+Every cell is a run of ``lr2eval search``, and one line of ``results/search_strategies.jsonl`` when it ends; the same
+command goes on where it was stopped. ``--list`` names the cells that are missing, in the order in which they would run.
+``--write PAGE`` puts the tables into a page, between ``<!-- searches NAME -->`` and ``<!-- end -->``.
 
 * ``gradient``: ``--strategy gradient`` with its defaults, on every subject.
 * ``evolution``: the published search. Tiny models: its published size at the theoretical split (1,408 candidates, 10
@@ -12,7 +12,8 @@ goes on where it was stopped. ``--list`` names the cells that are missing, in th
 * ``evolution-temperature``: the same with the attention temperature as a gene.
 
 All kinds of a subject and seed are scored on the same 48 unseen samples and the same questions at the target length.
-They chose nothing. ``rule`` is the best rule at its best temperature, chosen on the samples of the search.
+They chose nothing. ``rule`` is the best rule at its best temperature: of the three best rules of the gradient search
+and eight temperatures, the pair with the lowest loss on samples of their own.
 
 The cost is in samples of the target length: 1 for a forward, ``GRADIENT`` for a forward with its gradient.
 ``--cost MODEL LENGTH`` measures that number: processor seconds of both, side by side.
@@ -24,11 +25,12 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +46,14 @@ from reproduction.measure import Test, answered
 from reproduction.store import Store, pack
 from reproduction.tiny import question
 
-from lr2eval.method.rope.rules import longrope
+from lr2eval.method.rope.rules import longrope, with_attention
 from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.rope.source import ModelRope
 from lr2eval.method.rope.windowed import install_rope
 from lr2eval.method.search.needles import Sample
 from lr2eval.method.search.perplexity import mean_nll, nll_gradient
-from lr2eval.record.search import FOUND, SEED, SearchResult
+from lr2eval.record.search import FOUND, SEED, RuleFacts, SearchResult
+from lr2eval.stats.scores import t_interval
 
 RESULTS = Path(__file__).parent / "results" / "search_strategies.jsonl"
 QUALITY = RESULTS.with_name("search_quality.json")
@@ -62,6 +65,8 @@ TEMPERATURES = "temperatures=[0.5,1.5]"
 SEEDS = {"tiny": {"gradient": (0, 1, 2), "evolution-temperature": (0, 1, 2), "evolution": (1,)},
          "demo": {"gradient": (0,), "evolution-temperature": (0,), "evolution": (0,)}}  # fmt: skip
 """Seeds of the samples. The published search of tiny-0, seed 0, is that of ``search_quality.json``."""
+CHOICE_SEED, CHOICES = 10_000, {"tiny": 24, "demo": 8}
+"""Samples that choose rule and temperature."""
 DOCUMENTS = {"tiny": 30, "demo": 15}
 """Of each task at the target length."""
 
@@ -125,19 +130,19 @@ def search(model: Path, cell: str, work: Path) -> tuple[SearchResult, dict[str, 
     return SearchResult.read(out), {} if begun else took
 
 
-def unseen(subject: str, model: Path, seed: int) -> tuple[list[Sample], dict[str, list[Test]]]:
+def unseen(subject: str, model: Path, seed: int, samples: int = UNSEEN) -> tuple[list[Sample], dict[str, list[Test]]]:
     """Samples and questions that no search has used; the same for every kind."""
     count = DOCUMENTS[subject]
     if subject == "tiny":
         rng = np.random.default_rng([QUESTION_SEED, seed])
         tests = [question(tiny_language.recall(rng, 2048, 48, 12, at_end=True), at_end=True) for _ in range(count)]
-        return tiny_search.samples(tiny_search.settings(UNSEEN_SEED + seed), (UNSEEN,)), {"many": tests}
+        return tiny_search.samples(tiny_search.settings(UNSEEN_SEED + seed), (samples,)), {"many": tests}
     demo = Demo(Design.read("demo").own, model, None)
     tasks = {
         task: [demo._test(QUESTION_SEED + seed, task, 8192, number, count) for number in range(count)]
         for task in ("single_1", "multikey_1")
     }
-    return demo.samples(UNSEEN_SEED + seed, UNSEEN), tasks
+    return demo.samples(UNSEEN_SEED + seed, samples), tasks
 
 
 def measured(model: Any, scaling: RopeScaling, samples: list[Sample], tests: dict[str, list[Test]]) -> dict[str, Any]:
@@ -164,15 +169,14 @@ def line(cell: str, model: Path, work: Path) -> dict[str, Any]:
         known = json.loads(QUALITY.read_text(encoding="utf-8"))["runs"][0]
         scaling = longrope(rope, target, factors=known["factors"])
         found |= {"forwards": known["evaluations"], "gradients": 0, "from": QUALITY.name}
-        rule = None
+        rules = []
     else:
         result, took = search(model, cell, work)
         ours = next(each for each in result.rules if each.name == FOUND)
         scaling = longrope(rope, target, factors=ours.factors, attention_factor=ours.attention_factor)
         gradients = int(result.data["tokens_differentiated"]) // target
         forwards = result.evaluations - gradients + (int(result.data["screened"]) if kind == "gradient" else 0)
-        others = [each for each in result.rules if each.name not in (FOUND, SEED) and None not in each.search_nll]
-        rule = min(others, key=lambda each: float(np.mean([nll for nll in each.search_nll if nll is not None])))
+        rules = [each for each in result.rules if each.name not in (FOUND, SEED) and None not in each.search_nll]
         found |= {
             "forwards": forwards, "gradients": gradients, "digest": result.digest, "search_nll": result.best_nll,
             "split": result.split, "power": result.power, "from": result.best.label, "discarded": result.discarded,
@@ -182,11 +186,31 @@ def line(cell: str, model: Path, work: Path) -> dict[str, Any]:
     loaded, _ = tiny_search.load(model)
     samples, tests = unseen(subject, model, int(seed))
     found |= measured(loaded, scaling, samples, tests)
-    if rule is not None and kind == "gradient":
-        best = longrope(rope, target, factors=rule.factors, attention_factor=rule.attention_factor)
-        found["rule"] = {"name": rule.name, "temperature": rule.attention_factor}
+    if kind == "gradient":
+        name, best = best_rule(subject, model, loaded, rules, int(seed))
+        found["rule"] = {"name": name, "temperature": best.long_attention_factor}
         found["rule"] |= measured(loaded, best, samples, tests)
     return found
+
+
+def best_rule(subject: str, folder: Path, model: Any, rules: Sequence[RuleFacts], seed: int) -> tuple[str, RopeScaling]:
+    """Of the three best rules and eight temperatures, the pair with the lowest loss on samples that chose nothing else
+    and are not among the unseen ones."""
+    rope = ModelRope.read(folder).original()
+    target = 2048 if subject == "tiny" else 8192
+    mean = {each.name: float(np.mean([nll for nll in each.search_nll if nll is not None])) for each in rules}
+    best = sorted({name.partition("@")[0] for name in mean}, key=lambda name: min(
+        value for other, value in mean.items() if other.partition("@")[0] == name))[:3]  # fmt: skip
+    samples = unseen(subject, folder, CHOICE_SEED + seed, CHOICES[subject])[0]
+    factors = {each.name: each.factors for each in rules}
+    losses: dict[tuple[str, float], float] = {}
+    for name in best:
+        for asked in (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, "su", "yarn"):
+            scaling = with_attention(longrope(rope, target, factors=factors[name]), asked)
+            install_rope(model, scaling)
+            losses[name, scaling.long_attention_factor] = float(np.mean([mean_nll(model, each) for each in samples]))
+    name, warm = min(losses, key=lambda pair: losses[pair])
+    return name, longrope(rope, target, factors=factors[name], attention_factor=warm)
 
 
 def cost(model: Path, length: int) -> dict[str, float]:
@@ -213,6 +237,64 @@ def cost(model: Path, length: int) -> dict[str, float]:
     }
 
 
+def tables(store: Store) -> dict[str, str]:
+    """Markdown tables by name: each cell, and the gradient search against the others."""
+    lines = [line for key, line in store.lines.items() if key.count("/") == 2]
+    rows = []
+    for each in sorted(lines, key=lambda line: line["key"]):
+        subject, kind, seed = each["key"].split("/")
+        right = [packed["right"] / packed["asked"] for packed in each["answers"].values()]
+        spent = each["forwards"] + GRADIENT * each["gradients"]
+        nll = np.array(each["nll"])
+        low, high = t_interval(nll, 0.95)
+        rows.append(
+            f"| {subject} | {NAMES[kind]} | {seed} | {nll.mean():.3f} [{low:.3f}, {high:.3f}] | "
+            f"{100 * float(np.mean(right)):.1f} | {each['temperature']:.2f} | {spent:,.0f} |"
+        )
+        if "rule" in each:
+            rule = each["rule"]
+            nll, right = np.array(rule["nll"]), [each["right"] / each["asked"] for each in rule["answers"].values()]
+            low, high = t_interval(nll, 0.95)
+            rows.append(
+                f"| {subject} | best rule: {rule['name']} | {seed} | {nll.mean():.3f} [{low:.3f}, {high:.3f}] | "
+                f"{100 * float(np.mean(right)):.1f} | {rule['temperature']:.2f} | - |"
+            )
+    head = "| model | factors | seed | loss, nats | right answers, % | temperature | cost, samples |"
+    found = {"cells": "\n".join([head, "|---|---|---|---|---|---|---|", *rows])}
+    head = "| gradient minus ..., nats | tiny models | n | demo models | n |"
+    rows = []
+    for kind in ("evolution", "evolution-temperature", "rule"):
+        parts = [_difference(store, subject, kind) for subject in ("tiny", "demo")]
+        rows.append(f"| {NAMES[kind]} | {' | '.join(parts)} |")
+    return found | {"differences": "\n".join([head, "|---|---|---|---|---|", *rows])}
+
+
+NAMES = {"gradient": "gradient", "evolution": "published evolution", "evolution-temperature":
+         "evolution with temperature", "rule": "best rule at its best temperature"}  # fmt: skip
+
+
+def _difference(store: Store, subject: str, kind: str) -> str:
+    """Over the cells of a kind of subject: the mean paired difference and Student's t interval, n cells."""
+    means = []
+    for key, line in store.lines.items():
+        name, found, seed = key.split("/") if key.count("/") == 2 else ("", "", "")
+        if found != "gradient" or not name.startswith(subject):
+            continue
+        other = line.get("rule") if kind == "rule" else store.lines.get(f"{name}/{kind}/{seed}")
+        if other:
+            means.append(float(np.mean(np.array(line["nll"]) - np.array(other["nll"]))))
+    if not means:
+        return "not measured | 0"
+    low, high = t_interval(means, 0.95) if len(means) > 1 else (float("nan"), float("nan"))
+    return f"{np.mean(means):+.3f} [{low:+.3f}, {high:+.3f}] | {len(means)}"
+
+
+def filled(page: str, found: dict[str, str]) -> str:
+    """The page with its tables."""
+    place = re.compile(r"(<!-- searches (\w+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+    return place.sub(lambda match: f"{match[1]}\n{found[match[2]]}\n{match[3]}", page)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", help="SUBJECT=FOLDER")
@@ -220,11 +302,16 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--part", default="0/1", help="K/N: every N-th missing cell from the K-th on, for N processes")
     parser.add_argument("--list", action="store_true")
+    parser.add_argument("--write", type=Path, metavar="PAGE")
     parser.add_argument("--cost", nargs=2, metavar=("MODEL", "LENGTH"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.cost:
         print(json.dumps(cost(Path(arguments.cost[0]), int(arguments.cost[1]))))
+        return 0
+    if arguments.write:
+        page = arguments.write.read_text(encoding="utf-8")
+        arguments.write.write_text(filled(page, tables(Store(arguments.results))), encoding="utf-8")
         return 0
     models = {name: Path(folder) for name, _, folder in (each.partition("=") for each in arguments.models)}
     every = cells(list(models))

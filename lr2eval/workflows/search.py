@@ -232,10 +232,10 @@ def _rules(rope: OriginalRope, config: SearchConfig) -> dict[str, RopeScaling]:
 
 
 def _tempered(rules: Mapping[str, RopeScaling], config: SearchConfig) -> dict[tuple[str, float], RopeScaling]:
-    """Every rule at its own temperature, at those of LongRoPE and YaRN, and at 1; or at the one that is asked for."""
+    """Every rule at its own temperature, at 0.8 and 1, and at those of LongRoPE and YaRN; or at the one asked for."""
     from lr2eval.method.rope.rules import with_attention
 
-    asked: tuple[str | float | None, ...] = (None, 1.0, "su", "yarn")
+    asked: tuple[str | float | None, ...] = (None, 0.8, 1.0, "su", "yarn")
     if config.attention_factor is not None:
         asked = (config.attention_factor,)
     found: dict[tuple[str, float], RopeScaling] = {}
