@@ -11,7 +11,6 @@ The variants were fixed before they were run on these samples:
 
 * ``published``: the paper's settings (population 64, 40 iterations, 10 samples, no racing) for one split, ``d_tcd``.
 * ``sweep``: the same with racing for three splits, ``d_tcd`` - 4, - 2 and ``d_tcd``.
-* ``wide``: one split with racing, factors up to 4 s instead of 2 s, half of the mutations shifts of a whole tail.
 * ``random``: as many candidates as ``published``, drawn at random.
 """
 
@@ -48,7 +47,6 @@ CONTROL = "control: yarn at 1.5 s"
 VARIANTS: Mapping[str, tuple[str, ...]] = {
     "published": ("--splits", "14"),
     "sweep": ("--splits", "10,12,14", "--race"),
-    "wide": ("--splits", "14", "--race", "--set", "reach=4", "--set", "shifts=0.5"),
     "random": ("--splits", "14", "--strategy", "random"),
 }
 

@@ -108,8 +108,6 @@ class SearchConfig(Config):
     """The number of crossed candidates per iteration."""
     rate: Rare[float] = Field(0.3, gt=0, le=1)
     """The probability that a mutation or a crossover changes a factor."""
-    shifts: Rare[float] = Field(0.0, ge=0, le=1)
-    """The share of mutations that move all factors from one pair on together; the paper has none."""
     grid: Rare[float] = Field(0.01, gt=0)
     """The step between two values of a factor."""
     reach: Rare[float] = Field(2.0, gt=1)
@@ -207,7 +205,7 @@ class SearchConfig(Config):
         later = [key for key in _LATER if getattr(self, key) == type(self).model_fields[key].default]
         for key in [*later, *(_ALONG if self.strategy != "gradient" else ())]:
             kept.pop(key, None)
-        return kept | {"random": self.strategy == "random"}  # as in folders of earlier versions
+        return kept | {"random": self.strategy == "random", "shifts": 0.0}  # as in folders of earlier versions
 
 
 def default_splits(rope: OriginalRope) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lr2eval.errors import BackendError
 from lr2eval.method.search.config import SearchConfig
-from lr2eval.method.search.space import Candidate, Space, cross, draw, mutate, shift
+from lr2eval.method.search.space import Candidate, Space, cross, draw, mutate
 
 Stop = Literal["iterations", "patience", "exhausted", "steps", "behind", "not finite"]
 """Why a split, or a start of a gradient search, ends; :class:`lr2eval.record.search.SplitFacts` explains each."""
@@ -130,10 +130,6 @@ class Evolution(Strategy):
         return child or self._mutation(parents[min(one, two)].candidate)
 
     def _mutation(self, parent: Candidate) -> Candidate | None:
-        if self.config.shifts and self._rng.random() < self.config.shifts:
-            shifted = shift(self.space, parent, self._rng, self._seen)
-            if shifted is not None:
-                return shifted
         return mutate(self.space, parent, self._rng, self.config.rate, self._seen)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -158,23 +158,6 @@ def mutate(
         if space.temperatures is not None and rng.random() < rate:
             heat = space.random_temperature(rng)
         return Candidate(space.split, tuple(right), power, heat)
-
-    return _unseen(child, seen)
-
-
-def shift(space: Space, parent: Candidate, rng: np.random.Generator, seen: Container[Candidate]) -> Candidate | None:
-    """A new candidate: all factors from a random pair on raised or lowered together.
-
-    Not in the paper. The paper's mutation keeps each factor between its neighbours, which are close together in the
-    seeds, so a vector can move away from its seed only in many small steps. ``None`` if many tries give nothing unseen.
-    """
-
-    def child() -> Candidate:
-        right = parent.right
-        begin = int(rng.integers(space.size))
-        low = (right[begin - 1] + 1 if begin else space.low) - right[begin]
-        by = int(rng.integers(low, space.high - right[-1] + 1))
-        return replace(parent, right=(*right[:begin], *(step + by for step in right[begin:])))
 
     return _unseen(child, seen)
 

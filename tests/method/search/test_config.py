@@ -52,7 +52,6 @@ def test_a_folder_belongs_to_what_decides_the_result() -> None:
     [
         ({"parents": 65}, "65 parents cannot come from a population of 64"),
         ({"rate": 0.0}, "rate 0.0: must be greater than 0"),
-        ({"shifts": 1.5}, "shifts 1.5: must be less than or equal to 1"),
         ({"initial": 0}, "initial 0: must be greater than or equal to 1"),
         ({"mutations": 0, "crossovers": 0}, "an iteration has no candidates"),
         ({"patience": 0}, "patience 0: must be"),

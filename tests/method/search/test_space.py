@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr2eval.method.rope.scaling import OriginalRope
-from lr2eval.method.search.space import PLAIN_POWER, Candidate, Space, cross, draw, mutate, shift
+from lr2eval.method.search.space import PLAIN_POWER, Candidate, Space, cross, draw, mutate
 from tests.method.published import LLAMA3, LLAMA3_LEFT, LLAMA3_RIGHT
 from tests.method.search.spaces import holds
 
@@ -36,21 +37,6 @@ SPACES = st.builds(
 )
 
 
-def test_a_shift_moves_a_tail_as_one_and_reaches_the_end_of_the_range() -> None:
-    space = some_space(reach=4.0)
-    parent = space.seeds()[0]
-    rng = np.random.default_rng(0)
-    found = [shift(space, parent, rng, set()) for _ in range(300)]
-    tops = []
-    for child in found:
-        assert child is not None
-        moved = [new - old for new, old in zip(child.right, parent.right, strict=True)]
-        begin = next(i for i, by in enumerate(moved) if by)
-        assert len(set(moved[begin:])) == 1
-        tops.append(child.right[-1])
-    assert max(tops) > 3.5 * space.scale / space.grid, "from a seed at s to near the end in one step"
-
-
 def test_seeds_spread_over_the_reach() -> None:
     firsts = [each.right[0] * 0.01 for each in some_space(reach=4.0).seeds()]
     assert firsts == pytest.approx([16 + 6 * k for k in range(8)])
@@ -66,7 +52,6 @@ def test_every_move_stays_in_the_space_and_is_new(space: Space, seed: int) -> No
         one, two = (family[int(i)] for i in rng.integers(len(family), size=2))
         moves = (
             lambda one=one: mutate(space, one, rng, 0.3, seen),
-            lambda one=one: shift(space, one, rng, seen),
             lambda one=one, two=two: cross(space, one, two, rng, 0.3, seen),
             lambda: draw(space, rng, seen),
         )
@@ -157,3 +142,26 @@ def test_nothing_left_to_find_is_none() -> None:
 def test_impossible_spaces(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         some_space(**({"grid": 0.1} if changes.get("target") == 8200 else {}), **changes)
+
+
+def test_the_temperature_is_a_gene_where_it_is_asked_for() -> None:
+    plain = some_space()
+    space = replace(plain, temperatures=(0.5, 1.5))
+    seeds = space.seeds()
+    assert [replace(seed, temperature=None) for seed in seeds] == plain.seeds()
+    usual = plain.scaling(plain.seeds()[0]).long_attention_factor
+    heats = [space.scaling(seed).long_attention_factor for seed in seeds]
+    assert heats[::2] == [pytest.approx(usual, abs=0.005)] * 4
+    assert len(set(heats[1::2])) == 4
+    rng, seen = np.random.default_rng(2), set(seeds)
+    mutants = [mutate(space, seeds[0], rng, 1.0, seen) for _ in range(200)]
+    found = [space.scaling(each).long_attention_factor for each in mutants if each]
+    assert 0.5 <= min(found) < 0.55
+    assert 1.45 < max(found) <= 1.5
+    children = [cross(space, seeds[0], seeds[1], rng, 1.0, seen) for _ in range(50)]
+    assert {each.temperature for each in children if each} == {seeds[0].temperature, seeds[1].temperature}
+    one = draw(space, rng, seen)
+    assert one is not None
+    assert one.temperature is not None
+    with pytest.raises(ValueError, match="temperatures 0, 1: give two positive numbers"):
+        replace(plain, temperatures=(0.0, 1.0))
