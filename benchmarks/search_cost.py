@@ -1,6 +1,6 @@
 """What a search costs: memory and tokens per candidate, racing against full evaluation, and the published size.
 
-``search_cost.py memory|racing|time [--work FOLDER]``; each part prints one JSON object and writes
+``search_cost.py memory|racing|time|gradient [--work FOLDER]``; each part prints one JSON object and writes
 ``benchmarks/results/search_cost_PART.json``.
 
 * ``memory``: peak resident memory of one evaluation above that of the loaded model, ours against a plain implementation
@@ -9,16 +9,20 @@
   best factors on held-out samples. Journalled in ``--work``.
 * ``time``: processor seconds of one evaluation of the tiny model at 16x on one thread, and what a search of published
   size comes to. Processor seconds, as a machine that is used by others tells nothing by its wall clock.
+* ``gradient``: a gradient in the factors beside a plain forward. Processor seconds on the tiny model and the demo, in
+  turn, five times each; peak memory as in ``memory``, of 12 layers, with and without activation checkpointing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +33,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import machine
 import tiny_search
 
+from lr2eval.method.rope.rules import yarn
+from lr2eval.method.rope.scaling import OriginalRope
+from lr2eval.method.rope.windowed import install_rope
+from lr2eval.method.search import perplexity
 from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.search.journal import Journal, Trial
 from lr2eval.method.search.needles import Sample
-from lr2eval.method.search.perplexity import ModelExecutor, mean_nll
+from lr2eval.method.search.perplexity import ModelExecutor, mean_nll, nll_gradient
 from lr2eval.method.search.run import JournalScorer, search
 from lr2eval.method.search.space import Space
+from lr2eval.model.names import locate
 
 RESULTS = Path(__file__).parent / "results"
 VOCABULARY, TOKENS, ANSWER = 49_152, 8_192, 7
@@ -45,7 +54,7 @@ SIZES = {"population": 24, "initial": 32, "iterations": 8, "parents": 12, "mutat
 THIN = PUBLISHED.model_copy(update=SIZES | {"samples": SAMPLES})
 
 
-def evaluate(variant: str) -> dict[str, float]:
+def evaluate(variant: str, layers: int) -> dict[str, float]:
     """In this process: load, note the memory, score once, note the peak (MiB)."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -55,18 +64,23 @@ def evaluate(variant: str) -> dict[str, float]:
         vocab_size=VOCABULARY,
         hidden_size=256,
         intermediate_size=512,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=TOKENS,
     )
-    model = LlamaForCausalLM(config).eval()
+    model = LlamaForCausalLM(config).eval().requires_grad_(False)
+    install_rope(model, yarn(OriginalRope(10_000.0, 64, TOKENS // 16), TOKENS))
     ids = torch.randint(0, VOCABULARY, (TOKENS,), generator=torch.Generator().manual_seed(1)).tolist()
     sample = Sample(tuple(ids), tuple(range(TOKENS - ANSWER, TOKENS)))
     mean_nll(model, Sample(tuple(ids[:64]), (63,)))
     before = _peak()
     if variant == "ours":
         nll = mean_nll(model, sample)
+    elif variant.startswith("gradient"):
+        if variant == "gradient without checkpointing":
+            perplexity.GradientCheckpointingLayer = int  # no layer is one
+        nll, _ = nll_gradient(model, sample)
     else:
         with torch.inference_mode():
             labels = torch.full((1, TOKENS), -100)
@@ -79,14 +93,45 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def peaks(variants: Sequence[str], layers: int) -> dict[str, dict[str, float]]:
+    """:func:`evaluate` for each, in a process of its own."""
+    found = {}
+    own = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}  # else the peak is that of glibc's heap
+    for variant in variants:
+        command = [sys.executable, __file__, "evaluate", "--variant", variant, "--layers", str(layers)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=own)
+        found[variant] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def gradient() -> dict[str, Any]:
+    """Seconds and memory of a gradient beside those of a forward."""
+    found: dict[str, Any] = {"seconds": []}
+    for folder, length in ((tiny_search.ASSET, 2048), (locate("demo"), 8192)):
+        model, rope = tiny_search.load(folder)
+        install_rope(model.requires_grad_(False), yarn(rope, length))
+        ids = np.random.default_rng(0).integers(3, model.config.vocab_size, length)
+        sample = Sample(tuple(map(int, ids)), (length - 1,))
+        times: dict[str, list[float]] = {"forward": [], "gradient": []}
+        for turn in range(6):
+            for name, run in (("forward", mean_nll), ("gradient", nll_gradient)):
+                began = time.process_time()
+                run(model, sample)
+                if turn:
+                    times[name].append(time.process_time() - began)
+        ratios = np.array(times["gradient"]) / np.array(times["forward"])
+        least, middle, most = (round(float(np.quantile(ratios, share)), 2) for share in (0, 0.5, 1))
+        seconds = round(float(np.median(times["forward"])), 3)
+        found["seconds"].append(
+            {"model": folder.name, "tokens": length, "forward": seconds, "ratio": middle, "least": least, "most": most}
+        )
+    variants = ("ours", "gradient", "gradient without checkpointing")
+    return found | {"memory": {"layers": 12, "tokens": TOKENS, **peaks(variants, 12)}}
+
+
 def memory() -> dict[str, Any]:
     """Ours and the plain way."""
-    found = {}
-    for variant in ("ours", "plain"):
-        done = subprocess.run(
-            [sys.executable, __file__, "evaluate", "--variant", variant], capture_output=True, text=True, check=True
-        )
-        found[variant] = json.loads(done.stdout.splitlines()[-1])
+    found = peaks(("ours", "plain"), 2)
     ours, plain = (found[name]["peak_mib_above_model"] for name in ("ours", "plain"))
     return {
         "tokens": TOKENS,
@@ -116,7 +161,7 @@ def racing(work: Path, seeds: int) -> dict[str, Any]:
                 evaluations = sum(each.evaluations for each in done.rounds)
                 found[name] = {
                     "tokens": evaluations * tiny_search.TARGET,
-                    "search_nll": done.best.score,
+                    "search_nll": done.best_nll,
                     "held_out_nll": float(np.mean(nlls)),
                     "held_out_nlls": nlls,
                 }
@@ -160,19 +205,18 @@ def duration() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("memory", "racing", "time", "evaluate"))
+    parser.add_argument("part", choices=("memory", "racing", "time", "gradient", "evaluate"))
+    parser.add_argument("--layers", type=int, default=2, help=argparse.SUPPRESS)
     parser.add_argument("--variant", default="ours", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, default=Path("runs/search-cost"))
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.part == "evaluate":
-        print(json.dumps(evaluate(arguments.variant)))
+        print(json.dumps(evaluate(arguments.variant, arguments.layers)))
         return
-    if arguments.part == "memory":
-        found = memory()
-    else:
-        found = racing(arguments.work, arguments.seeds) if arguments.part == "racing" else duration()
+    parts = {"memory": memory, "time": duration, "gradient": gradient}
+    found = racing(arguments.work, arguments.seeds) if arguments.part == "racing" else parts[arguments.part]()
     text = json.dumps({"machine": machine.facts(), **found}, indent=1)
     print(text)
     (RESULTS / f"search_cost_{arguments.part}.json").write_text(text + "\n")

@@ -15,8 +15,8 @@ All kinds of a subject and seed are scored on the same 48 unseen samples and the
 They chose nothing. ``rule`` is the best rule at its best temperature: of the three best rules of the gradient search
 and eight temperatures, the pair with the lowest loss on samples of their own.
 
-The cost is in samples of the target length: 1 for a forward, ``GRADIENT`` for a forward with its gradient.
-``--cost MODEL LENGTH`` measures that number: processor seconds of both, side by side.
+The cost is in samples of the target length: 1 for a forward, ``GRADIENT`` for a forward with its gradient
+(``search_cost.py gradient``).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.rope.source import ModelRope
 from lr2eval.method.rope.windowed import install_rope
 from lr2eval.method.search.needles import Sample
-from lr2eval.method.search.perplexity import mean_nll, nll_gradient
+from lr2eval.method.search.perplexity import mean_nll
 from lr2eval.record.search import FOUND, SEED, RuleFacts, SearchResult
 from lr2eval.stats.scores import t_interval
 
@@ -59,7 +59,7 @@ RESULTS = Path(__file__).parent / "results" / "search_strategies.jsonl"
 QUALITY = RESULTS.with_name("search_quality.json")
 METHOD = Path(__file__).parents[1] / "method"
 GRADIENT = 4.5
-"""Forwards that a gradient costs: the most that ``--cost`` measured."""
+"""Forwards that a gradient costs: not less than ``search_cost.py gradient`` measured."""
 UNSEEN, UNSEEN_SEED, QUESTION_SEED = 48, 70_000, 90_000
 TEMPERATURES = "temperatures=[0.5,1.5]"
 SEEDS = {"tiny": {"gradient": (0, 1, 2), "evolution-temperature": (0, 1, 2), "evolution": (1,)},
@@ -213,30 +213,6 @@ def best_rule(subject: str, folder: Path, model: Any, rules: Sequence[RuleFacts]
     return name, longrope(rope, target, factors=factors[name], attention_factor=warm)
 
 
-def cost(model: Path, length: int) -> dict[str, float]:
-    """Processor seconds of a forward and of a gradient, side by side, five times."""
-    loaded, rope = tiny_search.load(model)
-    loaded.requires_grad_(False)
-    install_rope(loaded, longrope(rope, 16 * rope.window, factors=[16.0] * rope.pairs))
-    rng = np.random.default_rng(0)
-    sample = Sample(tuple(int(token) for token in rng.integers(3, loaded.config.vocab_size, length)), (length - 1,))
-    times: dict[str, list[float]] = {"forward": [], "gradient": []}
-    for turn in range(6):
-        for name, evaluate in (("forward", mean_nll), ("gradient", nll_gradient)):
-            began = time.process_time()
-            evaluate(loaded, sample)
-            if turn:
-                times[name].append(time.process_time() - began)
-    ratios = np.array(times["gradient"]) / np.array(times["forward"])
-    return {
-        "length": length,
-        "forward_seconds": float(np.median(times["forward"])),
-        "ratio": round(float(np.median(ratios)), 2),
-        "least": round(float(ratios.min()), 2),
-        "most": round(float(ratios.max()), 2),
-    }
-
-
 def tables(store: Store) -> dict[str, str]:
     """Markdown tables by name: each cell, and the gradient search against the others."""
     lines = [line for key, line in store.lines.items() if key.count("/") == 2]
@@ -303,12 +279,8 @@ def main() -> int:
     parser.add_argument("--part", default="0/1", help="K/N: every N-th missing cell from the K-th on, for N processes")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--write", type=Path, metavar="PAGE")
-    parser.add_argument("--cost", nargs=2, metavar=("MODEL", "LENGTH"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.cost:
-        print(json.dumps(cost(Path(arguments.cost[0]), int(arguments.cost[1]))))
-        return 0
     if arguments.write:
         page = arguments.write.read_text(encoding="utf-8")
         arguments.write.write_text(filled(page, tables(Store(arguments.results))), encoding="utf-8")
