@@ -57,6 +57,7 @@ class Descent:
         self._logs_D = np.append(np.maximum(isotonic_regression(logs_D[:-1]).x, 0.0), logs_D[-1])
         self._momentum_D, self._square_D = np.zeros_like(logs_D), np.zeros_like(logs_D)
         self._before: tuple[Any, ...] | None = None
+        self._rate = config.learning_rate
         self.step = 0
         """Steps taken or skipped."""
         self.skipped = 0
@@ -97,10 +98,15 @@ class Descent:
         direction_D = np.mean(np.clip(scaled_SD / _CLIP, -1, 1), axis=0)
         self._momentum_D = _KEPT * self._momentum_D + (1 - _KEPT) * direction_D
         self._taken, self._skipped_in_a_row = self._taken + 1, 0
-        config = self._config
-        rate = config.learning_rate * 0.5 * (1 + math.cos(math.pi * (self.step - 1) / config.steps))
+        rate = self._rate * 0.5 * (1 + math.cos(math.pi * (self.step - 1) / self._config.steps))
         self._logs_D = self._allowed(self._logs_D - rate * self._smooth(self._momentum_D / (1 - _KEPT**self._taken)))
         return nll
+
+    def back_to(self, scaling: RopeScaling) -> None:
+        """Go on from where the descent was before, with half the rate: the steps since then made it worse."""
+        self._logs_D = np.log([*scaling.long_factor, scaling.long_attention_factor])
+        self._momentum_D, self._taken, self._before = np.zeros_like(self._logs_D), 0, None
+        self._rate /= 2
 
     def _smooth(self, direction_D: np.ndarray) -> np.ndarray:
         slow_R = direction_D[self._first : -1]
@@ -157,6 +163,8 @@ class _Lane:
             self.first = nll, scaling
         if finite and nll < self.best[0]:
             self.best = nll, scaling
+        elif self.rounds:
+            self.descent.back_to(self.best[1])
         facts = RoundFacts(
             split=None,
             iteration=self.descent.step,

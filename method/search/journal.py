@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.base.ids import digest
+from lr2eval.base.reading import parse_json
 from lr2eval.errors import StoreError
 from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.record.sqlite import check_whole, one_line, open_durable, open_finished, row_check
@@ -157,7 +158,7 @@ class Journal:
         if not right or not (unchecked or check == row_check(*checked)):
             raise StoreError(f"{self.path}: evaluation {number} was changed after it was written; {_FIX}")
         factors, sample, nll, tokens, seconds = cells
-        slopes = None if gradient is None else tuple(json.loads(gradient))
+        slopes = None if gradient is None else tuple(parse_json(gradient, str(self.path), error=StoreError, ours=True))
         return TrialResult(factors, sample, math.nan if nll is None else nll, tokens, seconds, slopes)
 
 
