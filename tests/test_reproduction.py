@@ -3,6 +3,7 @@ found."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import multiprocessing
@@ -138,14 +139,19 @@ def _add(path: Path, start: int) -> None:
         store.add({"key": str(number), "bits": "x" * 50_000})
 
 
-def test_several_processes_write_one_file(tmp_path: Path) -> None:
+def test_several_processes_write_one_file_one_at_a_time(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=_add, args=(path, start)) for start in (0, 20, 40)]
+    with path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for each in writers:
+            each.start()
+        writers[0].join(0.5)
+        assert path.stat().st_size == 0, "another process writes"
+        fcntl.flock(file, fcntl.LOCK_UN)  # the writers share this file: it stays open in them
     for each in writers:
-        each.start()
-    for each in writers:
-        each.join()
+        each.join(60)
     assert Store(path).lines.keys() == {"design", "seed", *map(str, range(60))}
     assert path.read_bytes().count(b"\n") == 62, "no line stands twice"
     late = Store(path)
@@ -326,6 +332,7 @@ def test_every_vector_has_every_temperature(factors: str) -> None:
 def test_a_temperature_of_its_own_is_what_the_search_found() -> None:
     assert _scaling("gradient", "own").long_attention_factor == 0.7
     assert _scaling("evolution-temperature", "own").long_factor == (3.0,) * 32
+    assert _scaling("ntk", "0.8").long_attention_factor == 0.8, "a design may have other temperatures"
     best = _scaling("best-rule", "own")
     assert (best.long_factor, best.long_attention_factor) == (yarn(ROPE, 2048).long_factor, 0.9)
     with pytest.raises(KeyError, match="own"):
@@ -472,6 +479,7 @@ def test_the_demo_model_is_another_subject(tmp_path: Path) -> None:
         fifths = np.bincount([int(5 * depth_of(number)) for number in range(count)])
         assert fifths.tolist() == [count // 5] * 5, "and covers all depths"
     assert len({depth_of(number) for number in range(100)}) == 100
+    assert {int(5 * depth_of(number)) for number in range(10)} == set(range(5)), "so does half a block"
     for counts in BOTH[1].own["documents"].values():
         assert not any(count % BLOCK for each in counts.values() for count in each.values())
     words = Words.load()

@@ -34,7 +34,7 @@ def depth_of(number: int) -> float:
     """Where document ``number`` of any set has its needle: a block of 20 has one in each twentieth of the text, in a
     mixed order; within it, blocks differ."""
     inside = (0.5 + number // BLOCK * (5**0.5 - 1) / 2) % 1
-    return (number * 7 % BLOCK + inside) / BLOCK
+    return (number * 9 % BLOCK + inside) / BLOCK
 
 
 class Demo:

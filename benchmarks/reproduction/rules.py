@@ -24,7 +24,10 @@ TIMES_S = {"s": 1.0, "2s": 2.0, "4s": 4.0}
 def scaling(
     factors: str, temperature: str, rope: OriginalRope, target: int, sides: Mapping[str, str], found: Found
 ) -> RopeScaling:
-    """``sides`` are the searches of the right sides. Raises :class:`KeyError` for an unknown name."""
+    """``temperature`` is ``own``, ``su``, ``yarn`` or a number; ``sides`` are the searches of the right sides.
+
+    Raises :class:`KeyError` for an unknown name.
+    """
     left, _, right = factors.partition("/right-")
     own: float | None = None
     if right:
@@ -37,9 +40,9 @@ def scaling(
     else:
         line = found(factors)
         made, own = rules.longrope(rope, target, factors=line["factors"]), line["temperature"]
-    asked = own if temperature == "own" else {"1": 1, "su": "su", "yarn": "yarn"}[temperature]
-    if asked is None:
+    if temperature == "own" and own is None:
         raise KeyError(f"{factors} has no temperature of its own")
+    asked = own if temperature == "own" else temperature
     return replace(rules.with_attention(made, asked), provenance=f"{factors} at {temperature}")
 
 

@@ -29,9 +29,6 @@ class Store:
             return
         asked = json.loads(json.dumps(design))
         with self._alone():
-            size = self._read()
-            if path.stat().st_size > size:  # of a process that was killed while it wrote
-                os.truncate(path, size)
             if "design" not in self.lines:
                 self._write({"key": "design", "design": asked})
         known = self.lines["design"]["design"]
@@ -48,7 +45,6 @@ class Store:
     def add(self, line: Mapping[str, Any], *, once: bool = False) -> None:
         """Write one line; a key stands once, whoever wrote it. ``once``: one that is there already stays as it is."""
         with self._alone():
-            self._read()
             if line["key"] not in self.lines:
                 self._write(line)
             elif not once:
@@ -71,9 +67,12 @@ class Store:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process writes meanwhile."""
+        """No other process writes meanwhile, and every line is known."""
         with self.path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            size = self._read()
+            if self.path.stat().st_size > size:  # of a process that was killed while it wrote
+                os.truncate(self.path, size)
             yield
 
 

@@ -51,7 +51,7 @@ NAMES = {
     "evolution-temperature": "published search with temperature",
     "gradient": "gradient search",
 }
-TEMPERATURES = {"1": "1", "su": "su", "yarn": "YaRN's", "own": "its own"}
+TEMPERATURES = {"su": "su", "yarn": "YaRN's", "own": "its own"}
 TRAININGS = {"no": "no training", "mixed": "mixed windows", "long-only": "long rows only"}
 
 
@@ -99,6 +99,12 @@ class Results:
         """Every vector that has cells, in the order of :data:`NAMES`."""
         there = {which.factors for which in self.planned}
         return [name for name in NAMES if name in there]
+
+    @cached_property
+    def temperatures(self) -> dict[str, str]:
+        """Those of the design with their names, numbers first."""
+        used = {which.temperature for which in self.planned}
+        return {each: each for each in sorted(used - TEMPERATURES.keys())} | TEMPERATURES
 
     def which(self, factors: str, temperature: str, training: str) -> Which:
         return Which(self.design.same(factors), temperature, training)
@@ -173,14 +179,14 @@ def factors(results: Results, training: str, times: str) -> str:
     """Every vector at every temperature."""
     rows = []
     for name in results.factors:
-        each = [Which(name, temperature, training) for temperature in TEMPERATURES]
+        each = [Which(name, temperature, training) for temperature in results.temperatures]
         if not results.planned.isdisjoint(each):
             told = [
                 _mean(results.seeds_and_pooled(which, results.names(times))[0]) if which in results.planned else ""
                 for which in each
             ]
-            rows.append([results.named(name), TEMPERATURES[published(name)], *told])
-    head = [f"{TRAININGS[training]}, {times}; temperature:", "as published", *TEMPERATURES.values()]
+            rows.append([results.named(name), results.temperatures[published(name)], *told])
+    head = [f"{TRAININGS[training]}, {times}; temperature:", "as published", *results.temperatures.values()]
     return _table(head, rows)
 
 
@@ -188,7 +194,7 @@ def seeds(results: Results, training: str, times: str) -> str:
     """Every vector at every temperature, seed by seed and pooled."""
     rows = []
     for name in results.factors:
-        for temperature, said in TEMPERATURES.items():
+        for temperature, said in results.temperatures.items():
             which = Which(name, temperature, training)
             if which not in results.planned:
                 continue
@@ -237,7 +243,7 @@ def right(results: Results, training: str, times: str) -> str:
             (f"{left}/right-searched", temperature),
             (f"{left}/right-{other}", temperature),
         )
-        for temperature, said in TEMPERATURES.items()
+        for temperature, said in results.temperatures.items()
         for left in LEFTS
         for other in RIGHTS
         if other != "searched"
@@ -253,7 +259,7 @@ def left(results: Results, training: str, times: str) -> str:
             (f"left-q/right-{side}", temperature),
             (f"left-1/right-{side}", temperature),
         )
-        for temperature, said in TEMPERATURES.items()
+        for temperature, said in results.temperatures.items()
         for side in RIGHTS
     ]
     return _differences(results, "left side", training, times, pairs)
@@ -264,7 +270,7 @@ def temperature(results: Results, training: str, times: str) -> str:
     pairs = [
         (f"{results.named(name)}: {said} minus 1", (name, other), (name, "1"))
         for name in results.factors
-        for other, said in TEMPERATURES.items()
+        for other, said in results.temperatures.items()
         if other != "1"
     ]
     return _differences(results, "temperature", training, times, pairs)
@@ -289,7 +295,7 @@ def searches(results: Results, training: str, times: str) -> str:
     ]
 
     def said(which: tuple[str, str]) -> str:
-        return f"{NAMES[which[0]]} at {TEMPERATURES[which[1]]}"
+        return f"{NAMES[which[0]]} at {results.temperatures[which[1]]}"
 
     pairs = [(f"{said(new)} minus {said(old)}", new, old) for new, old in wanted]
     return _differences(results, "searches", training, times, pairs)
@@ -303,7 +309,7 @@ def length(results: Results, training: str, task: str) -> str:
             which = Which(name, temperature, training)
             if which in results.planned:
                 each = [_mean(results.seeds_and_pooled(which, [f"{task}@{at}"])[0]) for at in results.design.lengths]
-                rows.append([NAMES[name], TEMPERATURES[temperature], *each])
+                rows.append([NAMES[name], results.temperatures[temperature], *each])
     window = results.design.own["window"]
     each_length = [f"{each // window}x: {each}" for each in results.design.lengths]
     return _table([f"{task}, {TRAININGS[training]}", "temperature", *each_length], rows)
@@ -315,7 +321,7 @@ def retention(results: Results) -> str:
     names = [f"{tasks[0]}@{window}", f"facts@{window}"]
     states = [(Which("none", t, "no"), False) for t in ("su", "yarn")]
     for training in ("mixed", "long-only"):
-        trained = [Which(n, t, training) for n in results.factors for t in TEMPERATURES]
+        trained = [Which(n, t, training) for n in results.factors for t in results.temperatures]
         there = [which for which in trained if which in results.planned]
         states += [(which, on) for on in (False, True) for which in there if not on or training == "mixed"]
     rows = []
@@ -323,7 +329,7 @@ def retention(results: Results) -> str:
         said = TRAININGS[which.training] + (", rescaled RoPE left on" if left_on else "")
         name = "any: the original RoPE" if which.training == "no" else NAMES[which.factors]
         kept = [_kept(results, which, left_on, task) for task in names]
-        rows.append([said, name, TEMPERATURES[which.temperature], *kept])
+        rows.append([said, name, results.temperatures[which.temperature], *kept])
     head = ["", "factors", "temperature", *(f"{name}: points, and seeds within the margin" for name in names)]
     return _table(head, rows)
 
