@@ -111,9 +111,9 @@ def test_a_verdict_needs_a_loss_that_no_chance_explains(shares: Any, in_window: 
 def test_a_single_lost_answer_is_chance() -> None:
     right = np.ones(240)
     fewer = np.concatenate([right[1:], [0.0]])
-    found = {name: ("1", right) for name in ("clipped at s", "clipped at 2s")} | {
-        name: ("1", fewer) for name in ("as is", "no position")
-    }
+    found = dict.fromkeys(("clipped at s", "clipped at 2s"), ("1", right)) | dict.fromkeys(
+        ("as is", "no position"), ("1", fewer)
+    )
     line = screen.judged(found, [10] * 24, 0.95)
     assert line["differences"]["as is minus clipped at s"]["mean"] < 0
     assert line["verdict"] == "cannot show"
