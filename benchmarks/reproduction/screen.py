@@ -58,7 +58,7 @@ class Candidate:
     name: str
     layers: int = 3
     theta: float = 400.0
-    steps: int = 1850
+    steps: int = 2600
     gap: int = 0
     doubled: bool = False
     latest: bool = False
@@ -73,12 +73,12 @@ CANDIDATES = (
     Candidate("doubled", doubled=True),
     Candidate("gap", gap=4),
     Candidate("latest-base-150", latest=True, theta=150),
-    Candidate("latest-doubled-4-layers", latest=True, doubled=True, layers=4, steps=1500),
-    Candidate("gap-doubled-4-layers", gap=4, doubled=True, layers=4, steps=1500),
+    Candidate("latest-doubled-4-layers", latest=True, doubled=True, layers=4, steps=2300),
+    Candidate("gap-doubled-4-layers", gap=4, doubled=True, layers=4, steps=2300),
     Candidate("plain-base-150", theta=150),
-    Candidate("latest-gap-4-layers", latest=True, gap=4, layers=4, steps=1500),
-    Candidate("latest-6-layers", latest=True, layers=6, steps=1100),
-    Candidate("all-4-layers-base-150", latest=True, gap=4, doubled=True, layers=4, steps=1500, theta=150),
+    Candidate("latest-gap-4-layers", latest=True, gap=4, layers=4, steps=2300),
+    Candidate("latest-6-layers", latest=True, layers=6, steps=1500),
+    Candidate("all-4-layers-base-150", latest=True, gap=4, doubled=True, layers=4, steps=2300, theta=150),
 )
 """In the order in which they are tried."""
 
