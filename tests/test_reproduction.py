@@ -76,7 +76,8 @@ def test_the_whole_study_fits_sixteen_processor_hours_and_the_design_says_what_i
     for subject, count in hours.items():
         assert f"#   {subject:5} {count:.1f} h" in said
     text = listing(DESIGN)
-    assert f"{hours['tiny']:6.2f} h  225 of 225 cells  tiny: all" in text
+    total = len(plan(DESIGN))
+    assert f"{hours['tiny']:6.2f} h  {total} of {total} cells  tiny: all" in text
     there = {cell.key for cell, group in plan(DESIGN).items() if group.name != "LongRoPE v1"}
     left = listing(DESIGN, there)
     assert "0.00 h    0 of  45 cells  tiny: rules" in left
@@ -450,7 +451,8 @@ def test_the_command_says_what_is_left(tmp_path: Path, capsys: Any, monkeypatch:
     assert study.main() == 0
     said = capsys.readouterr().out
     assert "27 of  27 cells  demo: deciding, at su" in said
-    assert re.search(r"\d h +175 of 175 cells  demo: all", said)
+    total = len(plan(BOTH[1]))
+    assert re.search(rf"\d h +{total} of {total} cells  demo: all", said)
     assert not list(tmp_path.iterdir()), "looking changes nothing"
     monkeypatch.setattr(sys, "argv", [*command, str(ASSET), "--work", str(tmp_path)])
     with pytest.raises(SystemExit):
@@ -567,7 +569,8 @@ def test_tables_say_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     assert row_of("searches no 16x", "published search at su minus LongRoPE v1 at su") == ["missing"] * 6
     assert "| none | 1 | 50.0 [50.0, 50.0], n 3 | 50.0" in tables.table(results, "length no many")
     said = tables.table(results, "missing")
-    assert said.startswith("25 of 225 cells are there; missing: rules (32), right side (30), searches (21)")
+    assert said.startswith(f"25 of {len(plan(DESIGN))} cells are there; missing: rules (")
+    assert "best rule (3)" in said
     told = "| no training | any: the original RoPE | su | -1.7 [-8.8, +5.5], n 3 x 100 in 10; {} of 3 | -1.7"
     assert told.format(0) in tables.table(results, "retention"), "a hundred answers are too few for 1.5 points"
     wide = replace(results, design=replace(results.design, common={**DESIGN.common, "margin": 0.5}))
@@ -604,7 +607,7 @@ def test_a_page_is_filled_where_it_says_so_and_staleness_is_seen(tmp_path: Path,
     filled = tables.filled(page, lambda subject: results)
     assert filled.startswith("Before\n<!-- table tiny missing -->\n")
     assert filled.endswith("<!-- end -->\nafter\n")
-    assert "1 of 225 cells are there" in filled
+    assert f"1 of {len(plan(DESIGN))} cells are there" in filled
     assert tables.filled(filled, lambda subject: results) == filled
     with pytest.raises(KeyError):
         tables.filled(page.replace("missing", "nothing"), lambda subject: results)
