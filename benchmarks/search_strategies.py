@@ -137,7 +137,7 @@ def unseen(subject: str, model: Path, seed: int, samples: int = UNSEEN) -> tuple
         rng = np.random.default_rng([QUESTION_SEED, seed])
         tests = [question(tiny_language.recall(rng, 2048, 48, 12, at_end=True), at_end=True) for _ in range(count)]
         return tiny_search.samples(tiny_search.settings(UNSEEN_SEED + seed), (samples,)), {"many": tests}
-    demo = Demo(Design.read("demo").own, model, None)
+    demo = Demo(Design.read("demo").own, model)
     tasks = {
         task: [demo._test(QUESTION_SEED + seed, task, 8192, number, count) for number in range(count)]
         for task in ("single_1", "multikey_1")

@@ -3,6 +3,8 @@
 A Llama of half a million parameters learns the language of ``tiny_language.py`` in a window of 128 words, first in a
 window of 20 that grows as its answers get right. The number of steps is fixed, so one seed gives one model (up to the
 arithmetic of the machine). One thread; some ten minutes on a free core.
+
+Other models and harder facts (``tiny_language.Form``) by flags; ``reproduction/screen.py`` uses them.
 """
 
 from __future__ import annotations
@@ -31,20 +33,20 @@ TOKENS_PER_STEP = 1536
 HAYSTACK_WORDS = 12_000
 
 
-def make_model(seed: int) -> LlamaForCausalLM:
-    """Three layers, two heads of 64 dimensions (32 RoPE pairs), RoPE base 1000, tied embeddings."""
+def make_model(seed: int, layers: int = 3, theta: float = 1000.0) -> LlamaForCausalLM:
+    """Two heads of 64 dimensions (32 RoPE pairs), tied embeddings."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(language.WORDS),
             hidden_size=128,
             intermediate_size=256,
-            num_hidden_layers=3,
+            num_hidden_layers=layers,
             num_attention_heads=2,
             num_key_value_heads=2,
             head_dim=64,
             max_position_embeddings=WINDOW,
-            rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
+            rope_parameters={"rope_type": "default", "rope_theta": theta},
             tie_word_embeddings=True,
             rms_norm_eps=1e-5,
             initializer_range=0.05,
@@ -86,21 +88,28 @@ def losses(model: Any, words_BL: torch.Tensor, answers_BL: torch.Tensor) -> tupl
     return answers + 0.1 * rest, answers.item(), ((right_BL * weight_BL).sum() / weight_BL.sum()).item()
 
 
+def pairs_in_window(form: language.Form) -> int:
+    """20, or as many as fit beside 12 questions."""
+    return min(20, (WINDOW - 2 - 12 * form.asking) // form.size)
+
+
 @torch.no_grad()
-def in_window(model: Any, seed: int = 7) -> dict[str, float]:
+def in_window(model: Any, seed: int = 7, form: language.Form = language.PLAIN) -> dict[str, float]:
     """Share of right answers in the window: 4 pairs, 20 pairs, closed-book facts."""
-    rng = np.random.default_rng(seed)
+    rng, most = np.random.default_rng(seed), pairs_in_window(form)
     kinds = {
-        "pairs_4": lambda: language.recall(rng, WINDOW, 4, 4, at_end=True),
-        "pairs_20": lambda: language.recall(rng, WINDOW, 20, 12, at_end=True),
+        "pairs_4": lambda: language.recall(rng, WINDOW, 4, 4, at_end=True, form=form),
+        "pairs_20": lambda: language.recall(rng, WINDOW, most, 12, at_end=True, form=form),
         "facts": lambda: language.facts(rng, WINDOW),
     }
     return {name: round(losses(model, *batch([make() for _ in range(60)]))[2], 3) for name, make in kinds.items()}
 
 
-def train(seed: int, steps: int, log: Any) -> Any:
+def train(
+    seed: int, steps: int, log: Any, layers: int = 3, theta: float = 1000.0, form: language.Form = language.PLAIN
+) -> Any:
     """The trained model."""
-    model = make_model(seed)
+    model = make_model(seed, layers, theta)
     rng = np.random.default_rng(seed + 11)
     matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
     others = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
@@ -111,7 +120,8 @@ def train(seed: int, steps: int, log: Any) -> Any:
         rate = min(1.0, (step + 1) / 40) * (1.0 if done < 0.6 else max(0.03, 1 - (done - 0.6) / 0.4))
         length = window if rng.random() < 0.7 else int(rng.integers(FIRST_WINDOW, window + 1))
         rows = max(4, TOKENS_PER_STEP // length)
-        loss, answer_loss, right = losses(model, *batch([language.document(rng, length) for _ in range(rows)]))
+        documents = [language.document(rng, length, form=form) for _ in range(rows)]
+        loss, answer_loss, right = losses(model, *batch(documents))
         model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -127,7 +137,7 @@ def train(seed: int, steps: int, log: Any) -> Any:
             facts: dict[str, Any] = {"step": step + 1, "seconds": round(time.monotonic() - began), "window": window}
             facts |= {"answer_loss": round(answer_loss, 3), "answered": round(answered, 3)}
             if step % 400 == 399:
-                facts |= in_window(model)
+                facts |= in_window(model, form=form)
             print(json.dumps(facts), file=log, flush=True)
     return model
 
@@ -137,15 +147,22 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=1850)
+    parser.add_argument("--layers", type=int, default=3)
+    parser.add_argument("--theta", type=float, default=1000.0, help="RoPE base")
+    parser.add_argument("--gap", type=int, default=0, help="most words between a key and its value")
+    parser.add_argument("--doubled", action="store_true", help="keys of two words that many keys share")
+    parser.add_argument("--latest", action="store_true", help="keys are stated again; the last value counts")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    model = train(arguments.seed, arguments.steps, sys.stderr).to(torch.bfloat16)
+    form = language.Form(arguments.gap, arguments.doubled, arguments.latest)
+    given = arguments.layers, arguments.theta, form
+    model = train(arguments.seed, arguments.steps, sys.stderr, *given).to(torch.bfloat16)
     model.save_pretrained(arguments.folder)
     make_tokenizer().save_pretrained(arguments.folder)
     text = language.text(language.filler(np.random.default_rng(5), HAYSTACK_WORDS)).split()
     lines = [" ".join(text[start : start + 20]) for start in range(0, len(text), 20)]
     (arguments.folder / "haystack.txt").write_text("\n\n".join(lines) + "\n", encoding="utf-8")
-    print(json.dumps({"seed": arguments.seed, "steps": arguments.steps, **in_window(model.float())}))
+    print(json.dumps({"seed": arguments.seed, "steps": arguments.steps, **in_window(model.float(), form=form)}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The demo model as a subject: RULER's wording, 512 to 8192 tokens. Its main factors come from a finished search."""
+"""The demo model as a subject: RULER's wording, 512 to 8192 tokens."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 from demo_model import rows as rows_module
 from demo_model.train import DemoRecipe, Text
+from reproduction.cells import most
 from reproduction.measure import Test
 
 from lr2eval.method.data.rows import Segment
-from lr2eval.method.rope.files import read_factors
-from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search import needles
 from lr2eval.method.search.config import SearchConfig
 from lr2eval.model.tokenizer import PromptTokenizer
-from lr2eval.record.search import FACTORS_FILE, SearchResult
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.facts import table
 
@@ -28,15 +26,26 @@ _TRAINING, _SEARCH = 500, 1_000
 """Streams of random numbers; the committed extension of the demo has stream 0."""
 
 
+BLOCK = 20
+"""Documents that together lie evenly over the depths."""
+
+
+def depth_of(number: int) -> float:
+    """Where document ``number`` of any set has its needle: a block of 20 has one in each twentieth of the text, in a
+    mixed order; within it, blocks differ."""
+    inside = (0.5 + number // BLOCK * (5**0.5 - 1) / 2) % 1
+    return (number * 9 % BLOCK + inside) / BLOCK
+
+
 class Demo:
-    """``search``: folder of the finished search whose factors are LongRoPE2's."""
+    """``folder``: a checkpoint, for its tokenizer."""
 
     name = "demo"
 
-    def __init__(self, own: Mapping[str, Any], folder: Path, search: Path | None) -> None:
+    def __init__(self, own: Mapping[str, Any], folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        self._own, self._search, self._folder = own, search, folder
+        self._own, self._folder = own, folder
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._text = Text(self._tokenizer, DemoRecipe.read())
 
@@ -53,15 +62,15 @@ class Demo:
         return [*joined, *packed]
 
     def tests(self, seed: int) -> dict[str, list[Test]]:
-        found = {}
-        for task, counts in self._own["documents"].items():
-            for length, count in counts.items():
-                made = (self._test(seed, task, int(length), number, count) for number in range(count))
-                found[f"{task}@{length}"] = list(made)
-        return found
+        """Document ``k`` is the same in every set, so a smaller set is the first part of a larger one."""
+        return {
+            f"{task}@{length}": [self._test(seed, task, int(length), k, count, depth_of(k)) for k in range(count)]
+            for task, counts in most(self._own["documents"]).items()
+            for length, count in counts.items()
+        }
 
-    def _test(self, seed: int, task: str, length: int, number: int, count: int) -> Test:
-        depth = (number + 0.5) / count
+    def _test(self, seed: int, task: str, length: int, number: int, count: int, depth: float | None = None) -> Test:
+        depth = (number + 0.5) / count if depth is None else depth
         if task == "facts":
             facts = table.facts()
             fact = facts[number * len(facts) // count]
@@ -77,27 +86,20 @@ class Demo:
         answer = tuple(place for place, weight in enumerate(weights) if weight == 1.0)
         return Test(np.array(ids), (answer,), depths)
 
-    def samples(self, seed: int, count: int) -> list[needles.Sample]:
+    def samples(self, seed: int, count: int, stream: int = _SEARCH) -> list[needles.Sample]:
         tokenizer = PromptTokenizer.load(self._folder)
         haystack = haystacks.load("demo-filler", None, True)
         paragraphs = [" ".join(part.split()) for text in haystack.texts for part in re.split(r"\n\s*\n", text)]
         sentences = [[sentence for part in paragraphs for sentence in haystacks.split(part)]]
         config = SearchConfig(
             model=str(self._folder), target_length=self._own["target"], depths="grid", needles=4, distractors=4,
-            repeat=True, seed=_SEARCH + seed,
+            repeat=True, seed=stream + seed,
         )  # fmt: skip
         text, wording = (
             needles.TokenText(haystack.name, sentences, tokenizer),
             rows_module.search_wording(self._tokenizer),
         )
         return needles.make_samples(text, tokenizer, config, wording, count)
-
-    def published(self, seed: int, rope: OriginalRope) -> tuple[RopeScaling, int]:
-        if self._search is None:
-            raise SystemExit("give --search, the folder of the demo model's finished search")
-        scaling = read_factors(self._search / FACTORS_FILE).scaling
-        assert scaling is not None
-        return scaling, SearchResult.read(self._search).split
 
 
 def _rows(documents: list[dict[str, Any]], target: int, *, long: bool, window: int) -> Iterator[Segment]:

@@ -43,6 +43,15 @@ def paired(new: np.ndarray, old: np.ndarray, document: np.ndarray, confidence: f
     return Estimate(float((new - old).mean()), low, high, len(new))
 
 
+def pooled(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], confidence: float) -> Estimate:
+    """As :func:`paired`, for several seeds as one set of answers: ``(new, old, document)`` of each. Documents of
+    different seeds are different ones. It speaks for these models; :func:`over_seeds` for models like them."""
+    new, old, document = ([part[which] for part in parts] for which in range(3))
+    firsts = np.cumsum([0, *(each.max() + 1 for each in document)])
+    apart = np.concatenate([each + first for each, first in zip(document, firsts, strict=False)])
+    return paired(np.concatenate(new), np.concatenate(old), apart, confidence)
+
+
 def over_seeds(
     values: Sequence[float], bounds: tuple[float, float] | None = None, confidence: float = 0.95
 ) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,15 +41,3 @@ def answered(model: Any, tests: Sequence[Test]) -> np.ndarray:
         for test, best_L in zip(batch, best_BL, strict=True):
             right += [float(all(best_L[place - 1] == test.ids[place] for place in answer)) for answer in test.asked]
     return np.array(right)
-
-
-def layout(tests: Mapping[str, Sequence[Test]]) -> dict[str, Any]:
-    """What tables need to know of the questions: how many in each document, and the fifth of the text each looks into
-    (0: the beginning, farthest from the question)."""
-    return {
-        name: {
-            "questions": [len(test.asked) for test in each],
-            "fifths": "".join(str(min(4, int(5 * depth))) for test in each for depth in test.depths),
-        }
-        for name, each in tests.items()
-    }

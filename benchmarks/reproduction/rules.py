@@ -1,8 +1,15 @@
-"""The factors of every rule of the study, by name."""
+"""The factors of every vector of the study, by name.
+
+``LEFT/RIGHT`` is composed at the theoretical split: ``left-1`` is the paper's left side ``S^(i/split)`` with ``S`` the
+right side's first factor, ``left-q`` is ``S^((i/split)^q)`` with the ``q`` that a search found. ``right-s``,
+``right-2s`` and ``right-4s`` are one factor for all pairs, ``right-ntk`` is the paper's NTK's, ``right-searched`` was
+searched with q = 1 and ``right-searched-q`` together with q. ``best-rule`` is the rule that the first screening of the
+gradient search found best.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,30 +17,47 @@ from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 
 Found = Callable[[str], Mapping[str, Any]]
-"""The line of a search by its name; runs the search where it was not."""
+"""The line of a search by its name: ``factors``, ``temperature``, ``power``."""
+TIMES_S = {"s": 1.0, "2s": 2.0, "4s": 4.0}
 
 
-def factors(
-    rule: str, rope: OriginalRope, target: int, published: Callable[[], tuple[RopeScaling, int]], found: Found
+def scaling(
+    factors: str, temperature: str, rope: OriginalRope, target: int, sides: Mapping[str, str], found: Found
 ) -> RopeScaling:
-    """``published`` gives LongRoPE2's factors of the full search and their split.
+    """``temperature`` is ``own``, ``su``, ``yarn`` or a number; ``sides`` are the searches of the right sides.
 
-    Raises :class:`KeyError` for an unknown rule.
+    Raises :class:`KeyError` for an unknown name.
     """
-    if rule == "yarn-1.5":  # YaRN made for 1.5 times the target: is it the search, or only larger factors?
-        return replace(rules.yarn(rope, target * 3 // 2), target_window=target)
-    if rule == "longrope2":
-        return published()[0]
-    if rule == "longrope2-unsearched":
-        return rules.longrope2(rope, target)
-    if rule == "longrope2-left-2":
-        known, split = published()
-        return rules.longrope2(rope, target, split=split, right=known.long_factor[split:], power=2)
-    if rule == "longrope":
-        return RopeScaling.from_json(found("longrope")["factors"])
-    if rule.startswith("search-"):
-        return RopeScaling.from_json(found(rule.removeprefix("search-"))["factors"])
-    if rule in ("yarn-rcd", "ntk-rcd"):
-        make = rules.yarn_rcd if rule == "yarn-rcd" else rules.ntk_rcd
-        return make(rope, target, d_rcd=found("splits")["d_rcd"])
-    return rules.RULES[rule].make(rope, target)
+    left, _, right = factors.partition("/right-")
+    own: float | None = None
+    if right:
+        made = composed(rope, target, _right(right, rope, target, sides, found), _power(left, sides, found))
+    elif factors == "best-rule":
+        best = found("gradient")["rule"]
+        made, own = rules.RULES[best["name"].partition("@")[0]].make(rope, target), best["temperature"]
+    elif factors in rules.RULES and factors != "longrope":
+        made = rules.RULES[factors].make(rope, target)
+    else:
+        line = found(factors)
+        made, own = rules.longrope(rope, target, factors=line["factors"]), line["temperature"]
+    if temperature == "own" and own is None:
+        raise KeyError(f"{factors} has no temperature of its own")
+    asked = own if temperature == "own" else temperature
+    return replace(rules.with_attention(made, asked), provenance=f"{factors} at {temperature}")
+
+
+def composed(rope: OriginalRope, target: int, right: Sequence[float], power: float) -> RopeScaling:
+    """``right`` from the theoretical split on, the left side with the exponent ``power``."""
+    return rules.longrope2(rope, target, split=rope.d_tcd, right=right, power=power)
+
+
+def _right(name: str, rope: OriginalRope, target: int, sides: Mapping[str, str], found: Found) -> Sequence[float]:
+    split = rope.d_tcd
+    if name in TIMES_S:
+        return [TIMES_S[name] * target / rope.window] * (rope.pairs - split)
+    factors = rules.ntk(rope, target).long_factor if name == "ntk" else found(sides[name])["factors"]
+    return list(factors[split:])
+
+
+def _power(left: str, sides: Mapping[str, str], found: Found) -> float:
+    return {"left-1": lambda: 1.0, "left-q": lambda: float(found(sides["searched-q"])["power"])}[left]()

@@ -1,9 +1,9 @@
-"""The searches of the study: one size and one set of texts for all, so that they differ in what they are called after.
+"""The searches that the study runs itself, on the samples that ``search_strategies.py`` used for the published one.
 
-``needles``, ``left-q``, ``left-2`` and ``splits`` are LongRoPE2's (from the split on, factors in ``[s, 2s]``), ``all``
-lets every pair move in ``[1, 2s]`` from the same starts, ``plain`` scores every token of the texts instead of the
-answers. ``longrope`` is LongRoPE's first version: every pair in ``[1, 1.25 s]``, from PI, NTK and YaRN, scored on every
-token. (That version also searched how many first tokens stay unscaled; no model here has such a rule.)
+``paper-q`` and ``free-q`` are LongRoPE2's: from the theoretical split on, factors in ``[s, 2s]``; the left side is the
+paper's, or its exponent is searched too. ``longrope`` is LongRoPE's first version: every pair in ``[1, 1.25 s]``, from
+PI, NTK and YaRN, scored on every token. (That version also searched how many first tokens stay unscaled; no model here
+has such a rule.)
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from lr2eval.method.search.needles import Sample
 from lr2eval.method.search.perplexity import ModelExecutor
 from lr2eval.method.search.run import search
 from lr2eval.method.search.space import Candidate, Space
-
-SEARCHES = ("longrope", "needles", "plain", "all", "splits", "left-q", "left-2")
-PLAIN = ("longrope", "plain")
 
 
 @dataclass(frozen=True)
@@ -55,54 +52,32 @@ class FreeSpace(Space):
         return tuple(found)
 
 
-@dataclass(frozen=True)
-class SquaredSpace(Space):
-    """The left side is ``S^((i/split)^2)`` throughout: children keep their parent's power."""
-
-    def seeds(self) -> list[Candidate]:
-        return [replace(seed, power=200) for seed in super().seeds()]
-
-
-def spaces(
-    name: str, rope: OriginalRope, target: int, settings: Mapping[str, Any], splits: Sequence[int]
-) -> list[Space]:
-    """What a search looks through; several for ``splits``."""
-    theory = Space(rope, target, rope.d_tcd)
+def space(name: str, rope: OriginalRope, target: int, settings: Mapping[str, Any]) -> Space:
+    """What a search looks through. Raises :class:`KeyError` for an unknown one."""
     if name == "longrope":
-        rules = (pi, ntk_aware, ntk, yarn)
-        starts = tuple(rule(rope, target).long_factor for rule in rules)
-        return [FreeSpace(rope, target, 0, reach=1.25, starts=starts)]
-    if name == "all":
-        return [FreeSpace(rope, target, 0, starts=tuple(theory.scaling(seed).long_factor for seed in theory.seeds()))]
-    if name == "left-q":
-        return [replace(theory, powers=tuple(settings["powers"]))]
-    if name == "left-2":
-        return [SquaredSpace(rope, target, rope.d_tcd)]
-    return [Space(rope, target, split) for split in splits] if name == "splits" else [theory]
+        starts = tuple(rule(rope, target).long_factor for rule in (pi, ntk_aware, ntk, yarn))
+        return FreeSpace(rope, target, 0, reach=1.25, starts=starts)
+    powers = {"paper-q": lambda: None, "free-q": lambda: tuple(settings["powers"])}[name]()
+    return Space(rope, target, rope.d_tcd, powers=powers)
 
 
 def run(
     name: str, model: Any, rope: OriginalRope, target: int, seed: int, samples: Sequence[Sample],
-    settings: Mapping[str, Any], splits: Sequence[int], work: Path,
+    settings: Mapping[str, Any], work: Path,
 ) -> dict[str, Any]:  # fmt: skip
     """The line of a search: its factors and what it took. Every evaluation is journalled in ``work``."""
     own = {key: settings[key] for key in ("population", "initial", "iterations", "parents", "mutations", "crossovers")}
-    config = SearchConfig(
-        model="m", target_length=target, **own, seed=seed, samples=len(samples), race=True, race_rungs=settings["rungs"]
-    )
-    if name in PLAIN:
+    config = SearchConfig(model="m", target_length=target, **own, seed=seed, samples=len(samples), race=True)
+    if name == "longrope":
         samples = [replace(sample, scored=tuple(range(1, len(sample.ids)))) for sample in samples]
     work.mkdir(parents=True, exist_ok=True)
     with Journal.open(work) as journal:
-        done = search(spaces(name, rope, target, settings, splits), config, ModelExecutor(model, samples), journal)
-        best = min(done, key=lambda each: each.best_nll)
-        scale = target / rope.window
+        (best,) = search([space(name, rope, target, settings)], config, ModelExecutor(model, samples), journal)
         return {
-            "factors": best.scaling.to_json(),
+            "factors": list(best.scaling.long_factor),
+            "temperature": best.scaling.long_attention_factor,
             "split": best.split,
             "power": best.power,
-            "d_rcd": next((i for i, factor in enumerate(best.scaling.long_factor) if factor >= scale), None),
             "nll": best.best_nll,
-            "nll_by_split": {str(each.split): each.best_nll for each in done},
             "evaluations": len(journal),
         }

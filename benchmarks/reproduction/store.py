@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 
 
 class Store:
-    """The lines of one file by key. The first one holds the design; one process writes.
+    """The lines of one file by key. The first one holds the design. Several processes may write.
 
     Raises :class:`SystemExit` for a file of another design, naming what differs.
     """
@@ -22,21 +24,16 @@ class Store:
     def __init__(self, path: Path, design: Mapping[str, Any] | None = None) -> None:
         self.path = path
         self.lines: dict[str, dict[str, Any]] = {}
-        text = path.read_bytes() if path.exists() else b""
-        whole, end, torn = text.rpartition(b"\n")
-        for line in whole.splitlines():
-            found = json.loads(line)
-            self.lines[found["key"]] = found
         if design is None:
+            self._read()
             return
-        if torn:  # of a process that was killed while it wrote
-            os.truncate(path, len(whole) + len(end))
-        known = self.lines.get("design")
-        if known is None:
-            self.add({"key": "design", "design": dict(design)})
-        elif known["design"] != json.loads(json.dumps(design)):
-            names = sorted(known["design"].keys() | design.keys())
-            other = [name for name in names if known["design"].get(name) != json.loads(json.dumps(design.get(name)))]
+        asked = json.loads(json.dumps(design))
+        with self._alone():
+            if "design" not in self.lines:
+                self._write({"key": "design", "design": asked})
+        known = self.lines["design"]["design"]
+        if known != asked:
+            other = [name for name in sorted(known.keys() | asked.keys()) if known.get(name) != asked.get(name)]
             raise SystemExit(f"{path}: results of another design ({', '.join(other)} differ); choose another file")
 
     def __contains__(self, key: str) -> bool:
@@ -45,15 +42,38 @@ class Store:
     def __getitem__(self, key: str) -> dict[str, Any]:
         return self.lines[key]
 
-    def add(self, line: Mapping[str, Any]) -> None:
-        """Write one line; a key stands once."""
-        if line["key"] in self.lines:
-            raise ValueError(f"{line['key']} is there already")
+    def add(self, line: Mapping[str, Any], *, once: bool = False) -> None:
+        """Write one line; a key stands once, whoever wrote it. ``once``: one that is there already stays as it is."""
+        with self._alone():
+            if line["key"] not in self.lines:
+                self._write(line)
+            elif not once:
+                raise ValueError(f"{line['key']} is there already")
+
+    def _write(self, line: Mapping[str, Any]) -> None:
         with self.path.open("ab") as file:
             file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.lines[line["key"]] = dict(line)
+
+    def _read(self) -> int:
+        """Every whole line of the file; how many bytes they take."""
+        whole, end, _ = (self.path.read_bytes() if self.path.exists() else b"").rpartition(b"\n")
+        for line in whole.splitlines():
+            found = json.loads(line)
+            self.lines[found["key"]] = found
+        return len(whole) + len(end)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process writes meanwhile, and every line is known."""
+        with self.path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = self._read()
+            if self.path.stat().st_size > size:  # of a process that was killed while it wrote
+                os.truncate(self.path, size)
+            yield
 
 
 def pack(right: np.ndarray) -> dict[str, Any]:

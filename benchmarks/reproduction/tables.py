@@ -1,9 +1,19 @@
-"""Tables and figures of ``docs/reproduction.md`` from the results.
+"""Tables of ``docs/reproduction.md`` from the results.
 
-``tables.py --write PAGE``, ``--check PAGE``, ``--figures FOLDER``.
+``tables.py --write PAGE``, ``--check PAGE``, ``--show SUBJECT NAME``.
 
 In the page a table stands between ``<!-- table SUBJECT NAME -->`` and ``<!-- end -->``. ``--check`` says which of them
 are not what the results give (exit code 1); ``--write`` puts them in. Nothing else of the page is touched.
+
+NAME is one of these, with its arguments; TIMES is ``8x`` or ``16x``, TRAINING ``no``, ``mixed`` or ``long-only``:
+``factors TRAINING TIMES`` every vector at every temperature; ``seeds TRAINING TIMES`` the same seed by seed and pooled;
+``right``, ``left``, ``temperature`` and ``searches``, each with ``TRAINING TIMES``: differences, everything else equal;
+``length TRAINING TASK``; ``retention``; ``found`` what the searches found; ``missing``.
+
+Shares of one seed have Wilson's interval for documents that go together, and so have pooled ones. A mean over seeds has
+Student's t interval over so many seeds: it speaks for models like these. Differences are paired on the same answers, by
+document; "pooled" takes the documents of all seeds as one set: it speaks for these models. Every interval has 95 %.
+Cells that read different numbers of documents are compared on those that both read.
 """
 
 from __future__ import annotations
@@ -12,55 +22,45 @@ import argparse
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
-from reproduction.cells import Cell, Design, plan
-from reproduction.intervals import Estimate, documents, over_seeds, paired, share
+from reproduction.cells import Cell, Design, plan, published
+from reproduction.intervals import Estimate, documents, over_seeds, paired, pooled, share
 from reproduction.store import Store, unpack
 
 HERE = Path(__file__).parent
 ABSENT = "missing"
+RIGHTS = {"s": "s", "2s": "2s", "4s": "4s", "ntk": "NTK's", "searched": "searched", "searched-q": "searched with q"}
+LEFTS = {"left-1": "q = 1", "left-q": "q searched"}
 NAMES = {
     "none": "none",
     "pi": "PI",
     "ntk-aware": "NTK-aware",
     "ntk": "NTK (the paper's)",
     "yarn": "YaRN",
-    "yarn-1.5": "YaRN at 1.5 s (control)",
     "longrope": "LongRoPE v1",
-    "longrope2": "LongRoPE2",
-    "longrope2-unsearched": "LongRoPE2, not searched",
-    "longrope2-left-2": "LongRoPE2's right side, left side with q = 2",
-    "search-needles": "thin search (reference)",
-    "search-plain": "thin search, loss of every token",
-    "search-all": "thin search over all pairs",
-    "search-splits": "thin search over splits",
-    "yarn-rcd": "YaRN-rcd",
-    "ntk-rcd": "NTK-rcd",
-    "search-left-q": "thin search, q searched",
-    "search-left-2": "thin search, q = 2",
+    "best-rule": "best rule of the screening",
+    **{f"{left}/right-{right}": f"{LEFTS[left]}, right side {RIGHTS[right]}" for left in LEFTS for right in RIGHTS},
+    "evolution": "published search",
+    "evolution-temperature": "published search with temperature",
+    "gradient": "gradient search",
 }
-REFERENCES = {
-    "longrope2-unsearched": "longrope2",
-    "longrope2-left-2": "longrope2",
-    "search-needles": "longrope2",
-    "yarn-rcd": "yarn",
-    "ntk-rcd": "ntk",
-}
-"""What an ablation is compared with; the other searches with the thin search."""
-STATES = (
-    ("no", False, "no training, original RoPE in the window"),
-    ("no", True, "no training, rescaled RoPE left on"),
-    ("mixed", False, "mixed windows"),
-    ("mixed", True, "mixed windows, rescaled RoPE left on"),
-    ("long-only", False, "long rows only"),
-)
+TEMPERATURES = {"su": "su", "yarn": "YaRN's", "own": "its own"}
 TRAININGS = {"no": "no training", "mixed": "mixed windows", "long-only": "long rows only"}
+
+
+class Which(NamedTuple):
+    """A cell of any seed."""
+
+    factors: str
+    temperature: str
+    training: str
 
 
 class Answers(NamedTuple):
@@ -68,6 +68,11 @@ class Answers(NamedTuple):
 
     right: np.ndarray
     document: np.ndarray
+
+    @property
+    def n(self) -> str:
+        """``ANSWERS in DOCUMENTS``."""
+        return f"{len(self.right)} in {len(np.unique(self.document))}"
 
 
 @dataclass(frozen=True)
@@ -85,50 +90,69 @@ class Results:
             raise SystemExit(f"{found.store.path}: results of another design than design.toml")
         return found
 
-    @property
-    def window(self) -> int:
-        return int(self.design.own["window"])
+    @cached_property
+    def planned(self) -> set[Which]:
+        return {Which(cell.factors, cell.temperature, cell.training) for cell in plan(self.design)}
 
     @property
-    def target(self) -> int:
-        return int(self.design.own["target"])
+    def factors(self) -> list[str]:
+        """Every vector that has cells, in the order of :data:`NAMES`."""
+        there = {which.factors for which in self.planned}
+        return [name for name in NAMES if name in there]
 
-    @property
-    def tasks(self) -> list[str]:
-        """Of retrieval; the first is asked at every length."""
-        return [task for task in self.design.own["documents"] if task != "facts"]
+    @cached_property
+    def temperatures(self) -> dict[str, str]:
+        """Those of the design with their names, numbers first."""
+        used = {which.temperature for which in self.planned}
+        return {each: each for each in sorted(used - TEMPERATURES.keys())} | TEMPERATURES
 
-    def has(self, rule: str, training: str) -> list[int]:
-        """The seeds that have this cell."""
-        return [seed for seed in self.design.seeds if Cell(seed, rule, training).key in self.store]
+    def which(self, factors: str, temperature: str, training: str) -> Which:
+        return Which(self.design.same(factors), temperature, training)
 
-    def answers(self, seed: int, rule: str, training: str, task: str, *, left_on: bool = False) -> Answers:
-        line = self.store[Cell(seed, rule, training).key]
-        asked = documents(self.store[f"{seed}"]["tests"][task]["questions"])
-        return Answers(unpack(line["left_on" if left_on else "answers"][task]), asked)
+    def named(self, factors: str) -> str:
+        """With the other names of the same vector."""
+        own = self.design.own["same"]
+        return " = ".join([NAMES[factors], *(NAMES[other] for other, same in own.items() if same == factors)])
 
-    def far(self, seed: int, rule: str, training: str, fifth: int | None = None) -> Answers:
-        """Every retrieval question at the target length, or those whose answer is in one fifth of the text."""
-        parts = [self.answers(seed, rule, training, f"{task}@{self.target}") for task in self.tasks]
-        firsts = np.cumsum([0, *(part.document[-1] + 1 for part in parts)])
-        right = np.concatenate([part.right for part in parts])
-        document = np.concatenate([part.document + first for part, first in zip(parts, firsts, strict=False)])
-        if fifth is None:
-            return Answers(right, document)
-        tests = self.store[f"{seed}"]["tests"]
-        fifths = np.array([int(digit) for task in self.tasks for digit in tests[f"{task}@{self.target}"]["fifths"]])
-        return Answers(right[fifths == fifth], document[fifths == fifth])
+    def names(self, times: str) -> list[str]:
+        """Retrieval tasks at so many times the window."""
+        length = self.design.own["window"] * int(times.removesuffix("x"))
+        counts = next(iter(self.design.own["documents"].values()))
+        return [f"{task}@{length}" for task in self.design.own["tasks"] if str(length) in counts[task]]
 
-    def mean(self, rule: str, training: str, answers: Callable[[int], Answers]) -> str:
-        """Over the seeds that have the cell: mean and t interval; of a single one, that over its documents."""
-        seeds = self.has(rule, training)
-        if not seeds:
-            return ABSENT
-        found = [answers(seed) for seed in seeds]
-        fewer = "" if len(seeds) == len(self.design.seeds) else f" (n {len(seeds)})"
-        if len(found) == 1:
-            return _percent(share(found[0].right, found[0].document)) + fewer
-        return _percent(over_seeds([float(each.right.mean()) for each in found], (0, 1))) + fewer
+    def has(self, *each: Which) -> list[int]:
+        """The seeds that have all these cells."""
+        return [s for s in self.design.seeds if all(Cell(s, *which).key in self.store for which in each)]
+
+    def answers(self, seed: int, names: Iterable[str], *each: Which, left_on: bool = False) -> list[Answers]:
+        """Of several cells on the same documents: those that all of them read. ``left_on`` concerns the first cell.
+
+        Raises :class:`KeyError` for a task that a cell has not been asked.
+        """
+        lines = [self.store[Cell(seed, *which).key] for which in each]
+        parts: list[list[np.ndarray]] = [[] for _ in each]
+        document, first = [], 0
+        for name in names:
+            given = [
+                unpack(line["left_on" if left_on and not number else "answers"][name])
+                for number, line in enumerate(lines)
+            ]
+            count = min(map(len, given))
+            document.append(documents(self.store[f"{seed}"]["questions"][name])[:count] + first)
+            first = document[-1][-1] + 1
+            for part, right in zip(parts, given, strict=True):
+                part.append(right[:count])
+        asked = np.concatenate(document)
+        return [Answers(np.concatenate(part), asked) for part in parts]
+
+    def seeds_and_pooled(self, which: Which, names: Sequence[str]) -> tuple[dict[int, Answers], Answers | None]:
+        """Of each seed; of all of them as one set of documents."""
+        found = {seed: self.answers(seed, names, which)[0] for seed in self.has(which)}
+        if not found:
+            return found, None
+        firsts = np.cumsum([0, *(each.document[-1] + 1 for each in found.values())])
+        apart = [each.document + first for each, first in zip(found.values(), firsts, strict=False)]
+        return found, Answers(np.concatenate([each.right for each in found.values()]), np.concatenate(apart))
 
 
 def _percent(value: Estimate, sign: str = "") -> str:
@@ -141,267 +165,252 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def coverage(results: Results) -> str:
-    """How many seeds of each cell are there."""
-    common, total = results.design.common, len(results.design.seeds)
-    planned = {cell.key for cell in plan(results.design)}
-    first = results.design.seeds[0]
-
-    def entry(rule: str, training: str) -> str:
-        return f"{len(results.has(rule, training))} of {total}" if Cell(first, rule, training).key in planned else ""
-
-    rows = [
-        [NAMES[rule], *(entry(rule, training) for training in TRAININGS)]
-        for rule in [*common["rules"], *common["ablations"]]
-    ]
-    return _table(["seeds that are there", *TRAININGS.values()], rows)
-
-
-def missing(results: Results) -> str:
-    """The cells that are not there yet, in the order they will be run."""
-    cells = plan(results.design)
-    left = [cell.key for cell in cells if cell.key not in results.store]
-    there = f"{len(cells) - len(left)} of {len(cells)} cells are there"
-    return f"{there}; missing: {', '.join(f'`{key}`' for key in left)}." if left else f"{there}."
-
-
-def length(results: Results, training: str) -> str:
-    """The first task by length."""
-    task = results.tasks[0]
-    names = [f"{task}@{each}" for each in results.design.lengths]
-    head = [TRAININGS[training], *(f"{each // results.window}x: {each}" for each in results.design.lengths)]
-    return _table(head, [_by(results, rule, training, names) for rule in results.design.common["rules"]])
-
-
-def tasks(results: Results, training: str) -> str:
-    """Every retrieval task at the lengths it has, but the first one's."""
-    names = [
-        f"{task}@{each}"
-        for task in results.tasks[1:]
-        for each in results.design.lengths
-        if str(each) in results.design.own["documents"][task]
-    ]
-    return _table(
-        [TRAININGS[training], *names], [_by(results, r, training, names) for r in results.design.common["rules"]]
-    )
-
-
-def _by(results: Results, rule: str, training: str, names: Sequence[str]) -> list[str]:
-    def answers(name: str) -> Callable[[int], Answers]:
-        return lambda seed: results.answers(seed, rule, training, name)
-
-    return [NAMES[rule], *(results.mean(rule, training, answers(name)) for name in names)]
-
-
-def depth(results: Results, training: str) -> str:
-    """All retrieval questions at the target length by the fifth of the text that holds the answer."""
-
-    def answers(rule: str, fifth: int) -> Callable[[int], Answers]:
-        return lambda seed: results.far(seed, rule, training, fifth)
-
-    head = [TRAININGS[training], "first fifth (farthest)", "second", "third", "fourth", "last fifth"]
-    rows = [
-        [NAMES[rule], *(results.mean(rule, training, answers(rule, fifth)) for fifth in range(5))]
-        for rule in results.design.common["rules"]
-    ]
-    return _table(head, rows)
-
-
-def seeds(results: Results, training: str) -> str:
-    """All retrieval questions at the target length, seed by seed, with the interval over the seed's documents."""
-
-    def entry(seed: int, rule: str) -> str:
-        if seed not in results.has(rule, training):
-            return ABSENT
-        found = results.far(seed, rule, training)
-        return _percent(share(found.right, found.document))
-
-    head = [TRAININGS[training], *(f"seed {seed}" for seed in results.design.seeds)]
-    rows = [
-        [NAMES[rule], *(entry(seed, rule) for seed in results.design.seeds)] for rule in results.design.common["rules"]
-    ]
-    return _table(head, rows)
-
-
-def against(results: Results, training: str) -> str:
-    """LongRoPE2 minus every other rule on the same questions at the target length."""
-    rows = []
-    for rule in results.design.common["rules"]:
-        if rule == "longrope2":
-            continue
-        both = [seed for seed in results.has(rule, training) if seed in results.has("longrope2", training)]
-        rows.append([NAMES[rule], *_differences(results, ("longrope2", training), (rule, training), both)])
-    each = [f"seed {seed}" for seed in results.design.seeds]
-    return _table([f"LongRoPE2 minus ..., {TRAININGS[training]}", "over seeds", *each], rows)
-
-
-def _differences(results: Results, new: tuple[str, str], old: tuple[str, str], both: Sequence[int]) -> list[str]:
-    """New minus old over seeds, then of each seed."""
-    found = {}
-    for seed in both:
-        right, document = results.far(seed, *new)
-        found[seed] = paired(right, results.far(seed, *old).right, document, 0.95)
+def _mean(found: Mapping[int, Answers]) -> str:
+    """Over seeds; of a single one, over its documents. The n is that of seeds, or that of answers and documents."""
     if not found:
-        return [ABSENT] * (1 + len(results.design.seeds))
-    each = list(found.values())
-    mean = each[0] if len(each) == 1 else over_seeds([one.mean for one in each], (-1, 1))
-    return [
-        _percent(mean, "+"),
-        *(_percent(found[seed], "+") if seed in found else ABSENT for seed in results.design.seeds),
+        return ABSENT
+    if len(found) == 1:
+        (only,) = found.values()
+        return f"{_percent(share(*only))}, n {only.n}"
+    return f"{_percent(over_seeds([float(each.right.mean()) for each in found.values()], (0, 1)))}, n {len(found)}"
+
+
+def factors(results: Results, training: str, times: str) -> str:
+    """Every vector at every temperature."""
+    rows = []
+    for name in results.factors:
+        each = [Which(name, temperature, training) for temperature in results.temperatures]
+        if not results.planned.isdisjoint(each):
+            told = [
+                _mean(results.seeds_and_pooled(which, results.names(times))[0]) if which in results.planned else ""
+                for which in each
+            ]
+            rows.append([results.named(name), results.temperatures[published(name)], *told])
+    head = [f"{TRAININGS[training]}, {times}; temperature:", "as published", *results.temperatures.values()]
+    return _table(head, rows)
+
+
+def seeds(results: Results, training: str, times: str) -> str:
+    """Every vector at every temperature, seed by seed and pooled."""
+    rows = []
+    for name in results.factors:
+        for temperature, said in results.temperatures.items():
+            which = Which(name, temperature, training)
+            if which not in results.planned:
+                continue
+            found, every = results.seeds_and_pooled(which, results.names(times))
+            told = [_percent(share(*found[s])) if s in found else ABSENT for s in results.design.seeds]
+            n = next(iter(found.values())).n if found else ABSENT
+            rows.append([NAMES[name], said, n, *told, f"{_percent(share(*every))}, n {every.n}" if every else ABSENT])
+    each = [f"seed {seed}" for seed in results.design.seeds]
+    head = [f"{TRAININGS[training]}, {times}", "temperature", "answers in documents", *each, "pooled"]
+    return _table(head, rows)
+
+
+def _differences(
+    results: Results,
+    first: str,
+    training: str,
+    times: str,
+    pairs: Iterable[tuple[str, tuple[str, str], tuple[str, str]]],
+) -> str:
+    """A row for each ``(label, new, old)``, vectors with their temperature, whose cells are planned."""
+    rows = []
+    for label, new, old in pairs:
+        each = [results.which(*new, training), results.which(*old, training)]
+        if not results.planned.issuperset(each):
+            continue
+        found = {seed: results.answers(seed, results.names(times), *each) for seed in results.has(*each)}
+        alone = {seed: paired(a.right, b.right, a.document, 0.95) for seed, (a, b) in found.items()}
+        told = [_percent(alone[seed], "+") if seed in alone else ABSENT for seed in results.design.seeds]
+        if not found:
+            rows.append([label, ABSENT, *told, ABSENT, ABSENT])
+            continue
+        mean = over_seeds([each.mean for each in alone.values()], (-1, 1))
+        every = pooled([(a.right, b.right, a.document) for a, b in found.values()], 0.95)
+        n = next(iter(found.values()))[0].n
+        rows.append([label, n, *told, f"{_percent(mean, '+')}, n {mean.n}", f"{_percent(every, '+')}, n {every.n}"])
+    each_seed = [f"seed {seed}" for seed in results.design.seeds]
+    head = [f"{first}; {TRAININGS[training]}, {times}", "answers in documents", *each_seed, "over seeds", "pooled"]
+    return _table(head, rows)
+
+
+def right(results: Results, training: str, times: str) -> str:
+    """The searched right side minus every other one, at the same left side and temperature."""
+    pairs = [
+        (
+            f"{LEFTS[left]}, temperature {said}: searched minus {RIGHTS[other]}",
+            (f"{left}/right-searched", temperature),
+            (f"{left}/right-{other}", temperature),
+        )
+        for temperature, said in results.temperatures.items()
+        for left in LEFTS
+        for other in RIGHTS
+        if other != "searched"
     ]
+    return _differences(results, "right side", training, times, pairs)
+
+
+def left(results: Results, training: str, times: str) -> str:
+    """A searched q minus q = 1, at the same right side and temperature."""
+    pairs = [
+        (
+            f"right side {RIGHTS[side]}, temperature {said}: q searched minus q = 1",
+            (f"left-q/right-{side}", temperature),
+            (f"left-1/right-{side}", temperature),
+        )
+        for temperature, said in results.temperatures.items()
+        for side in RIGHTS
+    ]
+    return _differences(results, "left side", training, times, pairs)
+
+
+def temperature(results: Results, training: str, times: str) -> str:
+    """Every vector at another temperature minus itself at 1."""
+    pairs = [
+        (f"{results.named(name)}: {said} minus 1", (name, other), (name, "1"))
+        for name in results.factors
+        for other, said in results.temperatures.items()
+        if other != "1"
+    ]
+    return _differences(results, "temperature", training, times, pairs)
+
+
+def searches(results: Results, training: str, times: str) -> str:
+    """Searches against each other and against rules, as published and at equal temperatures."""
+    wanted = [
+        (("gradient", "own"), ("evolution", "su")),
+        (("gradient", "own"), ("evolution-temperature", "own")),
+        (("gradient", "own"), ("best-rule", "own")),
+        (("evolution", "su"), ("best-rule", "own")),
+        (("evolution-temperature", "own"), ("evolution", "su")),
+        (("gradient", "su"), ("evolution", "su")),
+        (("evolution", "su"), ("ntk", "1")),
+        (("evolution", "su"), ("ntk", "su")),
+        (("evolution", "su"), ("yarn", "yarn")),
+        (("evolution", "su"), ("yarn", "su")),
+        (("evolution", "su"), ("longrope", "su")),
+        (("left-1/right-searched", "su"), ("ntk", "su")),
+        (("left-1/right-searched", "su"), ("yarn", "su")),
+    ]
+
+    def said(which: tuple[str, str]) -> str:
+        return f"{NAMES[which[0]]} at {results.temperatures[which[1]]}"
+
+    pairs = [(f"{said(new)} minus {said(old)}", new, old) for new, old in wanted]
+    return _differences(results, "searches", training, times, pairs)
+
+
+def length(results: Results, training: str, task: str) -> str:
+    """One task by length: every vector at ``su``, and as published where that is something else."""
+    rows = []
+    for name in results.factors:
+        for temperature in dict.fromkeys(("su", published(name))):
+            which = Which(name, temperature, training)
+            if which in results.planned:
+                each = [_mean(results.seeds_and_pooled(which, [f"{task}@{at}"])[0]) for at in results.design.lengths]
+                rows.append([NAMES[name], results.temperatures[temperature], *each])
+    window = results.design.own["window"]
+    each_length = [f"{each // window}x: {each}" for each in results.design.lengths]
+    return _table([f"{task}, {TRAININGS[training]}", "temperature", *each_length], rows)
 
 
 def retention(results: Results) -> str:
-    """What a model loses inside its window: paired with the original on the same answers."""
-    names = [f"{results.tasks[0]}@{results.window}", f"facts@{results.window}"]
+    """What a model loses inside its window: paired with the original on the same answers, as the gate computes it."""
+    window, tasks = results.design.own["window"], results.design.own["tasks"]
+    names = [f"{tasks[0]}@{window}", f"facts@{window}"]
+    states = [(Which("none", t, "no"), False) for t in ("su", "yarn")]
+    for training in ("mixed", "long-only"):
+        trained = [Which(n, t, training) for n in results.factors for t in results.temperatures]
+        there = [which for which in trained if which in results.planned]
+        states += [(which, on) for on in (False, True) for which in there if not on or training == "mixed"]
     rows = []
-    for training, left_on, said in STATES:
-        if not any(results.has(rule, training) for rule in results.design.common["rules"]):
-            rows.append([said, "every rule", *([ABSENT] * len(names))])
-            continue
-        for rule in results.design.common["rules"]:
-            if (rule, left_on) != ("none", True):  # there nothing is rescaled
-                rows.append([said, NAMES[rule], *(_kept(results, rule, training, left_on, name) for name in names)])
-    return _table(["", "rule", *(f"{name}: points, and seeds within the margin" for name in names)], rows)
+    for which, left_on in states:
+        said = TRAININGS[which.training] + (", rescaled RoPE left on" if left_on else "")
+        name = "any: the original RoPE" if which.training == "no" else NAMES[which.factors]
+        kept = [_kept(results, which, left_on, task) for task in names]
+        rows.append([said, name, results.temperatures[which.temperature], *kept])
+    head = ["", "factors", "temperature", *(f"{name}: points, and seeds within the margin" for name in names)]
+    return _table(head, rows)
 
 
-def _kept(results: Results, rule: str, training: str, left_on: bool, name: str) -> str:
+def _kept(results: Results, which: Which, left_on: bool, name: str) -> str:
     """Mean difference to the original over seeds; on how many of them its lower limit is within the margin."""
     margin, confidence = results.design.common["margin"], results.design.common["retention_confidence"]
-    found = []
-    for seed in results.has(rule, training):
-        if seed in results.has("none", "no"):
-            right, document = results.answers(seed, rule, training, name, left_on=left_on)
-            original = results.answers(seed, "none", "no", name).right
-            found.append(paired(right, original, document, confidence))
+    original, found, n = Which("none", "1", "no"), [], ""
+    for seed in results.has(which, original):
+        try:
+            new, old = results.answers(seed, [name], which, original, left_on=left_on)
+        except KeyError:
+            return "not asked"
+        found.append(paired(new.right, old.right, new.document, confidence))
+        n = new.n
     if not found:
         return ABSENT
     kept = sum(each.low > -margin for each in found)
     mean = found[0] if len(found) == 1 else over_seeds([each.mean for each in found], (-1, 1))
-    return f"{_percent(mean, '+')}; {kept} of {len(found)}"
+    return f"{_percent(mean, '+')}, n {len(found)} x {n}; {kept} of {len(found)}"
 
 
-def ablations(results: Results, training: str) -> str:
-    """Each variant at the target length, and the difference to what it is compared with."""
-    rows = []
-    for rule in results.design.common["ablations"]:
-        other = REFERENCES.get(rule, "search-needles")
-        both = [seed for seed in results.has(rule, training) if seed in results.has(other, training)]
-
-        def answers(seed: int, rule: str = rule) -> Answers:
-            return results.far(seed, rule, training)
-
-        shown = results.mean(rule, training, answers)
-        rows.append(
-            [NAMES[rule], shown, NAMES[other], *_differences(results, (rule, training), (other, training), both)]
-        )
-    each = [f"seed {seed}" for seed in results.design.seeds]
-    return _table([TRAININGS[training], "right at the target", "compared with", "difference over seeds", *each], rows)
-
-
-def searched(results: Results) -> str:
+def found(results: Results) -> str:
     """What the searches found."""
-    rows = []
-    for name in ("longrope", "needles", "plain", "all", "splits", "left-q", "left-2"):
+    rows, s = [], results.design.own["target"] / results.design.own["window"]
+    for name in ("evolution", "left-1/right-searched", "left-q/right-searched-q", "evolution-temperature", "gradient",
+                 "best-rule", "longrope"):  # fmt: skip
+        which = results.which(name, published(name), "no")
+        if which not in results.planned or (name != which.factors and which.factors.startswith("left-")):
+            continue
         for seed in results.design.seeds:
-            key = f"{seed}/search/{name}"
-            if key not in results.store:
-                rows.append([name, str(seed), *([ABSENT] * 5)])
+            if seed not in results.has(which):
+                rows.append([results.named(name), str(seed), *([ABSENT] * 4)])
                 continue
-            line = results.store[key]
-            free = line["split"] == 0
-            rows.append(
-                [name, str(seed), "all pairs" if free else str(line["split"]), _word(line["d_rcd"]),
-                 "" if free else f"{line['power']:g}", f"{line['nll']:.4f}", str(line["evaluations"])]
-            )  # fmt: skip
-    head = ["search", "seed", "split", "first pair with s or more", "q", "best score (nats a token)", "evaluations"]
+            rope = results.store[Cell(seed, *which).key]["rope"]
+            long = rope["long_factor"]
+            first = next((str(pair) for pair, factor in enumerate(long) if factor >= s), "none")
+            left_side = f"{long[len(long) // 4]:.2f}"
+            told = [f"{rope['long_attention_factor']:.3f}", first, left_side, f"{long[-1] / s:.2f} s"]
+            rows.append([results.named(name), str(seed), *told])
+    head = ["vector", "seed", "temperature", "first pair with s or more", "factor at a quarter of the pairs", "last"]
     return _table(head, rows)
 
 
-def _word(value: Any) -> str:
-    return "none" if value is None else str(value)
+def missing(results: Results) -> str:
+    """How many cells are there, and which groups are not whole."""
+    cells = plan(results.design)
+    left = [cell for cell in cells if cell.key not in results.store]
+    there = f"{len(cells) - len(left)} of {len(cells)} cells are there"
+    groups = [f"{g.name} ({sum(cells[c] == g for c in left)})" for g in results.design.groups]
+    return (
+        f"{there}; missing: {', '.join(each for each in groups if not each.endswith('(0)'))}." if left else f"{there}."
+    )
 
 
-TABLES: Mapping[str, Callable[[Results], str]] = {
-    "coverage": coverage,
-    "missing": missing,
-    "retention": retention,
-    "searched": searched,
-    **{
-        f"{make.__name__} {training}": lambda results, make=make, training=training: make(results, training)
-        for make in (length, tasks, depth, seeds, against, ablations)
-        for training in TRAININGS
-    },
+TABLES: Mapping[str, Callable[..., str]] = {
+    make.__name__: make
+    for make in (factors, seeds, right, left, temperature, searches, length, retention, found, missing)
 }
 _PLACE = re.compile(r"(<!-- table (\w+) ([\w -]+?) -->\n)(.*?)(<!-- end -->)", re.S)
 
 
+def table(results: Results, name: str) -> str:
+    """One table by its name and arguments. Raises :class:`KeyError` for one that there is not."""
+    kind, *arguments = name.split()
+    return TABLES[kind](results, *arguments)
+
+
 def filled(page: str, results: Callable[[str], Results] = Results.read) -> str:
     """The page with every table drawn anew. Raises :class:`KeyError` for a table that there is not."""
-    return _PLACE.sub(lambda m: f"{m[1]}\n{TABLES[m[3]](results(m[2]))}\n\n{m[5]}", page)
-
-
-def figures(results: Results, folder: Path) -> list[Path]:
-    """Right answers by length, and by depth at the target length; one picture each, a panel per training.
-
-    Bars reach from the lowest to the highest seed.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams |= {"svg.hashsalt": "lr2eval", "svg.fonttype": "none"}
-    import matplotlib.pyplot as plt
-
-    rules = results.design.common["rules"]
-    trainings = [training for training in TRAININGS if any(results.has(rule, training) for rule in rules)]
-    task, lengths = results.tasks[0], results.design.lengths
-    made = []
-    for kind, ticks in (("length", [f"{each // results.window}x" for each in lengths]), ("depth", list("12345"))):
-        figure, axes = plt.subplots(
-            1, len(trainings), figsize=(1 + 4 * len(trainings), 3.6), sharey=True, squeeze=False
-        )
-        for axis, training in zip(axes[0], trainings, strict=True):
-            for number, rule in enumerate(rules):
-                there = results.has(rule, training)
-                if not there:
-                    continue
-                shares = np.array([_curve(results, kind, seed, rule, training, task) for seed in there])
-                spots = np.arange(5) + (number - len(rules) / 2) * 0.03
-                low, high = (shares.mean(0) - shares.min(0)), (shares.max(0) - shares.mean(0))
-                drawn = {"linestyle": "--" if rule in ("none", "pi", "yarn-1.5") else "-", "color": f"C{number}"}
-                axis.errorbar(spots, 100 * shares.mean(0), 100 * np.array([low, high]), label=NAMES[rule],
-                              marker="o", markersize=3, linewidth=1.2, capsize=2, **drawn)  # fmt: skip
-            axis.set(title=TRAININGS[training], ylim=(-3, 103))
-            axis.set_xticks(range(5), ticks)
-            axis.set_xlabel("length (1x: the window)" if kind == "length" else "fifth of the text (1: farthest)")
-        axes[0][0].set_ylabel("right answers, %")
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="center right", fontsize=7, frameon=False)
-        figure.tight_layout(rect=(0, 0, 1 - 1.6 / (1 + 4 * len(trainings)), 1))
-        path = folder / f"reproduction-{results.design.subject}-{kind}.svg"
-        figure.savefig(path, metadata={"Date": None})
-        plt.close(figure)
-        made.append(path)
-    return made
-
-
-def _curve(results: Results, kind: str, seed: int, rule: str, training: str, task: str) -> list[float]:
-    if kind == "length":
-        found = [results.answers(seed, rule, training, f"{task}@{each}") for each in results.design.lengths]
-    else:
-        found = [results.far(seed, rule, training, fifth) for fifth in range(5)]
-    return [float(each.right.mean()) for each in found]
+    return _PLACE.sub(lambda m: f"{m[1]}\n{table(results(m[2]), m[3])}\n\n{m[5]}", page)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path)
-    parser.add_argument("--check", type=Path)
-    parser.add_argument("--figures", type=Path)
-    parser.add_argument("--subject", choices=("tiny", "demo"), default="tiny", help="of the figures")
+    parser.add_argument("--write", type=Path, metavar="PAGE")
+    parser.add_argument("--check", type=Path, metavar="PAGE")
+    parser.add_argument("--show", nargs=2, metavar=("SUBJECT", "NAME"))
     arguments = parser.parse_args()
-    if arguments.figures:
-        for path in figures(Results.read(arguments.subject), arguments.figures):
-            print(f"{path} ({path.stat().st_size:,} bytes)")
+    if arguments.show:
+        print(table(Results.read(arguments.show[0]), arguments.show[1]))
     if arguments.write:
         page = arguments.write.read_text(encoding="utf-8")
         arguments.write.write_text(filled(page), encoding="utf-8")

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tiny_language as language
 import tiny_search
+from reproduction.cells import most
 from reproduction.measure import Test
 
 from lr2eval.method.data.rows import Segment
-from lr2eval.method.rope import rules
-from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search.needles import Sample
 
 REST = 0.02
 """Weight of a word that answers nothing; the answers have 1."""
-SEARCHED = Path(__file__).parents[1] / "results" / "search_quality.json"
 _PAIRS = {"many": (48, 12), "few": (4, 4), "crowd": (100, 20)}
 _EVALUATION, _TRAINING, _SEARCH = 424_242, 5, 1_000
 """Streams of random numbers; no two share a document."""
@@ -78,12 +74,12 @@ class Tiny:
         return rows(seed, own["rows"], own["window"], own["target"], long_only=long_only)
 
     def tests(self, seed: int) -> dict[str, list[Test]]:
-        rng = np.random.default_rng([seed, _EVALUATION])
-        return {
-            f"{task}@{length}": [self._test(rng, task, int(length)) for _ in range(count)]
-            for task, counts in self._own["documents"].items()
-            for length, count in counts.items()
-        }
+        found = {}
+        for number, (task, counts) in enumerate(most(self._own["documents"]).items()):
+            for length, count in counts.items():
+                rng = np.random.default_rng([seed, _EVALUATION, number, int(length)])
+                found[f"{task}@{length}"] = [self._test(rng, task, int(length)) for _ in range(count)]
+        return found
 
     def _test(self, rng: np.random.Generator, task: str, length: int) -> Test:
         if task == "facts":
@@ -93,11 +89,5 @@ class Tiny:
             pairs = min(pairs, 20)
         return question(language.recall(rng, length, pairs, asked, at_end=True), at_end=True)
 
-    def samples(self, seed: int, count: int) -> list[Sample]:
-        return tiny_search.samples(tiny_search.settings(_SEARCH + seed, self._own["target"]), (count,))
-
-    def published(self, seed: int, rope: OriginalRope) -> tuple[RopeScaling, int]:
-        """Factors and split of a search of the published size at the theoretical split, before this study."""
-        run = next(run for run in json.loads(SEARCHED.read_text())["runs"] if run["seed"] == seed)
-        right = run["factors"][run["split"] :]
-        return rules.longrope2(rope, self._own["target"], split=run["split"], right=right), run["split"]
+    def samples(self, seed: int, count: int, stream: int = _SEARCH) -> list[Sample]:
+        return tiny_search.samples(tiny_search.settings(stream + seed, self._own["target"]), (count,))

@@ -1,0 +1,188 @@
+"""Is there a small model on which factors that are too large lose anything? ``screen.py --work FOLDER --minutes N``.
+
+The paper's claim is that NTK's factors are too large for the slow pairs. It can show only where such factors cost
+right answers. Each candidate is a tiny model that is trained here in its window and asked at 16 times that, under four
+vectors: NTK clipped at ``s``, at ``2s``, as it is, and NTK's left side with a right side without position. Each has the
+best of three temperatures (1, ``su``, ``yarn``), chosen on the same questions. The verdict:
+
+* ``can show``: NTK as it is, or without position, is below the better clipped one, and the 95 % interval of the
+  difference, paired by document, is below 0;
+* ``cannot show``: neither is;
+* ``fails``: no vector reaches 30 % of the answers; ``not learned``: less than 80 % in the window. Both say nothing.
+
+One line for each candidate in ``results/screen.jsonl``. The same command goes on after a kill. No candidate begins that
+may not end within ``--minutes`` of processor time in all, counted over every finished one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import machine
+import numpy as np
+import tiny_language as language
+import tiny_search
+import torch
+import train_tiny_retrieval
+from reproduction.intervals import documents, paired
+from reproduction.measure import Test, answered
+from reproduction.store import Store, pack
+from reproduction.tiny import question
+
+from lr2eval.method.rope.rules import longrope, ntk, with_attention
+from lr2eval.method.rope.scaling import OriginalRope
+from lr2eval.method.rope.windowed import install_rope
+from lr2eval.model.rope_facts import CLIPPED
+
+RESULTS = Path(__file__).parents[1] / "results" / "screen.jsonl"
+WINDOW = train_tiny_retrieval.WINDOW
+TARGET, DOCUMENTS, PAIRS, ASKED, SEED = 16 * WINDOW, 24, 110, 12, 31_000
+LEARNED, WORKS = 0.8, 0.3
+MINUTES = 12.0
+"""What a candidate takes, until one has taken longer."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """At a window of 128 a base of 74 leaves 28 % of the pairs beyond the theoretical split, 150 leaves 38 %, 400
+    leaves 47 %, and 1000, that of the study's tiny models, 56 %."""
+
+    name: str
+    layers: int = 3
+    theta: float = 400.0
+    steps: int = 2600
+    gap: int = 0
+    doubled: bool = False
+    latest: bool = False
+
+    @property
+    def form(self) -> language.Form:
+        return language.Form(self.gap, self.doubled, self.latest)
+
+
+CANDIDATES = (
+    Candidate("latest", latest=True),
+    Candidate("doubled", doubled=True),
+    Candidate("gap", gap=4),
+    Candidate("latest-base-150", latest=True, theta=150),
+    Candidate("latest-doubled-4-layers", latest=True, doubled=True, layers=4, steps=2300),
+    Candidate("gap-doubled-4-layers", gap=4, doubled=True, layers=4, steps=2300),
+    Candidate("plain-base-150", theta=150),
+    Candidate("latest-gap-4-layers", latest=True, gap=4, layers=4, steps=2300),
+    Candidate("latest-6-layers", latest=True, layers=6, steps=1500),
+    Candidate("all-4-layers-base-150", latest=True, gap=4, doubled=True, layers=4, steps=2300, theta=150),
+)
+"""In the order in which they are tried."""
+
+
+def vectors(rope: OriginalRope, target: int) -> dict[str, list[float]]:
+    """The four."""
+    s, known = target / rope.window, ntk(rope, target).long_factor
+    return {
+        "clipped at s": [min(factor, s) for factor in known],
+        "clipped at 2s": [min(factor, 2 * s) for factor in known],
+        "as is": list(known),
+        "no position": [factor if pair < rope.d_tcd else CLIPPED for pair, factor in enumerate(known)],
+    }
+
+
+def tests(form: language.Form, count: int, target: int) -> list[Test]:
+    """Questions at the end of texts of the target length; no training draws from this generator."""
+    rng = np.random.default_rng(SEED)
+    made = (language.recall(rng, target, PAIRS, ASKED, at_end=True, form=form) for _ in range(count))
+    return [question(each) for each in made]
+
+
+def measured(model: Any, rope: OriginalRope, asked: Sequence[Test], target: int) -> dict[str, tuple[str, np.ndarray]]:
+    """Of every vector its best temperature and the answers, ``(questions,)``."""
+    found = {}
+    for name, factors in vectors(rope, target).items():
+        each = {}
+        for temperature in ("1", "su", "yarn"):
+            install_rope(model, with_attention(longrope(rope, target, factors=factors), temperature))
+            each[temperature] = answered(model, asked)
+        best = max(each, key=lambda name: float(each[name].mean()))
+        found[name] = (best, each[best])
+    return found
+
+
+def judged(found: Mapping[str, tuple[str, np.ndarray]], questions: Sequence[int], in_window: float) -> dict[str, Any]:
+    """Shares, differences to the better clipped vector, and the verdict."""
+    share = {name: float(right.mean()) for name, (_, right) in found.items()}
+    clipped = max(("clipped at s", "clipped at 2s"), key=lambda name: share[name])
+    differences = {}
+    for name in ("as is", "no position"):
+        made = paired(found[name][1], found[clipped][1], documents(questions), 0.95)
+        differences[f"{name} minus {clipped}"] = asdict(made)
+    loses = any(each["high"] < 0 for each in differences.values())
+    verdict = "can show" if loses else "cannot show"
+    if in_window < LEARNED:
+        verdict = "not learned"
+    elif max(share.values()) < WORKS:
+        verdict = "fails"
+    return {
+        "vectors": {name: {"temperature": heat, **pack(right)} for name, (heat, right) in found.items()},
+        "differences": differences,
+        "verdict": verdict,
+    }
+
+
+def screened(candidate: Candidate, work: Path, count: int = DOCUMENTS, target: int = TARGET) -> dict[str, Any]:
+    """The line of a candidate; trains it where FOLDER does not have it."""
+    began, folder = time.process_time(), work / candidate.name
+    if not (folder / "model.safetensors").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "log.jsonl").open("w") as log:
+            given = candidate.layers, candidate.theta, candidate.form
+            train_tiny_retrieval.train(0, candidate.steps, log, *given).save_pretrained(folder)
+    model, rope = tiny_search.load(folder)
+    inside = train_tiny_retrieval.in_window(model, form=candidate.form)
+    asked = tests(candidate.form, count, target)
+    found = measured(model, rope, asked, target)
+    return {
+        "key": candidate.name,
+        "candidate": asdict(candidate),
+        "machine": machine.facts(),
+        "beyond_split": round(1 - rope.d_tcd / rope.pairs, 3),
+        "in_window": inside,
+        "documents": count,
+        **judged(found, [len(test.asked) for test in asked], inside["pairs_20"]),
+        "processor_seconds": round(time.process_time() - began),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, required=True, help="folder for the trained models")
+    parser.add_argument("--minutes", type=float, required=True, help="of processor time, for all candidates together")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--only", nargs="*", metavar="NAME", help="these candidates")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    for candidate in CANDIDATES:
+        store = Store(arguments.results)
+        if candidate.name in store or (arguments.only and candidate.name not in arguments.only):
+            continue
+        took = [line["processor_seconds"] / 60 for line in store.lines.values()]
+        if sum(took) + max([MINUTES, *took]) > arguments.minutes:
+            print(f"{sum(took):.0f} of {arguments.minutes:.0f} minutes are used; {candidate.name} is left out")
+            return 0
+        line = screened(candidate, arguments.work)
+        store.add(line)
+        shares = {name: round(each["right"] / each["asked"], 3) for name, each in line["vectors"].items()}
+        print(
+            time.strftime("%H:%M:%S"), json.dumps({"candidate": candidate.name, "verdict": line["verdict"], **shares})
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
