@@ -87,7 +87,7 @@ def _search(
 ) -> SearchOutcome:
     import torch
 
-    from lr2eval.method.search.gradient import descend, descent_cost
+    from lr2eval.method.search.gradient import CANDIDATES, descend, descent_cost, steps
     from lr2eval.method.search.journal import Journal
     from lr2eval.method.search.run import JournalScorer
     from lr2eval.method.search.run import search as search_splits
@@ -115,7 +115,8 @@ def _search(
     }
     home = config.out or Path("runs") / _run_name(checkpoint.name, config)
     rules = _rules(rope, config)
-    screened = _tempered(rules, config)
+    more = steps(rope, config) if config.strategy == "gradient" else {}
+    screened = _tempered(rules | more, config)
     after = (len(rules) + BEST_RULES + 2) * (config.samples + config.held_out)
     cost = descent_cost(config) if config.strategy == "gradient" else len(spaces) * config.split_cost()
     few = min(config.screen, config.samples)
@@ -132,10 +133,11 @@ def _search(
             scorer = JournalScorer(executor, journal, listener)
             warm = _best_temperatures(screened, scorer.nlls(list(screened.values()), range(few)))
             if config.strategy == "gradient":
-                done = descend(dict(list(warm.items())[: config.starts]), config, scorer, listener)
+                done = descend(dict(list(warm.items())[: CANDIDATES * config.starts]), config, scorer, listener)
             else:
                 done = search_splits(spaces, config, executor, journal, listener)
-            compared = _compared(done, rules, dict(list(warm.items())[:BEST_RULES]))
+            best = {name: warm[name] for name in [name for name in warm if name in rules][:BEST_RULES]}
+            compared = _compared(done, rules, best)
             every = range(config.samples + config.held_out)
             scores = scorer.nlls(list(compared.values()), every)
             rows = journal.rows()

@@ -19,7 +19,7 @@ from scipy.optimize import isotonic_regression
 from lr2eval.errors import BackendError
 from lr2eval.listener import Listener
 from lr2eval.method.rope.rules import longrope
-from lr2eval.method.rope.scaling import RopeScaling
+from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.search.evolution import Stop
 from lr2eval.method.search.run import JournalScorer, SplitDone
@@ -32,8 +32,26 @@ _KEPT, _SQUARE_KEPT = 0.8, 0.9
 """Shares of the running means of direction and squared gradient that a step keeps."""
 _SMOOTH = (0.25, 0.5, 0.25)
 """Weights of a pair and its neighbours: their gradients agree, their noise does not."""
+CANDIDATES = 2
+"""Starts that are scored on all samples of the search, for each one that descends."""
 SKIPS = 3
 """Steps in a row without a finite loss that end a descent."""
+
+
+def slow_pairs(rope: OriginalRope, turns: float) -> int:
+    """The first pair that turns at most ``turns`` times in the window; at least the slowest quarter comes behind it."""
+    fast = sum(period * turns <= rope.window for period in rope.periods)
+    return min(fast, rope.pairs - -(-rope.pairs // 4))
+
+
+def steps(rope: OriginalRope, config: SearchConfig) -> dict[str, RopeScaling]:
+    """Starts beside the rules: fast pairs as they were trained, all slow ones at s, 2s or 4s."""
+    first, target = slow_pairs(rope, config.turns), config.target_length
+    made = {}
+    for times in (1, 2, 4):
+        factors = [1.0] * first + [times * target / rope.window] * (rope.pairs - first)
+        made[f"step-{times}s"] = longrope(rope, target, factors=factors)
+    return made
 
 
 class Descent:
@@ -49,8 +67,7 @@ class Descent:
     def __init__(self, start: RopeScaling, config: SearchConfig) -> None:
         self._start, self._config = start, config
         rope = start.original
-        fast = sum(period * config.turns <= rope.window for period in rope.periods)
-        self._first = min(fast, rope.pairs - -(-rope.pairs // 4))
+        self._first = slow_pairs(rope, config.turns)
         self._moves_D = np.arange(rope.pairs + 1) >= self._first
         self._moves_D[-1] = config.attention_factor is None
         logs_D = np.log([*start.long_factor, config.attention_factor or start.long_attention_factor])
@@ -195,13 +212,14 @@ def _race(config: SearchConfig) -> int:
 def descent_cost(config: SearchConfig) -> int:
     """Evaluations of :func:`descend`."""
     begin = _race(config) if config.starts > 1 else 0
-    return config.starts * (config.samples + run_cost(config, begin)) + run_cost(config, config.steps - begin)
+    first = CANDIDATES * config.starts * config.samples
+    return first + config.starts * run_cost(config, begin) + run_cost(config, config.steps - begin)
 
 
 def descend(
     starts: Mapping[str, RopeScaling], config: SearchConfig, scorer: JournalScorer, listener: Listener | None = None
 ) -> list[SplitDone]:
-    """A descent from each start for about a third of the steps; then the best one so far goes on to the end.
+    """A descent from each of the best starts for about a third of the steps; then the best so far goes on to the end.
 
     Samples 0 to ``config.samples - 1`` choose the start and the step; the steps use those behind the held-out ones,
     each once in a descent. Deterministic: equal starts, settings and scores give an equal result. Raises
@@ -209,9 +227,10 @@ def descend(
     """
     first = config.samples + config.held_out
     fresh = [first + int(place) for place in np.random.default_rng([config.seed, first]).permutation(config.fresh)]
-    lanes = [lane for name, start in starts.items() if (lane := _Lane(name, start, config)).begin(scorer)]
-    if not lanes:
+    every = [lane for name, start in starts.items() if (lane := _Lane(name, start, config)).begin(scorer)]
+    if not every:
         raise BackendError("no start of the search has a finite perplexity; try --dtype float32")
+    lanes = sorted(every, key=lambda lane: lane.best[0])[: config.starts]
     listener = listener or Listener()
     begin = _race(config) if len(lanes) > 1 else config.steps
     rest = run_cost(config, config.steps - begin)
@@ -219,11 +238,11 @@ def descend(
         lane.run(begin, scorer, fresh, rest + waiting * run_cost(config, begin), listener)
     best = min(lanes, key=lambda lane: lane.best[0])
     best.run(config.steps, scorer, fresh, 0, listener)
-    for lane in lanes:
+    for lane in every:
         if lane is not best and lane.stopped == "steps":
             lane.stopped = "behind"
     return [
         SplitDone(None, lane.best[0], replace(lane.best[1], provenance=f"gradient from {lane.name}"), lane.first,
                   tuple(lane.rounds), lane.stopped, start=lane.name)
-        for lane in lanes
+        for lane in every
     ]  # fmt: skip

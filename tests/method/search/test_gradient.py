@@ -14,7 +14,7 @@ from lr2eval.errors import BackendError
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search.config import SearchConfig
-from lr2eval.method.search.gradient import SKIPS, Descent, descend, descent_cost
+from lr2eval.method.search.gradient import SKIPS, Descent, descend, descent_cost, steps
 from lr2eval.method.search.journal import Journal, Trial, TrialResult, factors_key
 from lr2eval.method.search.run import JournalScorer, SplitDone
 from tests.method.search.test_run import Heard
@@ -25,6 +25,9 @@ SLOW = 13
 """The first pair that turns at most 1.5 times in the window."""
 WANTED = np.log([*rules.longrope2(ROPE, TARGET, split=SLOW, right=28.0).long_factor, 0.8])
 """Where the fake loss is lowest."""
+
+
+FOUR = ("none", "yarn", "pi", "ntk")
 
 
 def config(**changes: Any) -> SearchConfig:
@@ -91,6 +94,26 @@ def test_factors_stay_at_least_1_and_never_fall(rule: str, turns: float, pulls: 
             fast = sum(period * turns <= ROPE.window for period in ROPE.periods)
             assert np.array_equal(now[: min(fast, 24)], before[: min(fast, 24)])
     assert descent.step == len(pulls)
+
+
+def test_steps_keep_the_fast_pairs_and_raise_the_slow_ones() -> None:
+    made = steps(ROPE, config())
+    assert list(made) == ["step-1s", "step-2s", "step-4s"]
+    assert made["step-4s"].long_factor == (1.0,) * SLOW + (64.0,) * (32 - SLOW)
+    assert all(each.original == ROPE and each.target_window == TARGET for each in made.values())
+
+
+def test_a_check_that_is_worse_goes_back_to_the_best_with_half_the_rate() -> None:
+    descent = Descent(rules.yarn(ROPE, TARGET), config())
+    best = descent.scaling
+    for _ in range(3):
+        descent.take([1.0], [[-1.0] * 33])
+    far = abs(np.log(numbers(descent.scaling)) - np.log(numbers(best))).max()
+    descent.back_to(best)
+    assert numbers(descent.scaling) == pytest.approx(numbers(best))
+    for _ in range(3):
+        descent.take([1.0], [[-1.0] * 33])
+    assert 0.2 * far < abs(np.log(numbers(descent.scaling)) - np.log(numbers(best))).max() < 0.6 * far
 
 
 @pytest.mark.parametrize("turns", [1e-9, 1e9])
@@ -160,7 +183,7 @@ def test_three_broken_steps_in_a_row_end_the_search_with_the_best_so_far(tmp_pat
 
 def test_training_validation_and_test_samples_are_disjoint_and_each_step_has_new_ones(tmp_path: Path) -> None:
     bowl, plan = Bowl(), config()
-    done = run(tmp_path, bowl, plan)
+    done = run(tmp_path, bowl, plan, FOUR)
     trained = [job.sample for job in bowl.jobs if job.gradient]
     assert {job.sample for job in bowl.jobs if not job.gradient} == set(range(plan.samples))
     first = plan.samples + plan.held_out
@@ -173,7 +196,8 @@ def test_training_validation_and_test_samples_are_disjoint_and_each_step_has_new
     assert len(trained) - len(set(trained)) == began * plan.batch, "two starts share the samples of their first steps"
     assert [each.iteration for each in best.rounds] == [0, 4, 8, 12, 16, 20, 24]
     assert sum(len(each.step_nll) for each in best.rounds) == plan.steps
-    assert [each.stopped for each in done if each is not best] == ["behind"]
+    assert [each.stopped for each in done if each is not best] == ["behind"] * 3
+    assert [each.rounds[-1].iteration for each in done].count(0) == 2, "two of four starts descend"
     assert len(bowl.jobs) == sum(each.evaluations for lane in done for each in lane.rounds) == descent_cost(plan)
 
 
@@ -193,9 +217,9 @@ def test_what_a_listener_hears_adds_up(tmp_path: Path) -> None:
     heard, plan = Heard(), config()
     tmp_path.mkdir(exist_ok=True)
     with Journal.open(tmp_path) as journal:
-        starts = {name: rules.RULES[name].make(ROPE, TARGET) for name in ("yarn", "pi")}
+        starts = {name: rules.RULES[name].make(ROPE, TARGET) for name in FOUR}
         descend(starts, plan, JournalScorer(Bowl(), journal, heard), heard)
-    assert heard.rounds[0][:2] == ("from yarn", 4)
+    assert heard.rounds[0][1] == 4
     assert heard.rounds[-1][2] == 0
     left = [each[2] for each in heard.rounds]
     assert left == sorted(left, reverse=True)
