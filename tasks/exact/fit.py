@@ -107,16 +107,6 @@ class UnitCosts:
             self.sums.append(self.sums[-1] + cost)
 
 
-def sufficient(length: int, needed: Callable[[int], int]) -> int:
-    """The first length found, from ``length`` upwards, that is at least ``needed`` (tokens) at that length.
-
-    Samples of another length have other words, so a length found is tried and raised until it holds.
-    """
-    while (tokens := needed(length)) > length:
-        length = tokens
-    return length
-
-
 def largest_fitting(
     draw: Draw, tokenizer: PromptTokenizer, budget: int, memo: MutableMapping[str, int] | None = None
 ) -> Fit:

@@ -9,12 +9,11 @@ from typing import Literal, get_args
 
 from lr2eval.base import ids
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.errors import TaskError, UsageError
 from lr2eval.record.results import ShardResult
 from lr2eval.record.store import StoredSample
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.exact import files, parallel
-from lr2eval.tasks.exact.fit import sufficient
 from lr2eval.tasks.niah.draw import Variant
 from lr2eval.tasks.niah.generate import VERSION, NiahMaker
 from lr2eval.tasks.niah.options import Grid, NiahOptions
@@ -68,23 +67,6 @@ class Niah:
     def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
         """The essays."""
         return [haystacks.essays(self.name)]
-
-    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
-        """Minimum lengths (tokens) of the first samples of ``context`` by variant; why others cannot be measured."""
-        options = NiahOptions(**context.options)
-        try:
-            haystack = _haystack(options, context)
-        except MissingDataError as error:
-            return {}, dict.fromkeys(DESCRIPTIONS, str(error))
-
-        def length(variant: Variant) -> int:
-            def needed(length: int) -> int:
-                maker = NiahMaker(variant, length, options.grid, context.seed, haystack)
-                return max(maker.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
-
-            return sufficient(1, needed)
-
-        return {variant: length(variant) for variant in DESCRIPTIONS}, {}
 
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run keeps."""

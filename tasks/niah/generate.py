@@ -13,7 +13,7 @@ from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.fit import TooSmallError, largest_fitting
 from lr2eval.tasks.haystacks import Haystack
-from lr2eval.tasks.niah.background import FIRST, Background
+from lr2eval.tasks.niah.background import Background
 from lr2eval.tasks.niah.draw import NeedleDraw, Variant, draw
 from lr2eval.tasks.niah.options import Grid, NiahOptions, Places
 
@@ -55,14 +55,6 @@ class NiahMaker:
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
         return self.grid.tokens_per_value * (self.grid.needles if self.variant == "multi" else 1)
-
-    def smallest(self, index: int, tokenizer: PromptTokenizer) -> int:
-        """Tokens of sample ``index`` with the fewest words of haystack, generation included."""
-        sample, _ = self._draw(index, tokenizer)
-        most = sample.largest or FIRST
-        size = next((size for size in range(sample.smallest, most) if sample.has_places(size)), most)
-        draft = sample.render(size)
-        return tokenizer.count_prompt(draft.prompt, draft.answer_prefix) + self.max_new_tokens
 
     def _draw(self, index: int, tokenizer: PromptTokenizer) -> tuple[NeedleDraw, str]:
         """Sample 0 has the first depth, sample 1 the second ...: any first samples spread over the grid."""

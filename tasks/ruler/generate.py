@@ -12,7 +12,7 @@ from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.counting import counting
 from lr2eval.tasks.exact.draft import Draw, IndexedRecipe, TaskRecipe
-from lr2eval.tasks.exact.fit import Near, TooSmallError, fitting_in_steps, largest_fitting, sufficient
+from lr2eval.tasks.exact.fit import Near, TooSmallError, fitting_in_steps, largest_fitting
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
@@ -117,12 +117,15 @@ def _draw(task: str, recipe: TaskRecipe, length: int, index: int, seed: int) -> 
 
 
 def sufficient_length(task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer) -> int:
-    """The first length found, from ``length`` upwards, at which the smallest of all ``count`` samples fit."""
+    """The first length found, from ``length`` upwards, at which the smallest of all ``count`` samples fit.
 
-    def needed(length: int) -> int:
+    Samples of another length have other words, so a length found is tried and raised until it holds.
+    """
+    while True:
         recipe = task.recipe(tokenizer, length, seed)
         draws = (_draw(task.name, recipe, length, index, seed) for index in range(count))
         drafts = (draw.render(draw.smallest) for draw in draws)
-        return task.max_new_tokens + max(tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts)
-
-    return sufficient(length, needed)
+        most = max(tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts)
+        if task.max_new_tokens + most <= length:
+            return length
+        length = task.max_new_tokens + most

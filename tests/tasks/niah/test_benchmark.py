@@ -164,21 +164,6 @@ def test_published_minimum_suffices(variant: str, tokenizer: PromptTokenizer, co
     assert len(rows(made, variant)) == 11
 
 
-def test_measured_minimums_suffice(tokenizer: PromptTokenizer, context: Context, tmp_path: Path) -> None:
-    made = context(tokenizer=tokenizer, options=DOCS, samples_per_task=11, offline=True)
-    exact, missing = NIAH.min_lengths(made)
-    assert missing == {}
-    for variant, least in exact.items():
-        options = {**DOCS, "samples_per_cell": 1}
-        assert len(rows(context(tokenizer=tokenizer, options=options, lengths=(least,)), variant)) == 11
-        with pytest.raises(TaskError, match="use a length of"):
-            rows(context(tokenizer=tokenizer, options=options, lengths=(least // 2,)), variant)
-    exact, missing = NIAH.min_lengths(context(data_dir=tmp_path, offline=True))
-    assert exact == {}
-    assert set(missing) == set(VARIANTS)
-    assert f"no paul_graham/PaulGrahamEssays.zip under {tmp_path}" in missing["single"]
-
-
 def test_bad_input_is_one_line(context: Context, tmp_path: Path) -> None:
     def error(kind: type[Exception], variant: str = "single", **changes: Any) -> str:
         with pytest.raises(kind) as caught:
