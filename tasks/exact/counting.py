@@ -12,12 +12,12 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from weakref import WeakKeyDictionary
 
 from lr2eval.model.tokenizer import PromptTokenizer
-from lr2eval.tasks.exact.cuts import PLAIN, cuts_before_spaces, parts_of_words
+from lr2eval.tasks.exact.cuts import cuts_before_spaces
 
 MEMO_LIMIT = 200_000
 """Distinct words whose token counts are remembered (some 20 megabytes)."""
@@ -35,13 +35,9 @@ class CountingTokenizer(PromptTokenizer):
         self._plain = tokenizer
         self._memo: dict[str, int] = {}
         self._special = 0
-        self._parts: dict[str, int] = {}
-        self._cut: Callable[[str], list[str]] | None = None
         self.additive = False
         if getattr(self.tokenizer, "is_fast", False):
-            state = json.loads(self.tokenizer.backend_tokenizer.to_str())
-            self.additive = cuts_before_spaces(state)
-            self._cut = parts_of_words(state) if self.additive else None
+            self.additive = cuts_before_spaces(json.loads(self.tokenizer.backend_tokenizer.to_str()))
         if self.additive:
             self._special = len(self.encode_rendered("a")) - len(self.encode("a"))
 
@@ -91,18 +87,10 @@ class CountingTokenizer(PromptTokenizer):
         return total + self._sum(counted) + sum(self._encoded([first] if first else []))
 
     def _sum(self, words: Mapping[str, int]) -> int:
-        """The number of tokens of words after a space. ``words`` maps each word to how often it occurs.
-
-        Counts of new words come from those of their parts, which are fewer: letters, digits, marks.
-        """
-        memo, known, cut = self._memo, self._parts, self._cut
-        if len(known) > MEMO_LIMIT:
-            known.clear()
+        """The number of tokens of words after a space. ``words`` maps each word to how often it occurs."""
+        memo = self._memo
         new = [word for word in words if word not in memo]
-        parts = [cut(f" {word}") if cut and PLAIN.fullmatch(word) else [f" {word}"] for word in new]
-        unknown = list({part for each in parts for part in each if part not in known})
-        known.update(zip(unknown, self._encoded(unknown), strict=True))
-        memo.update(zip(new, [sum([known[part] for part in each]) for each in parts], strict=True))
+        memo.update(zip(new, self._encoded([f" {word}" for word in new]), strict=True))
         return sum([memo[word] * times for word, times in words.items()])
 
     def _encoded(self, texts: list[str]) -> Iterable[int]:
