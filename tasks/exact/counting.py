@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from weakref import WeakKeyDictionary
 
@@ -40,10 +40,6 @@ class CountingTokenizer(PromptTokenizer):
             self.additive = cuts_before_spaces(json.loads(self.tokenizer.backend_tokenizer.to_str()))
         if self.additive:
             self._special = len(self.encode_rendered("a")) - len(self.encode("a"))
-
-    def counts(self, texts: Sequence[str]) -> list[int]:
-        """As :meth:`PromptTokenizer.counts`."""
-        return [self._count(text) for text in texts] if self.additive else self._plain.counts(texts)
 
     def count_prompt(self, prompt: str, answer_prefix: str = "") -> int:
         """As :meth:`PromptTokenizer.count_prompt`."""

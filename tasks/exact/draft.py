@@ -38,9 +38,6 @@ class Draw(Protocol):
     def largest(self) -> int | None:
         """The most units there are, ``None`` when they never run out."""
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The pieces of text that units ``start`` to ``stop - 1`` each add: only for estimating token counts."""
-
     def render(self, size: int) -> Draft:
         """The sample with ``size`` units."""
 

@@ -42,10 +42,6 @@ class ShuffledStream:
         draw = self._rng.random
         self._keys += [draw() for _ in range(len(self._texts) - len(self._keys))]
 
-    def added(self, start: int, stop: int) -> list[str]:
-        """Entries in the order in which they were added."""
-        return self._texts[start:stop]
-
     def first(self, count: int) -> list[str]:
         """The first ``count`` entries ever added, shuffled."""
         known = len(self._order)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import pairwise
 
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.haystacks import Haystack, sentences
@@ -30,12 +29,6 @@ class Background:
     def available(self) -> int | None:
         """Words there are; ``None`` when the text is repeated."""
         return self.haystack.available
-
-    def words(self, start: int, stop: int) -> list[str]:
-        """Words ``start`` to ``stop - 1`` with the space before them."""
-        beginning = self._beginning(stop)
-        ends = [0, *beginning.word_ends[:stop]] if start == 0 else beginning.word_ends[start - 1 : stop]
-        return [beginning.text[a:b] for a, b in pairwise(ends)]
 
     def text(self, words: int) -> str:
         """The first ``words`` words."""

@@ -69,10 +69,6 @@ class NeedleDraw:
         looked_at = min(max(size, FIRST), self.background.available or FIRST)
         return self.background.places(size) >= len(self.asked) and self.background.places(looked_at) >= self.needles
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The words with the space before them."""
-        return [(word,) for word in self.background.words(start, stop)]
-
     def render(self, size: int) -> Draft:
         """The sample with ``size`` words of haystack."""
         prompt, prefix = self._words(self._context(size))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -64,11 +63,11 @@ class NiahMaker:
         sample = draw(self.variant, self.grid, depth, _background(self.haystack, tokenizer, self.grid.places), rng)
         return sample, ids.sample_id(self.version, *identity)
 
-    def sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> parallel.Row:
+    def sample(self, index: int, tokenizer: PromptTokenizer) -> parallel.Row:
         """One sample. Raises :class:`TaskError` for too short a length or text."""
         sample, name = self._draw(index, tokenizer)
         try:
-            fit = largest_fitting(sample, tokenizer, self.length - self.max_new_tokens, memo)
+            fit = largest_fitting(sample, tokenizer, self.length - self.max_new_tokens)
         except TooSmallError as error:
             enough = -(-(error.tokens + self.max_new_tokens) // 128) * 128 + 128
             raise TaskError(

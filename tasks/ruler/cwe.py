@@ -103,15 +103,6 @@ class CweDraw:
     smallest = COMMON + 1
     largest = None
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """Each repetition of a word, and the numbers by which the list gets longer."""
-        pieces = []
-        for index in range(start, stop):
-            begin, end = self.words.entries(index), self.words.entries(index + 1)
-            numbers = [f" {number + 1}." for number in range(begin, end)]
-            pieces.append([f" {self.words.words[index]}"] * (end - begin) + numbers)
-        return pieces
-
     def render(self, size: int) -> Draft:
         """The sample with ``size`` different words."""
         return Draft(

@@ -81,10 +81,6 @@ class EssayDraw:
         """The words of the text."""
         return self.recipe.haystack.available
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The words, each with the space before it."""
-        return [(f" {word}",) for word in self.recipe.haystack.take(start, stop)]
-
     @property
     def answers(self) -> tuple[str, ...]:
         """What is asked for, whatever the size."""

@@ -9,7 +9,6 @@ the text by one seed; here each sample has its own order, unless ``fixed_order``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from random import Random
@@ -61,16 +60,6 @@ class FweDraw:
         self._fixed_order = fixed_order
         self._stream = stream
         self._size = 0
-
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The words each step adds, with the spaces before them."""
-        self._grow(stop)
-        units: list[list[str]] = []
-        for word in self._stream.added(self._words(start), self._words(stop)):
-            if word == NOISE:
-                units.append([])
-            units[-1].append(f" {word}")
-        return units
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` steps."""

@@ -7,7 +7,7 @@ uniformly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -52,10 +52,6 @@ class NiahDraw:
         self._rng = rng
         self._keys = {key}
         self._lines: list[str] = []
-
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The lines with their newlines."""
-        return [(f"\n{line}",) for line in self._haystack(stop)[start:stop]]
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` haystack lines and the needle."""

@@ -62,11 +62,6 @@ class QaDraw:
         self._stream = ShuffledStream(rng.getrandbits(64))
         self.smallest = len(question.own)
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """Number and text of each document."""
-        self._grow(stop)
-        return [(f"\n\n{_numbered(at + 1, '')}", self._documents[self._order[at]]) for at in range(start, stop)]
-
     def render(self, size: int) -> Draft:
         """The sample with ``size`` documents."""
         self._grow(size)

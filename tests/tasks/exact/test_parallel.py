@@ -34,7 +34,7 @@ def test_same_samples_for_any_processes_and_chunks(
 ) -> None:
     tokenizer = PromptTokenizer(trained[kind], name=kind)
     made = maker(task, tokenizer)
-    alone = [made.sample(index, tokenizer, {}) for index in range(8)]
+    alone = [made.sample(index, tokenizer) for index in range(8)]
     assert list(parallel.make_in_processes(made, 8, tokenizer, workers, chunk)) == alone
 
 

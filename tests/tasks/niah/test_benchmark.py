@@ -195,8 +195,6 @@ def test_places_do_not_depend_on_what_was_asked_before(tokenizer: PromptTokenize
     for depth in (0.0, 0.123, 0.5, 0.99, 1.0):
         assert asked_late.place(size, depth) == asked_first.place(size, depth)
     assert asked_late.text(size) == asked_first.text(size) == " ".join(source.take(0, size))
-    assert "".join(asked_first.words(0, 20)) == asked_first.text(20)
-    assert "".join(asked_first.words(20, 30)) == asked_first.text(30)[len(asked_first.text(20)) :]
 
 
 def test_a_slow_tokenizer_has_no_offsets(one_tokenizer: PromptTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
