@@ -13,7 +13,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from itertools import groupby
 from weakref import WeakKeyDictionary
 
 from lr2eval.model.tokenizer import PromptTokenizer
@@ -58,27 +57,17 @@ class CountingTokenizer(PromptTokenizer):
         return self.additive
 
     def _count(self, text: str) -> int:
-        """Tokens of a text: repeated lines first, the rest by words."""
+        """Tokens of a text, by its words."""
         if len(self._memo) > MEMO_LIMIT:
             self._memo.clear()
-        kept: list[str] = []
         total = 0
-        for line, group in groupby(text.split("\n")):
-            repeats = len(list(group))
-            if repeats > 1 and len(words := _CUT.split(line)) > 1:
-                # One more copy adds the words inside, and one that reaches over the end of the line.
-                inside = [*words[1:-1], f"{words[-1]}\n{words[0]}"]
-                total += (repeats - 1) * self._sum(Counter(inside))
-                repeats = 1
-            kept.extend([line] * repeats)
-        joined = "\n".join(kept)
-        first, *words = joined.split(" ")
+        first, *words = text.split(" ")
         counted = Counter(words)
         # Words met before are sound, so only new ones are looked at.
         if any(map(_unsound, (first, *(word for word in counted if word not in self._memo)))):
-            first, *words = _CUT.split(joined)
+            first, *words = _CUT.split(text)
             last = words.pop() if words and _unsound(words[-1]) else None  # the end of the text
-            total += 0 if last is None else sum(self._encoded([f" {last}"]))
+            total = 0 if last is None else sum(self._encoded([f" {last}"]))
             counted = Counter(words)
         return total + self._sum(counted) + sum(self._encoded([first] if first else []))
 

@@ -35,7 +35,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class Near:
-    """What another sample of the same task and length tells: its size, and the tokens a unit takes there."""
+    """A first guess: the size of another sample of the same task and length, say, and the tokens a unit takes."""
 
     size: int
     unit_tokens: float

@@ -35,6 +35,12 @@ class Background:
         beginning = self._beginning(words)
         return beginning.text[: beginning.word_ends[words - 1]]
 
+    @property
+    def rate(self) -> float:
+        """Tokens of a word, about."""
+        beginning = self._beginning(0)
+        return max(len(beginning.token_starts) / len(beginning.word_ends), 1.0)
+
     def place(self, words: int, depth: float) -> int:
         """The character at which a needle goes in: the sentence end nearest to ``depth`` of the tokens.
 

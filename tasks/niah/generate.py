@@ -10,7 +10,7 @@ from lr2eval.base import ids
 from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
-from lr2eval.tasks.exact.fit import TooSmallError, largest_fitting
+from lr2eval.tasks.exact.fit import Near, TooSmallError, largest_fitting
 from lr2eval.tasks.haystacks import Haystack
 from lr2eval.tasks.niah.background import Background
 from lr2eval.tasks.niah.draw import NeedleDraw, Variant, draw
@@ -67,7 +67,8 @@ class NiahMaker:
         """One sample. Raises :class:`TaskError` for too short a length or text."""
         sample, name = self._draw(index, tokenizer)
         try:
-            fit = largest_fitting(sample, tokenizer, self.length - self.max_new_tokens)
+            budget, rate = self.length - self.max_new_tokens, sample.background.rate
+            fit = largest_fitting(sample, tokenizer, budget, Near(int(budget / rate), rate))
         except TooSmallError as error:
             enough = -(-(error.tokens + self.max_new_tokens) // 128) * 128 + 128
             raise TaskError(

@@ -98,8 +98,8 @@ class EssayDraw:
         places = [int(len(stretch) * (depth / 100)) for depth in self.depths]
         parts = []
         for begin, end, needle in zip([0, *places], places, needles, strict=False):
-            parts += [stretch.text(begin, end), needle]
-        parts.append(stretch.text(places[-1]))
+            parts += [" ".join(stretch[begin:end]), needle]
+        parts.append(" ".join(stretch[places[-1] :]))
         asked = [at for at, (key, _) in enumerate(self.needles) if key in self.asked]
         query = enumeration(self.asked)
         return Draft(
