@@ -1,7 +1,7 @@
 """``comparison.json`` and ``gate.json``: what two or more runs say about each other. Stored numbers, no timing.
 
 Scores and differences are points on the 0..100 scale, retention is a ratio. After a change here, run
-``python -m lr2eval.record.schemas`` to write the published JSON schemas again.
+``python -m tests.schemas`` to write the published JSON schemas again.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from lr2eval import cli
-from lr2eval.record.schemas import SCHEMAS
 from lr2eval.record.store import FILE, RunStore
+from tests.schemas import SCHEMAS
 
 Run = Callable[..., Any]
 QUICK = ("--tasks", "ruler:niah_single_1,ruler:fwe", "--lengths", "768,1k", "--samples-per-task", "2", "--offline",
