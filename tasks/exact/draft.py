@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,8 @@ class Draw(Protocol):
 class TaskRecipe(Protocol):
     """A task at one length: makes samples from random generators."""
 
-    def draw(self, rng: Random) -> Draw:
-        """Make every random choice of one sample."""
-
-
-@runtime_checkable
-class IndexedRecipe(Protocol):
-    """A recipe whose samples differ by more than chance: ``at`` gives the recipe of one sample."""
-
-    @property
-    def step(self) -> int | None:
-        """If not ``None``, samples have the first one's size, or fewer units in steps of this many, until they fit."""
-
-    def at(self, index: int) -> TaskRecipe:
-        """The recipe of sample number ``index``."""
+    def draw(self, rng: Random, index: int = 0) -> Draw:
+        """Make every random choice of sample ``index``."""
 
 
 def places(fractions: Sequence[float], size: int) -> list[int]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 from lr2eval.base import ids
@@ -24,7 +24,6 @@ class Haystack:
     comparable: bool
     texts: tuple[str, ...]
     repeat: bool = True
-    _rounds: list[RepeatedText] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -69,17 +68,18 @@ class Haystack:
     def first(self, count: int) -> list[str]:
         """The sentences of the first ``count`` words."""
         rounds = -(-count // len(self.words))
-        if not self._rounds or self._rounds[-1].rounds < rounds:
-            known = self._rounds[-1].rounds if self._rounds else 0
-            self._rounds[:] = [RepeatedText(self.words, max(rounds, 2 * known))]
-        return self._rounds[-1].first(count)
+        return _repeated(self, 1 << max(rounds - 1, 0).bit_length()).first(count)
+
+
+@lru_cache(maxsize=4)
+def _repeated(haystack: Haystack, rounds: int) -> RepeatedText:
+    return RepeatedText(haystack.words, rounds)
 
 
 class RepeatedText:
     """The text repeated ``rounds`` times and split once. All its beginnings share their sentences, except the last."""
 
     def __init__(self, words: Sequence[str], rounds: int) -> None:
-        self.rounds = rounds
         self._text = " ".join([*words] * rounds)
         spans = sentences.spans(self._text)
         self._starts = [start for start, _ in spans]

@@ -39,7 +39,7 @@ class CweRecipe:
         """Upstream's numbers for this length (tokens)."""
         return cls((6, 1), 20, (3, 1)) if length < 4096 else cls((30, 3), 40, (10, 3))
 
-    def draw(self, rng: Random) -> CweDraw:
+    def draw(self, rng: Random, index: int = 0) -> CweDraw:
         """The example, then the words of the question in the order in which a growing list takes them up."""
         texts = upstream.task_texts("cwe")
         every, fixed = words.common_words(), self.fixed_order

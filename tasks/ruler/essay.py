@@ -46,7 +46,7 @@ class EssayRecipe:
                 f"({sentences} in its first {LOOKED_AT} words); give a text of sentences with --set ruler.haystack=PATH"
             )
 
-    def draw(self, rng: Random) -> EssayDraw:
+    def draw(self, rng: Random, index: int = 0) -> EssayDraw:
         """Keys and values, the order of their needles, their depths and what is asked."""
         # Upstream draws with repetition; a key or value drawn twice would make the question ambiguous.
         keys = distinct(self.keys, lambda: RANDOM["words"](rng))

@@ -36,7 +36,7 @@ class FweRecipe:
         """The vocabulary for this length (tokens); lengths too short for five words fit no sample anyway."""
         return cls(max(length // TOKENS_PER_WORD, 5))
 
-    def draw(self, rng: Random) -> FweDraw:
+    def draw(self, rng: Random, index: int = 0) -> FweDraw:
         """The vocabulary in order of rank, and a generator for the order of the text."""
         seen: dict[str, None] = {NOISE: None}
         while len(seen) < self.vocabulary:

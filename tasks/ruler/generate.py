@@ -11,7 +11,7 @@ from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.counting import counting
-from lr2eval.tasks.exact.draft import Draw, IndexedRecipe, TaskRecipe
+from lr2eval.tasks.exact.draft import Draw, TaskRecipe
 from lr2eval.tasks.exact.fit import Near, TooSmallError, fitting_in_steps, largest_fitting
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
@@ -21,7 +21,7 @@ class RulerMaker:
     """How the samples of one task and length are made. It can be sent to another process.
 
     ``near`` is sample 0's size, from which the others are guessed. ``by_words``: whether prompts are counted by words.
-    ``first`` is sample 0's size where all samples follow it (:attr:`IndexedRecipe.step`). They follow from task,
+    ``first`` is sample 0's size where all samples follow it (:attr:`step`). They follow from task,
     length, seed and tokenizer, so it does not matter which process makes which samples.
     """
 
@@ -43,7 +43,7 @@ class RulerMaker:
     @property
     def step(self) -> int | None:
         """Units by which samples shrink from the size of the first, ``None`` if each has a size of its own."""
-        return self.recipe.step if isinstance(self.recipe, IndexedRecipe) else None
+        return getattr(self.recipe, "step", None)
 
     def sample(self, index: int, tokenizer: PromptTokenizer) -> parallel.Row:
         """One sample (:class:`lr2eval.tasks.exact.parallel.SampleMaker`)."""
@@ -103,9 +103,7 @@ def full_name(task: str) -> str:
 
 
 def _draw(task: str, recipe: TaskRecipe, length: int, index: int, seed: int) -> Draw:
-    if isinstance(recipe, IndexedRecipe):
-        recipe = recipe.at(index)
-    return recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, seed)))
+    return recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, seed)), index)
 
 
 def sufficient_length(task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer) -> int:

@@ -28,7 +28,7 @@ class NiahRecipe:
     keys: Kind
     values: Kind
 
-    def draw(self, rng: Random) -> NiahDraw:
+    def draw(self, rng: Random, index: int = 0) -> NiahDraw:
         """Key, value and place first; the haystack has a generator of its own and is drawn as far as needed."""
         key, value, place = RANDOM[self.keys](rng), RANDOM[self.values](rng), rng.random()
         return NiahDraw(self, key, value, place, Random(rng.getrandbits(64)))

@@ -76,7 +76,7 @@ class VtRecipe:
             size = VtDraw.smallest
         return cls(size, chain.fractions)
 
-    def draw(self, rng: Random) -> VtDraw:
+    def draw(self, rng: Random, index: int = 0) -> VtDraw:
         """A chain of its own and new names and a new value for the example."""
         chain = _chain(rng, NAME_LETTERS)
         # Equal values would make the example's variables right answers to the question as well.

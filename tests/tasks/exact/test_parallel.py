@@ -56,7 +56,7 @@ def test_little_work_stays_here(one_tokenizer: PromptTokenizer, trained: dict[st
 class Dying:
     """A recipe whose samples end their process."""
 
-    def draw(self, rng: Any) -> NiahDraw:
+    def draw(self, rng: Any, index: int = 0) -> NiahDraw:
         if os.environ["MAKER"] != str(os.getpid()):
             os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("made in the parent")
