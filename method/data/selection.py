@@ -52,10 +52,6 @@ class Drawn:
     cut: int
     """Tokens of the last document beyond the budget; 0 for short ones, which are never cut."""
 
-    @property
-    def distinct(self) -> int:
-        return len(np.unique(self.documents))
-
 
 def shares(
     cells: Sequence[MixtureCell],
