@@ -15,20 +15,13 @@ from lr2eval.tasks.exact.files import DataFile
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Keep lm-eval's warnings about custom data sets and missing defaults off the terminal; errors pass."""
-    logger = logging.getLogger("lm_eval")
-    # Modules of lm-eval log through children of this logger and may carry a level of their own.
-    children = [
-        logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("lm_eval.")
-    ]
-    levels = [(each, each.level) for each in (logger, *children)]
-    for each, _ in levels:
-        each.setLevel(logging.ERROR)
+    """Keep warnings about custom data sets and missing defaults off the terminal; errors pass."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        for each, level in levels:
-            each.setLevel(level)
+        logging.disable(before)
 
 
 def build_task(config: Mapping[str, Any], folder: Path | None = None) -> Any:
