@@ -14,7 +14,7 @@ from lr2eval.tasks.exact.fit import Near, TooSmallError, largest_fitting
 from lr2eval.tasks.haystacks import Haystack
 from lr2eval.tasks.niah.background import Background
 from lr2eval.tasks.niah.draw import NeedleDraw, Variant, draw
-from lr2eval.tasks.niah.options import Grid, NiahOptions, Places
+from lr2eval.tasks.niah.options import NiahOptions, Places
 
 VERSION = "1"
 """Part of every sample's seed: raise it when the same seed would give other needles."""
@@ -26,7 +26,7 @@ class NiahMaker:
 
     variant: Variant
     length: int
-    grid: Grid
+    grid: NiahOptions
     seed: int
     haystack: Haystack
 
@@ -44,11 +44,9 @@ class NiahMaker:
 
     @property
     def _changes(self) -> str:
-        counts = {"samples_per_cell": self.grid.samples_per_cell, "tokens_per_value": self.grid.tokens_per_value}
-        if self.grid == NiahOptions(**counts).grid:
-            return ""
-        kept = [self.grid.depths, self.grid.needles, self.grid.distractors, *self.grid.changes.values()]
-        return f"+{ids.digest(kept)[:8]}"
+        kept, usual = ([each.depths, each.needles, each.distractors] for each in (self.grid, NiahOptions()))
+        kept += self.grid.changes.values()
+        return "" if kept == usual else f"+{ids.digest(kept)[:8]}"
 
     @property
     def max_new_tokens(self) -> int:
