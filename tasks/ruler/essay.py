@@ -81,16 +81,12 @@ class EssayDraw:
         """The words of the text."""
         return self.recipe.haystack.available
 
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """What is asked for, whatever the size."""
-        return tuple(value for key in self.asked for value in self.facts[key])
-
     def render(self, size: int) -> Draft:
         """The sample with the first ``size`` words of the essays."""
         texts = upstream.niah_texts()
         template, prefix, kind = texts.template, texts.answer_prefix, str(self.recipe.kind)
-        if len(self.answers) == 1:
+        answers = tuple(value for key in self.asked for value in self.facts[key])
+        if len(answers) == 1:
             template, prefix = upstream.single_answer(template), upstream.single_answer(prefix)
             kind = kind.removesuffix("s")
         needles = [texts.needle.format(type_needle_v=self.recipe.kind, key=k, value=v) for k, v in self.needles]
@@ -105,7 +101,7 @@ class EssayDraw:
         return Draft(
             prompt=template.format(type_needle_v=kind, context=" ".join(parts), query=query),
             answer_prefix=prefix.format(type_needle_v=kind, query=query),
-            answers=self.answers,
+            answers=answers,
             depth=places[asked[0]] / len(stretch) if len(asked) == 1 else None,
             marks=tuple(needles[at] for at in asked),
         )

@@ -14,7 +14,7 @@ from math import isqrt
 from random import Random
 from string import ascii_lowercase
 
-from lr2eval.tasks.exact.draft import Draft
+from lr2eval.tasks.exact.draft import Draft, distinct
 from lr2eval.tasks.exact.stream import ShuffledStream, fixed_shuffle
 from lr2eval.tasks.shared import upstream
 
@@ -38,14 +38,11 @@ class FweRecipe:
 
     def draw(self, rng: Random, index: int = 0) -> FweDraw:
         """The vocabulary in order of rank, and a generator for the order of the text."""
-        seen: dict[str, None] = {NOISE: None}
-        while len(seen) < self.vocabulary:
-            seen["".join(rng.choices(ascii_lowercase, k=WORD_LETTERS))] = None
-        vocabulary = list(seen)
+        coded = distinct(self.vocabulary - 1, lambda: "".join(rng.choices(ascii_lowercase, k=WORD_LETTERS)))
         if self.fixed_order:
             # The noise replaces a word, so there is one word less: as many as upstream has.
-            vocabulary = [NOISE, *fixed_shuffle(sorted(vocabulary[1:]))[1:]]
-        return FweDraw(tuple(vocabulary), ShuffledStream(rng.getrandbits(64)), self.fixed_order)
+            coded = fixed_shuffle(sorted(coded))[1:]
+        return FweDraw((NOISE, *coded), ShuffledStream(rng.getrandbits(64)), self.fixed_order)
 
 
 class FweDraw:

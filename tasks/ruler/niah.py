@@ -66,15 +66,10 @@ class NiahDraw:
         return Draft(
             prompt=template.format(type_needle_v=kind, context="\n".join(lines), query=self._key),
             answer_prefix=prefix.format(type_needle_v=kind, query=self._key),
-            answers=self.answers,
+            answers=(self._value,),
             depth=place / size,
             marks=(needle,),
         )
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """What is asked for, whatever the size."""
-        return (self._value,)
 
     def _haystack(self, size: int) -> list[str]:
         if self._recipe.haystack == "noise":

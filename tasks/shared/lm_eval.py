@@ -10,7 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.benchmark import SampleInfo, Scalar, Shard, TaskContext
+from lr2eval.record.results import ShardResult
+from lr2eval.record.store import StoredSample
 from lr2eval.tasks.exact.files import DataFile
+
+
+class Choices:
+    """A benchmark of multiple choice."""
+
+    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
+        """1 if the choice with the highest log-probability is right, else 0; a run keeps all of them."""
+        choice, _ = max(sample.choices or (), key=lambda pair: pair[1], default=("", 0.0))
+        return float((choice.strip(),) == tuple(gold.strip() for gold in sample.gold))
 
 
 @contextmanager
