@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from lr2eval.base.console import say
-from lr2eval.base.files import cache_dir
+from lr2eval.base.files import cache_dir, output_folder
 from lr2eval.errors import Lr2EvalError
 
 EXTRAS = {
@@ -54,15 +54,11 @@ def _tasks() -> Verdict:
 
 
 def _cache() -> Verdict:
-    import tempfile
-
     folder = cache_dir()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return "PROBLEM", f"{folder}: {error.strerror}; make it writable or set LR2EVAL_CACHE"
+        output_folder(folder)
+    except Lr2EvalError as error:
+        return "PROBLEM", f"{error.__cause__}; make it writable or set LR2EVAL_CACHE"
     return "ok", str(folder)
 
 

@@ -7,7 +7,6 @@ exact for any tokenizer: the returned size fits, and one unit more does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from lr2eval.errors import TaskError
@@ -56,35 +55,11 @@ def largest_fitting(draw: Draw, tokenizer: PromptTokenizer, budget: int, near: N
     Raises :class:`TooSmallError` if nothing fits and :class:`TaskError` if the tokenizer gives units no tokens at all.
     When the draw runs out of units first, the size is ``draw.largest``.
     """
+    # A unit costs at least one token with any sane tokenizer, so the search ends even where one does not.
+    limit = draw.smallest + budget + 1
+    limit = limit if draw.largest is None else min(limit, draw.largest)
+    rate, size = (0.0, draw.smallest) if near is None else (near.unit_tokens, near.size)
     before: Fit | None = None
-    rate = 0.0 if near is None else near.unit_tokens
-
-    def guess(tried: Fit) -> int:
-        nonlocal before, rate
-        if before is not None and (near is None or abs(before.size - tried.size) > STEADY):
-            rate = max((before.tokens - tried.tokens) / (before.size - tried.size), 1.0)
-        before = tried
-        # The smallest sample takes more tokens a unit than the others, so the first guess fits.
-        return tried.size + int((budget - tried.tokens) // (rate or max(tried.tokens / tried.size, 1.0)))
-
-    return _search(draw, tokenizer, budget, draw.smallest if near is None else near.size, guess)
-
-
-def fitting_in_steps(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, step: int) -> Fit:
-    """The draw at ``size`` units, or ``step`` fewer until it fits ``budget`` prompt tokens: not the most that fit.
-
-    With ``step`` units or fewer that are too many, it is the same as :func:`largest_fitting`.
-    """
-    while (tried := _measure(draw, tokenizer, max(size, draw.smallest))).tokens > budget:
-        if tried.size <= max(step, draw.smallest):
-            return largest_fitting(draw, tokenizer, budget)
-        size = tried.size - step
-    return tried
-
-
-def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, guess: Callable[[Fit], int]) -> Fit:
-    """Try ``size``, then sizes that ``guess`` derives from the last one, then halve the interval."""
-    limit = _limit(draw, budget)
     fits: Fit | None = None
     too_big = max(limit, draw.smallest) + 1
     for step in range(2 * limit.bit_length() + GUESSES + 1):
@@ -103,14 +78,27 @@ def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, gues
                     "and lengths cannot be measured; put the model's real tokenizer files beside its weights"
                 )
             return fits
-        size = guess(tried) if step < GUESSES else ((draw.smallest if fits is None else fits.size) + too_big) // 2
+        if before is not None and (near is None or abs(before.size - tried.size) > STEADY):
+            rate = max((before.tokens - tried.tokens) / (before.size - tried.size), 1.0)
+        before = tried
+        if step < GUESSES:
+            # The smallest sample takes more tokens a unit than the others, so the first guess fits.
+            size = tried.size + int((budget - tried.tokens) // (rate or max(tried.tokens / tried.size, 1.0)))
+        else:
+            size = ((draw.smallest if fits is None else fits.size) + too_big) // 2
     raise AssertionError("halving an interval ends")  # pragma: no cover
 
 
-def _limit(draw: Draw, budget: int) -> int:
-    """A unit costs at least one token with any sane tokenizer, so the search ends even where one does not."""
-    limit = draw.smallest + budget + 1
-    return limit if draw.largest is None else min(limit, draw.largest)
+def fitting_in_steps(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, step: int) -> Fit:
+    """The draw at ``size`` units, or ``step`` fewer until it fits ``budget`` prompt tokens: not the most that fit.
+
+    With ``step`` units or fewer that are too many, it is the same as :func:`largest_fitting`.
+    """
+    while (tried := _measure(draw, tokenizer, max(size, draw.smallest))).tokens > budget:
+        if tried.size <= max(step, draw.smallest):
+            return largest_fitting(draw, tokenizer, budget)
+        size = tried.size - step
+    return tried
 
 
 def _measure(draw: Draw, tokenizer: PromptTokenizer, size: int) -> Fit:
