@@ -164,7 +164,7 @@ class Benchmark(Protocol):
     """A task plug-in: an object found through the entry-point group ``lr2eval.tasks``.
 
     Optional methods: ``data_needs(tasks)`` returns the :class:`DataNeed` of each data set that the tasks read.
-    ``lr2eval tasks --model`` calls ``min_lengths(context)``. ``lr2eval score`` calls ``score_row(task, row)`` and
+    ``lr2eval score`` calls ``score_row(task, row)`` and
     ``rescore(shard, sample)``.
     """
 

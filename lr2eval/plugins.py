@@ -7,15 +7,11 @@ from :class:`lr2eval.BackendRequest` to an lm-eval model). The name of an entry 
 
 from __future__ import annotations
 
-import ast
 import inspect
-import sys
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, wraps
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any
 
 from lr2eval.errors import Lr2EvalError
@@ -132,44 +128,10 @@ def _import(point: EntryPoint) -> tuple[Any, str]:
     try:
         return point.load(), ""
     except (Exception, SystemExit) as error:  # a module of another package may raise anything
-        private = _private(error) if isinstance(error, ImportError) else None
-        return None, private or raised(error)
+        return None, raised(error)
 
 
 def raised(error: BaseException) -> str:
     """What code of another package raised, on one line."""
     first = (str(error).strip().splitlines() or [""])[0][:200]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
-
-
-def _private(error: ImportError) -> str | None:
-    """What to import instead, if a plug-in imports a private or unknown name of lr2eval."""
-    module = error.name or ""
-    if module.partition(".")[0] != "lr2eval":
-        return None
-    public = sys.modules["lr2eval"].__all__
-    wanted = _imported(error, module)
-    known = [name for name in wanted if name in public]
-    if module == "lr2eval":
-        problem = f"lr2eval has no {', '.join(name for name in wanted if name not in public)}"
-    elif known:
-        return f"{module} is private; import {', '.join(known)} from lr2eval instead"
-    else:
-        problem = f"{module} is private"
-    offered = ", ".join(name for name in public if name[0].isupper() and not name.endswith("Error"))
-    return f"{problem}; lr2eval offers {offered}"
-
-
-def _imported(error: ImportError, module: str) -> list[str]:
-    """The names that the failing statement imports from ``module``."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    try:
-        tree = ast.parse(Path(at.filename).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        return []
-    return [
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == module
-        for alias in node.names
-    ]

@@ -70,13 +70,8 @@ def write_atomic(path: Path, text: str) -> None:
     write_all({path: [text.encode("utf-8")]})
 
 
-def write_parts(path: Path, parts: Iterable[bytes], fix: str = "make the folder writable") -> None:
-    """The same for bytes, one part after the other. Raises :class:`StoreError` that names the ``fix``."""
-    write_all({path: parts}, fix)
-
-
 def write_all(files: Mapping[Path, Iterable[bytes]], fix: str = "make the folder writable") -> None:
-    """Write several files, all of them or none: a full disk leaves the old ones.
+    """Write files, each part after part, all of them or none: a full disk leaves the old ones.
 
     Only a kill between two renames, which take no space and no time, can leave some old and some new.
     Raises :class:`StoreError` that names the file and the ``fix``.
@@ -126,8 +121,8 @@ def json_text(value: Any) -> str:
 
 
 def write_hashed(path: Path, parts: Iterable[bytes]) -> tuple[str, int]:
-    """The same as :func:`write_parts`; returns the sha256 (hex) and the number of bytes of what was written."""
-    write_parts(path, parts)
+    """Write one file, part after part; returns the sha256 (hex) and the number of bytes of what was written."""
+    write_all({path: parts})
     return sha256(path), path.stat().st_size
 
 

@@ -67,7 +67,7 @@ def _print_pair(comparison: Comparison, pair: Pair) -> None:
         rows = table("", "n", "original", "extended", "difference", share, *last, title=title)
         for row in found:
             *cells, kept = exports.numbers(row)
-            cells = [exports.row_name(row), *cells, f"{row.cut:,}" if isinstance(row, Gain) else kept or "-"]
+            cells = [row.name, *cells, f"{row.cut:,}" if isinstance(row, Gain) else kept or "-"]
             rows.add_row(*cells[: len(rows.columns)])
         if found:
             printed_table(rows)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import typer
 
 from lr2eval.base.console import say
-from lr2eval.base.files import cache_dir
+from lr2eval.base.files import cache_dir, output_folder
 from lr2eval.errors import Lr2EvalError
 
 EXTRAS = {
@@ -55,15 +54,11 @@ def _tasks() -> Verdict:
 
 
 def _cache() -> Verdict:
-    import tempfile
-
     folder = cache_dir()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        return "PROBLEM", f"{folder}: {error.strerror}; make it writable or set LR2EVAL_CACHE"
+        output_folder(folder)
+    except Lr2EvalError as error:
+        return "PROBLEM", f"{error.__cause__}; make it writable or set LR2EVAL_CACHE"
     return "ok", str(folder)
 
 
@@ -77,29 +72,17 @@ def _disk() -> Verdict:
     return ("note" if min(free.values()) < 2 else "ok"), shown
 
 
-def _models() -> Verdict:
-    from lr2eval.model.names import MODELS
-
-    here = [name for name in MODELS if (cache_dir() / "models" / name / "config.json").is_file()]
-    return "note", _split(MODELS, here, "downloaded", "not downloaded", "lr2eval models fetch NAME")
-
-
 def _extras() -> Verdict:
     here = [extra for extra, module in EXTRAS.items() if importlib.util.find_spec(module) is not None]
-    return "note", _split(EXTRAS, here, "installed", "not installed", "pip install 'lr2eval[{}]'")
-
-
-def _split(names: Iterable[str], found: Sequence[str], there: str, missing: str, command: str) -> str:
-    """Which of these names this machine has, and how to get the others."""
-    others = [name for name in names if name not in found]
-    get = f"; {missing}: {', '.join(others)} ({command.format(','.join(others))})" if others else ""
-    return f"{there}: {', '.join(found) or 'none'}{get}"
+    others = [extra for extra in EXTRAS if extra not in here]
+    get = f"; not installed: {', '.join(others)} (pip install 'lr2eval[{','.join(others)}]')" if others else ""
+    return "note", f"installed: {', '.join(here) or 'none'}{get}"
 
 
 def doctor() -> None:
     """Check the installation: torch, device, extras, cache, disk."""
     verdicts = []
-    for check in (_packages, _device, _tasks, _cache, _disk, _models, _extras):
+    for check in (_packages, _device, _tasks, _cache, _disk, _extras):
         try:
             verdict, found = check()
         except (ImportError, OSError, Lr2EvalError) as error:

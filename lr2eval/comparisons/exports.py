@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from lr2eval.base.units import format_length
 from lr2eval.base.visible import line
-from lr2eval.record.comparison import Check, Comparison, Difference, Gain, Gate, LeftOut, Pair, Verdict
+from lr2eval.record.comparison import SIGNS, Check, Comparison, Difference, Gain, Gate, LeftOut, Pair, Verdict
 
 COLUMNS = (
     "extended", "level", "benchmark", "task", "length", "n", "original", "extended_score", "difference", "low", "high",
@@ -101,13 +101,6 @@ def headline_rows(pair: Pair, *, beyond: bool = False) -> list[Difference]:
     return rows
 
 
-def row_name(row: Difference) -> str:
-    """``ruler``, ``ruler@4k``, ``ruler:vt``, ``ruler:vt@4k``; of a gain ``longbench:trec@8k-128k``."""
-    task = "" if row.task is None else f":{row.task}"
-    window = f"{format_length(row.window)}-" if isinstance(row, Gain) else ""
-    return row.benchmark + task + ("" if row.length is None else f"@{window}{format_length(row.length)}")
-
-
 def beyond_title(comparison: Comparison) -> str:
     """The title of a table of samples that are longer than the original's window."""
     return f"Beyond the original's window ({format_length(comparison.original.model.window)})"
@@ -132,9 +125,7 @@ def numbers(row: Difference) -> list[str]:
 
 def _table(rows: Sequence[Difference]) -> list[str]:
     columns = ["", "n", "original", "extended", "difference", "interval", "retained", "lost / gained"]
-    cells = [
-        [text(row_name(row)), *(each or "–" for each in numbers(row)), f"{row.lost} / {row.gained}"] for row in rows
-    ]
+    cells = [[text(row.name), *(each or "–" for each in numbers(row)), f"{row.lost} / {row.gained}"] for row in rows]
     lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *cells]
     if all(row.beyond for row in rows):
         # Retention says nothing beyond the original's window.
@@ -169,9 +160,6 @@ def _harmless(value: object) -> object:
 
 
 _FORMULA = re.compile(r"[\t\r\n]|[\s\x22'\x00-\x1f\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")
-
-
-SIGNS = {"pass": "✓", "regression": "✗", "inconclusive": "?", "not comparable": "≠"}
 
 
 def junit(gate: Gate, timestamp: str) -> str:

@@ -21,7 +21,7 @@ from lr2eval._version import __version__
 from lr2eval.base.console import suggestion
 from lr2eval.base.units import format_length, parse_length
 from lr2eval.comparisons.compare import PairedRuns, means, pool, retention
-from lr2eval.comparisons.exports import left_out, row_name, significant_tasks
+from lr2eval.comparisons.exports import left_out, significant_tasks
 from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.comparisons.pairing import PairedShard, some, why_not_run
 from lr2eval.errors import Lr2EvalError, NotComparableError, TaskError, UsageError
@@ -53,7 +53,7 @@ def judge(runs: PairedRuns, config: GateConfig, *, common: bool = False) -> Gate
     checks = [check for name in names for check in _checks(name, runs, config)]
     # Single tasks with a significant loss are listed, whatever the checks are.
     regressed = [
-        Regressed(name=row_name(row), difference=row.difference, p_holm=row.p_holm or 0.0)
+        Regressed(name=row.name, difference=row.difference, p_holm=row.p_holm or 0.0)
         for row in significant_tasks(runs.record, config.confidence)
         if row.difference < 0
     ]

@@ -224,7 +224,7 @@ def _sizes(asked: Request) -> Iterator[tuple[str, int, int, int]]:
         if benchmark == "ruler":
             new = texts_of(task).max_new_tokens
         elif benchmark == "niah":
-            grid = NiahOptions().grid
+            grid = NiahOptions()
             new = grid.tokens_per_value * (grid.needles if task == "multi" else 1)
             samples = len(grid.depths) * grid.samples_per_cell
         else:

@@ -178,12 +178,8 @@ class PromptTokenizer:
         name = None if token is None else self.tokenizer.convert_ids_to_tokens(token)
         return f"with the id {token}" if name is None else f"{name!r} (id {token})"
 
-    def count(self, text: str) -> int:
-        """Number of tokens of a bare text, without special tokens."""
-        return len(self.encode(text))
-
     def counts(self, texts: Sequence[str]) -> list[int]:
-        """``count`` of many texts in one call of the fast tokenizer."""
+        """Numbers of tokens of bare texts, without special tokens, in one call of the fast tokenizer."""
         if not texts:
             return []
         return [len(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]]

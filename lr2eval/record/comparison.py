@@ -1,20 +1,24 @@
 """``comparison.json`` and ``gate.json``: what two or more runs say about each other. Stored numbers, no timing.
 
 Scores and differences are points on the 0..100 scale, retention is a ratio. After a change here, run
-``python -m lr2eval.record.schemas`` to write the published JSON schemas again.
+``python -m tests.schemas`` to write the published JSON schemas again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from lr2eval.base.units import format_length
 from lr2eval.record.base import Record, Sealed
 from lr2eval.record.results import Interval, ModelFacts
 
 Level = Literal["benchmark", "length", "task", "shard"]
 Verdict = Literal["pass", "regression", "inconclusive", "not comparable"]
+SIGNS: Mapping[Verdict, str] = {"pass": "✓", "regression": "✗", "inconclusive": "?", "not comparable": "≠"}
+"""The sign that goes with the word, for eyes that do not tell colours apart."""
 
 
 class Side(Record):
@@ -40,18 +44,23 @@ class RatioInterval(Record):
     method: str
 
 
-class CellDifference(Record):
+class PairedScores(Record):
+    """The mean scores of two models on the same samples."""
+
+    n: int = Field(description="pairs")
+    original: float
+    extended: float
+    difference: float = Field(description="extended - original, points")
+    interval: Interval = Field(description="two-sided; each end is a one-sided bound at the comparison's confidence")
+
+
+class CellDifference(PairedScores):
     """The pairs of a shard with the needle at one depth."""
 
     depth: float = Field(description="requested place in the haystack, 0 (start) to 1 (end)")
-    n: int
-    original: float
-    extended: float
-    difference: float
-    interval: Interval
 
 
-class Difference(Record):
+class Difference(PairedScores):
     """Extended minus original on the same samples.
 
     Levels: ``shard`` one task at one length; ``task`` one task over its lengths; ``length`` one benchmark at one
@@ -67,11 +76,6 @@ class Difference(Record):
     beyond: bool = Field(description="whether the extended model's samples are longer than the original's window")
     over: Literal["tasks", "samples"] = Field(description="what has equal weight in the mean")
     shards: int
-    n: int = Field(description="pairs")
-    original: float
-    extended: float
-    difference: float = Field(description="extended - original, points")
-    interval: Interval = Field(description="two-sided; each end is a one-sided bound at the comparison's confidence")
     retention: float | None = Field(
         description="extended / original; null beyond the original's window or if it scores 0"
     )
@@ -86,6 +90,13 @@ class Difference(Record):
     design_effect: float = Field(description="variance relative to independent samples, at least 1")
     noise: float | None = Field(default=None, description="largest |difference| between repeats of one model, points")
     cells: list[CellDifference] = Field(default=[], description="by needle depth, for benchmarks with a depth grid")
+
+    @property
+    def name(self) -> str:
+        """``ruler``, ``ruler@4k``, ``ruler:vt``, ``ruler:vt@4k``; of a gain ``longbench:trec@8k-128k``."""
+        task = "" if self.task is None else f":{self.task}"
+        window = f"{format_length(self.window)}-" if isinstance(self, Gain) else ""
+        return self.benchmark + task + ("" if self.length is None else f"@{window}{format_length(self.length)}")
 
 
 class Gain(Difference):
@@ -170,7 +181,7 @@ class Comparison(Sealed):
         return any("(longrope2, " in rank.label for rank in self.ranking)
 
 
-class Check(Record):
+class Check(PairedScores):
     """One check of the gate: is this mean score retained?"""
 
     name: str = Field(description="benchmark or benchmark:task")
@@ -178,11 +189,6 @@ class Check(Record):
     criterion: str = Field(description="for example: retention >= 0.985")
     kind: Literal["margin", "retention"]
     limit: float = Field(description="margin: largest loss in points; retention: smallest extended / original")
-    n: int
-    original: float
-    extended: float
-    difference: float
-    interval: Interval
     retention: float | None
     retention_interval: RatioInterval | None
     p_noninferior: float = Field(description="one-sided p value of the hypothesis that the loss exceeds the limit")

@@ -1,6 +1,6 @@
 """``results.json``: the published summary of a run. Stored numbers only, no timing, so equal runs give equal files.
 
-After a change here, ``python -m lr2eval.record.schemas`` writes the published JSON schema again.
+After a change here, ``python -m tests.schemas`` writes the published JSON schema again.
 """
 
 from __future__ import annotations

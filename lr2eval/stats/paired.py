@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -247,10 +247,7 @@ def difference_interval(paired: Paired, confidence: float) -> tuple[float, float
     """
     z = _quantile(confidence)
     before, after = paired.means()
-
-    def distance(difference: float) -> float:
-        return difference_z(paired, difference)
-
+    distance = partial(difference_z, paired)
     return _crossing(distance, -1.0, after - before, z), _crossing(distance, 1.0, after - before, -z)
 
 
@@ -264,10 +261,7 @@ def retention_interval(paired: Paired, confidence: float) -> tuple[float, float 
     if before <= 0:
         return 0.0, None
     z = _quantile(confidence)
-
-    def distance(ratio: float) -> float:
-        return retention_z(paired, ratio)
-
+    distance = partial(retention_z, paired)
     point = after / before
     low = 0.0 if point <= 0 else _crossing(distance, 0.0, point, z)
     high = max(1.0, 2 * point)

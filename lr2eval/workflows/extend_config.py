@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from lr2eval.base.config import Config, Device, Length, ModelName, merged
-from lr2eval.base.files import output_folder, write_parts
+from lr2eval.base.files import output_folder, write_all
 from lr2eval.base.ids import digest
 from lr2eval.base.reading import read_bytes, read_text
 from lr2eval.base.settings import read_toml
@@ -152,9 +152,9 @@ def _demo_values(out: Path | None, length: str | None) -> dict[str, Any]:
     documents, wording = home / f"documents-{target}.jsonl", home / "wording.json"
     output_folder(home)
     if not wording.exists():
-        write_parts(wording, [read_bytes(files / "demo-extend-wording.json")])
+        write_all({wording: [read_bytes(files / "demo-extend-wording.json")]})
     if not documents.exists():
-        write_parts(documents, [lzma.decompress(read_bytes(files / "demo-extend.jsonl.xz"))])
+        write_all({documents: [lzma.decompress(read_bytes(files / "demo-extend.jsonl.xz"))]})
     values["search"]["wording"] = str(wording)
     values["data"]["sources"] = [{"name": DEMO, "path": str(documents), "tokenised": True}]
     return values

@@ -162,7 +162,7 @@ def _checkpoint(folder: Path) -> str:
     if not (folder / checkpoints.MARKER).exists():
         return ""
     saved = checkpoints.read(folder)
-    checkpoints.check(saved)
+    checkpoints.checked(saved)
     return OK if all("sha256" in said for said in saved.marker.values()) else OLDER
 
 

@@ -104,7 +104,7 @@ def describe(
                     config.sources[each.cell.source].name: {
                         "tokens": int(each.lengths.sum()),
                         "documents": len(each.documents),
-                        "distinct_documents": each.distinct,
+                        "distinct_documents": len(np.unique(each.documents)),
                     }
                     for each in inside
                 },

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, overload
+from typing import Annotated, Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -162,14 +162,8 @@ class SegmentData(Sequence[Segment]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Segment: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Segment]: ...
-    def __getitem__(self, index: int | slice) -> Segment | list[Segment]:
+    def __getitem__(self, index: int) -> Segment:  # type: ignore[override]  # no slices
         at = range(len(self))[index]
-        if isinstance(at, range):
-            return [self[each] for each in at]
         row = self._rows[at]
         end = self._rows[at + 1]["first"] if at + 1 < len(self) else len(self._lengths)
         try:

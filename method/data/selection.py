@@ -52,10 +52,6 @@ class Drawn:
     cut: int
     """Tokens of the last document beyond the budget; 0 for short ones, which are never cut."""
 
-    @property
-    def distinct(self) -> int:
-        return len(np.unique(self.documents))
-
 
 def shares(
     cells: Sequence[MixtureCell],
@@ -108,21 +104,14 @@ def draw(cell: MixtureCell, lengths: NDArray[np.int64], wanted: int, seed: int) 
 
     Short documents stay whole, so a few tokens may be missing. The last long document is cut.
     """
-    taken, used = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
-    left, turn, cut = wanted, 0, 0
-    while left > 0:
-        random = np.random.default_rng([seed, cell.bucket, cell.source, turn])
-        documents = random.permutation(cell.documents)
-        ends = np.cumsum(lengths[documents])
-        count = int(np.searchsorted(ends, left, side="right"))
-        taken.append(documents[:count])
-        used.append(lengths[documents[:count]])
-        left -= int(ends[count - 1]) if count else 0
-        if count < len(documents):
-            if left and cell.long:
-                taken.append(documents[count : count + 1])
-                used.append(np.array([left]))
-                cut = int(lengths[documents[count]]) - left
-            break
-        turn += 1
-    return Drawn(cell, np.concatenate(taken), np.concatenate(used), cut)
+    turns = (np.random.default_rng([seed, cell.bucket, cell.source, turn]) for turn in range(wanted // cell.tokens + 1))
+    documents = np.concatenate([random.permutation(cell.documents) for random in turns])
+    used = lengths[documents].astype(np.int64)
+    ends = np.cumsum(used)
+    count = int(np.searchsorted(ends, wanted, side="right"))
+    left, cut = wanted - (int(ends[count - 1]) if count else 0), 0
+    if left and cell.long:
+        cut = int(used[count]) - left
+        used[count] = left
+        count += 1
+    return Drawn(cell, documents[:count], used[:count], cut)

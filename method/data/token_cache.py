@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from lr2eval.base.files import lock_file, write_json, write_parts
+from lr2eval.base.files import lock_file, write_all, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.reading import checked, opened, read_bytes, read_object
 from lr2eval.base.units import format_seconds
@@ -272,7 +272,7 @@ def write_chunk(
     for part in parts:
         checksum = zlib.crc32(part, checksum)
     header = _HEADER.pack(_MAGIC, len(ids), sum(map(len, ids)), token_type.itemsize, weighted, checksum)
-    write_parts(path, [header, *parts], "choose another token_cache")
+    write_all({path: [header, *parts]}, "choose another token_cache")
 
 
 def intact(path: Path) -> bool:

@@ -84,10 +84,6 @@ class BatchSchedule:
             filling[kind].append(row)
         return groups
 
-    def dealt(self, step: int, rank: int, ranks: int) -> list[list[int] | None]:
-        """The micro-batches of one data rank, equally many for every rank; ``None`` is one without targets."""
-        return deal(self.micro_batches(step), rank, ranks)
-
     @property
     def order_digest(self) -> str:
         """Hash of everything that decides the order of rows."""
@@ -160,10 +156,6 @@ def weights_of(rows: Iterable[Segment]) -> tuple[float, float]:
     return found[0], found[1]
 
 
-_BEGIN = 64
-"""Rows are compared by their first tokens, this many, before they are compared in full."""
-
-
 class TrainingRows:
     """The rows that a recipe trains on, by number. Each row is checked when it is read.
 
@@ -221,17 +213,13 @@ class TrainingRows:
         """Raise :class:`UsageError` if a held-out row is also a training row. Reads every row once."""
         if not len(held_out):
             return
-        begins: dict[bytes, list[int]] = {}
-        for number, row in enumerate(held_out):
-            begins.setdefault(row.input_ids[:_BEGIN].tobytes(), []).append(number)
+        seen = {row.input_ids.tobytes(): number for number, row in enumerate(held_out)}
         for number in range(len(self)):
-            row = self[number]
-            for same in begins.get(row.input_ids[:_BEGIN].tobytes(), ()):
-                if np.array_equal(held_out[same].input_ids, row.input_ids):
-                    raise UsageError(
-                        f"--held-out: row {same} equals row {self._numbers[number]} of --data, so its loss would mean "
-                        "nothing; use rows that are not in --data"
-                    )
+            if (same := seen.get(self[number].input_ids.tobytes())) is not None:
+                raise UsageError(
+                    f"--held-out: row {same} equals row {self._numbers[number]} of --data, so its loss would mean "
+                    "nothing; use rows that are not in --data"
+                )
 
 
 def segments_digest(segments: Sequence[Segment]) -> str:

@@ -89,11 +89,6 @@ def checked(saved: Saved) -> dict[str, str]:
     return found
 
 
-def check(saved: Saved) -> None:
-    """Raises :class:`StoreError` if a file of a checkpoint was changed."""
-    checked(saved)
-
-
 def _remove(folder: Path) -> str:
     return f"remove {folder} to resume from the checkpoint before it"
 
@@ -178,7 +173,7 @@ def load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks
 
     Raises :class:`StoreError` for a file that was changed, cannot be read or does not fit the model.
     """
-    ranks.in_first(lambda: check(saved))
+    ranks.in_first(lambda: checked(saved))
     try:
         with (
             safe_open(saved.folder / "weights.safetensors", "pt") as weights,

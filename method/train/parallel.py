@@ -57,7 +57,7 @@ class Ranks:
         distributed.all_gather_object(found, value)
         return found
 
-    def in_first(self, work: Callable[[], None]) -> None:
+    def in_first(self, work: Callable[[], object]) -> None:
         """Do ``work`` in the first process only. An error it raises is raised in every process."""
         problem = None
         if self.rank == 0:

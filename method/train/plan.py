@@ -12,8 +12,6 @@ from lr2eval.errors import UsageError
 from lr2eval.method.train.recipe import Recipe
 from lr2eval.model.shape import Shape, layer_parameters, parameters
 
-GIB = 2**30
-
 
 @dataclass(frozen=True)
 class Memory:

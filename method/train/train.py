@@ -33,7 +33,7 @@ from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.rope.source import ModelRope
 from lr2eval.method.search.needles import Sample
 from lr2eval.method.train import checkpoints
-from lr2eval.method.train.batches import BatchSchedule, TrainingRows, segments_digest, weights_of
+from lr2eval.method.train.batches import BatchSchedule, TrainingRows, deal, segments_digest, weights_of
 from lr2eval.method.train.engine import Engine, dtype_of
 from lr2eval.method.train.parallel import Ranks, ranks
 from lr2eval.method.train.recipe import Recipe
@@ -181,7 +181,7 @@ class _TrainingLoop:
         began = time.perf_counter()
         chosen = [self.rows[number] for number in self.schedule.rows(step - 1)]
         short, long = weights_of(chosen)
-        dealt = self.schedule.dealt(step - 1, self.ranks.data_rank, self.ranks.data_ranks)
+        dealt = deal(self.schedule.micro_batches(step - 1), self.ranks.data_rank, self.ranks.data_ranks)
         groups = [None if group is None else [self.rows[number] for number in group] for group in dealt]
         rate = self.recipe.learning_rate(step - 1, self.schedule.steps)
         try:

@@ -8,8 +8,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
-from lr2eval.base.units import format_length
-from lr2eval.record.comparison import Check, Comparison, Difference, Gate
+from lr2eval.record.comparison import SIGNS, Check, Comparison, Difference, Gate
 from lr2eval.reports import figures, formats
 from lr2eval.reports.comparison import tables
 from lr2eval.reports.load import Key, keys
@@ -37,7 +36,7 @@ def forests(comparison: Comparison, gate: Gate | None) -> list[Forest]:
         checks = gate.checks if gate is not None and key == judged else []
         checked = [check for check in checks if check.kind == "retention"]
         named = {check.name for check in checked}
-        short = [row for row in pair.differences if _short(row, pair.differences, window) and _name(row) not in named]
+        short = [row for row in pair.differences if _short(row, pair.differences, window) and row.name not in named]
         both: list[Check | Difference] = [*checked, *short]
         rows = [estimate for row in both if (estimate := _retention(row))]
         if rows:
@@ -77,19 +76,13 @@ def _short(row: Difference, rows: Sequence[Difference], window: int) -> bool:
     return row.level == "benchmark" or (row.level == "shard" and few)
 
 
-def _name(row: Difference) -> str:
-    """The name a check of this row would have."""
-    name = row.benchmark if row.task is None else f"{row.benchmark}:{row.task}"
-    return name if row.length is None else f"{name}@{format_length(row.length)}"
-
-
 def _label(row: Check | Difference) -> str:
     """The name of a check or row in plain words, after the sign of its verdict."""
-    full, _, length = (row.name if isinstance(row, Check) else _name(row)).partition("@")
+    full, _, length = row.name.partition("@")
     benchmark, _, task = full.partition(":")
     label = formats.title(benchmark) + (f" {formats.task(benchmark, task)}" if task else "")
     label += f" at {length}" if length else ""
-    return f"{tables.SIGNS[row.verdict]} {label}" if isinstance(row, Check) else label
+    return f"{SIGNS[row.verdict]} {label}" if isinstance(row, Check) else label
 
 
 def _retention(row: Check | Difference) -> Estimate | None:

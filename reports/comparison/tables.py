@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lr2eval.record.comparison import Comparison, Difference, EffectiveLength, Gain, Gate, Pair, Verdict
+from lr2eval.record.comparison import SIGNS as SIGNS  # noqa: PLC0414  # for templates and the report of a search
+from lr2eval.record.comparison import Comparison, Difference, EffectiveLength, Gain, Gate, Pair
 from lr2eval.reports import formats
 from lr2eval.reports.load import Key, keys
 from lr2eval.reports.run.tables import ScoreTable, TableRow, TaskTable
 
 FEW_TASKS = 12
-
-SIGNS: dict[Verdict, str] = {"pass": "✓", "regression": "✗", "inconclusive": "?", "not comparable": "≠"}
-"""The sign that goes with the word, for eyes that do not tell the colours apart."""
 
 
 def significant(row: Difference, alpha: float) -> bool:

@@ -12,12 +12,11 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 from lr2eval.model.tokenizer import PromptTokenizer
-from lr2eval.tasks.exact.cuts import PLAIN, cuts_before_spaces, parts_of_words
+from lr2eval.tasks.exact.cuts import cuts_before_spaces
 
 MEMO_LIMIT = 200_000
 """Distinct words whose token counts are remembered (some 20 megabytes)."""
@@ -35,19 +34,11 @@ class CountingTokenizer(PromptTokenizer):
         self._plain = tokenizer
         self._memo: dict[str, int] = {}
         self._special = 0
-        self._parts: dict[str, int] = {}
-        self._cut: Callable[[str], list[str]] | None = None
         self.additive = False
         if getattr(self.tokenizer, "is_fast", False):
-            state = json.loads(self.tokenizer.backend_tokenizer.to_str())
-            self.additive = cuts_before_spaces(state)
-            self._cut = parts_of_words(state) if self.additive else None
+            self.additive = cuts_before_spaces(json.loads(self.tokenizer.backend_tokenizer.to_str()))
         if self.additive:
             self._special = len(self.encode_rendered("a")) - len(self.encode("a"))
-
-    def counts(self, texts: Sequence[str]) -> list[int]:
-        """As :meth:`PromptTokenizer.counts`."""
-        return [self._count(text) for text in texts] if self.additive else self._plain.counts(texts)
 
     def count_prompt(self, prompt: str, answer_prefix: str = "") -> int:
         """As :meth:`PromptTokenizer.count_prompt`."""
@@ -66,43 +57,25 @@ class CountingTokenizer(PromptTokenizer):
         return self.additive
 
     def _count(self, text: str) -> int:
-        """Tokens of a text: repeated lines first, the rest by words."""
+        """Tokens of a text, by its words."""
         if len(self._memo) > MEMO_LIMIT:
             self._memo.clear()
-        kept: list[str] = []
         total = 0
-        for line, group in groupby(text.split("\n")):
-            repeats = len(list(group))
-            if repeats > 1 and len(words := _CUT.split(line)) > 1:
-                # One more copy adds the words inside, and one that reaches over the end of the line.
-                inside = [*words[1:-1], f"{words[-1]}\n{words[0]}"]
-                total += (repeats - 1) * self._sum(Counter(inside))
-                repeats = 1
-            kept.extend([line] * repeats)
-        joined = "\n".join(kept)
-        first, *words = joined.split(" ")
+        first, *words = text.split(" ")
         counted = Counter(words)
         # Words met before are sound, so only new ones are looked at.
         if any(map(_unsound, (first, *(word for word in counted if word not in self._memo)))):
-            first, *words = _CUT.split(joined)
+            first, *words = _CUT.split(text)
             last = words.pop() if words and _unsound(words[-1]) else None  # the end of the text
-            total += 0 if last is None else sum(self._encoded([f" {last}"]))
+            total = 0 if last is None else sum(self._encoded([f" {last}"]))
             counted = Counter(words)
         return total + self._sum(counted) + sum(self._encoded([first] if first else []))
 
     def _sum(self, words: Mapping[str, int]) -> int:
-        """The number of tokens of words after a space. ``words`` maps each word to how often it occurs.
-
-        Counts of new words come from those of their parts, which are fewer: letters, digits, marks.
-        """
-        memo, known, cut = self._memo, self._parts, self._cut
-        if len(known) > MEMO_LIMIT:
-            known.clear()
+        """The number of tokens of words after a space. ``words`` maps each word to how often it occurs."""
+        memo = self._memo
         new = [word for word in words if word not in memo]
-        parts = [cut(f" {word}") if cut and PLAIN.fullmatch(word) else [f" {word}"] for word in new]
-        unknown = list({part for each in parts for part in each if part not in known})
-        known.update(zip(unknown, self._encoded(unknown), strict=True))
-        memo.update(zip(new, [sum([known[part] for part in each]) for each in parts], strict=True))
+        memo.update(zip(new, self._encoded([f" {word}" for word in new]), strict=True))
         return sum([memo[word] * times for word, times in words.items()])
 
     def _encoded(self, texts: list[str]) -> Iterable[int]:

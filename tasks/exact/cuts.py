@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 SPACE = "\u2581"
 """What sentencepiece makes of a space."""
 _CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
 _TAIL = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
+_GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
 KNOWN_PATTERNS = frozenset(
     {
-        GPT2,
+        _GPT2,
         # Llama 3, Qwen 2
         rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}|{_TAIL}",
         rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}|{_TAIL}",
     }
 )
 """Regular expressions no match of which holds a space after something else, looking ahead at white space only."""
-PLAIN = re.compile(r"[A-Za-z0-9.,:;!?'\n-]*")
-"""Words that can be cut into parts here: plain ASCII."""
-_DIGIT = re.compile(r"[0-9]")
 _LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
 _DELETING_NORMALIZERS = {"BertNormalizer", "StripAccents"}
 _DROPPING_PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
@@ -63,51 +59,6 @@ def cuts_before_spaces(state: Mapping[str, Any]) -> bool:
     if spaces_replaced:
         return not stages and _whole_text_bpe_cuts(model)
     return _stages_cut(stages, model)
-
-
-def parts_of_words(state: Mapping[str, Any]) -> Callable[[str], list[str]] | None:
-    """Cuts plain ASCII words (a space in front) as a tokenizer that cuts before spaces does, if its kind is known.
-
-    Each part is tokenised by itself; which it is depends on the text from its start, and alone it is one part again.
-    """
-    stages = _parts(state, "pre_tokenizer", "pretokenizers")
-    kinds = [stage["type"] for stage in stages]
-    digits = None
-    if kinds == ["Digits", "ByteLevel"] and stages[1].get("use_regex", True):
-        # Digits are taken out first, one by one or in runs; what is left is cut as if it stood alone.
-        digits = re.compile("([0-9])" if stages[0]["individual_digits"] else "([0-9]+)")
-        pattern = GPT2
-    elif kinds == ["ByteLevel"]:
-        pattern = GPT2
-    elif kinds == ["Split", "ByteLevel"] and not stages[1].get("use_regex", True) and not stages[1]["add_prefix_space"]:
-        pattern = stages[0]["pattern"]["Regex"]
-    else:
-        return None
-    normal = all(part["type"] in ("NFC", "NFD", "NFKC", "NFKD") for part in _parts(state, "normalizer", "normalizers"))
-    if not normal or any(PLAIN.fullmatch(token["content"]) for token in state.get("added_tokens") or ()):
-        return None
-    ascii_only = pattern.replace(r"[^\r\n\p{L}\p{N}]", r"[^\r\nA-Za-z0-9]").replace(
-        r"[^\s\p{L}\p{N}]", r"[^\sA-Za-z0-9]"
-    )
-    ascii_only = ascii_only.replace(r"\p{L}", "[A-Za-z]").replace(r"\p{N}", "[0-9]")
-    if pattern == GPT2 and _digits_stand_alone(state["model"]):
-        # Fresh numbers and UUIDs then have parts that were met before.
-        ascii_only = ascii_only.replace(" ?[0-9]+", " (?=[0-9])|[0-9]")
-    cut = re.compile(ascii_only).findall
-    if digits is None:
-        return cut
-    split = digits.split
-    return lambda word: [part for piece in split(word) if piece for part in cut(piece)]
-
-
-def _digits_stand_alone(model: Mapping[str, Any]) -> bool:
-    """Whether every ASCII digit is a token by itself: then no merge reaches over one, and a text is cut there."""
-    known = model["vocab"]
-    return (
-        model.get("type") == "BPE"
-        and all(digit in known for digit in "0123456789")
-        and not any(len(token) > 1 and _DIGIT.search(token) for token in known)
-    )
 
 
 def _stages_cut(stages: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,6 @@ class Draw(Protocol):
     def largest(self) -> int | None:
         """The most units there are, ``None`` when they never run out."""
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The pieces of text that units ``start`` to ``stop - 1`` each add: only for estimating token counts."""
-
     def render(self, size: int) -> Draft:
         """The sample with ``size`` units."""
 
@@ -48,20 +45,8 @@ class Draw(Protocol):
 class TaskRecipe(Protocol):
     """A task at one length: makes samples from random generators."""
 
-    def draw(self, rng: Random) -> Draw:
-        """Make every random choice of one sample."""
-
-
-@runtime_checkable
-class IndexedRecipe(Protocol):
-    """A recipe whose samples differ by more than chance: ``at`` gives the recipe of one sample."""
-
-    @property
-    def step(self) -> int | None:
-        """If not ``None``, samples have the first one's size, or fewer units in steps of this many, until they fit."""
-
-    def at(self, index: int) -> TaskRecipe:
-        """The recipe of sample number ``index``."""
+    def draw(self, rng: Random, index: int = 0) -> Draw:
+        """Make every random choice of sample ``index``."""
 
 
 def places(fractions: Sequence[float], size: int) -> list[int]:

@@ -1,23 +1,18 @@
 """Exact sizing: the most whole units whose rendered prompt still fits its token budget (design D4).
 
-Units are tokenised once and summed, which gives a very good guess; the guess is then verified and corrected with
-counts of the whole prompt, because tokenizers need not be additive. The result is exact for any tokenizer: the
-returned size fits, and one unit more does not. Where counting is cheap (:mod:`lr2eval.tasks.exact.counting`) and the
-size of another sample is known, that size is the guess and no unit is looked at.
+Sizes are guessed by proportion: from the size of another sample where one is known, else from the smallest sample. A
+guess is verified and corrected with counts of the whole prompt, because tokenizers need not be additive. The result is
+exact for any tokenizer: the returned size fits, and one unit more does not.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact.draft import Draft, Draw
 
-MEMO_LIMIT = 100_000
-"""Distinct pieces of text whose token counts are remembered (a few megabytes)."""
 GUESSES = 8
 """Guesses by proportion before the search falls back to halving the interval."""
 STEADY = 16
@@ -39,27 +34,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Near:
-    """What another sample of the same task and length tells: its size, and the tokens a unit takes there."""
+    """A first guess: the size of another sample of the same task and length, say, and the tokens a unit takes."""
 
     size: int
     unit_tokens: float
-
-    def largest_fitting(self, draw: Draw, tokenizer: PromptTokenizer, budget: int) -> Fit:
-        """The same as :func:`largest_fitting` from a guess: for tokenizers that count whole prompts cheaply.
-
-        Where a larger size may take fewer tokens, which of several right answers is found depends on the guess.
-        """
-        before: Fit | None = None
-        rate = self.unit_tokens
-
-        def guess(tried: Fit) -> int:
-            nonlocal before, rate
-            if before is not None and abs(before.size - tried.size) > STEADY:
-                rate = max((before.tokens - tried.tokens) / (before.size - tried.size), 1.0)
-            before = tried
-            return tried.size + int((budget - tried.tokens) // rate)
-
-        return _search(draw, tokenizer, budget, self.size, guess)
 
 
 class TooSmallError(Exception):
@@ -70,90 +48,18 @@ class TooSmallError(Exception):
         self.tokens = tokens
 
 
-@dataclass
-class UnitCosts:
-    """Prefix sums over the token counts of a draw's units, extended only as far as they are asked for."""
-
-    draw: Draw
-    tokenizer: PromptTokenizer
-    memo: MutableMapping[str, int]
-    limit: int
-    sums: list[int] = field(default_factory=lambda: [0])
-
-    def upto(self, size: int) -> int:
-        """Estimated tokens of the first ``size`` units."""
-        self._extend(size)
-        return self.sums[size]
-
-    def fitting(self, tokens: float) -> int:
-        """The most units whose estimate is at most ``tokens`` (never more than the limit)."""
-        while self.sums[-1] <= tokens and len(self.sums) <= self.limit:
-            done = len(self.sums) - 1
-            mean = max(self.sums[-1] / done, 1.0) if done else 16.0
-            self._extend(min(self.limit, done + 8 + int((tokens - self.sums[-1]) / mean)))
-        return bisect_right(self.sums, tokens) - 1
-
-    def _extend(self, size: int) -> None:
-        start = len(self.sums) - 1
-        if size <= start:
-            return
-        units = self.draw.units(start, size)
-        new = sorted({piece for unit in units for piece in unit if piece not in self.memo})
-        counts = dict(zip(new, self.tokenizer.counts(new), strict=True))
-        if len(self.memo) + len(counts) <= MEMO_LIMIT:
-            self.memo.update(counts)
-        for unit in units:
-            cost = sum(counts[piece] if piece in counts else self.memo[piece] for piece in unit)
-            self.sums.append(self.sums[-1] + cost)
-
-
-def sufficient(length: int, needed: Callable[[int], int]) -> int:
-    """The first length found, from ``length`` upwards, that is at least ``needed`` (tokens) at that length.
-
-    Samples of another length have other words, so a length found is tried and raised until it holds.
-    """
-    while (tokens := needed(length)) > length:
-        length = tokens
-    return length
-
-
-def largest_fitting(
-    draw: Draw, tokenizer: PromptTokenizer, budget: int, memo: MutableMapping[str, int] | None = None
-) -> Fit:
+def largest_fitting(draw: Draw, tokenizer: PromptTokenizer, budget: int, near: Near | None = None) -> Fit:
     """The draw at the size that fits ``budget`` prompt tokens while one more unit does not.
 
-    ``memo`` keeps token counts of repeated pieces between samples; it never changes a result. Raises
-    :class:`TooSmallError` if nothing fits and :class:`TaskError` if the tokenizer gives units no tokens at all. When
-    the draw runs out of units first, the size is ``draw.largest``.
+    Where a larger size may take fewer tokens, which of several right answers is found depends on the first guess.
+    Raises :class:`TooSmallError` if nothing fits and :class:`TaskError` if the tokenizer gives units no tokens at all.
+    When the draw runs out of units first, the size is ``draw.largest``.
     """
-    costs = UnitCosts(draw, tokenizer, memo if memo is not None else {}, _limit(draw, budget))
-    tokens: list[int] = []  # of the smallest sample
-
-    def guess(tried: Fit) -> int:
-        tokens.extend([] if tokens else [tried.tokens])
-        offset = costs.upto(draw.smallest)
-        # Real tokens per estimated token.
-        rate = max(tried.tokens - tokens[0], 1) / max(costs.upto(tried.size) - offset, 1)
-        return costs.fitting(offset + (budget - tokens[0]) / rate)
-
-    return _search(draw, tokenizer, budget, draw.smallest, guess)
-
-
-def fitting_in_steps(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, step: int) -> Fit:
-    """The draw at ``size`` units, or ``step`` fewer until it fits ``budget`` prompt tokens: not the most that fit.
-
-    With ``step`` units or fewer that are too many, it is the same as :func:`largest_fitting`.
-    """
-    while (tried := _measure(draw, tokenizer, max(size, draw.smallest))).tokens > budget:
-        if tried.size <= max(step, draw.smallest):
-            return largest_fitting(draw, tokenizer, budget)
-        size = tried.size - step
-    return tried
-
-
-def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, guess: Callable[[Fit], int]) -> Fit:
-    """Try ``size``, then sizes that ``guess`` derives from the last one, then halve the interval."""
-    limit = _limit(draw, budget)
+    # A unit costs at least one token with any sane tokenizer, so the search ends even where one does not.
+    limit = draw.smallest + budget + 1
+    limit = limit if draw.largest is None else min(limit, draw.largest)
+    rate, size = (0.0, draw.smallest) if near is None else (near.unit_tokens, near.size)
+    before: Fit | None = None
     fits: Fit | None = None
     too_big = max(limit, draw.smallest) + 1
     for step in range(2 * limit.bit_length() + GUESSES + 1):
@@ -172,14 +78,27 @@ def _search(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, gues
                     "and lengths cannot be measured; put the model's real tokenizer files beside its weights"
                 )
             return fits
-        size = guess(tried) if step < GUESSES else ((draw.smallest if fits is None else fits.size) + too_big) // 2
+        if before is not None and (near is None or abs(before.size - tried.size) > STEADY):
+            rate = max((before.tokens - tried.tokens) / (before.size - tried.size), 1.0)
+        before = tried
+        if step < GUESSES:
+            # The smallest sample takes more tokens a unit than the others, so the first guess fits.
+            size = tried.size + int((budget - tried.tokens) // (rate or max(tried.tokens / tried.size, 1.0)))
+        else:
+            size = ((draw.smallest if fits is None else fits.size) + too_big) // 2
     raise AssertionError("halving an interval ends")  # pragma: no cover
 
 
-def _limit(draw: Draw, budget: int) -> int:
-    """A unit costs at least one token with any sane tokenizer, so the search ends even where one does not."""
-    limit = draw.smallest + budget + 1
-    return limit if draw.largest is None else min(limit, draw.largest)
+def fitting_in_steps(draw: Draw, tokenizer: PromptTokenizer, budget: int, size: int, step: int) -> Fit:
+    """The draw at ``size`` units, or ``step`` fewer until it fits ``budget`` prompt tokens: not the most that fit.
+
+    With ``step`` units or fewer that are too many, it is the same as :func:`largest_fitting`.
+    """
+    while (tried := _measure(draw, tokenizer, max(size, draw.smallest))).tokens > budget:
+        if tried.size <= max(step, draw.smallest):
+            return largest_fitting(draw, tokenizer, budget)
+        size = tried.size - step
+    return tried
 
 
 def _measure(draw: Draw, tokenizer: PromptTokenizer, size: int) -> Fit:

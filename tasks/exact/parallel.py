@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from lr2eval.errors import RunFailedError, TaskError
@@ -35,8 +35,8 @@ class SampleMaker(Protocol):
     def by_words(self) -> bool:
         """Whether prompts are counted by words, which is cheap."""
 
-    def sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> Row:
-        """The sample of this number. ``memo`` keeps counts of tokens between samples; it changes none."""
+    def sample(self, index: int, tokenizer: PromptTokenizer) -> Row:
+        """The sample of this number."""
 
 
 def rows(maker: SampleMaker, count: int, tokenizer: PromptTokenizer, workers: int | None) -> Iterator[Row]:
@@ -47,8 +47,7 @@ def rows(maker: SampleMaker, count: int, tokenizer: PromptTokenizer, workers: in
     workers = processes(maker, count) if workers is None else workers
     if workers > 1 and count > 1:
         return make_in_processes(maker, count, tokenizer, min(workers, count))
-    memo: dict[str, int] = {}
-    return (maker.sample(index, tokenizer, memo) for index in range(count))
+    return (maker.sample(index, tokenizer) for index in range(count))
 
 
 def row(identity: Mapping[str, Any], fit: Fit, max_new_tokens: int, **more: float) -> Row:
@@ -94,7 +93,6 @@ class MakerInProcess:
 
     def __init__(self, maker: SampleMaker, tokenizer: PromptTokenizer) -> None:
         self._maker, self._tokenizer = maker, tokenizer.with_chat(tokenizer.chat)
-        self._memo: dict[str, int] = {}
 
     def __call__(self, number: int) -> MakerInProcess:
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -102,4 +100,4 @@ class MakerInProcess:
 
     def run(self, chunks: Sequence[range], /) -> Iterator[list[Row]]:
         for indices in chunks:
-            yield [self._maker.sample(index, self._tokenizer, self._memo) for index in indices]
+            yield [self._maker.sample(index, self._tokenizer) for index in indices]

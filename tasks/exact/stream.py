@@ -31,7 +31,6 @@ class ShuffledStream:
         self._rng = Random(seed)
         self._keys: list[float] = []
         self._texts: list[str] = []
-        self._order: list[int] = []
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -42,19 +41,7 @@ class ShuffledStream:
         draw = self._rng.random
         self._keys += [draw() for _ in range(len(self._texts) - len(self._keys))]
 
-    def added(self, start: int, stop: int) -> list[str]:
-        """Entries in the order in which they were added."""
-        return self._texts[start:stop]
-
     def first(self, count: int) -> list[str]:
         """The first ``count`` entries ever added, shuffled."""
-        known = len(self._order)
-        key = self._keys.__getitem__  # entries with equal keys stay in the order of adding
-        if count < known:
-            self._order = [entry for entry in self._order if entry < count]
-        elif count > known:
-            # Two sorted runs, which sorting merges in linear time.
-            self._order += sorted(range(known, count), key=key)
-            self._order.sort(key=key)
-        texts = self._texts
-        return [texts[entry] for entry in self._order]
+        # Entries with equal keys stay in the order of adding.
+        return [self._texts[entry] for entry in sorted(range(count), key=self._keys.__getitem__)]

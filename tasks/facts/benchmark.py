@@ -12,8 +12,6 @@ from typing import Any, Literal
 from lr2eval.base import ids
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.record.results import ShardResult
-from lr2eval.record.store import StoredSample
 from lr2eval.tasks.facts import table
 from lr2eval.tasks.shared import lm_eval
 from lr2eval.tasks.shared.select import limited, one_or_all
@@ -21,7 +19,7 @@ from lr2eval.tasks.shared.select import limited, one_or_all
 VERSION = "1"
 
 
-class Facts:
+class Facts(lm_eval.Choices):
     """The benchmark object behind the task name ``facts``; its one task has the same name."""
 
     name = "facts"
@@ -60,11 +58,6 @@ class Facts:
                 chat=False,
             )
         ]
-
-    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
-        """1 if the choice with the highest log-probability is right, else 0; a run keeps all four."""
-        choice, _ = max(sample.choices or (), key=lambda pair: pair[1], default=("", 0.0))
-        return float((choice.strip(),) == tuple(gold.strip() for gold in sample.gold))
 
 
 FACTS = Facts()

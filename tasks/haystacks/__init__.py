@@ -1,7 +1,7 @@
 """Haystacks: the long background texts in which needles are hidden, and where their sentences end."""
 
-from lr2eval.tasks.haystacks.haystack import Haystack, SentenceView
+from lr2eval.tasks.haystacks.haystack import Haystack
 from lr2eval.tasks.haystacks.load import essays, load
 from lr2eval.tasks.haystacks.sentences import split
 
-__all__ = ["Haystack", "SentenceView", "essays", "load", "split"]
+__all__ = ["Haystack", "essays", "load", "split"]

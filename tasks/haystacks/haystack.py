@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 from lr2eval.base import ids
@@ -24,7 +24,6 @@ class Haystack:
     comparable: bool
     texts: tuple[str, ...]
     repeat: bool = True
-    _rounds: list[RepeatedText] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -66,56 +65,33 @@ class Haystack:
         count = len(self.words)
         return [self.words[index % count] for index in range(start, stop)]
 
-    def first(self, count: int) -> SentenceView:
-        """The first ``count`` words, split into sentences."""
+    def first(self, count: int) -> list[str]:
+        """The sentences of the first ``count`` words."""
         rounds = -(-count // len(self.words))
-        if not self._rounds or self._rounds[-1].rounds < rounds:
-            known = self._rounds[-1].rounds if self._rounds else 0
-            self._rounds[:] = [RepeatedText(self.words, max(rounds, 2 * known))]
-        return self._rounds[-1].first(count)
+        return _repeated(self, 1 << max(rounds - 1, 0).bit_length()).first(count)
 
 
-class SentenceView:
-    """The sentences of a haystack's beginning. ``len`` counts them."""
-
-    def __init__(self, whole: RepeatedText, kept: int, tail: Sequence[str]) -> None:
-        self._whole = whole
-        self._kept = kept
-        self._tail = tail
-
-    def __len__(self) -> int:
-        return self._kept + len(self._tail)
-
-    def text(self, start: int = 0, stop: int | None = None) -> str:
-        """Sentences ``start`` to ``stop - 1``, joined by spaces."""
-        stop = len(self) if stop is None else stop
-        kept = self._whole.joined(start, min(stop, self._kept))
-        tail = self._tail[max(start - self._kept, 0) : max(stop - self._kept, 0)]
-        return " ".join([kept, *tail] if kept else tail)
+@lru_cache(maxsize=4)
+def _repeated(haystack: Haystack, rounds: int) -> RepeatedText:
+    return RepeatedText(haystack.words, rounds)
 
 
 class RepeatedText:
     """The text repeated ``rounds`` times and split once. All its beginnings share their sentences, except the last."""
 
     def __init__(self, words: Sequence[str], rounds: int) -> None:
-        self.rounds = rounds
         self._text = " ".join([*words] * rounds)
         spans = sentences.spans(self._text)
         self._starts = [start for start, _ in spans]
-        self._joined = " ".join(self._text[start:stop] for start, stop in spans)
-        # Where each sentence begins in the joined text, and where words end in the text.
-        self._places = list(accumulate((stop - start + 1 for start, stop in spans), initial=0))
+        self._sentences = [self._text[start:stop] for start, stop in spans]
+        # Where words end in the text.
         self._ends = list(accumulate((1 + len(word) for word in [*words] * rounds), initial=-1))
 
-    def joined(self, start: int, stop: int) -> str:
-        return self._joined[self._places[start] : self._places[stop] - 1] if start < stop else ""
-
-    def first(self, count: int) -> SentenceView:
+    def first(self, count: int) -> list[str]:
         # Where a sentence ends depends on the word there and on the next: only the end of the text is split anew,
         # from the last sentence that begins with a word that has another whole word after it.
         safe = self._ends[max(count - 2, 0)] + 1
         kept = max(bisect_right(self._starts, safe) - 1, 0)
         while kept and self._text[self._starts[kept] - 1] != " ":
             kept -= 1
-        tail = sentences.split(self._text[self._starts[kept] : self._ends[count]])
-        return SentenceView(self, kept, tail)
+        return self._sentences[:kept] + sentences.split(self._text[self._starts[kept] : self._ends[count]])

@@ -8,8 +8,6 @@ from typing import Any, Literal
 from lr2eval.base import ids
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import DataNeed, SampleInfo, Shard, TaskContext, TaskInfo
-from lr2eval.record.results import ShardResult
-from lr2eval.record.store import StoredSample
 from lr2eval.tasks.mmlu import source
 from lr2eval.tasks.mmlu.source import LETTERS, SPLITS, MmluQuestions, Row
 from lr2eval.tasks.shared import lm_eval, upstream
@@ -20,7 +18,7 @@ VERSION = "1"
 SHOTS = 5
 
 
-class Mmlu:
+class Mmlu(lm_eval.Choices):
     """The benchmark object behind the task name ``mmlu``; its tasks are the subjects."""
 
     name = "mmlu"
@@ -70,11 +68,6 @@ class Mmlu:
             describe=describe,
             data={"source": found.where, "shots": SHOTS, "category": category},
         )
-
-    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
-        """1 if the letter with the highest log-probability is right, else 0; a run keeps all four."""
-        letter, _ = max(sample.choices or (), key=lambda choice: choice[1], default=("", 0.0))
-        return float((letter,) == sample.gold)
 
 
 MMLU = Mmlu()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from itertools import pairwise
 
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.haystacks import Haystack, sentences
@@ -31,16 +30,16 @@ class Background:
         """Words there are; ``None`` when the text is repeated."""
         return self.haystack.available
 
-    def words(self, start: int, stop: int) -> list[str]:
-        """Words ``start`` to ``stop - 1`` with the space before them."""
-        beginning = self._beginning(stop)
-        ends = [0, *beginning.word_ends[:stop]] if start == 0 else beginning.word_ends[start - 1 : stop]
-        return [beginning.text[a:b] for a, b in pairwise(ends)]
-
     def text(self, words: int) -> str:
         """The first ``words`` words."""
         beginning = self._beginning(words)
         return beginning.text[: beginning.word_ends[words - 1]]
+
+    @property
+    def rate(self) -> float:
+        """Tokens of a word, about."""
+        beginning = self._beginning(0)
+        return max(len(beginning.token_starts) / len(beginning.word_ends), 1.0)
 
     def place(self, words: int, depth: float) -> int:
         """The character at which a needle goes in: the sentence end nearest to ``depth`` of the tokens.

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, get_args
 
 from lr2eval.base import ids
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError, UsageError
+from lr2eval.errors import TaskError, UsageError
 from lr2eval.record.results import ShardResult
 from lr2eval.record.store import StoredSample
 from lr2eval.tasks import haystacks
 from lr2eval.tasks.exact import files, parallel
-from lr2eval.tasks.exact.fit import sufficient
 from lr2eval.tasks.niah.draw import Variant
 from lr2eval.tasks.niah.generate import VERSION, NiahMaker
-from lr2eval.tasks.niah.options import Grid, NiahOptions
+from lr2eval.tasks.niah.options import NiahOptions
 from lr2eval.tasks.shared import lm_eval
 from lr2eval.tasks.shared.select import by_length, limited, one_or_all
 
@@ -52,11 +50,12 @@ class Niah:
         if not context.lengths:
             raise TaskError("niah: needs at least one length in tokens, for example --lengths 4k")
         options = NiahOptions(**context.options)
-        grid, haystack = options.grid, _haystack(options, context)
-        _check_wording(grid, tasks)
+        haystack = _haystack(options, context)
+        _check_wording(options, tasks)
         fingerprint = context.tokenizer.fingerprint()
         cells = by_length(self.name, options.samples, context.lengths)
-        grids = {at: replace(grid, samples_per_cell=cells.get(at, grid.samples_per_cell)) for at in context.lengths}
+        usual = options.samples_per_cell
+        grids = {at: options.model_copy(update={"samples_per_cell": cells.get(at, usual)}) for at in context.lengths}
         makers = [
             NiahMaker(variant, length, of_length, context.seed, haystack)
             for variant in get_args(Variant)
@@ -69,23 +68,6 @@ class Niah:
         """The essays."""
         return [haystacks.essays(self.name)]
 
-    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
-        """Minimum lengths (tokens) of the first samples of ``context`` by variant; why others cannot be measured."""
-        options = NiahOptions(**context.options)
-        try:
-            haystack = _haystack(options, context)
-        except MissingDataError as error:
-            return {}, dict.fromkeys(DESCRIPTIONS, str(error))
-
-        def length(variant: Variant) -> int:
-            def needed(length: int) -> int:
-                maker = NiahMaker(variant, length, options.grid, context.seed, haystack)
-                return max(maker.smallest(index, context.tokenizer) for index in range(context.samples_per_task))
-
-            return sufficient(1, needed)
-
-        return {variant: length(variant) for variant in DESCRIPTIONS}, {}
-
     def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
         """Score (0..1) of an answer that a run keeps."""
         return found(sample.answer, sample.gold)
@@ -94,14 +76,14 @@ class Niah:
 NIAH = Niah()
 
 
-def _check_wording(grid: Grid, tasks: Sequence[str]) -> None:
-    if grid.wording is None:
+def _check_wording(grid: NiahOptions, tasks: Sequence[str]) -> None:
+    if grid.words is None:
         return
     if "multi" in tasks:
         raise UsageError(
             "--set niah.wording: niah:multi cannot use it (one needle only); choose --tasks niah:single,niah:distractor"
         )
-    for name, given in (("keys", grid.wording.keys), ("values", grid.wording.values)):
+    for name, given in (("keys", grid.words.keys), ("values", grid.words.values)):
         if "distractor" in tasks and given and grid.distractors >= len(given):
             raise UsageError(
                 f"--set niah.wording: {grid.distractors} distractors need more than {len(given)} {name}; add {name} to "

@@ -10,7 +10,7 @@ from typing import Literal
 from lr2eval.base.wording import Wording
 from lr2eval.tasks.exact.draft import Draft
 from lr2eval.tasks.niah.background import FIRST, Background
-from lr2eval.tasks.niah.options import Grid
+from lr2eval.tasks.niah.options import NiahOptions
 from lr2eval.tasks.ruler import words
 
 Variant = Literal["single", "multi", "distractor"]
@@ -69,10 +69,6 @@ class NeedleDraw:
         looked_at = min(max(size, FIRST), self.background.available or FIRST)
         return self.background.places(size) >= len(self.asked) and self.background.places(looked_at) >= self.needles
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The words with the space before them."""
-        return [(word,) for word in self.background.words(start, stop)]
-
     def render(self, size: int) -> Draft:
         """The sample with ``size`` words of haystack."""
         prompt, prefix = self._words(self._context(size))
@@ -111,10 +107,10 @@ class NeedleDraw:
         return " ".join(part for part in (*parts, text[done:].strip()) if part)
 
 
-def draw(variant: Variant, grid: Grid, depth: float, background: Background, rng: Random) -> NeedleDraw:
+def draw(variant: Variant, grid: NiahOptions, depth: float, background: Background, rng: Random) -> NeedleDraw:
     """Every random choice of one sample, made in a fixed order."""
-    if grid.wording is not None:
-        return _draw_worded(grid.wording, grid.distractors if variant == "distractor" else 0, depth, background, rng)
+    if grid.words is not None:
+        return _draw_worded(grid.words, grid.distractors if variant == "distractor" else 0, depth, background, rng)
     keys, values = [words.word(rng)], [words.number(rng)]
     more = {"single": 0, "multi": grid.needles - 1, "distractor": grid.distractors}[variant]
     while len(keys) <= more:

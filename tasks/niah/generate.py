@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -11,11 +10,11 @@ from lr2eval.base import ids
 from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
-from lr2eval.tasks.exact.fit import TooSmallError, largest_fitting
+from lr2eval.tasks.exact.fit import Near, TooSmallError, largest_fitting
 from lr2eval.tasks.haystacks import Haystack
-from lr2eval.tasks.niah.background import FIRST, Background
+from lr2eval.tasks.niah.background import Background
 from lr2eval.tasks.niah.draw import NeedleDraw, Variant, draw
-from lr2eval.tasks.niah.options import Grid, NiahOptions, Places
+from lr2eval.tasks.niah.options import NiahOptions, Places
 
 VERSION = "1"
 """Part of every sample's seed: raise it when the same seed would give other needles."""
@@ -27,7 +26,7 @@ class NiahMaker:
 
     variant: Variant
     length: int
-    grid: Grid
+    grid: NiahOptions
     seed: int
     haystack: Haystack
 
@@ -45,24 +44,14 @@ class NiahMaker:
 
     @property
     def _changes(self) -> str:
-        counts = {"samples_per_cell": self.grid.samples_per_cell, "tokens_per_value": self.grid.tokens_per_value}
-        if self.grid == NiahOptions(**counts).grid:
-            return ""
-        kept = [self.grid.depths, self.grid.needles, self.grid.distractors, *self.grid.changes.values()]
-        return f"+{ids.digest(kept)[:8]}"
+        kept, usual = ([each.depths, each.needles, each.distractors] for each in (self.grid, NiahOptions()))
+        kept += self.grid.changes.values()
+        return "" if kept == usual else f"+{ids.digest(kept)[:8]}"
 
     @property
     def max_new_tokens(self) -> int:
         """Tokens to generate."""
         return self.grid.tokens_per_value * (self.grid.needles if self.variant == "multi" else 1)
-
-    def smallest(self, index: int, tokenizer: PromptTokenizer) -> int:
-        """Tokens of sample ``index`` with the fewest words of haystack, generation included."""
-        sample, _ = self._draw(index, tokenizer)
-        most = sample.largest or FIRST
-        size = next((size for size in range(sample.smallest, most) if sample.has_places(size)), most)
-        draft = sample.render(size)
-        return tokenizer.count_prompt(draft.prompt, draft.answer_prefix) + self.max_new_tokens
 
     def _draw(self, index: int, tokenizer: PromptTokenizer) -> tuple[NeedleDraw, str]:
         """Sample 0 has the first depth, sample 1 the second ...: any first samples spread over the grid."""
@@ -72,11 +61,12 @@ class NiahMaker:
         sample = draw(self.variant, self.grid, depth, _background(self.haystack, tokenizer, self.grid.places), rng)
         return sample, ids.sample_id(self.version, *identity)
 
-    def sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> parallel.Row:
+    def sample(self, index: int, tokenizer: PromptTokenizer) -> parallel.Row:
         """One sample. Raises :class:`TaskError` for too short a length or text."""
         sample, name = self._draw(index, tokenizer)
         try:
-            fit = largest_fitting(sample, tokenizer, self.length - self.max_new_tokens, memo)
+            budget, rate = self.length - self.max_new_tokens, sample.background.rate
+            fit = largest_fitting(sample, tokenizer, budget, Near(int(budget / rate), rate))
         except TooSmallError as error:
             enough = -(-(error.tokens + self.max_new_tokens) // 128) * 128 + 128
             raise TaskError(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from functools import cache
+from dataclasses import asdict
+from functools import cache, cached_property
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any, Literal
@@ -19,30 +19,6 @@ from lr2eval.tasks.shared import upstream
 from lr2eval.tasks.shared.options import DataOptions
 
 Places = Literal["sentences", "words"]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """``depths`` are places in the haystack, 0 start to 1 end, ascending."""
-
-    depths: tuple[float, ...]
-    samples_per_cell: int = 5
-    needles: int = 4
-    """Needles of a sample of the ``multi`` variant."""
-    distractors: int = 4
-    """Needles with similar keys in a sample of the ``distractor`` variant."""
-    tokens_per_value: int = 32
-    """To generate for each asked value."""
-    wording: Wording | None = None
-    """Other words, for instance in another language; then the keys of distractors are its other keys."""
-    places: Places = "sentences"
-    """Where needles may stand: between sentences, or between any two words of a text that has none."""
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        """What differs from the usual words and places; empty for the grid as it always was."""
-        found: dict[str, Any] = {} if self.wording is None else {"wording": asdict(self.wording)}
-        return found | ({} if self.places == "sentences" else {"places": self.places})
 
 
 RULER_WORDS = "ruler"
@@ -106,10 +82,14 @@ class NiahOptions(DataOptions):
     places: Places = "sentences"
     """Where needles may be: between sentences, or between any two words."""
 
-    @property
-    def grid(self) -> Grid:
-        """The samples that they ask for."""
+    @cached_property
+    def words(self) -> Wording | None:
+        """Other words around a needle; then the keys of distractors are its other keys. The file is read once."""
         given = self.wording
-        wording = None if given is None else ruler_wording() if given == RULER_WORDS else Wording.read(Path(given))
-        same = {each.name: getattr(self, each.name) for each in fields(Grid)}
-        return Grid(**same | {"wording": wording})
+        return None if given is None else ruler_wording() if given == RULER_WORDS else Wording.read(Path(given))
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What differs from the usual words and places; empty for the grid as it always was."""
+        found: dict[str, Any] = {} if self.words is None else {"wording": asdict(self.words)}
+        return found | ({} if self.places == "sentences" else {"places": self.places})

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lr2eval.base import ids
 from lr2eval.benchmark import DataNeed, Shard, TaskContext, TaskInfo
-from lr2eval.errors import MissingDataError, TaskError
+from lr2eval.errors import TaskError
 from lr2eval.record.results import ShardResult
 from lr2eval.record.store import StoredSample
 from lr2eval.tasks.exact import files
@@ -69,22 +69,6 @@ class Ruler:
     def data_needs(self, tasks: Sequence[str]) -> Sequence[DataNeed]:
         """The texts behind the tasks that read any."""
         return [outside.need(source) for source in dict.fromkeys(OUTSIDE[t].source for t in tasks if t in OUTSIDE)]
-
-    def min_lengths(self, context: TaskContext) -> tuple[dict[str, int], dict[str, str]]:
-        """Minimum lengths (tokens) of the first samples of ``context`` by task, and why others cannot be measured."""
-        missing: dict[str, str] = {}
-        options = outside.RulerOptions(**context.options)
-        try:
-            others = outside.load(list(OUTSIDE), options, context)
-        except MissingDataError as error:
-            missing = error.tasks
-            others = outside.load([name for name in OUTSIDE if name not in missing], options, context)
-
-        def length(task: RulerTask) -> int:
-            count = min(context.samples_per_task, task.available or context.samples_per_task)
-            return generate.sufficient_length(task, 1, count, context.seed, context.tokenizer)
-
-        return {name: length(task) for name, task in others.items()}, missing
 
     def score_row(self, task: str, row: Mapping[str, Any]) -> float:
         """Score (0..1) of a line of NVIDIA/RULER's prediction files: ``pred`` against ``outputs``."""

@@ -39,7 +39,7 @@ class CweRecipe:
         """Upstream's numbers for this length (tokens)."""
         return cls((6, 1), 20, (3, 1)) if length < 4096 else cls((30, 3), 40, (10, 3))
 
-    def draw(self, rng: Random) -> CweDraw:
+    def draw(self, rng: Random, index: int = 0) -> CweDraw:
         """The example, then the words of the question in the order in which a growing list takes them up."""
         texts = upstream.task_texts("cwe")
         every, fixed = words.common_words(), self.fixed_order
@@ -102,15 +102,6 @@ class CweDraw:
 
     smallest = COMMON + 1
     largest = None
-
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """Each repetition of a word, and the numbers by which the list gets longer."""
-        pieces = []
-        for index in range(start, stop):
-            begin, end = self.words.entries(index), self.words.entries(index + 1)
-            numbers = [f" {number + 1}." for number in range(begin, end)]
-            pieces.append([f" {self.words.words[index]}"] * (end - begin) + numbers)
-        return pieces
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` different words."""

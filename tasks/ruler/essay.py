@@ -46,7 +46,7 @@ class EssayRecipe:
                 f"({sentences} in its first {LOOKED_AT} words); give a text of sentences with --set ruler.haystack=PATH"
             )
 
-    def draw(self, rng: Random) -> EssayDraw:
+    def draw(self, rng: Random, index: int = 0) -> EssayDraw:
         """Keys and values, the order of their needles, their depths and what is asked."""
         # Upstream draws with repetition; a key or value drawn twice would make the question ambiguous.
         keys = distinct(self.keys, lambda: RANDOM["words"](rng))
@@ -81,20 +81,12 @@ class EssayDraw:
         """The words of the text."""
         return self.recipe.haystack.available
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The words, each with the space before it."""
-        return [(f" {word}",) for word in self.recipe.haystack.take(start, stop)]
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """What is asked for, whatever the size."""
-        return tuple(value for key in self.asked for value in self.facts[key])
-
     def render(self, size: int) -> Draft:
         """The sample with the first ``size`` words of the essays."""
         texts = upstream.niah_texts()
         template, prefix, kind = texts.template, texts.answer_prefix, str(self.recipe.kind)
-        if len(self.answers) == 1:
+        answers = tuple(value for key in self.asked for value in self.facts[key])
+        if len(answers) == 1:
             template, prefix = upstream.single_answer(template), upstream.single_answer(prefix)
             kind = kind.removesuffix("s")
         needles = [texts.needle.format(type_needle_v=self.recipe.kind, key=k, value=v) for k, v in self.needles]
@@ -102,14 +94,14 @@ class EssayDraw:
         places = [int(len(stretch) * (depth / 100)) for depth in self.depths]
         parts = []
         for begin, end, needle in zip([0, *places], places, needles, strict=False):
-            parts += [stretch.text(begin, end), needle]
-        parts.append(stretch.text(places[-1]))
+            parts += [" ".join(stretch[begin:end]), needle]
+        parts.append(" ".join(stretch[places[-1] :]))
         asked = [at for at, (key, _) in enumerate(self.needles) if key in self.asked]
         query = enumeration(self.asked)
         return Draft(
             prompt=template.format(type_needle_v=kind, context=" ".join(parts), query=query),
             answer_prefix=prefix.format(type_needle_v=kind, query=query),
-            answers=self.answers,
+            answers=answers,
             depth=places[asked[0]] / len(stretch) if len(asked) == 1 else None,
             marks=tuple(needles[at] for at in asked),
         )

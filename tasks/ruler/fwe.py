@@ -9,13 +9,12 @@ the text by one seed; here each sample has its own order, unless ``fixed_order``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
 from random import Random
 from string import ascii_lowercase
 
-from lr2eval.tasks.exact.draft import Draft
+from lr2eval.tasks.exact.draft import Draft, distinct
 from lr2eval.tasks.exact.stream import ShuffledStream, fixed_shuffle
 from lr2eval.tasks.shared import upstream
 
@@ -37,16 +36,13 @@ class FweRecipe:
         """The vocabulary for this length (tokens); lengths too short for five words fit no sample anyway."""
         return cls(max(length // TOKENS_PER_WORD, 5))
 
-    def draw(self, rng: Random) -> FweDraw:
+    def draw(self, rng: Random, index: int = 0) -> FweDraw:
         """The vocabulary in order of rank, and a generator for the order of the text."""
-        seen: dict[str, None] = {NOISE: None}
-        while len(seen) < self.vocabulary:
-            seen["".join(rng.choices(ascii_lowercase, k=WORD_LETTERS))] = None
-        vocabulary = list(seen)
+        coded = distinct(self.vocabulary - 1, lambda: "".join(rng.choices(ascii_lowercase, k=WORD_LETTERS)))
         if self.fixed_order:
             # The noise replaces a word, so there is one word less: as many as upstream has.
-            vocabulary = [NOISE, *fixed_shuffle(sorted(vocabulary[1:]))[1:]]
-        return FweDraw(tuple(vocabulary), ShuffledStream(rng.getrandbits(64)), self.fixed_order)
+            coded = fixed_shuffle(sorted(coded))[1:]
+        return FweDraw((NOISE, *coded), ShuffledStream(rng.getrandbits(64)), self.fixed_order)
 
 
 class FweDraw:
@@ -61,16 +57,6 @@ class FweDraw:
         self._fixed_order = fixed_order
         self._stream = stream
         self._size = 0
-
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The words each step adds, with the spaces before them."""
-        self._grow(stop)
-        units: list[list[str]] = []
-        for word in self._stream.added(self._words(start), self._words(stop)):
-            if word == NOISE:
-                units.append([])
-            units[-1].append(f" {word}")
-        return units
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` steps."""

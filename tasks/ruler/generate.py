@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -11,18 +11,18 @@ from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact import parallel
 from lr2eval.tasks.exact.counting import counting
-from lr2eval.tasks.exact.draft import Draw, IndexedRecipe, TaskRecipe
-from lr2eval.tasks.exact.fit import Near, TooSmallError, fitting_in_steps, largest_fitting, sufficient
+from lr2eval.tasks.exact.draft import Draw, TaskRecipe
+from lr2eval.tasks.exact.fit import Near, TooSmallError, fitting_in_steps, largest_fitting
 from lr2eval.tasks.ruler.suite import VERSION, RulerTask
 
 
 @dataclass(frozen=True)
 class RulerMaker:
-    """How the samples of one task and length are made. ``near`` is sample 0's size where prompts are counted by words.
+    """How the samples of one task and length are made. It can be sent to another process.
 
-    ``first`` is sample 0's size where all samples follow it (:attr:`IndexedRecipe.step`).
-    It follows from task, length, seed and tokenizer, so it does not matter which process makes which samples. It can be
-    sent to another process.
+    ``near`` is sample 0's size, from which the others are guessed. ``by_words``: whether prompts are counted by words.
+    ``first`` is sample 0's size where all samples follow it (:attr:`step`). They follow from task,
+    length, seed and tokenizer, so it does not matter which process makes which samples.
     """
 
     task: str
@@ -32,6 +32,7 @@ class RulerMaker:
     max_new_tokens: int
     version: str = VERSION
     near: Near | None = None
+    by_words: bool = False
     first: int = 0
 
     @property
@@ -42,23 +43,17 @@ class RulerMaker:
     @property
     def step(self) -> int | None:
         """Units by which samples shrink from the size of the first, ``None`` if each has a size of its own."""
-        return self.recipe.step if isinstance(self.recipe, IndexedRecipe) else None
+        return getattr(self.recipe, "step", None)
 
-    @property
-    def by_words(self) -> bool:
-        """Whether prompts are counted by words."""
-        return self.near is not None
-
-    def sample(self, index: int, tokenizer: PromptTokenizer, memo: MutableMapping[str, int]) -> parallel.Row:
+    def sample(self, index: int, tokenizer: PromptTokenizer) -> parallel.Row:
         """One sample (:class:`lr2eval.tasks.exact.parallel.SampleMaker`)."""
         length, seed, new_tokens = self.length, self.seed, self.max_new_tokens
         draw = _draw(self.task, self.recipe, length, index, seed)
         if self.step:
             fit = fitting_in_steps(draw, tokenizer, length - new_tokens, self.first, self.step)
-        elif self.near is None:
-            fit = largest_fitting(draw, tokenizer, length - new_tokens, memo)
         else:
-            fit = self.near.largest_fitting(draw, counting(tokenizer), length - new_tokens)
+            counter = counting(tokenizer) if self.by_words else tokenizer
+            fit = largest_fitting(draw, counter, length - new_tokens, self.near)
         if fit.size == fit.available:
             raise TaskError(
                 f"{self.name} at length {length}: its haystack has only {fit.available} words, which fit into "
@@ -94,15 +89,12 @@ def ruler_maker(task: RulerTask, length: int, seed: int, tokenizer: PromptTokeni
     if maker.step:
         maker = replace(maker, first=largest_fitting(draw, tokenizer, length - maker.max_new_tokens).size)
     counter = counting(tokenizer)
-    if not counter.additive:
-        return maker
     fit = largest_fitting(draw, counter, length - maker.max_new_tokens)
-    if not counter.verified(fit.draft.prompt, fit.draft.answer_prefix):
-        return maker
+    by_words = counter.verified(fit.draft.prompt, fit.draft.answer_prefix)
     smallest = draw.render(draw.smallest)
     tokens = fit.tokens - counter.count_prompt(smallest.prompt, smallest.answer_prefix)
     near = Near(fit.size, max(tokens / max(fit.size - draw.smallest, 1), 1.0))
-    return replace(maker, near=near)
+    return replace(maker, near=near, by_words=by_words)
 
 
 def full_name(task: str) -> str:
@@ -111,18 +103,19 @@ def full_name(task: str) -> str:
 
 
 def _draw(task: str, recipe: TaskRecipe, length: int, index: int, seed: int) -> Draw:
-    if isinstance(recipe, IndexedRecipe):
-        recipe = recipe.at(index)
-    return recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, seed)))
+    return recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, seed)), index)
 
 
 def sufficient_length(task: RulerTask, length: int, count: int, seed: int, tokenizer: PromptTokenizer) -> int:
-    """The first length found, from ``length`` upwards, at which the smallest of all ``count`` samples fit."""
+    """The first length found, from ``length`` upwards, at which the smallest of all ``count`` samples fit.
 
-    def needed(length: int) -> int:
+    Samples of another length have other words, so a length found is tried and raised until it holds.
+    """
+    while True:
         recipe = task.recipe(tokenizer, length, seed)
         draws = (_draw(task.name, recipe, length, index, seed) for index in range(count))
         drafts = (draw.render(draw.smallest) for draw in draws)
-        return task.max_new_tokens + max(tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts)
-
-    return sufficient(length, needed)
+        most = max(tokenizer.count_prompt(draft.prompt, draft.answer_prefix) for draft in drafts)
+        if task.max_new_tokens + most <= length:
+            return length
+        length = task.max_new_tokens + most

@@ -7,7 +7,7 @@ uniformly.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -28,7 +28,7 @@ class NiahRecipe:
     keys: Kind
     values: Kind
 
-    def draw(self, rng: Random) -> NiahDraw:
+    def draw(self, rng: Random, index: int = 0) -> NiahDraw:
         """Key, value and place first; the haystack has a generator of its own and is drawn as far as needed."""
         key, value, place = RANDOM[self.keys](rng), RANDOM[self.values](rng), rng.random()
         return NiahDraw(self, key, value, place, Random(rng.getrandbits(64)))
@@ -53,10 +53,6 @@ class NiahDraw:
         self._keys = {key}
         self._lines: list[str] = []
 
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The lines with their newlines."""
-        return [(f"\n{line}",) for line in self._haystack(stop)[start:stop]]
-
     def render(self, size: int) -> Draft:
         """The sample with ``size`` haystack lines and the needle."""
         texts = upstream.niah_texts()
@@ -70,15 +66,10 @@ class NiahDraw:
         return Draft(
             prompt=template.format(type_needle_v=kind, context="\n".join(lines), query=self._key),
             answer_prefix=prefix.format(type_needle_v=kind, query=self._key),
-            answers=self.answers,
+            answers=(self._value,),
             depth=place / size,
             marks=(needle,),
         )
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        """What is asked for, whatever the size."""
-        return (self._value,)
 
     def _haystack(self, size: int) -> list[str]:
         if self._recipe.haystack == "noise":

@@ -11,7 +11,7 @@ own documents always stands at the same place: 19th of 20, 27th of 60. Here it m
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 
 from lr2eval.tasks.exact.draft import Draft
@@ -25,10 +25,9 @@ STEP = 10
 
 @dataclass(frozen=True)
 class QaRecipe:
-    """Asks ``questions`` in their order; which one a draw asks is fixed by :meth:`at`."""
+    """Asks ``questions`` in their order."""
 
     questions: Questions
-    number: int = 0
     fixed_order: bool = False
 
     @property
@@ -36,13 +35,9 @@ class QaRecipe:
         """Documents by which all samples shrink from the size of the first; ``None``: each has a size of its own."""
         return STEP if self.fixed_order else None
 
-    def at(self, index: int) -> QaRecipe:
-        """The recipe of sample number ``index``."""
-        return replace(self, number=index)
-
-    def draw(self, rng: Random) -> QaDraw:
+    def draw(self, rng: Random, index: int = 0) -> QaDraw:
         """The order in which documents join, and where each will stand."""
-        return QaDraw(self.questions.items[self.number], self.questions.documents, rng, self.fixed_order)
+        return QaDraw(self.questions.items[index], self.questions.documents, rng, self.fixed_order)
 
 
 class QaDraw:
@@ -61,11 +56,6 @@ class QaDraw:
         self._drawn = 0
         self._stream = ShuffledStream(rng.getrandbits(64))
         self.smallest = len(question.own)
-
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """Number and text of each document."""
-        self._grow(stop)
-        return [(f"\n\n{_numbered(at + 1, '')}", self._documents[self._order[at]]) for at in range(start, stop)]
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` documents."""

@@ -7,7 +7,6 @@ value for every sample; so do we: its noise and its places are fixed by seed and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
@@ -77,7 +76,7 @@ class VtRecipe:
             size = VtDraw.smallest
         return cls(size, chain.fractions)
 
-    def draw(self, rng: Random) -> VtDraw:
+    def draw(self, rng: Random, index: int = 0) -> VtDraw:
         """A chain of its own and new names and a new value for the example."""
         chain = _chain(rng, NAME_LETTERS)
         # Equal values would make the example's variables right answers to the question as well.
@@ -96,10 +95,6 @@ class VtDraw:
 
     smallest = HOPS + 1
     largest = None
-
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        """The noise line with its newline."""
-        return [(f"\n{upstream.niah_texts().noise}",)] * (stop - start)
 
     def render(self, size: int) -> Draft:
         """The sample with ``size`` noise lines."""

@@ -10,25 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from lr2eval.benchmark import SampleInfo, Scalar, Shard, TaskContext
+from lr2eval.record.results import ShardResult
+from lr2eval.record.store import StoredSample
 from lr2eval.tasks.exact.files import DataFile
+
+
+class Choices:
+    """A benchmark of multiple choice."""
+
+    def rescore(self, shard: ShardResult, sample: StoredSample) -> float:
+        """1 if the choice with the highest log-probability is right, else 0; a run keeps all of them."""
+        choice, _ = max(sample.choices or (), key=lambda pair: pair[1], default=("", 0.0))
+        return float((choice.strip(),) == tuple(gold.strip() for gold in sample.gold))
 
 
 @contextmanager
 def quiet_lm_eval() -> Iterator[None]:
-    """Keep lm-eval's warnings about custom data sets and missing defaults off the terminal; errors pass."""
-    logger = logging.getLogger("lm_eval")
-    # Modules of lm-eval log through children of this logger and may carry a level of their own.
-    children = [
-        logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith("lm_eval.")
-    ]
-    levels = [(each, each.level) for each in (logger, *children)]
-    for each, _ in levels:
-        each.setLevel(logging.ERROR)
+    """Keep warnings about custom data sets and missing defaults off the terminal; errors pass."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        for each, level in levels:
-            each.setLevel(level)
+        logging.disable(before)
 
 
 def build_task(config: Mapping[str, Any], folder: Path | None = None) -> Any:

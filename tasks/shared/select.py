@@ -15,14 +15,12 @@ def one_or_all(
     benchmark: str, selector: str | None, names: Sequence[str], groups: Mapping[str, Sequence[str]] | None = None
 ) -> list[str]:
     """All ``names`` without a selector, else the selected name or group. :class:`TaskError` suggests the nearest."""
-    groups = groups or {}
-    if selector is not None and selector in groups:
-        return list(groups[selector])
     if selector is None:
         return list(names)
-    if selector in names:
-        return [selector]
-    raise TaskError(f"{benchmark}:{selector}: {benchmark} has no such task; {suggestion(selector, [*names, *groups])}")
+    known = {name: [name] for name in names} | dict(groups or {})
+    if selector in known:
+        return list(known[selector])
+    raise TaskError(f"{benchmark}:{selector}: {benchmark} has no such task; {suggestion(selector, [*known])}")
 
 
 def limited(count: int, limit: int | float | None) -> int:
@@ -39,8 +37,6 @@ def by_length(benchmark: str, asked: Any, lengths: Sequence[int]) -> dict[int, i
     """``--set 'ruler.samples={"4k": 500}'``: length (tokens) -> its own number of samples."""
     found: dict[int, int] = {}
     try:
-        if not isinstance(asked, Mapping):
-            raise ValueError("not a table")
         for length, count in asked.items():
             if isinstance(count, bool) or not isinstance(count, int) or count < 1:
                 raise ValueError(f"{count!r} is not a number of samples")

@@ -350,14 +350,8 @@ def test_the_built_in_back_end_runs_although_a_plugin_has_its_name(
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        (
-            "from lr2eval._types import Shard, TaskInfo",
-            "lr2eval._types is private; import Shard, TaskInfo from lr2eval instead",
-        ),
-        ("from lr2eval._types import Shard, Secret", "lr2eval._types is private; import Shard from lr2eval instead"),
-        ("import lr2eval._types", "lr2eval._types is private; lr2eval offers RunConfig, GateConfig, "),
-        ("from lr2eval.benchmark import NoSuchThing", "lr2eval.benchmark is private; lr2eval offers RunConfig, "),
-        ("from lr2eval import NoSuchThing, Shard", "lr2eval has no NoSuchThing; lr2eval offers RunConfig, "),
+        ("from lr2eval._types import Shard", "ModuleNotFoundError: No module named 'lr2eval._types'"),
+        ("from lr2eval.benchmark import NoSuchThing", "ImportError: cannot import name 'NoSuchThing' from 'lr2eval.be"),
         ("import lr2eval_by_somebody_else", "ModuleNotFoundError: No module named 'lr2eval_by_somebody_else'"),
         ("raise RuntimeError('first\\nsecond')", "RuntimeError: first)"),
         ("raise RuntimeError('x' * 5000)", f"RuntimeError: {'x' * 200})"),

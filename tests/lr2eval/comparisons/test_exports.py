@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from lr2eval.base.visible import line
 from lr2eval.comparisons.compare import compare_runs, read_all
-from lr2eval.comparisons.exports import COLUMNS, headline_rows, row_name, text, to_csv, to_markdown
+from lr2eval.comparisons.exports import COLUMNS, headline_rows, text, to_csv, to_markdown
 from lr2eval.record.comparison import Comparison
 from tests.fake_runs import fake_run, ones
 from tests.reports import hostile
@@ -134,8 +134,8 @@ def test_what_is_beyond_the_window_stands_apart(tmp_path: Path) -> None:
         ]
     )
     far = compare_runs(sources[0], sources[1:])[0]
-    assert [row_name(row) for row in headline_rows(far.pairs[0])] == ["mmlu", "ruler"]
-    assert [row_name(row) for row in headline_rows(far.pairs[0], beyond=True)] == ["ruler@8k"]
+    assert [row.name for row in headline_rows(far.pairs[0])] == ["mmlu", "ruler"]
+    assert [row.name for row in headline_rows(far.pairs[0], beyond=True)] == ["ruler@8k"]
     within, beyond = to_markdown(far).split("Beyond the original's window (4k):")
     assert "retained" in within
     assert "ruler@8k" not in within

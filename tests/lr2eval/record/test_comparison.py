@@ -12,14 +12,14 @@ from lr2eval.comparisons.gate_config import GateConfig
 from lr2eval.errors import StoreError
 from lr2eval.record.base import Record, read_record
 from lr2eval.record.comparison import Comparison, Gate
-from lr2eval.record.schemas import SCHEMAS, schema_texts
 from tests.fake_runs import fake_run, ones
+from tests.schemas import SCHEMAS, schema_texts
 
 
 def test_committed_schemas_are_the_models() -> None:
     for name, text in schema_texts().items():
         committed = (SCHEMAS / name).read_text(encoding="utf-8")
-        assert committed == text, f"{name} drifted: run python -m lr2eval.record.schemas"
+        assert committed == text, f"{name} drifted: run python -m tests.schemas"
 
 
 @pytest.mark.parametrize("n", [1, 30])

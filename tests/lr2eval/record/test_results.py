@@ -5,7 +5,7 @@ import json
 from jsonschema import Draft202012Validator
 
 from lr2eval.record.results import Interval, ModelFacts, NotRun, Results, ShardResult, Summary
-from lr2eval.record.schemas import SCHEMAS
+from tests.schemas import SCHEMAS
 
 EXAMPLE = Results(
     lr2eval_version="0",

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from lr2eval.record.schemas import SCHEMAS
+from tests.schemas import SCHEMAS
 
 Run = Callable[..., Any]
 GRID = ("--tasks", "niah:single,niah:distractor", "--lengths", "896,1k", "--offline",

@@ -62,7 +62,7 @@ def test_rows_come_back_from_disk(tmp_path: Path) -> None:
             np.testing.assert_array_equal(found.weights, made.weights)
     assert data.long.tolist() == [True, False, True, False, True]
     assert data[-1].input_ids[0] == 1
-    assert [row.long for row in data[1:3]] == [False, True]
+    assert [row.long for row in list(data)[1:3]] == [False, True]
     with pytest.raises(IndexError):
         data[5]
 

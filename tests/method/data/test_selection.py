@@ -83,7 +83,6 @@ def test_drawn_without_replacement_to_the_token(lengths: list[int], wanted: int,
         assert (found.lengths == whole).all()
         assert wanted - length.max() < found.lengths.sum() <= wanted
     assert found.cut == whole.sum() - found.lengths.sum()
-    assert found.distinct == (times > 0).sum()
 
 
 def test_other_seeds_cells_and_turns_draw_in_other_orders() -> None:

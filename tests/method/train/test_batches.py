@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr2eval.method.data.rows import IGNORED
-from lr2eval.method.train.batches import BatchSchedule, empty, micro_batch, piece, weights_of
+from lr2eval.method.train.batches import BatchSchedule, deal, empty, micro_batch, piece, weights_of
 from tests import tiny_segments
 
 
@@ -50,7 +50,7 @@ def test_any_stretch_of_an_epoch_has_its_share_of_both_kinds(plan: BatchSchedule
 
 @given(plan=plans(), ranks=st.integers(1, 5), step=st.integers(0, 3))
 def test_ranks_share_a_step_and_take_equally_often(plan: BatchSchedule, ranks: int, step: int) -> None:
-    dealt = [plan.dealt(step, rank, ranks) for rank in range(ranks)]
+    dealt = [deal(plan.micro_batches(step), rank, ranks) for rank in range(ranks)]
     assert len({len(mine) for mine in dealt}) == 1
     taken = [row for mine in dealt for group in mine if group for row in group]
     assert Counter(taken) == Counter(plan.rows(step))

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lr2eval.errors import TaskError
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact.draft import Draft, places
-from lr2eval.tasks.exact.fit import Fit, TooSmallError, largest_fitting
+from lr2eval.tasks.exact.fit import Fit, Near, TooSmallError, largest_fitting
 
 
 class Lines:
@@ -21,9 +21,6 @@ class Lines:
 
     def __init__(self, largest: int | None = None) -> None:
         self.largest = largest
-
-    def units(self, start: int, stop: int) -> Sequence[Sequence[str]]:
-        return [("x",)] * (stop - start)
 
     def render(self, size: int) -> Draft:
         return Draft("x" * size, "", ("a",))
@@ -38,9 +35,6 @@ class FakeTokenizer(PromptTokenizer):
         self.tokens_of = tokens_of
         self.asked: list[int] = []
 
-    def counts(self, texts: Sequence[str]) -> list[int]:
-        return [1] * len(texts)
-
     def count_prompt(self, prompt: str, answer_prefix: str = "") -> int:
         self.asked.append(len(prompt))
         return self.tokens_of(len(prompt))
@@ -51,10 +45,13 @@ def fit(tokens_of: Callable[[int], int], budget: int, largest: int | None = None
     return largest_fitting(Lines(largest), tokenizer, budget), tokenizer
 
 
-def test_additive_tokenizer_takes_two_whole_prompts() -> None:
+def test_an_additive_tokenizer_takes_few_whole_prompts() -> None:
     found, tokenizer = fit(lambda n: 7 + n, 1000)
     assert (found.size, found.tokens) == (993, 1000)
-    assert tokenizer.asked == [1, 993, 994]
+    assert tokenizer.asked == [1, 125, 993, 994]
+    tokenizer.asked.clear()
+    assert largest_fitting(Lines(), tokenizer, 1000, Near(990, 1.0)) == found
+    assert tokenizer.asked == [990, 993, 994]
 
 
 @settings(max_examples=200, deadline=None)
@@ -99,13 +96,6 @@ def test_text_runs_out() -> None:
 def test_units_without_tokens_end_in_an_error() -> None:
     with pytest.raises(TaskError, match=r"fake: .* drops text"):
         fit(lambda n: 5, 100)
-
-
-def test_memo_changes_no_result(tokenizer: PromptTokenizer) -> None:
-    memo: dict[str, int] = {}
-    found = [largest_fitting(Lines(), tokenizer, 300, each) for each in (None, memo, memo)]
-    assert memo
-    assert found[0] == found[1] == found[2]
 
 
 @given(st.lists(st.floats(0, 1, exclude_max=True), max_size=12), st.integers(0, 30))

@@ -34,7 +34,7 @@ def test_same_samples_for_any_processes_and_chunks(
 ) -> None:
     tokenizer = PromptTokenizer(trained[kind], name=kind)
     made = maker(task, tokenizer)
-    alone = [made.sample(index, tokenizer, {}) for index in range(8)]
+    alone = [made.sample(index, tokenizer) for index in range(8)]
     assert list(parallel.make_in_processes(made, 8, tokenizer, workers, chunk)) == alone
 
 
@@ -56,7 +56,7 @@ def test_little_work_stays_here(one_tokenizer: PromptTokenizer, trained: dict[st
 class Dying:
     """A recipe whose samples end their process."""
 
-    def draw(self, rng: Any) -> NiahDraw:
+    def draw(self, rng: Any, index: int = 0) -> NiahDraw:
         if os.environ["MAKER"] != str(os.getpid()):
             os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError("made in the parent")

@@ -9,7 +9,7 @@ from lr2eval.tasks.niah.options import NiahOptions
 
 
 def test_defaults() -> None:
-    grid = NiahOptions().grid
+    grid = NiahOptions()
     assert grid.depths == (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     assert (grid.samples_per_cell, grid.needles, grid.distractors) == (5, 4, 4)
 
@@ -25,7 +25,7 @@ def test_defaults() -> None:
     ],
 )
 def test_depths(value: Any, depths: tuple[float, ...]) -> None:
-    assert NiahOptions(depths=value).grid.depths == depths
+    assert NiahOptions(depths=value).depths == depths
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def check(task: RulerTask, length: int, index: int, tokenizer: PromptTokenizer) 
     The last wherever a unit is at most 2 % of the length. Raises :class:`TooSmallError` below the task's minimum.
     """
     made = generate.ruler_maker(task, length, 0, tokenizer)
-    row = made.sample(index, tokenizer, {})
+    row = made.sample(index, tokenizer)
     new = row["max_new_tokens"]
     draw = generate._draw(task.name, made.recipe, length, index, 0)
     size = size_of(draw, row["prompt"])

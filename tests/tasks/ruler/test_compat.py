@@ -103,7 +103,7 @@ def test_place_of_the_own_document(size: int, place: int) -> None:
     recipe: Any = OUTSIDE["qa_1"].over(corpus(200)).as_nvidia().recipe(None, 1, 0)  # type: ignore[arg-type]
     for number in range(5):
         item = recipe.questions.items[number]
-        draft = recipe.at(number).draw(Random(number)).render(size)
+        draft = recipe.draw(Random(number), number).render(size)
         found = documents_of({"prompt": draft.prompt})
         assert found.index(recipe.questions.documents[item.own[0]]) == place - 1
         assert draft.depth == (place - 1) / size
@@ -117,7 +117,7 @@ def test_place_of_the_own_document(size: int, place: int) -> None:
 def test_all_documents_are_there_beyond_their_number() -> None:
     recipe: Any = OUTSIDE["qa_1"].over(corpus(40)).as_nvidia().recipe(None, 1, 0)  # type: ignore[arg-type]
     documents = list(recipe.questions.documents)
-    found = documents_of({"prompt": recipe.at(3).draw(Random(0)).render(90).prompt})
+    found = documents_of({"prompt": recipe.draw(Random(0), 3).render(90).prompt})
     assert found == shuffled((documents * 3)[:90])
 
 
@@ -139,7 +139,7 @@ def test_steps_end_where_one_would_be_too_many(one_tokenizer: PromptTokenizer) -
     recipe: Any = OUTSIDE["qa_1"].over(corpus()).recipe(None, 1, 0)  # type: ignore[arg-type]
 
     def draw() -> Any:
-        return recipe.at(0).draw(Random(0))
+        return recipe.draw(Random(0))
 
     most = largest_fitting(draw(), one_tokenizer, 2000)
     assert most.size > 12

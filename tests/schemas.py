@@ -1,4 +1,4 @@
-"""The published JSON schemas under ``lr2eval/schemas``. ``python -m lr2eval.record.schemas`` writes them.
+"""The published JSON schemas under ``lr2eval/schemas``. ``python -m tests.schemas`` writes them.
 
 They are generated from the models; a test fails if a committed file differs.
 """
@@ -12,7 +12,7 @@ from lr2eval.record.base import Record
 from lr2eval.record.comparison import Comparison, Gate
 from lr2eval.record.results import Results
 
-SCHEMAS = Path(__file__).parents[1] / "schemas"
+SCHEMAS = Path(__file__).parents[1] / "lr2eval" / "schemas"
 
 
 def schema_texts() -> dict[str, str]:
