@@ -11,7 +11,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.utils import configure_pad_token
 
 from lr2eval.backends.abilities import Abilities
-from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, plan_generation, run_split
+from lr2eval.backends.batching import BatchLimits, Footprint, free_memory, pack, plan_generation, run_split
 from lr2eval.backends.generation import Decoder, DecodingRow, Extension, Side
 from lr2eval.backends.loading import keep_cache, load_model, quiet
 from lr2eval.backends.prefix.cache import Kept
@@ -119,9 +119,14 @@ class WindowedHFLM(PromptLM):
         """Batches of request numbers, longest first, made from the whole shard; each number stands in one batch."""
         if request_type == "generate_until":
             return self._plan_rows(self._rows(requests))
-        found = readings(self._fitted(self._pairs(requests)))
-        plan = self._scorer.plan(found)
-        return [[n for family in batch for i in family.members for n in found[i].members] for batch in plan]
+        if request_type == "loglikelihood":
+            found = readings(self._fitted(self._pairs(requests)))
+            plan = self._scorer.plan(found)
+            return [[n for family in batch for i in family.members for n in found[i].members] for batch in plan]
+        lengths, limits = self.measure(request_type, requests), self._limits
+        return pack(
+            lengths, [0] * len(lengths), lambda batch: limits.allow(len(batch), len(batch) * lengths[batch[0]], 0)
+        )
 
     def take_details(self) -> list[ResponseDetail]:
         """Details of the last call, each with the size of the pieces in which its batch was read."""
@@ -217,6 +222,15 @@ class WindowedHFLM(PromptLM):
                 scores.update(zip(reading.members, values, strict=True))
         self._details = [self._choice_detail(*each) for each in zip(pairs, fitted, strict=True)]
         return [scores[number] for number in range(len(pairs))]
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability in nats of each text, read in disjoint windows of at most ``limit`` tokens."""
+        pairs, owners, details = self._rolling(requests)
+        totals = [0.0] * len(requests)
+        for owner, (value, _) in zip(owners, self._score_pairs(pairs), strict=True):
+            totals[owner] += value
+        self._details = details
+        return totals
 
     @property
     def _scorer(self) -> Scorer:

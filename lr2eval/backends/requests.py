@@ -10,6 +10,7 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from lr2eval.backends.generation import Decoding, DecodingRow, Side
 from lr2eval.benchmark import ResponseDetail, Truncation, WindowPolicy
@@ -57,7 +58,6 @@ class PromptLM(LM):  # type: ignore[misc]  # lm-eval is untyped here
         self._policy = window_policy
         self._details: list[ResponseDetail] = []
 
-    loglikelihood_rolling = None  # no task of lr2eval scores whole texts
     prefix_token_id = property(lambda self: self.prompts.prefix_token_id)
 
     def expect(self, *, chat: bool) -> None:
@@ -77,10 +77,12 @@ class PromptLM(LM):  # type: ignore[misc]  # lm-eval is untyped here
         return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
     def measure(self, request_type: str, requests: Sequence[Instance]) -> list[int]:
-        """Tokens each request needs in all, untruncated."""
+        """Tokens each request needs in all, untruncated; a rolling request needs no more than the window."""
         if request_type == "generate_until":
             return [len(self._prompt(r.args[0])) + self._decoding(r).new_tokens for r in requests]
-        return [len(context) + len(continuation) for context, continuation in self._pairs(requests)]
+        if request_type == "loglikelihood":
+            return [len(context) + len(continuation) for context, continuation in self._pairs(requests)]
+        return [min(1 + len(self.tok_encode(request.args[0])), self.limit) for request in requests]
 
     def take_details(self) -> list[ResponseDetail]:
         """Details of the last call's responses in the order of its requests; empties the list."""
@@ -156,6 +158,21 @@ class PromptLM(LM):  # type: ignore[misc]  # lm-eval is untyped here
             truncated_tokens=len(whole[0]) - len(fitted[0]),
         )
 
+    def _rolling(self, requests: Sequence[Instance]) -> tuple[list[Pair], list[int], list[ResponseDetail]]:
+        """(pairs that score each text in disjoint windows, the request of each pair, detail of each request)."""
+        longest = self.limit - 1 + self._unread
+        pairs, owners, details = [], [], []
+        for number, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0])
+            windows = get_rolling_token_windows(ids, self.prefix_token_id, max_seq_len=longest, context_len=1)
+            parts = [make_disjoint_window(window) for window in windows]
+            pairs += parts
+            owners += [number] * len(parts)
+            # A text of several windows fills each of them; the last one is filled with context.
+            side = self._side(min(len(ids), longest))
+            details.append(ResponseDetail(prompt_tokens=len(ids), window=side, finish="choice"))
+        return pairs, owners, details
+
     # Window
 
     def _side(self, tokens: int) -> Side:
@@ -194,6 +211,10 @@ class StreamLM(PromptLM):
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """(log-probability in nats, greedy?) per request."""
         return self._all("loglikelihood", requests)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-probability in nats of each text, read in disjoint windows."""
+        return self._all("loglikelihood_rolling", requests)
 
 
 _CAPACITY = 32_000_000

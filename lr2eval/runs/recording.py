@@ -26,7 +26,7 @@ from lr2eval.record.store import RunStore
 
 _FOREIGN_BATCH = 16
 _SHOWN = 64
-_SKIPPED: dict[str, Any] = {"generate_until": "", "loglikelihood": (0.0, False)}
+_SKIPPED: dict[str, Any] = {"generate_until": "", "loglikelihood": (0.0, False), "loglikelihood_rolling": 0.0}
 
 
 class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
@@ -89,9 +89,7 @@ class RecordingLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         return [(float(value), bool(greedy)) for value, greedy in self._answer("loglikelihood", requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        raise RunFailedError(
-            f"{self._shard}: lr2eval does not score whole texts (loglikelihood_rolling); change the task"
-        )
+        return self._answer("loglikelihood_rolling", requests)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         try:
@@ -235,4 +233,4 @@ def tokens(ended: Sequence[Ended]) -> int:
 def _usable(request_type: str, answer: Any) -> bool:
     if request_type == "loglikelihood":
         return isinstance(answer, Sequence) and len(answer) == 2 and isinstance(answer[0], int | float)
-    return isinstance(answer, str)
+    return isinstance(answer, str if request_type == "generate_until" else int | float)

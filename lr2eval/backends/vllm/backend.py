@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -158,11 +159,13 @@ class WindowedVLLM(StreamLM):
         """Answers as they end. Raises :class:`BackendError` (length, dead engine, NaN) and :class:`Postponed`."""
         if request_type == "generate_until":
             yield from self._generated(requests)
-            return
-        whole = self._pairs(requests)
-        pairs = self._fitted(whole)
-        for ended in self._scored(pairs):
-            yield [(n, value, self._choice_detail(whole[n], pairs[n])) for n, value in ended]
+        elif request_type == "loglikelihood":
+            whole = self._pairs(requests)
+            pairs = self._fitted(whole)
+            for ended in self._scored(pairs):
+                yield [(n, value, self._choice_detail(whole[n], pairs[n])) for n, value in ended]
+        else:
+            yield from self._rolled(requests)
 
     def _run(self, window: Side, requests: Iterable[EngineRequest]) -> Iterator[list[tuple[EngineRequest, Any]]]:
         began = time.perf_counter()
@@ -228,6 +231,22 @@ class WindowedVLLM(StreamLM):
                 for asked, output in ended
                 for pair in zip(asked.owner.members, reading_scores(asked.owner, output), strict=True)
             ]
+
+    def _rolled(self, requests: list[Instance]) -> Iterator[list[Ended]]:
+        pairs, owners, details = self._rolling(requests)
+        postpone, self.postpone = self.postpone, False  # a text is one answer, whichever engines its parts need
+        totals, waiting = [0.0] * len(requests), Counter(owners)
+        try:
+            yield [(n, 0.0, detail) for n, detail in enumerate(details) if not waiting[n]]
+            for ended in self._scored(pairs):
+                for number, (value, _) in ended:
+                    owner = owners[number]
+                    totals[owner] += value
+                    waiting[owner] -= 1
+                    if not waiting[owner]:
+                        yield [(owner, totals[owner], details[owner])]
+        finally:
+            self.postpone = postpone
 
 
 def checked_options(options: Mapping[str, Any], window: int, device: str | None) -> dict[str, Any]:

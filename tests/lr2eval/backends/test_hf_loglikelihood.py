@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from lr2eval.backends.hf import WindowedHFLM
@@ -94,8 +95,24 @@ def test_a_model_without_a_known_head_is_scored_from_all_logits(load: Load, monk
     assert_scores(lm.loglikelihood(requests), expected)
 
 
+def test_rolling_log_likelihood(load: Load) -> None:
+    lm, stock = load(window=48), tiny_model("llama")
+    texts = prompts(lm, [20, 100])
+    requests = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    short, long = (lm.tok_encode(text) for text in texts)
+    got = lm.loglikelihood_rolling(requests)
+    # 100 tokens: two whole windows, then the last 4 tokens after as much context as the window holds.
+    windows = [([0], long[:48]), (long[47:48], long[48:96]), (long[51:96], long[96:])]
+    assert got[0] == pytest.approx(cache_free_score(stock, [0], short)[0], abs=1e-3)
+    total = sum(cache_free_score(stock, *window)[0] for window in windows)
+    assert got[1] == pytest.approx(total, abs=1e-3)
+    assert [(d.prompt_tokens, d.window) for d in lm.take_details()] == [(20, "short"), (100, "long")]
+    assert lm.measure("loglikelihood_rolling", requests) == [21, 48]
+    assert sorted(n for batch in lm.plan("loglikelihood_rolling", requests) for n in batch) == [0, 1]
+
+
 def test_same_answers_as_lm_evals_own_model(folder: Path) -> None:
-    """On a model with one RoPE, where lm-eval's ``hf`` is right: choices, empty contexts, stop strings."""
+    """On a model with one RoPE, where lm-eval's ``hf`` is right: choices, empty contexts, rolling, stop strings."""
     shutil.rmtree(folder)
     save_checkpoint(folder, tiny_model("llama", rope={"rope_type": "default", "rope_theta": 1e3}))
     ours = WindowedHFLM(Checkpoint.open(folder), device="cpu")
@@ -105,3 +122,6 @@ def test_same_answers_as_lm_evals_own_model(folder: Path) -> None:
     assert_scores(ours.loglikelihood(scored), theirs.loglikelihood(scored, disable_tqdm=True))
     asked = [generation(text, 20, until=["a", " s"]) for text in texts]
     assert ours.generate_until(asked) == theirs.generate_until(asked, disable_tqdm=True)
+    rolled = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
+    for got, wanted in zip(ours.loglikelihood_rolling(rolled), theirs.loglikelihood_rolling(rolled), strict=True):
+        assert got == pytest.approx(wanted, abs=1e-3)

@@ -175,11 +175,6 @@ def test_log_likelihoods_come_back_as_numbers(tmp_path: Path) -> None:
         assert lm.loglikelihood(requests("x", "y", kind="loglikelihood")) == [(-2.0, False), (-2.0, False)]
 
 
-def test_whole_texts_are_not_scored(tmp_path: Path) -> None:
-    with pytest.raises(RunFailedError, match=r"^shard: .*loglikelihood_rolling"):
-        recording(tmp_path, FakeBackend()).loglikelihood_rolling(requests("a", kind="loglikelihood_rolling"))
-
-
 def test_a_foreign_model_is_committed_piece_by_piece(tmp_path: Path) -> None:
     class Foreign:
         def __init__(self) -> None:

@@ -159,6 +159,12 @@ def test_choices_of_one_and_of_many_tokens(lm: Any, hf: WindowedHFLM) -> None:
     assert lm.take_details() == hf.take_details()
 
 
+def test_rolling_reads_every_token_once(lm: Any, hf: WindowedHFLM) -> None:
+    texts = ["", *(text_of(length, lm.tokenizer, seed=length) for length in (10, 90, 400))]
+    asked = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
+    assert lm.loglikelihood_rolling(asked) == pytest.approx(hf.loglikelihood_rolling(asked), abs=1e-2)
+
+
 def test_one_request_a_question_and_its_prefix_from_the_cache(lm: Any) -> None:
     """Four choices of eight questions after the same examples: against lm-eval's own path on the same engine."""
     shots = text_of(400, lm.tokenizer, seed=1)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
 from lr2eval.backends import Postponed
 from lr2eval.errors import UsageError
@@ -106,6 +107,10 @@ def test_scores_are_those_of_the_hf_backend(load: Load, make: Callable[..., Any]
     contexts = prompts(hf, [7, ORIGINAL - 1, ORIGINAL, ORIGINAL + 1, 90])
     scored = [choice(context, end) for context in contexts for end in (" A", " B", " river stone")]
     assert_scores(ours.loglikelihood(scored), hf.loglikelihood(scored))
+    assert ours.take_details() == hf.take_details()
+    texts = ["", text_of(10, hf.tokenizer), text_of(90, hf.tokenizer)]
+    rolled = [Instance("loglikelihood_rolling", {}, (text,), number) for number, text in enumerate(texts)]
+    assert ours.loglikelihood_rolling(rolled) == pytest.approx(hf.loglikelihood_rolling(rolled), abs=1e-3)
     assert ours.take_details() == hf.take_details()
 
 
