@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lr2eval import open_run, verify
-from lr2eval.method.rope import rules
+from lr2eval.method.search.journal import Journal
 
 ASSETS = Path(__file__).parents[1] / "assets"
 OLD = ASSETS / "runs-9c8e5ba"
@@ -151,33 +151,23 @@ def test_another_configuration_is_refused_with_the_keys(old: Path, lr2eval: Run)
 NEW_RULES = {"cope", "resonance", "resonance-yarn"}
 
 
-def test_a_search_resumes_from_its_journal(old: Path, lr2eval: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every evaluation is known, so no model is loaded, and the result is the old one: with the rules of that time."""
-    monkeypatch.setattr("lr2eval.backends.loading.load_model", None)
-    known = {name: rule for name, rule in rules.RULES.items() if name not in NEW_RULES}
-    monkeypatch.setattr(rules, "RULES", known)
-    before = evidence.search_facts(old / "search")
+def test_a_search_goes_on_from_its_journal(old: Path, lr2eval: Run) -> None:
+    """Nothing is evaluated twice and no number changes. New rules, and rules at other temperatures, are added."""
+    path = old / "search" / "search.json"
+    with Journal.read(old / "search") as journal:
+        known = journal.rows()
+    before = json.loads(path.read_text())
     done = lr2eval(*command(old / "search"))
     assert done.code == 0, done.err
-    after = evidence.search_facts(old / "search")
-    for name in ("search.json", "factors.json"):
-        assert before[name].pop("sha256") != after[name].pop("sha256")  # today's have a checksum
-    assert after == before
-    assert verify(old / "search").sound
-
-
-def test_a_search_gains_the_rules_that_are_new(old: Path, lr2eval: Run) -> None:
-    """Only they are evaluated, and nothing else in the result changes."""
-    before = json.loads((old / "search" / "search.json").read_text())
-    done = lr2eval(*command(old / "search"))
-    assert done.code == 0, done.err
-    after = json.loads((old / "search" / "search.json").read_text())
-    assert {rule["name"] for rule in after["rules"]} - {rule["name"] for rule in before["rules"]} == NEW_RULES
-    assert [rule for rule in after["rules"] if rule["name"] not in NEW_RULES] == before["rules"]
-    for changed in ("rules", "digest", "data", "version", "sha256"):
-        before.pop(changed, None)
-        after.pop(changed)
-    assert after == before
+    after = json.loads(path.read_text())
+    with Journal.read(old / "search") as journal:
+        assert journal.rows()[: len(known)] == known
+    added = {rule["name"] for rule in after["rules"]} - {rule["name"] for rule in before["rules"]}
+    assert {name for name in added if "@" not in name} == NEW_RULES
+    assert [rule for rule in after["rules"] if rule["name"] not in added] == before["rules"]
+    for key in ("factors", "attention_factor", "best_nll", "evaluations", "split", "power", "d_rcd", "fingerprint"):
+        assert after[key] == before[key]
+    assert [each["factors"] for each in after["splits"]] == [each["factors"] for each in before["splits"]]
     assert verify(old / "search").sound
 
 
