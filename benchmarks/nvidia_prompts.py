@@ -174,13 +174,12 @@ def replayed(task: RulerTask, length: int, index: int, row: Any, calls: list[Any
         return recipe.draw(Replay(sample=drawn.samples)).render(size)
     if kind == "fwe":
         return recipe.draw(Replay(choices=drawn.choices_made)).render(int(call.made[2] / ZETA_2))
-    asked = recipe.at(index)
-    question, documents = asked.questions.items[index], asked.questions.documents
+    question, documents = recipe.questions.items[index], recipe.questions.documents
     size, added = call.given[1], drawn.samples[0]
     related = [*added, *(number for number in question.related if number not in added)]
     if size > len(question.own) + len(question.related):
         related = list(question.related)
-    draw = QaDraw(question, documents, Replay(sample=[related]), asked.fixed_order)  # type: ignore[arg-type]
+    draw = QaDraw(question, documents, Replay(sample=[related]), recipe.fixed_order)  # type: ignore[arg-type]
     draw._order += [number for number in added if number not in related]
     return draw.render(size)
 

@@ -21,7 +21,7 @@ from demo_model.rows import documents, write_wording
 from demo_model.train import DemoRecipe
 from transformers import PreTrainedTokenizerFast
 
-from lr2eval.base.files import write_atomic, write_json, write_parts
+from lr2eval.base.files import write_all, write_atomic, write_json
 from lr2eval.base.units import parse_length
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.names import BUILT_IN, CHECKSUMS
@@ -104,7 +104,7 @@ def write_extension() -> None:
     target = parse_length(tomllib.loads((BUILT_IN.parent / "demo-extend.toml").read_text())["target_length"])
     write_wording(BUILT_IN.parent / "demo-extend-wording.json", tokenizer)
     lines = (json.dumps(row).encode() + b"\n" for row in documents(tokenizer, target, LONG_ROWS, SEED))
-    write_parts(BUILT_IN.parent / "demo-extend.jsonl.xz", [lzma.compress(b"".join(lines), preset=9)])
+    write_all({BUILT_IN.parent / "demo-extend.jsonl.xz": [lzma.compress(b"".join(lines), preset=9)]})
 
 
 def write_checksums() -> None:

@@ -56,7 +56,8 @@ def test_every_vector_is_planned_at_every_temperature_and_first_things_come_firs
         assert [Cell.parse(key) for key in keys] == list(cells)
         bare = {(cell.factors, cell.temperature) for cell in cells if cell.training == "no"}
         for factors in {cell.factors for cell in cells} - {"best-rule"}:
-            assert {(factors, t) for t in ("1", "su", "yarn")} <= bare, "rules are compared at equal temperatures"
+            equal = ("1", "su", "yarn") if design.subject == "tiny" or "/" not in factors else ("1", "su")
+            assert {(factors, t) for t in equal} <= bare, "rules are compared at equal temperatures"
             assert (factors, published(factors)) in bare, "and as published"
         assert keys[0] == "0/none/1/no", "the original: others are paired with it"
         assert all(
@@ -305,6 +306,7 @@ def test_left_and_right_sides_are_composed() -> None:
     assert _scaling("left-1/right-4s").long_factor[7] == pytest.approx(8.0)
     assert _scaling("left-q/right-s").long_factor[13:15] == pytest.approx([16 ** ((13 / 14) ** 2), 16])
     assert _scaling("left-q/right-searched").long_factor[14:] == tuple(RIGHT)
+    assert _scaling("left-0/right-searched").long_factor == (*[1.0] * 14, *RIGHT), "fast pairs as they were trained"
     for design in BOTH:
         for other, name in design.own["same"].items():
             if other == "evolution":
@@ -450,7 +452,7 @@ def test_the_command_says_what_is_left(tmp_path: Path, capsys: Any, monkeypatch:
     monkeypatch.setattr(sys, "argv", [*command, "--subject", "demo", "--list"])
     assert study.main() == 0
     said = capsys.readouterr().out
-    assert "27 of  27 cells  demo: deciding, at su" in said
+    assert "33 of  33 cells  demo: deciding, at su" in said
     total = len(plan(BOTH[1]))
     assert re.search(rf"\d h +{total} of {total} cells  demo: all", said)
     assert not list(tmp_path.iterdir()), "looking changes nothing"
@@ -542,10 +544,13 @@ def test_tables_say_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     every = tables.table(results, "factors no 16x").splitlines()
     low, high = t_interval([0.9, 1.0, 0.8])
     (row,) = [line for line in every if line.startswith("| q = 1, right side searched = published search |")]
-    assert row == "| q = 1, right side searched = published search | su | missing | " + (
+    assert row == "| q = 1, right side searched = published search | su | missing | missing | " + (
         f"90.0 [{100 * low:.1f}, {100 * min(high, 1):.1f}], n 3 | missing |  |"
     )
-    assert any("| YaRN | YaRN's | 80.0 [0.0, 100.0], n 2 | 85.0 [21.5, 100.0], n 2 | missing |" in x for x in every)
+    yarn = "| YaRN | YaRN's | missing | 80.0 [0.0, 100.0], n 2 | 85.0 [21.5, 100.0], n 2 | missing |"
+    assert any(yarn in x for x in every)
+        "| YaRN | YaRN's | missing | 80.0 [0.0, 100.0], n 2 | 85.0 [21.5, 100.0], n 2 | missing |" in x for x in every
+    )
     seeds = tables.table(results, "seeds no 16x")
     share_of = share(np.arange(300) % 20 < 18, np.repeat(np.arange(30), 10))
     said = f"90.0 [{100 * share_of.low:.1f}, {100 * share_of.high:.1f}]"
@@ -624,7 +629,7 @@ def test_a_page_is_filled_where_it_says_so_and_staleness_is_seen(tmp_path: Path,
 
 def test_the_guide_shows_what_was_found() -> None:
     page = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
-    assert page.count("<!-- table ") == page.count("<!-- end -->") >= 6
+    assert page.count("<!-- table ") == page.count("<!-- end -->") >= 2
     assert tables.filled(page) == page, "run python benchmarks/reproduction/tables.py --write docs/reproduction.md"
 
 

@@ -39,4 +39,5 @@ def _drawn() -> Iterator[str]:
     for task, recipe in tasks.items():
         for length in LENGTHS:
             for index in range(SAMPLES):
-                yield from recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, SEED))).answers
+                draw = recipe.draw(Random(ids.sample_seed(VERSION, full_name(task), length, index, SEED)))
+                yield from draw.render(draw.smallest).answers

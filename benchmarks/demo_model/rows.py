@@ -14,7 +14,7 @@ from demo_model.text import Task
 from demo_model.train import DemoRecipe, Text
 from transformers import PreTrainedTokenizerFast
 
-from lr2eval.base.files import write_json, write_parts
+from lr2eval.base.files import write_all, write_json
 from lr2eval.base.wording import Wording
 
 OTHER = 0.02
@@ -54,7 +54,7 @@ def documents(tokenizer: PreTrainedTokenizerFast, target: int, rows: int, seed: 
 
 def write_documents(path: Path, tokenizer: PreTrainedTokenizerFast, target: int, rows: int, seed: int) -> None:
     """The documents as JSONL, written whole or not at all."""
-    write_parts(path, (json.dumps(row).encode() + b"\n" for row in documents(tokenizer, target, rows, seed)))
+    write_all({path: (json.dumps(row).encode() + b"\n" for row in documents(tokenizer, target, rows, seed))})
 
 
 def search_wording(tokenizer: PreTrainedTokenizerFast, keys: int = 400) -> Wording:

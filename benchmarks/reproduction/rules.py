@@ -1,7 +1,8 @@
 """The factors of every vector of the study, by name.
 
 ``LEFT/RIGHT`` is composed at the theoretical split: ``left-1`` is the paper's left side ``S^(i/split)`` with ``S`` the
-right side's first factor, ``left-q`` is ``S^((i/split)^q)`` with the ``q`` that a search found. ``right-s``,
+right side's first factor, ``left-q`` is ``S^((i/split)^q)`` with the ``q`` that a search found, and ``left-0`` leaves
+the fast pairs as they were trained. ``right-s``,
 ``right-2s`` and ``right-4s`` are one factor for all pairs, ``right-ntk`` is the paper's NTK's, ``right-searched`` was
 searched with q = 1 and ``right-searched-q`` together with q. ``best-rule`` is the rule that the first screening of the
 gradient search found best.
@@ -31,7 +32,11 @@ def scaling(
     left, _, right = factors.partition("/right-")
     own: float | None = None
     if right:
-        made = composed(rope, target, _right(right, rope, target, sides, found), _power(left, sides, found))
+        tail = _right(right, rope, target, sides, found)
+        if left == "left-0":
+            made = rules.longrope(rope, target, factors=[1.0] * rope.d_tcd + list(tail))
+        else:
+            made = composed(rope, target, tail, _power(left, sides, found))
     elif factors == "best-rule":
         best = found("gradient")["rule"]
         made, own = rules.RULES[best["name"].partition("@")[0]].make(rope, target), best["temperature"]

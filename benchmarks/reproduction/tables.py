@@ -37,7 +37,7 @@ from reproduction.store import Store, unpack
 HERE = Path(__file__).parent
 ABSENT = "missing"
 RIGHTS = {"s": "s", "2s": "2s", "4s": "4s", "ntk": "NTK's", "searched": "searched", "searched-q": "searched with q"}
-LEFTS = {"left-1": "q = 1", "left-q": "q searched"}
+LEFTS = {"left-1": "q = 1", "left-q": "q searched", "left-0": "fast pairs as trained"}
 NAMES = {
     "none": "none",
     "pi": "PI",
@@ -252,14 +252,15 @@ def right(results: Results, training: str, times: str) -> str:
 
 
 def left(results: Results, training: str, times: str) -> str:
-    """A searched q minus q = 1, at the same right side and temperature."""
+    """Another left side minus q = 1, at the same right side and temperature."""
     pairs = [
         (
-            f"right side {RIGHTS[side]}, temperature {said}: q searched minus q = 1",
-            (f"left-q/right-{side}", temperature),
+            f"right side {RIGHTS[side]}, temperature {said}: {LEFTS[other]} minus q = 1",
+            (f"{other}/right-{side}", temperature),
             (f"left-1/right-{side}", temperature),
         )
         for temperature, said in results.temperatures.items()
+        for other in ("left-q", "left-0")
         for side in RIGHTS
     ]
     return _differences(results, "left side", training, times, pairs)
