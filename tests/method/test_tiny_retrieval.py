@@ -85,4 +85,4 @@ def test_a_search_at_16x_ends_below_the_rules_on_unseen_samples(tmp_path: Path) 
     assert yarn > searched + 0.1
     assert searched < 0.6
     assert done.seed is not None
-    assert done.best.score <= done.seed.score
+    assert done.best_nll <= done.seed[0]
