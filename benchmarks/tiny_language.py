@@ -45,7 +45,7 @@ Rng = np.random.Generator
 class Form:
     """What a fact to look up is like; ``?`` asks for it with the key alone, and the value follows.
 
-    ``gap``: up to so many filler words between a key and its value. ``doubled``: a key is two words out of the first
+    ``gap``: the most filler words between a key and its value. ``doubled``: a key is two words out of the first
     16, so that each word is shared by many keys. ``latest``: about three statements a key; the last one in front of the
     question counts.
     """

@@ -51,7 +51,7 @@ class Group:
 
 
 def most(sets: Mapping[str, Mapping[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
-    """Documents by task and length that any cell reads; each cell reads the first so many of them."""
+    """Documents by task and length that any cell reads. A smaller cell reads the first ones."""
     found: dict[str, dict[str, int]] = {}
     for counts in sets.values():
         for task, by_length in counts.items():

@@ -181,7 +181,7 @@ class Study:
         return line
 
     def every(self, cells: Sequence[Cell]) -> Iterator[Cell]:
-        """Run those that are missing and wait for nothing; each as it is done."""
+        """Run the missing cells whose inputs are there; yield each cell as it ends."""
         for cell in cells:
             if cell.key not in self.store and not self.waits_for(cell):
                 self.run(cell)

@@ -11,9 +11,9 @@ NAME is one of these, with its arguments; TIMES is ``8x`` or ``16x``, TRAINING `
 ``length TRAINING TASK``; ``retention``; ``found`` what the searches found; ``missing``.
 
 Shares of one seed have Wilson's interval for documents that go together, and so have pooled ones. A mean over seeds has
-Student's t interval over so many seeds: it speaks for models like these. Differences are paired on the same answers, by
+Student's t interval over n seeds: it speaks for models like these. Differences are paired on the same answers, by
 document; "pooled" takes the documents of all seeds as one set: it speaks for these models. Every interval has 95 %.
-Cells that read different numbers of documents are compared on those that both read.
+Cells that read different numbers of documents are compared on the documents that both read.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ class Results:
         return " = ".join([NAMES[factors], *(NAMES[other] for other, same in own.items() if same == factors)])
 
     def names(self, times: str) -> list[str]:
-        """Retrieval tasks at so many times the window."""
+        """Retrieval tasks at this multiple of the window."""
         length = self.design.own["window"] * int(times.removesuffix("x"))
         counts = next(iter(self.design.own["documents"].values()))
         return [f"{task}@{length}" for task in self.design.own["tasks"] if str(length) in counts[task]]
@@ -125,7 +125,7 @@ class Results:
         return [s for s in self.design.seeds if all(Cell(s, *which).key in self.store for which in each)]
 
     def answers(self, seed: int, names: Iterable[str], *each: Which, left_on: bool = False) -> list[Answers]:
-        """Of several cells on the same documents: those that all of them read. ``left_on`` concerns the first cell.
+        """Of several cells on the documents that all of them read. ``left_on`` concerns the first cell.
 
         Raises :class:`KeyError` for a task that a cell has not been asked.
         """

@@ -200,7 +200,7 @@ class _Lane:
 
 
 def run_cost(config: SearchConfig, steps: int) -> int:
-    """Evaluations of so many steps and of the checks among them."""
+    """Evaluations of this number of steps, and of the checks among them."""
     return steps * config.batch + -(-steps // config.check_every) * config.samples
 
 

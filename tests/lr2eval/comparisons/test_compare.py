@@ -187,7 +187,7 @@ NEAR, FAR, FARTHER = "ruler/vt@4096", "ruler/vt@8192", "ruler/cwe@16384"
 
 
 def ranked(tmp_path: Path, rules: dict[str, tuple[int, int, int]]) -> list[Rank]:
-    """The ranking of rules that miss so many of 40 near, 40 far and 20 farther samples; the window is 4096."""
+    """The ranking of rules by their wrong answers to 40 near, 40 far and 20 farther samples. The window is 4096."""
     paths = [fake_run(tmp_path / "original", {NEAR: ones(40)}, model="original", window=4096)]
     for name, (near, far, farther) in rules.items():
         scores = {NEAR: ones(40, near), FAR: ones(40, far), FARTHER: ones(20, farther)}

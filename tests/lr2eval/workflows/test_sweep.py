@@ -35,7 +35,7 @@ def asked(toy_checkpoint: Path, shared_cache: Path, tmp_path: Path, monkeypatch:
 
 
 class Stops(Listener):
-    """Ends the workflow when so many shards are scored, as Ctrl-C would."""
+    """Ends the workflow after this number of scored shards, as Ctrl-C would."""
 
     def __init__(self, after: int) -> None:
         self.left, self.kept, self.done = after, 0, 0
