@@ -93,7 +93,7 @@ def test_tables_say_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     low, high = t_interval([0.9, 1.0, 0.8])
     (row,) = [line for line in every if line.startswith("| q = 1, right side searched = published search |")]
     assert row == "| q = 1, right side searched = published search | su | missing | missing | " + (
-        f"90.0 [{100 * low:.1f}, {100 * min(high, 1):.1f}], n 3 | missing |  |"
+        f"90.0 [{100 * low:.1f}, {100 * min(high, 1):.1f}], n 3 |  |  |"
     )
     yarn = "| YaRN | YaRN's | missing | 80.0 [0.0, 100.0], n 2 | 85.0 [21.5, 100.0], n 2 | missing |"
     assert any(yarn in x for x in every)

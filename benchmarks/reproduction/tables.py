@@ -320,7 +320,7 @@ def retention(results: Results) -> str:
     """What a model loses inside its window: paired with the original on the same answers, as the gate computes it."""
     window, tasks = results.design.own["window"], results.design.own["tasks"]
     names = [f"{tasks[0]}@{window}", f"facts@{window}"]
-    states = [(Which("none", t, "no"), False) for t in ("su", "yarn")]
+    states = [(w, False) for t in ("su", "yarn") if (w := Which("none", t, "no")) in results.planned]
     for training in ("mixed", "long-only"):
         trained = [Which(n, t, training) for n in results.factors for t in results.temperatures]
         there = [which for which in trained if which in results.planned]
