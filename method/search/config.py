@@ -18,6 +18,11 @@ if TYPE_CHECKING:  # the configuration must load without torch and numpy
 _NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording", "workers", "executor", "gpus_per_worker", "ray"}
 _ALONG = ("starts", "check_every", "steps", "batch", "learning_rate", "turns")
 """Settings of a gradient search."""
+_EVOLVING = (
+    "splits", "race", "iterations", "patience", "least_gain", "population", "initial", "parents", "mutations", "crossovers",
+    "rate", "grid", "reach", "powers", "temperatures", "race_rungs", "race_keep",
+)  # fmt: skip
+"""Settings of the other searches."""
 _LATER = ("strategy", "temperatures", "screen")
 """Settings that folders of earlier versions do not have."""
 NEAR_THEORY = (6, 4, 2, 0)
@@ -142,6 +147,9 @@ class SearchConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
+        idle = [key for key in (_EVOLVING if self.strategy == "gradient" else _ALONG) if key in self.model_fields_set]
+        if idle:
+            raise ValueError(f"--strategy {self.strategy} does not use {', '.join(idle)}; omit what it does not use")
         if self.parents > self.population:
             raise ValueError(f"{self.parents} parents cannot come from a population of {self.population}")
         if self.iterations and not self.children:

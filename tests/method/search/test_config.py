@@ -59,6 +59,8 @@ def test_a_folder_belongs_to_what_decides_the_result() -> None:
         ({"race_rungs": (3, 1)}, r"race_rungs is \[3, 1\]; give ascending"),
         ({"race_keep": 1.0}, "race_keep 1.0: must be less than 1"),
         ({"samples": 0}, "samples"),
+        ({"strategy": "gradient", "splits": (3,), "race": True}, "gradient does not use splits, race; omit"),
+        ({"strategy": "random", "steps": 3}, "random does not use steps; omit"),
         ({"samples": 4, "race": True, "race_rungs": (1, 4)}, "after 4 samples, so it needs more than the 4"),
     ],
 )
