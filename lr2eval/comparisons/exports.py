@@ -51,7 +51,7 @@ def to_csv(comparison: Comparison) -> str:
 
 def to_markdown(comparison: Comparison) -> str:
     """Text for a discussion or a pull request: the means, then the tasks that changed."""
-    parts = [f"## {text(comparison.original.label)} against its extensions", ""]
+    parts = [f"## {text(comparison.original.label)} against its extensions", "", *_ranking(comparison)]
     for pair in comparison.pairs:
         parts += [f"### {text(pair.extended.label)}", "", *_table(headline_rows(pair)), ""]
         if far := headline_rows(pair, beyond=True):
@@ -68,6 +68,24 @@ def to_markdown(comparison: Comparison) -> str:
         f"one-sided {100 * comparison.confidence:g} % bound."
     )
     return "\n".join(parts) + "\n"
+
+
+def _ranking(comparison: Comparison) -> list[str]:
+    """The table of a sweep, the best rule first; nothing for other comparisons."""
+    if not comparison.ranking:
+        return []
+    lines = [
+        "| rule | n | mean beyond the window | interval | against the best | interval |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for rank in comparison.ranking:
+        gap = rank.difference_interval
+        against = (
+            ["the best", "–"] if gap is None else [f"{rank.difference:+.1f}", f"{gap.low:+.1f} .. {gap.high:+.1f}"]
+        )
+        cells = [f"{rank.n:,}", f"{rank.score:.1f}", f"{rank.interval.low:.1f} .. {rank.interval.high:.1f}", *against]
+        lines.append(f"| {' | '.join([text(rank.label), *cells])} |")
+    return [*lines, ""]
 
 
 def notes(found: Pair | Gate) -> list[str]:

@@ -55,7 +55,13 @@ def prepare_sweep(config: SweepConfig, *, listener: Listener | None = None) -> R
     plain = {key: getattr(config, key) for key in RunConfig.model_fields} | {"baseline": config.model}
     asked = {text: RunConfig(**plain | _asked(text, config)) for text in config.rules}
     checkpoint = open_checkpoint(config.model, config)
-    seen = {text: under_rope(checkpoint, one) for text, one in asked.items()}  # before the data are made
+    seen = {}
+    for text, one in asked.items():  # before the data are made
+        try:
+            seen[text] = under_rope(checkpoint, one)
+        except UsageError as error:
+            said = str(error).replace("--rope ", "--rules ").replace("--set rule.", f"{one.rope}:")
+            raise UsageError(said) from error
     original, first = prepare_pair(next(iter(asked.values())), listener.message)
     window, lengths = checkpoint.window, [shard.length or 0 for shard in first.shards]
     if not min(lengths) <= window < max(lengths):

@@ -62,6 +62,10 @@ def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(asked: dict[str, An
     assert whole.comparison.ranking[0].difference is None
     assert read_record(whole.folder / "comparison.json", Comparison, missing="", repair="") == whole.comparison
     page = whole.report.read_text()
+    best, *_, worst = whole.comparison.ranking
+    lines = (whole.folder / "comparison.md").read_text().splitlines()
+    assert any(f"| {best.n} | {best.score:.1f} |" in line and "the best" in line for line in lines)
+    assert any(f"| {worst.n} | {worst.score:.1f} |" in line and f"{worst.difference:+.1f}" in line for line in lines)
     assert "The checkpoint was not changed" in page
     assert all(rank.label in page for rank in whole.comparison.ranking)
 
@@ -103,12 +107,12 @@ def test_a_rule_of_a_sweep_is_the_run_of_that_rule(asked: dict[str, Any], tmp_pa
         ({"rules": []}, "--rules: give at least one name"),
         ({"rules": 3}, "--rules 3: must be a name or a list of names"),
         ({"target_length": None}, "--target-length"),
-        ({"rules": "none,yarm"}, "--rope yarm: unknown rule; did you mean yarn?"),
-        ({"rules": "none,ntk-rcd"}, "--rope ntk-rcd: needs --set rule.d_rcd=VALUE"),
+        ({"rules": "none,yarm"}, "--rules yarm: unknown rule; did you mean yarn?"),
+        ({"rules": "none,ntk-rcd"}, "--rules ntk-rcd: needs ntk-rcd:d_rcd=VALUE"),
         ({"rules": "none,yarn:beta_fast"}, "--set beta_fast: write key=value"),
         ({"rules": "none,yarn:attention_factor=0"}, "--attention-factor 0.0: not a positive number, su or yarn"),
         ({"rules": "none,nowhere.csv"}, "nowhere.csv: "),
-        ({"target_length": 1024}, "--rope none: the target of 1,024 tokens is not longer than the window"),
+        ({"target_length": 1024}, "--rules none: the target of 1,024 tokens is not longer than the window"),
         (
             {"lengths": "1024"},
             "--lengths: a sweep needs lengths up to the window of 1,024 tokens and beyond it",
