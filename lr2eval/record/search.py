@@ -81,7 +81,9 @@ class RuleFacts(Record):
     made_by: str
     factors: list[PositiveFloat]
     attention_factor: float
-    search_nll: list[float | None] = Field(description="For each sample of the search; null if not a finite number")
+    search_nll: list[float | None] = Field(
+        description="For each sample of the search; null if not a finite number; empty if it was not scored on these"
+    )
     held_out_nll: list[float | None] = Field(description="For each sample that the search has not seen")
     search_perplexity: float | None
     held_out_perplexity: float | None

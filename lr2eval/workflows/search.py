@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 BEST_RULES = 3
-"""Rules that are compared at their best temperature as well as at their own."""
+"""Rules that are compared on the samples of the search too, at their own and at their best temperature."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _search(
     rules = _rules(rope, config)
     more = steps(rope, config) if config.strategy == "gradient" else {}
     screened = _tempered(rules | more, config)
-    after = (len(rules) + BEST_RULES + 2) * (config.samples + config.held_out)
+    after = (len(rules) + BEST_RULES + 2) * config.held_out + (2 * BEST_RULES + 2) * config.samples
     cost = descent_cost(config) if config.strategy == "gradient" else len(spaces) * config.split_cost()
     few = min(config.screen, config.samples)
     total = len(screened) * few + cost + after
@@ -138,8 +138,11 @@ def _search(
                 done = search_splits(spaces, config, executor, journal, listener)
             best = {name: warm[name] for name in [name for name in warm if name in rules][:BEST_RULES]}
             compared = _compared(done, rules, best)
-            every = range(config.samples + config.held_out)
-            scores = scorer.nlls(list(compared.values()), every)
+            near = {name: each for name, each in compared.items() if name.partition("@")[0] in (*best, SEED, FOUND)}
+            own = dict(zip(near, scorer.nlls(list(near.values()), range(config.samples)), strict=True))
+            unseen = range(config.samples, config.samples + config.held_out)
+            held_out = scorer.nlls(list(compared.values()), unseen)
+            scores = [(own.get(name, []), nlls) for name, nlls in zip(compared, held_out, strict=True)]
             rows = journal.rows()
         tokens = sum(each.tokens for each in rows)
         differentiated = sum(each.tokens for each in rows if each.gradient is not None)
@@ -289,16 +292,15 @@ def _result(
     rope: OriginalRope,
     done: Sequence[SplitDone],
     compared: Mapping[str, RopeScaling],
-    scores: Sequence[Sequence[float]],
+    scores: Sequence[tuple[Sequence[float], Sequence[float]]],
     data: Mapping[str, Any],
 ) -> SearchResult:
     from lr2eval.method.search.result import rule_facts, search_result, split_facts
 
     best = _best(done)
-    parted = [(nlls[: config.samples], nlls[config.samples :]) for nlls in scores]
     facts = [
-        rule_facts(name, scaling, *part, None if name == FOUND else parted[-1])
-        for (name, scaling), part in zip(compared.items(), parted, strict=True)
+        rule_facts(name, scaling, *both, None if name == FOUND else scores[-1])
+        for (name, scaling), both in zip(compared.items(), scores, strict=True)
     ]
     splits = [split_facts(each) for each in done]
     return search_result(

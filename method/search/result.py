@@ -48,9 +48,9 @@ def rule_facts(
         attention_factor=scaling.long_attention_factor,
         search_nll=[_finite(nll) for nll in search],
         held_out_nll=[_finite(nll) for nll in held_out],
-        search_perplexity=_finite(perplexity(search)),
+        search_perplexity=_finite(perplexity(search)) if search else None,
         held_out_perplexity=_finite(perplexity(held_out)) if held_out else None,
-        search_difference=None if found is None else difference(search, found[0]),
+        search_difference=difference(search, found[0]) if search and found else None,
         held_out_difference=None if found is None else difference(held_out, found[1]),
     )
 

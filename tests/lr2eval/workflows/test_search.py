@@ -62,8 +62,11 @@ def test_search_json_holds_what_a_report_needs(folder: Path) -> None:
             "longrope2", "seed", "searched"} <= rules.keys()  # fmt: skip
     assert rules["cope"].factors[-1] == 1e12
     assert min(rules["resonance"].factors) < 1
+    scored = {name.partition("@")[0] for name, rule in rules.items() if rule.search_nll} - {"seed", "searched"}
+    assert len(scored) == 3, "the best rules, at their own and at their best temperature"
     for rule in rules.values():
-        assert len(rule.search_nll) == 3
+        assert len(rule.search_nll) in (0, 3)
+        assert (rule.search_perplexity is None) == (not rule.search_nll)
         assert len(rule.held_out_nll) == 2
         assert rule.held_out_perplexity is not None
     assert rules["searched"].factors == found.factors
