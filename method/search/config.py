@@ -19,8 +19,8 @@ _NOT_DECIDING = {"model", "out", "data_dir", "offline", "wording", "workers", "e
 _ALONG = ("starts", "check_every", "steps", "batch", "learning_rate", "turns")
 """Settings of a gradient search."""
 _EVOLVING = (
-    "splits", "race", "iterations", "patience", "least_gain", "population", "initial", "parents", "mutations", "crossovers",
-    "rate", "grid", "reach", "powers", "temperatures", "race_rungs", "race_keep",
+    "splits", "race", "iterations", "patience", "least_gain", "population", "initial", "parents", "mutations",
+    "crossovers", "rate", "grid", "reach", "powers", "temperatures", "race_rungs", "race_keep",
 )  # fmt: skip
 """Settings of the other searches."""
 _LATER = ("strategy", "temperatures", "screen")
