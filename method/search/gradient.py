@@ -71,7 +71,7 @@ class Descent:
         self._moves_D = np.arange(rope.pairs + 1) >= self._first
         self._moves_D[-1] = config.attention_factor is None
         logs_D = np.log([*start.long_factor, config.attention_factor or start.long_attention_factor])
-        self._logs_D = np.append(np.maximum(isotonic_regression(logs_D[:-1]).x, 0.0), logs_D[-1])
+        self._logs_D = self._allowed(logs_D)
         self._momentum_D, self._square_D = np.zeros_like(logs_D), np.zeros_like(logs_D)
         self._before: tuple[Any, ...] | None = None
         self._rate = config.learning_rate
