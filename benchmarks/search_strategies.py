@@ -12,8 +12,8 @@ command goes on where it was stopped. ``--list`` names the cells that are missin
 * ``evolution-temperature``: the same with the attention temperature as a gene.
 
 All kinds of a subject and seed are scored on the same 48 unseen samples and the same questions at the target length.
-They chose nothing. ``rule`` is the best rule at its best temperature: of the three best rules of the gradient search
-and eight temperatures, the pair with the lowest loss on samples of their own.
+They chose nothing. ``rule`` is the best rule at its best temperature: of the three best rules of the gradient search's
+screening and eight temperatures, the pair with the lowest loss on samples of their own.
 
 The cost is in samples of the target length: 1 for a forward, ``GRADIENT`` for a forward with its gradient
 (``search_cost.py gradient``).
@@ -176,7 +176,7 @@ def line(cell: str, model: Path, work: Path) -> dict[str, Any]:
         scaling = longrope(rope, target, factors=ours.factors, attention_factor=ours.attention_factor)
         gradients = int(result.data["tokens_differentiated"]) // target
         forwards = result.evaluations - gradients + (int(result.data["screened"]) if kind == "gradient" else 0)
-        rules = [each for each in result.rules if each.name not in (FOUND, SEED) and None not in each.search_nll]
+        rules = [each for each in result.rules if each.name not in (FOUND, SEED) and each.search_nll]
         found |= {
             "forwards": forwards, "gradients": gradients, "digest": result.digest, "search_nll": result.best_nll,
             "split": result.split, "power": result.power, "from": result.best.label, "discarded": result.discarded,
