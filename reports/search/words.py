@@ -167,7 +167,8 @@ def _pressed(result: SearchResult) -> list[Caveat]:
                     f"{count} factors are at the bound {name}. Better ones may lie beyond it (--set reach, --splits)."
                 )
                 found_.append(Caveat("Factors at a bound", text, False))
-    rule = next((each for each in rank(result) if each.name not in (FOUND, SEED)), None)
+    rules = [each for each in rank(result) if each.name not in (FOUND, SEED)]
+    rule = next((each for each in rules if each.search_difference), None)
     if result.objective == "needle" and rule and rule.search_difference and rule.held_out_difference:
         own, unseen = rule.search_difference, rule.held_out_difference
         if own.low is not None and own.low > 0 and unseen.mean < own.low:

@@ -37,12 +37,14 @@ def make_result(
     iterations: int = 8,
     levels: dict[str, float] | None = None,
     nlls: dict[str, list[float]] | None = None,
+    unscored: Sequence[str] = (),
     stopped: Stop = "iterations",
     objective: str = "needle",
     given_up: int = 0,
     **changes: Any,
 ) -> SearchResult:
-    """A whole result. ``levels`` are mean nats of the rules, ``nlls`` replace all scores of some."""
+    """A whole result. ``levels`` are mean nats of the rules, ``nlls`` replace all scores of some, and
+    ``unscored`` have none on the search's own samples."""
     rng = random.Random(7)
     rope = OriginalRope(theta, 2 * pairs, window)
     target = scale * window
@@ -68,7 +70,7 @@ def make_result(
         for name in made
         if name in mean
     }
-    parted = {name: (each[:samples], each[samples:]) for name, each in scores.items()}
+    parted = {name: ([] if name in unscored else each[:samples], each[samples:]) for name, each in scores.items()}
     facts = [
         rule_facts(name, made[name], *part, None if name == "searched" else parted["searched"])
         for name, part in parted.items()

@@ -53,6 +53,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "d_tcd beyond, no d_rcd": {"d_tcd": 32, "d_rcd": None},
     "everything at one pair": {"d_tcd": 31, "d_rcd": 31, "d10_tcd": 31, "splits": (30, 31), "best": 31},
     "perfect": {"nlls": dict.fromkeys(LEVELS, [0.0] * 28)},
+    "rules without own scores": {"unscored": ("none", "pi", "yarn")},
     "more splits than lines": {"pairs": 64, "window": 8192, "theta": 5e5, "splits": tuple(range(10, 40))},
 }  # fmt: skip
 
@@ -199,6 +200,16 @@ def test_caveats() -> None:
     assert titles(**calm | {"iterations": 3}, stopped="patience") == set()
     assert titles(**calm, d_rcd=None) == {"No factor reaches s"}
     assert titles(**calm, data={"repeated": True}) == {"Repeated haystack"}
+    one = {"needles": {"needles": 1, "distractors": 0}}
+    assert titles(**calm, data=one) == {"One needle a sample"}
+    assert titles(**calm, data={"needles": {"needles": 4, "distractors": 4}}) == set()
+    assert titles(**calm, factors=[1.0] * 12 + [8.0] * 20) == {"Factors at a bound"}
+    own = {"searched": [0.1] * 4 + [0.5] * 30, "yarn": [0.5, 0.52, 0.5, 0.48] + [0.5] * 30}
+    assert titles(**calm, nlls=own) == {"Own and unseen loss differ"}
+    assert titles(**calm, nlls=own | {"ntk": [0.5] * 4 + [0.4] * 30}, unscored=["ntk"]) == {
+        "Own and unseen loss differ"
+    }
+    assert titles(**calm, nlls=own, unscored=["none", "pi", "ntk", "yarn", "longrope2"]) == set()
 
 
 def words(svg: Any) -> list[str]:
