@@ -277,6 +277,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="folder for the searches")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--part", default="0/1", help="K/N: every N-th missing cell from the K-th on, for N processes")
+    parser.add_argument("--cell", action="append", help="SUBJECT/KIND/SEED: only this one; may be repeated")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--write", type=Path, metavar="PAGE")
     arguments = parser.parse_args()
@@ -293,7 +294,7 @@ def main() -> int:
     part, parts = map(int, arguments.part.split("/"))
     arguments.work.mkdir(parents=True, exist_ok=True)
     for cell in every[part::parts]:
-        if cell not in Store(arguments.results):
+        if cell in (arguments.cell or every) and cell not in Store(arguments.results):
             made = line(cell, models[cell.split("/")[0]], arguments.work)
             Store(arguments.results).add(made)
             print(time.strftime("%H:%M:%S"), cell, f"{np.mean(made['nll']):.4f}", flush=True)
