@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lr2eval.method.search.config import SearchConfig
     from lr2eval.method.search.needles import Sample
     from lr2eval.method.search.perplexity import ModelExecutor
-    from lr2eval.method.search.run import SplitDone
+    from lr2eval.method.search.run import JournalScorer, SplitDone
     from lr2eval.method.search.space import Space
 
 
@@ -87,7 +87,7 @@ def _search(
 ) -> SearchOutcome:
     import torch
 
-    from lr2eval.method.search.gradient import CANDIDATES, descend, descent_cost, steps
+    from lr2eval.method.search.gradient import CANDIDATES, composed, descend, descent_cost
     from lr2eval.method.search.journal import Journal
     from lr2eval.method.search.run import JournalScorer
     from lr2eval.method.search.run import search as search_splits
@@ -115,12 +115,14 @@ def _search(
     }
     home = config.out or Path("runs") / _run_name(checkpoint.name, config)
     rules = _rules(rope, config)
-    more = steps(rope, config) if config.strategy == "gradient" else {}
+    more = composed(rope, config.target_length, config.turns) if config.strategy == "gradient" else {}
     screened = _tempered(rules | more, config)
+    rungs = [(min(config.screen, config.samples), len(screened))]
+    rungs += [(min(3 * config.screen, config.samples), -(-len(screened) // 4))]
+    screening = rungs[0][0] * rungs[0][1] + (rungs[1][0] - rungs[0][0]) * rungs[1][1]
     after = (len(rules) + BEST_RULES + 2) * config.held_out + (2 * BEST_RULES + 2) * config.samples
     cost = descent_cost(config) if config.strategy == "gradient" else len(spaces) * config.split_cost()
-    few = min(config.screen, config.samples)
-    total = len(screened) * few + cost + after
+    total = screening + cost + after
     with locked(home):
         facts = {"kind": "search", "data": data, "versions": versions(), "command": list(command), "created": now()}
         claim(home, settings, facts)
@@ -131,7 +133,7 @@ def _search(
             if len(journal):
                 listener.message(f"resuming: {len(journal):,} evaluations are already done")
             scorer = JournalScorer(executor, journal, listener)
-            warm = _best_temperatures(screened, scorer.nlls(list(screened.values()), range(few)))
+            warm = _best_temperatures(screened, rungs, scorer)
             if config.strategy == "gradient":
                 done = descend(dict(list(warm.items())[: CANDIDATES * config.starts]), config, scorer, listener)
             else:
@@ -147,7 +149,7 @@ def _search(
         tokens = sum(each.tokens for each in rows)
         differentiated = sum(each.tokens for each in rows if each.gradient is not None)
         found = data | {
-            "screened": len(screened) * few,
+            "screened": screening,
             "tokens_read": tokens,
             "tokens_differentiated": differentiated,
         }
@@ -252,12 +254,19 @@ def _tempered(rules: Mapping[str, RopeScaling], config: SearchConfig) -> dict[tu
 
 
 def _best_temperatures(
-    screened: Mapping[tuple[str, float], RopeScaling], nlls: Sequence[Sequence[float]]
+    screened: Mapping[tuple[str, float], RopeScaling], rungs: Sequence[tuple[int, int]], scorer: JournalScorer
 ) -> dict[str, RopeScaling]:
-    """Every rule at its best temperature, the best rule first. ``nlls`` has the scores of each of ``screened``."""
-    ranked = sorted(zip(screened, nlls, strict=True), key=lambda pair: _mean(pair[1]))
+    """Every rule at its best temperature, the best rule first.
+
+    Each rung is a number of samples, and how many of the best so far are scored on these.
+    """
+    ranked = list(screened)
+    for samples, kept in rungs:
+        nlls = scorer.nlls([screened[pair] for pair in ranked[:kept]], range(samples))
+        order = sorted(zip(ranked[:kept], nlls, strict=True), key=lambda found: _mean(found[1]))
+        ranked[:kept] = [pair for pair, _ in order]
     best: dict[str, RopeScaling] = {}
-    for (name, warm), _ in ranked:
+    for name, warm in ranked:
         best.setdefault(name, screened[name, warm])
     return best
 

@@ -18,7 +18,7 @@ from scipy.optimize import isotonic_regression
 
 from lr2eval.errors import BackendError
 from lr2eval.listener import Listener
-from lr2eval.method.rope.rules import longrope
+from lr2eval.method.rope.rules import longrope, longrope2
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.search.evolution import Stop
@@ -44,13 +44,20 @@ def slow_pairs(rope: OriginalRope, turns: float) -> int:
     return min(fast, rope.pairs - -(-rope.pairs // 4))
 
 
-def steps(rope: OriginalRope, config: SearchConfig) -> dict[str, RopeScaling]:
-    """Starts beside the rules: fast pairs as they were trained, all slow ones at s, 2s or 4s."""
-    first, target = slow_pairs(rope, config.turns), config.target_length
+def composed(rope: OriginalRope, target: int, turns: float) -> dict[str, RopeScaling]:
+    """Starts beside the rules: all slow pairs at s, 1.25s, 2s or 4s, and before them one of three left sides.
+
+    ``step``: the pairs that turn more than ``turns`` times in the window as they were trained. ``q1.5`` and ``q2``:
+    ``S^((i/d_tcd)^q)``, LongRoPE2's with a larger exponent, so that fast pairs change less.
+    """
+    first, s = slow_pairs(rope, turns), target / rope.window
     made = {}
-    for times in (1, 2, 4):
-        factors = [1.0] * first + [times * target / rope.window] * (rope.pairs - first)
-        made[f"step-{times}s"] = longrope(rope, target, factors=factors)
+    for times in (1, 1.25, 2, 4):
+        slow = times * s
+        made[f"step-{times}s"] = longrope(rope, target, factors=[1.0] * first + [slow] * (rope.pairs - first))
+        for power in (1.5, 2) if 0 < rope.d_tcd < rope.pairs else ():
+            right = [slow] * (rope.pairs - rope.d_tcd)
+            made[f"q{power}-{times}s"] = longrope2(rope, target, split=rope.d_tcd, right=right, power=power)
     return made
 
 

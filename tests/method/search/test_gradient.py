@@ -14,7 +14,7 @@ from lr2eval.errors import BackendError
 from lr2eval.method.rope import rules
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.method.search.config import SearchConfig
-from lr2eval.method.search.gradient import SKIPS, Descent, descend, descent_cost, steps
+from lr2eval.method.search.gradient import SKIPS, Descent, composed, descend, descent_cost
 from lr2eval.method.search.journal import Journal, Trial, TrialResult, factors_key
 from lr2eval.method.search.run import JournalScorer, SplitDone
 from tests.method.search.test_run import Heard
@@ -96,11 +96,14 @@ def test_factors_that_move_stay_at_least_1_and_never_fall(rule: str, turns: floa
     assert descent.step == len(pulls)
 
 
-def test_steps_keep_the_fast_pairs_and_raise_the_slow_ones() -> None:
-    made = steps(ROPE, config())
-    assert list(made) == ["step-1s", "step-2s", "step-4s"]
+def test_starts_are_composed_of_left_and_right_sides() -> None:
+    made = composed(ROPE, TARGET, 1.5)
+    assert set(made) == {f"{left}-{times}s" for left in ("step", "q1.5", "q2") for times in ("1", "1.25", "2", "4")}
     assert made["step-4s"].long_factor == (1.0,) * SLOW + (64.0,) * (32 - SLOW)
-    assert all(each.original == ROPE and each.target_window == TARGET for each in made.values())
+    split = ROPE.d_tcd
+    left = [20.0 ** ((pair / split) ** 2) for pair in range(split)]
+    assert made["q2-1.25s"].long_factor == pytest.approx([*left, *[20.0] * (32 - split)])
+    assert composed(OriginalRope(2.0, 64, 4096), 8192, 1.5).keys() == {f"step-{times}s" for times in (1, 1.25, 2, 4)}
 
 
 def test_a_check_that_is_worse_goes_back_to_the_best_with_half_the_rate() -> None:
