@@ -130,7 +130,7 @@ class SearchConfig(Config):
     starts: Rare[int] = Field(2, ge=1)
     """The number of rules from which a gradient search starts."""
     screen: Rare[int] = Field(2, ge=1)
-    """The number of samples on which each rule is tried at several temperatures; thrice as many for the best quarter."""
+    """The number of samples on which rules are tried at several temperatures; thrice as many for the best quarter."""
     check_every: Rare[int] = Field(10, ge=1)
     """The number of gradient steps between two checks on the samples of the search."""
     turns: Rare[float] = Field(1.5, gt=0)

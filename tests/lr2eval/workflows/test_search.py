@@ -74,9 +74,12 @@ def test_search_json_holds_what_a_report_needs(folder: Path) -> None:
     assert rules["searched"].search_perplexity <= rules["seed"].search_perplexity  # type: ignore[operator]
     with Journal.open(folder) as journal:
         # Rules at several temperatures and held-out samples come on top; what was scored before is not scored again.
-        assert found.data["screened"] == 44 * 3, "11 rules at 0.8, 1, su and yarn; each has its own among them"
+        assert found.data["screened"] == 44 * 2 + 11, (
+            "11 rules at 0.8, 1, su and yarn, the best quarter on all 3 samples"
+        )
         twice = rules["seed"].factors == found.factors
-        assert len(journal) == EVALUATIONS + found.data["screened"] + (len(rules) - twice) * 2
+        more = len(journal) - EVALUATIONS - found.data["screened"] - (len(rules) - twice) * 2
+        assert 0 <= more <= 3, "the third sample, for those of the three best rules that were not among the quarter"
 
 
 def test_two_workers_find_the_same_history(folder: Path, lr2eval: Run, tmp_path: Path) -> None:
@@ -272,7 +275,7 @@ def test_a_failing_model_leaves_the_journal_whole(
     assert done.code == 5
     assert said in done.err.splitlines()[-1]
     with Journal.open(tmp_path / "run") as journal:
-        assert len(journal) == (27 + 44 * 3 if broken == "nan" else 5)  # first 11 rules at their temperatures
+        assert len(journal) == (27 + 44 * 2 + 11 if broken == "nan" else 5)  # first the rules at their temperatures
     if broken == "memory":  # with memory again the same command goes on
         monkeypatch.setattr(perplexity, "_mean_nll", whole)
         done = lr2eval("search", *SMALL, "--out", tmp_path / "run")
