@@ -141,6 +141,7 @@ def _search(
             best = {name: warm[name] for name in [name for name in warm if name in rules][:BEST_RULES]}
             compared = _compared(done, rules, best)
             near = {name: each for name, each in compared.items() if name.partition("@")[0] in (*best, SEED, FOUND)}
+            near |= {name: each for name, each in compared.items() if scorer.known(each, range(config.samples))}
             own = dict(zip(near, scorer.nlls(list(near.values()), range(config.samples)), strict=True))
             unseen = range(config.samples, config.samples + config.held_out)
             held_out = scorer.nlls(list(compared.values()), unseen)

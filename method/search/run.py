@@ -46,6 +46,10 @@ class JournalScorer:
         keys = [factors_key(scaling) for scaling in scalings]
         return [[self._journal.scores[key, sample] for sample in samples] for key in keys]
 
+    def known(self, scaling: RopeScaling, samples: Sequence[int]) -> bool:
+        """Whether the journal has the score of this vector on every one of the samples."""
+        return all((factors_key(scaling), sample) in self._journal.scores for sample in samples)
+
     def gradients(self, scaling: RopeScaling, samples: Sequence[int]) -> tuple[list[float], list[tuple[float, ...]]]:
         """The scores of one vector of factors, and their gradients, one for each sample."""
         self._evaluate([Trial(scaling, sample, gradient=True) for sample in samples])
