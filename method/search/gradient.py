@@ -184,7 +184,7 @@ class _Lane:
         if not self.rounds:
             if not finite:
                 return
-            self.first = nll, scaling
+            self.first = nll, replace(scaling, provenance=f"start {self.name}")
         if finite and nll < self.best[0]:
             self.best = nll, scaling
         elif self.rounds:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 
 from markupsafe import Markup
 
@@ -14,7 +14,7 @@ from lr2eval.reports.plots import Estimate, FactorLine, factor_plot, forest
 
 MOST = 14
 """Rules, and splits, that a figure draws or names; the tables hold them all."""
-_NAME = 14
+_NAME = 19
 _LINES = 6
 """Factors that the figure of a gradient search follows."""
 _NEAR = 0.1
@@ -27,10 +27,15 @@ def shown_name(name: str) -> str:
     return {FOUND: "found", SEED: "best start"}.get(name, name)
 
 
+def distinct(result: SearchResult) -> list[RuleFacts]:
+    """The rules without the search; of rules with equal factors (at several temperatures) the first."""
+    rules = [rule for rule in result.rules if rule.name not in (FOUND, SEED)]
+    return [rule for number, rule in enumerate(rules) if rule.factors not in [each.factors for each in rules[:number]]]
+
+
 def drawn(result: SearchResult) -> list[RuleFacts]:
     """The rules that fit into a figure and, last and on top, the found factors."""
-    rules = [rule for rule in result.rules if rule.name not in (FOUND, SEED)][:MOST]
-    return rules + [rule for rule in result.rules if rule.name == FOUND]
+    return distinct(result)[:MOST] + [rule for rule in result.rules if rule.name == FOUND]
 
 
 def marks(result: SearchResult) -> dict[str, int | None]:
@@ -142,23 +147,28 @@ def descent(result: SearchResult) -> Markup | None:
         names: list[str] = []
         for lane, drawn_as in zip(lanes, chain([_BEST], figures.series_styles()), strict=False):
             nlls = [nll for each in lane.rounds for nll in each.step_nll]
-            losses.plot(range(1, len(nlls) + 1), [math.nan if nll is None else nll for nll in nlls], **drawn_as)
-            steps = [each.iteration for each in lane.rounds]
-            warmth.plot(steps, [each.temperature for each in lane.rounds], label=_label(lane, names), **drawn_as)
+            values = [math.nan if nll is None else nll for nll in nlls]
+            losses.plot(range(1, len(nlls) + 1), values, label=_label(lane, names), **drawn_as)
+            warmth.plot([each.iteration for each in lane.rounds], [each.temperature for each in lane.rounds], **drawn_as)
         rounds = result.best.rounds
         moved = [abs(math.log(last / first)) for first, last in zip(rounds[0].factors, rounds[-1].factors, strict=True)]
-        pairs = sorted(sorted(range(len(moved)), key=lambda pair: -moved[pair])[:_LINES])
-        for pair, drawn_as in zip(pairs, figures.series_styles(), strict=False):
-            values = [each.factors[pair] for each in rounds]
-            slowed.plot([each.iteration for each in rounds], values, label=f"pair {pair}", **drawn_as)
-        slowed.set_yscale("log")
+        together: dict[tuple[float, ...], list[int]] = {}  # neighbours that the bounds hold together are one line
+        for pair in sorted(range(len(moved)), key=lambda pair: -moved[pair]):
+            together.setdefault(tuple(each.factors[pair] for each in rounds), []).append(pair)
+        lines = sorted(islice(together.items(), _LINES), key=lambda line: min(line[1]))
+        for (values, pairs), drawn_as in zip(lines, figures.series_styles(), strict=False):
+            label = f"pair {pairs[0]}" if len(pairs) == 1 else f"pairs {min(pairs)} to {max(pairs)}"
+            slowed.plot([each.iteration for each in rounds], values, label=label, **drawn_as)
+        if max(max(values) for values, _ in lines) > 8 * min(min(values) for values, _ in lines):
+            slowed.set_yscale("log")
+            slowed.yaxis.set_minor_formatter("")
         slowed.yaxis.set_major_formatter("{x:.4g}")
-        slowed.yaxis.set_minor_formatter("")
         for axes, label in ((losses, "nats, new samples"), (warmth, "temperature"), (slowed, "factor")):
             axes.set_ylabel(label)
             axes.set_xlim(0, max(each.iteration for lane in lanes for each in lane.rounds))
         slowed.set_xlabel("step")
-        figure.legend(loc="outside right upper")
+        for axes in (losses, slowed):
+            axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
         said = f"{result.best.label}: temperature {result.attention_factor:.4g} after {rounds[-1].iteration} steps"
         svg = figures.to_svg(figure, "descent", "Loss, temperature and factors by step", said)
     return figures.named(svg, names, _NAME)

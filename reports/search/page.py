@@ -13,7 +13,7 @@ from lr2eval._version import __version__
 from lr2eval.base.files import write_atomic
 from lr2eval.errors import UsageError
 from lr2eval.record.folder import read_manifest
-from lr2eval.record.search import FILE, FOUND, SEED, SearchResult
+from lr2eval.record.search import FILE, FOUND, SearchResult
 from lr2eval.reports import formats, page
 from lr2eval.reports.search import figures, words
 
@@ -60,7 +60,7 @@ def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
         caveats=words.caveats(result),
         ranked=ranked,
         columns=[rule for rule in figures.drawn(result) if rule.name != FOUND],
-        left_out=[rule.name for rule in result.rules if rule.name not in (FOUND, SEED)][figures.MOST :],
+        left_out=figures.distinct(result)[figures.MOST :],
         marks=figures.marks(result),
         stops=_STOPS,
         factors_svg=figures.factors(result),

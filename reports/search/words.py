@@ -42,8 +42,9 @@ def judged(result: SearchResult, rule: RuleFacts) -> float | None:
 
 
 def rank(result: SearchResult) -> list[RuleFacts]:
-    """Best first; those without a finite perplexity last."""
-    return sorted(result.rules, key=lambda rule: (judged(result, rule) is None, judged(result, rule) or 0.0))
+    """The rules that were scored, best first; those without a finite perplexity last."""
+    scored = [rule for rule in result.rules if rule.held_out_nll or rule.search_nll]
+    return sorted(scored, key=lambda rule: (judged(result, rule) is None, judged(result, rule) or 0.0))
 
 
 def verdict(result: SearchResult) -> SearchVerdict:

@@ -414,3 +414,37 @@ def test_sorting_and_print(open_: Open, report: Path) -> None:
     tab.emulate_media(media="print")
     assert not tab.locator("nav").is_visible()
     assert tab.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_without_unseen_samples_only_the_scored_rules_are_listed() -> None:
+    result = make_result(held_out=0, unscored=("none", "pi"))
+    listed = [rule.name for rule in words_module.rank(result)]
+    assert set(listed) == {"ntk", "yarn", "longrope2", "seed", "searched"}
+    assert "no finite number" not in words(figures.differences(result, words_module.rank(result)))
+    text = page.html(result, {})
+    assert "Only the best rules were scored" in text
+    assert "same unseen samples" not in text
+
+
+def test_a_rule_at_two_temperatures_is_drawn_once() -> None:
+    result = make_result()
+    warm = [
+        rule.model_copy(update={"name": "ntk@1.2", "attention_factor": 1.2}) for rule in result.rules
+        if rule.name == "ntk"
+    ]  # fmt: skip
+    twice = result.model_copy(update={"rules": [*result.rules, *warm]})
+    assert figures.drawn(twice) == figures.drawn(result)
+    assert figures.shown_name("ntk@1.2") not in words(figures.factors(twice))
+
+
+def test_pairs_that_stay_together_are_one_line() -> None:
+    """A descent holds neighbours together where factors may not decrease."""
+    result = make_result()
+    rows = [
+        round_.model_copy(update={"factors": [1.0] * 28 + [9.0 - n, 9.0 - n, 10.0, 12.0 - n / 2], "temperature": 1.1})
+        for n, round_ in enumerate(result.best.rounds)
+    ]
+    lane = result.best.model_copy(update={"split": None, "start": "yarn", "rounds": rows})
+    svg = figures.descent(result.model_copy(update={"splits": [lane], "split": None}))
+    assert svg is not None
+    assert {"pairs 28 to 29", "pair 31", "from yarn"} <= set(words(svg))
