@@ -147,9 +147,10 @@ def descent(result: SearchResult) -> Markup | None:
         names: list[str] = []
         for lane, drawn_as in zip(lanes, chain([_BEST], figures.series_styles()), strict=False):
             nlls = [nll for each in lane.rounds for nll in each.step_nll]
-            values = [math.nan if nll is None else nll for nll in nlls]
-            losses.plot(range(1, len(nlls) + 1), values, label=_label(lane, names), **drawn_as)
-            warmth.plot([each.iteration for each in lane.rounds], [each.temperature for each in lane.rounds], **drawn_as)
+            drawn_nlls = [math.nan if nll is None else nll for nll in nlls]
+            losses.plot(range(1, len(nlls) + 1), drawn_nlls, label=_label(lane, names), **drawn_as)
+            steps = [each.iteration for each in lane.rounds]
+            warmth.plot(steps, [each.temperature for each in lane.rounds], **drawn_as)
         rounds = result.best.rounds
         moved = [abs(math.log(last / first)) for first, last in zip(rounds[0].factors, rounds[-1].factors, strict=True)]
         together: dict[tuple[float, ...], list[int]] = {}  # neighbours that the bounds hold together are one line
