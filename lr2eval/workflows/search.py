@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -147,14 +146,10 @@ def _search(
             held_out = scorer.nlls(list(compared.values()), unseen)
             scores = [(own.get(name, []), nlls) for name, nlls in zip(compared, held_out, strict=True)]
             rows = journal.rows()
-        tokens = sum(each.tokens for each in rows)
-        differentiated = sum(each.tokens for each in rows if each.gradient is not None)
-        found = data | {
-            "screened": screening,
-            "tokens_read": tokens,
-            "tokens_differentiated": differentiated,
-        }
-        result = _result(config, checkpoint, rope, done, compared, scores, found)
+        data["screened"] = screening
+        data["tokens_read"] = sum(each.tokens for each in rows)
+        data["tokens_differentiated"] = sum(each.tokens for each in rows if each.gradient is not None)
+        result = _result(config, checkpoint, rope, done, compared, scores, data)
         _write(home, config, result, compared[FOUND])
         report = render_search(home, home / "report.html")
     return SearchOutcome(result, home, home / FACTORS_FILE, report)
@@ -261,20 +256,17 @@ def _best_temperatures(
 
     Each rung is a number of samples, and how many of the best so far are scored on these.
     """
+    from lr2eval.method.search.run import finite_mean
+
     ranked = list(screened)
     for samples, kept in rungs:
         nlls = scorer.nlls([screened[pair] for pair in ranked[:kept]], range(samples))
-        order = sorted(zip(ranked[:kept], nlls, strict=True), key=lambda found: _mean(found[1]))
+        order = sorted(zip(ranked[:kept], nlls, strict=True), key=lambda found: finite_mean(found[1]))
         ranked[:kept] = [pair for pair, _ in order]
     best: dict[str, RopeScaling] = {}
     for name, warm in ranked:
         best.setdefault(name, screened[name, warm])
     return best
-
-
-def _mean(nlls: Sequence[float]) -> float:
-    mean = math.fsum(nlls) / len(nlls)
-    return mean if math.isfinite(mean) else math.inf
 
 
 def _compared(

@@ -163,12 +163,13 @@ def _score_round(
         done = stop
         if stop < config.samples:
             # Candidates without a finite score so far go first; equal scores stay in the order asked.
-            ranked = sorted(alive, key=lambda place: _mean(totals[place]))
+            ranked = sorted(alive, key=lambda place: finite_mean(totals[place]))
             alive = sorted(ranked[: config.survivors(len(alive))])
-    means = [_mean(nlls) for nlls in totals]
+    means = [finite_mean(nlls) for nlls in totals]
     return [None if n not in alive and math.isfinite(mean) else mean for n, mean in enumerate(means)], evaluations
 
 
-def _mean(nlls: Sequence[float]) -> float:
+def finite_mean(nlls: Sequence[float]) -> float:
+    """The mean loss; infinite if a loss is not a finite number."""
     mean = sum(nlls) / len(nlls)
     return mean if math.isfinite(mean) else math.inf
