@@ -219,30 +219,35 @@ def tables(store: Store) -> dict[str, str]:
     rows = []
     for each in sorted(lines, key=lambda line: line["key"]):
         subject, kind, seed = each["key"].split("/")
-        right = [packed["right"] / packed["asked"] for packed in each["answers"].values()]
+        right = _right(each)
         spent = each["forwards"] + GRADIENT * each["gradients"]
         nll = np.array(each["nll"])
         low, high = t_interval(nll, 0.95)
         rows.append(
             f"| {subject} | {NAMES[kind]} | {seed} | {nll.mean():.3f} [{low:.3f}, {high:.3f}] | "
-            f"{100 * float(np.mean(right)):.1f} | {each['temperature']:.2f} | {spent:,.0f} |"
+            f"{right:.1f} | {each['temperature']:.2f} | {spent:,.0f} |"
         )
         if "rule" in each:
             rule = each["rule"]
-            nll, right = np.array(rule["nll"]), [each["right"] / each["asked"] for each in rule["answers"].values()]
+            nll, right = np.array(rule["nll"]), _right(rule)
             low, high = t_interval(nll, 0.95)
             rows.append(
                 f"| {subject} | best rule: {rule['name']} | {seed} | {nll.mean():.3f} [{low:.3f}, {high:.3f}] | "
-                f"{100 * float(np.mean(right)):.1f} | {rule['temperature']:.2f} | - |"
+                f"{right:.1f} | {rule['temperature']:.2f} | - |"
             )
     head = "| model | factors | seed | loss, nats | right answers, % | temperature | cost, samples |"
     found = {"cells": "\n".join([head, "|---|---|---|---|---|---|---|", *rows])}
-    head = "| gradient minus ..., nats | tiny models | n | demo models | n |"
+    head = "| gradient minus ... | tiny: nats | points | n | demo: nats | points | n |"
     rows = []
     for kind in ("evolution", "evolution-temperature", "rule"):
         parts = [_difference(store, subject, kind) for subject in ("tiny", "demo")]
         rows.append(f"| {NAMES[kind]} | {' | '.join(parts)} |")
-    return found | {"differences": "\n".join([head, "|---|---|---|---|---|", *rows])}
+    return found | {"differences": "\n".join([head, "|---|---|---|---|---|---|---|", *rows])}
+
+
+def _right(scores: dict[str, Any]) -> float:
+    """Per cent of right answers, the mean of the tasks."""
+    return 100 * float(np.mean([packed["right"] / packed["asked"] for packed in scores["answers"].values()]))
 
 
 NAMES = {"gradient": "gradient", "evolution": "published evolution", "evolution-temperature":
@@ -250,19 +255,23 @@ NAMES = {"gradient": "gradient", "evolution": "published evolution", "evolution-
 
 
 def _difference(store: Store, subject: str, kind: str) -> str:
-    """Over the cells of a kind of subject: the mean paired difference and Student's t interval, n cells."""
-    means = []
+    """Over the cells of a kind of subject: the mean paired differences and Student's t intervals, n cells."""
+    nats, points = [], []
     for key, line in store.lines.items():
         name, found, seed = key.split("/") if key.count("/") == 2 else ("", "", "")
         if found != "gradient" or not name.startswith(subject):
             continue
         other = line.get("rule") if kind == "rule" else store.lines.get(f"{name}/{kind}/{seed}")
         if other:
-            means.append(float(np.mean(np.array(line["nll"]) - np.array(other["nll"]))))
-    if not means:
-        return "not measured | 0"
-    low, high = t_interval(means, 0.95) if len(means) > 1 else (float("nan"), float("nan"))
-    return f"{np.mean(means):+.3f} [{low:+.3f}, {high:+.3f}] | {len(means)}"
+            nats.append(float(np.mean(np.array(line["nll"]) - np.array(other["nll"]))))
+            points.append(_right(line) - _right(other))
+    if len(nats) < 2:
+        return f"not measured | not measured | {len(nats)}"
+    shown = []
+    for values, digits in ((nats, 3), (points, 1)):
+        low, high = t_interval(values, 0.95)
+        shown.append(f"{np.mean(values):+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
+    return f"{shown[0]} | {shown[1]} | {len(nats)}"
 
 
 def filled(page: str, found: dict[str, str]) -> str:
