@@ -57,6 +57,11 @@ def _runs(process: int) -> bool:
     return process != os.getpid() and psutil.pid_exists(process)
 
 
+def file_name(text: str, otherwise: str) -> str:
+    """``text`` with a dash for whatever may not stand in a file name; ``otherwise`` if nothing is left."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or otherwise
+
+
 def expanded(path: Path | str) -> Path:
     """The path with the home folder for ``~``. A name such as ``~x`` stays if there is no user ``x``."""
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from datetime import date
 from itertools import count, takewhile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from lr2eval.base.config import Config, Device, Dtype, Kind, Length, Lengths, ModelName, Names, Rare
+from lr2eval.base.files import file_name
 from lr2eval.base.ids import digest
 from lr2eval.model.tokenizer import CHAT_DATE
 from lr2eval.runs.decoding import DecodingSettings
@@ -178,8 +178,7 @@ class RunConfig(Config):
 
     def run_name(self, model_name: str) -> str:
         """Folder name: the same command names the same folder, so running it again resumes."""
-        safe = re.sub(r"[^A-Za-z0-9._-]+", "-", model_name).strip("-.") or "model"
-        return f"{safe}-{digest(self.settings())[:8]}"
+        return f"{file_name(model_name, 'model')}-{digest(self.settings())[:8]}"
 
 
 def default_lengths(window: int, *windows: int) -> tuple[int, ...]:

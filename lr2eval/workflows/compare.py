@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from lr2eval.base.files import json_text, output_folder, write_all
+from lr2eval.base.files import file_name, json_text, output_folder, write_all
 from lr2eval.comparisons import baseline
 from lr2eval.comparisons.compare import compare_runs, ranking, read_all
 from lr2eval.comparisons.exports import gate_markdown, junit, to_csv, to_markdown
@@ -183,8 +182,7 @@ def _both(paths: Sequence[Path], original: Path | None) -> list[Path]:
 
 
 def _folder(out: Path | str | None, name: str) -> Path:
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:120] or "comparison"
-    folder = Path(out) if out else Path("runs") / safe
+    folder = Path(out) if out else Path("runs") / file_name(name, "comparison")[:120]
     if "samples.sqlite" in output_folder(folder):
         raise UsageError(f"--out {folder}: this is the folder of a run; choose another one")
     return folder

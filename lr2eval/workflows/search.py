@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lr2eval.base.files import cache_dir, write_json
+from lr2eval.base.files import cache_dir, file_name, write_json
 from lr2eval.base.ids import digest
 from lr2eval.base.machine import now, versions
 from lr2eval.base.units import format_length
@@ -342,5 +342,4 @@ def _write(home: Path, config: SearchConfig, result: SearchResult, found: RopeSc
 
 
 def _run_name(model: str, config: SearchConfig) -> str:
-    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-.") or "model"
-    return f"search-{safe}-{format_length(config.target_length)}-{digest(config.settings())[:8]}"
+    return f"search-{file_name(model, 'model')}-{format_length(config.target_length)}-{digest(config.settings())[:8]}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import BeforeValidator
 
 from lr2eval.base.config import Kind, Length, Names
+from lr2eval.base.files import file_name
 from lr2eval.base.settings import read_sets
 from lr2eval.base.units import format_length
 from lr2eval.errors import UsageError
@@ -69,7 +69,7 @@ def prepare_sweep(config: SweepConfig, *, listener: Listener | None = None) -> R
     models = {"original": original}
     for text, one in asked.items():
         settings = first.config.model_copy(update={key: getattr(one, key) for key in ("rope", *OF_ROPE)})
-        part = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.")
+        part = file_name(text, "rule")
         part += f"-{len(models)}" * (part in models)
         models[part] = replace(first, config=settings, checkpoint=seen[text])
     name = f"sweep-{Path(checkpoint.name).name}-{format_length(config.target_length)}"

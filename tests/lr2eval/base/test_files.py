@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from lr2eval.base.files import expanded, is_full, is_temporary, output_folder, sweep, temporary, write_all, write_atomic
+from lr2eval.base.files import (
+    expanded,
+    file_name,
+    is_full,
+    is_temporary,
+    output_folder,
+    sweep,
+    temporary,
+    write_all,
+    write_atomic,
+)
 from lr2eval.errors import StoreError, UsageError
 
 _KILLED = """
@@ -122,3 +132,11 @@ def test_names_and_errors() -> None:
 def test_a_home_of_nobody_is_a_plain_name() -> None:
     assert expanded("~~~/x") == Path("~~~/x")
     assert expanded("~/x") == Path.home() / "x"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("org/my model", "org-my-model"), ("../..", "other"), ("", "other"), ("ümlaut", "mlaut"), ("a:b=1.5", "a-b-1.5")],
+)
+def test_a_file_name_cannot_leave_its_folder(text: str, name: str) -> None:
+    assert file_name(text, "other") == name
