@@ -42,8 +42,9 @@ import tiny_search
 import torch
 from reproduction.cells import Design
 from reproduction.demo import Demo
+from reproduction.intervals import pooled
 from reproduction.measure import Test, answered
-from reproduction.store import Store, pack
+from reproduction.store import Store, pack, unpack
 from reproduction.tiny import question
 
 from lr2eval.method.rope.rules import longrope, with_attention
@@ -237,12 +238,17 @@ def tables(store: Store) -> dict[str, str]:
             )
     head = "| model | factors | seed | loss, nats | right answers, % | temperature | cost, samples |"
     found = {"cells": "\n".join([head, "|---|---|---|---|---|---|---|", *rows])}
-    head = "| gradient minus ... | tiny: nats | points | n | demo: nats | points | n |"
+    head = "| gradient minus ... | models | nats | samples | points | answers |"
     rows = []
     for kind in ("evolution", "evolution-temperature", "rule"):
-        parts = [_difference(store, subject, kind) for subject in ("tiny", "demo")]
-        rows.append(f"| {NAMES[kind]} | {' | '.join(parts)} |")
-    return found | {"differences": "\n".join([head, "|---|---|---|---|---|---|---|", *rows])}
+        for subject in ("tiny", "demo"):
+            pairs = list(_pairs(store, subject, kind))
+            names = sorted({name for name, _, _ in pairs})
+            for models in [*([name] for name in names), *([names] if len(names) > 1 else [])]:
+                shown = models[0] if len(models) == 1 else f"**{subject}, all**"
+                found_ = _differences([pair[1:] for pair in pairs if pair[0] in models])
+                rows.append(f"| {NAMES[kind]} | {shown} | {found_} |")
+    return found | {"differences": "\n".join([head, "|---|---|---|---|---|---|", *rows])}
 
 
 def _right(scores: dict[str, Any]) -> float:
@@ -254,24 +260,29 @@ NAMES = {"gradient": "gradient", "evolution": "published evolution", "evolution-
          "evolution with temperature", "rule": "best rule at its best temperature"}  # fmt: skip
 
 
-def _difference(store: Store, subject: str, kind: str) -> str:
-    """Over the cells of a kind of subject: the mean paired differences and Student's t intervals, n cells."""
-    nats, points = [], []
+def _pairs(store: Store, subject: str, kind: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Each gradient search with another kind of the same model and samples: ``(model, gradient, other)``."""
     for key, line in store.lines.items():
         name, found, seed = key.split("/") if key.count("/") == 2 else ("", "", "")
-        if found != "gradient" or not name.startswith(subject):
-            continue
-        other = line.get("rule") if kind == "rule" else store.lines.get(f"{name}/{kind}/{seed}")
-        if other:
-            nats.append(float(np.mean(np.array(line["nll"]) - np.array(other["nll"]))))
-            points.append(_right(line) - _right(other))
-    if len(nats) < 2:
-        return f"not measured | not measured | {len(nats)}"
-    shown = []
-    for values, digits in ((nats, 3), (points, 1)):
-        low, high = t_interval(values, 0.95)
-        shown.append(f"{np.mean(values):+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]")
-    return f"{shown[0]} | {shown[1]} | {len(nats)}"
+        if found == "gradient" and name.startswith(subject):
+            other = line.get("rule") if kind == "rule" else store.lines.get(f"{name}/{kind}/{seed}")
+            if other:
+                yield name, line, other
+
+
+def _differences(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> str:
+    """Of several cells as one set: paired differences of losses by sample and of right answers by document."""
+    nats = [one - other for ours, theirs in pairs for one, other in zip(ours["nll"], theirs["nll"], strict=True)]
+    low, high = t_interval(nats, 0.95)
+    parts = []
+    for ours, theirs in pairs:
+        for task, packed in ours["answers"].items():
+            right, other = unpack(packed), unpack(theirs["answers"][task])
+            each = len(right) // DOCUMENTS["tiny" if task == "many" else "demo"]
+            parts.append((right, other, np.arange(len(right)) // each))
+    points = pooled(parts, 0.95)
+    shown = f"{100 * points.mean:+.1f} [{100 * points.low:+.1f}, {100 * points.high:+.1f}]"
+    return f"{np.mean(nats):+.3f} [{low:+.3f}, {high:+.3f}] | {len(nats)} | {shown} | {points.n}"
 
 
 def filled(page: str, found: dict[str, str]) -> str:
