@@ -142,8 +142,7 @@ def _search(
             near = {name: each for name, each in compared.items() if name.partition("@")[0] in (*best, SEED, FOUND)}
             near |= {name: each for name, each in compared.items() if scorer.known(each, range(config.samples))}
             own = dict(zip(near, scorer.nlls(list(near.values()), range(config.samples)), strict=True))
-            unseen = range(config.samples, config.samples + config.held_out)
-            held_out = scorer.nlls(list(compared.values()), unseen)
+            held_out = scorer.nlls(list(compared.values()), range(config.samples, config.samples + config.held_out))
             scores = [(own.get(name, []), nlls) for name, nlls in zip(compared, held_out, strict=True)]
             rows = journal.rows()
         data["screened"] = screening

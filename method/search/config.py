@@ -149,7 +149,9 @@ class SearchConfig(Config):
     def _possible(self) -> Self:
         idle = [key for key in (_EVOLVING if self.strategy == "gradient" else _ALONG) if key in self.model_fields_set]
         if idle:
-            raise ValueError(f"--strategy {self.strategy} does not use {', '.join(idle)}; omit this or change --strategy")
+            raise ValueError(
+                f"--strategy {self.strategy} does not use {', '.join(idle)}; omit this or change --strategy"
+            )
         if self.parents > self.population:
             raise ValueError(f"{self.parents} parents cannot come from a population of {self.population}")
         if self.iterations and not self.children:

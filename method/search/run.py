@@ -48,7 +48,8 @@ class JournalScorer:
 
     def known(self, scaling: RopeScaling, samples: Sequence[int]) -> bool:
         """Whether the journal has the score of this vector on every one of the samples."""
-        return all((factors_key(scaling), sample) in self._journal.scores for sample in samples)
+        key = factors_key(scaling)
+        return all((key, sample) in self._journal.scores for sample in samples)
 
     def gradients(self, scaling: RopeScaling, samples: Sequence[int]) -> tuple[list[float], list[tuple[float, ...]]]:
         """The scores of one vector of factors, and their gradients, one for each sample."""

@@ -60,7 +60,7 @@ def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
         caveats=words.caveats(result),
         ranked=ranked,
         columns=[rule for rule in figures.drawn(result) if rule.name != FOUND],
-        left_out=figures.distinct(result)[figures.MOST :],
+        left_out=[rule.name for rule in figures.distinct(result)[figures.MOST :]],
         marks=figures.marks(result),
         stops=_STOPS,
         factors_svg=figures.factors(result),

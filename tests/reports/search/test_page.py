@@ -448,3 +448,15 @@ def test_pairs_that_stay_together_are_one_line() -> None:
     svg = figures.descent(result.model_copy(update={"splits": [lane], "split": None}))
     assert svg is not None
     assert {"pairs 28 to 29", "pair 31", "from yarn"} <= set(words(svg))
+
+
+def test_rules_without_room_are_named() -> None:
+    result = make_result()
+    one = result.rules[0]
+    more = [
+        one.model_copy(update={"name": f"rule-{n}", "factors": [n + 1.5] * len(one.factors)})
+        for n in range(figures.MOST + 1)
+    ]
+    text = page.html(result.model_copy(update={"rules": [*result.rules, *more]}), {})
+    assert f"More rules in search.json: rule-{figures.MOST - 5}" in text
+    assert "made_by=" not in text
