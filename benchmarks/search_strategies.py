@@ -8,7 +8,7 @@ command goes on where it was stopped. ``--list`` names the cells that are missin
 
 * ``gradient``: ``--strategy gradient`` with its defaults, on every subject.
 * ``evolution``: the published search. Tiny models: its published size at the theoretical split (1,408 candidates, 10
-  samples). Demo: the size of ``method/demo-extend.toml``.
+  samples). Demo: a small one of at most 720 evaluations, with racing.
 * ``evolution-temperature``: the same with the attention temperature as a gene.
 
 All kinds of a subject and seed are scored on the same 48 unseen samples and the same questions at the target length.

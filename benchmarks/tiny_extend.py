@@ -49,8 +49,6 @@ offline = true
 device = "cpu"
 
 [search]
-splits = [14]
-race = true
 depths = "grid"
 needles = 12
 distractors = 36
@@ -60,7 +58,7 @@ repeat = true
 dtype = "float32"
 held_out = 24
 workers = {workers}
-iterations = {iterations}
+steps = {steps}
 
 [data]
 sources = [{{ name = "tiny", path = {documents}, tokenised = true }}]
@@ -87,7 +85,7 @@ samples_per_cell = 8
 """
 
 
-def write_config(path: Path, model: Path, target: int, documents: Path, *, iterations: int, workers: int) -> None:
+def write_config(path: Path, model: Path, target: int, documents: Path, *, steps: int, workers: int) -> None:
     """The file that ``lr2eval extend --config`` reads."""
     text = CONFIG.format(
         model=json.dumps(str(model)),
@@ -95,7 +93,7 @@ def write_config(path: Path, model: Path, target: int, documents: Path, *, itera
         documents=json.dumps(str(documents)),
         haystack=json.dumps(str(tiny_search.ASSET / "haystack.txt")),
         wording=json.dumps(str(tiny_search.ASSET / "wording.json")),
-        iterations=iterations,
+        steps=steps,
         workers=workers,
     )
     path.write_text(text, encoding="utf-8")
@@ -106,7 +104,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, default=tiny_search.ASSET)
     parser.add_argument("--rows", type=int, default=160)
-    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
@@ -120,7 +118,7 @@ def main() -> None:
         arguments.model.resolve(),
         tiny_search.TARGET,
         folder / "documents.jsonl",
-        iterations=arguments.iterations,
+        steps=arguments.steps,
         workers=arguments.workers,
     )
     command = [sys.executable, "-m", "lr2eval", "extend", "--config", str(folder / "extend.toml")]
@@ -134,7 +132,7 @@ def main() -> None:
     facts = {
         "machine": machine.facts(),
         "rows": arguments.rows,
-        "iterations": arguments.iterations,
+        "steps": arguments.steps,
         "resumed": begun,
         "wall_seconds": round(time.monotonic() - began),
         "processor_seconds": round(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime),

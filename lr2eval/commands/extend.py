@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 
 def _plan(steps: Steps) -> list[str]:
-    splits = steps.search.splits
-    at = f"at pairs {', '.join(map(str, splits))}" if splits else "near d_tcd"
     windows = f"{format_length(steps.recipe.original_window)} to {format_length(steps.recipe.target_window)}"
     return [
-        f"factors: {steps.factors or f'search {at}'}",
+        f"factors: {steps.factors or f'{steps.search.strategy} search'}",
         f"training: {windows}, on {', '.join(source.name for source in steps.data.sources)}",
         f"evaluation: {', '.join(steps.evaluation.tasks)}, original against extended",
     ]

@@ -64,6 +64,9 @@ LONGBENCH_WORDS = {
 """Mean words of a context (characters in Chinese), by LongBench's own table; a word counts as 1.4 tokens."""
 LONGBENCH_SAMPLES = {"multifieldqa_en": 150, "lcc": 500, "repobench-p": 500}
 """Samples of the tasks that do not have 200."""
+GRADIENT_SEARCH = 1_392
+"""Forward passes that a gradient search with its default settings costs: 492, and 200 gradients at 4.5 each, as
+``benchmarks/search_strategies.py`` counts them."""
 KNOWN = ("ruler", "niah", "mmlu", "longbench")
 """Benchmarks whose sizes are known without data."""
 
@@ -105,10 +108,10 @@ class Request(Config):
     """The number of samples per RULER task and length."""
     original_window: Annotated[Length, Field(ge=1)]
     """The original window in tokens. Default: from the model's config.json."""
-    search: Annotated[tuple[int, int, int], BeforeValidator(_search_sizes), Kind("sizes")] = (64, 40, 10)
-    """The size of a search: population x iterations x samples. Default: 64x40x10."""
+    search: Annotated[tuple[int, int, int] | None, BeforeValidator(_search_sizes), Kind("sizes")] = None
+    """The size of an evolution: population x iterations x samples, such as 64x40x10. Default: a gradient search."""
     splits: int = Field(1, ge=1)
-    """The number of splits that are searched."""
+    """The number of splits that the evolution searches."""
     train_tokens: Annotated[int, BeforeValidator(parse_count), Kind("count")] = 10_000_000_000
     """The number of training tokens; 0 leaves out training. Default: 10B."""
     short_share: float = Field(0.3, ge=0, le=1)
@@ -130,12 +133,6 @@ class Request(Config):
     def target_length(self) -> int:
         """The longest length."""
         return max(self.lengths)
-
-    @property
-    def evaluations(self) -> int:
-        """Candidates that a search scores: twice the population, then half of it in each iteration (as published)."""
-        population, iterations, _ = self.search
-        return 2 * population + iterations * (population // 2)
 
 
 def evaluation(shape: Shape, asked: Request) -> list[Cost]:
@@ -165,14 +162,20 @@ def evaluation(shape: Shape, asked: Request) -> list[Cost]:
 
 def searching(shape: Shape, asked: Request) -> list[Cost]:
     """The factor search, for all splits; nothing where the window does not grow."""
-    samples = asked.search[2] * asked.evaluations * asked.splits
+    name, samples = "search: gradient", GRADIENT_SEARCH
+    if asked.search is not None:
+        population, iterations, each = asked.search
+        # As published: twice the population, then half of it in each iteration.
+        candidates = 2 * population + iterations * (population // 2)
+        samples = each * candidates * asked.splits
+        of = f"{asked.splits} split{'' if asked.splits == 1 else 's'} x {candidates:,} candidates"
+        name = f"search: {of} x {each} samples"
     if asked.target_length <= asked.original_window or not samples:
         return []
     tokens = samples * asked.target_length
     total = sum(operations(shape, tokens, samples * asked.target_length**2))
     hours = total / (asked.tflops * 1e12 * asked.utilisation) / 3600
-    of = f"{asked.splits} split{'' if asked.splits == 1 else 's'} x {asked.evaluations:,} candidates"
-    return [Cost(f"search: {of} x {asked.search[2]} samples", tokens, total, hours, hours / asked.gpus)]
+    return [Cost(name, tokens, total, hours, hours / asked.gpus)]
 
 
 def training(shape: Shape, asked: Request) -> list[Cost]:

@@ -114,9 +114,8 @@ def steps(config: ExtendConfig, original_window: int) -> Steps:
         raise UsageError(
             f"--target-length {asked}: the model's window is already {original_window:,}; give a longer one"
         )
-    search = SearchConfig.load(
-        {**config.search, **common, "target_length": config.target_length, "out": home / "search"}
-    )
+    how = {"strategy": "gradient", **config.search, **common}
+    search = SearchConfig.load({**how, "target_length": config.target_length, "out": home / "search"})
     asked_training = flat(config.training)
     source = asked_training.pop("recipe", None)
     # Budgets of a recipe are for estimates; here the data says how much there is.

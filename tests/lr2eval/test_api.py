@@ -70,7 +70,7 @@ exported = lr2eval.export(asset, found.factors, str(home / "exported"), attentio
 extended = lr2eval.extend(
     lr2eval.ExtendConfig(
         model=asset, target_length=512, factors=found.factors, offline=True, device="cpu", out=home / "extension",
-        search={**words, "splits": [14], "dtype": "float32"},
+        search={**words, "dtype": "float32"},
         data={
             "sources": [{"name": "tiny", "path": str(home / "documents.jsonl"), "tokenised": True}],
             "buckets": [{"up_to": 128, "share": 0.5}, {"share": 0.5}],

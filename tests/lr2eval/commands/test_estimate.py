@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lr2eval.base.units import parse_count, parse_lengths
-from lr2eval.estimate.request import GPUS, PUBLISHED
+from lr2eval.estimate.request import GPUS, GRADIENT_SEARCH, PUBLISHED
 
 Run = Callable[..., Any]
 LLAMA3 = {
@@ -46,6 +46,8 @@ def test_llama3_as_published(llama3: Path, lr2eval: Run) -> None:
     assert training["tokens"] == pytest.approx(10e9, rel=1e-3)
     # One forward over 128k: 2 x 6.98e9 weights a token, 2 x 131,072 x 131,072^2 in attention.
     forward = 2 * 6.98e9 * 131072 + 2 * 131072.0**3
+    assert found["search: gradient"]["tokens"] == GRADIENT_SEARCH * 131072 < 0.1 * 14_080 * 131072
+    found = costs(lr2eval, llama3, *PAPER, "--search", "64x40x10")
     search = found["search: 1 split x 1,408 candidates x 10 samples"]
     assert search["operations"] == pytest.approx(14_080 * forward, rel=0.001)
     assert search["gpu_hours"] == pytest.approx(14_080 * forward / (312e12 * 0.4) / 3600, rel=0.001)
@@ -65,7 +67,7 @@ def test_flags_override_every_assumption(llama3: Path, lr2eval: Run) -> None:
         "--samples-per-task", "500",
     )  # fmt: skip
     search = next(cost for key, cost in base.items() if key.startswith("search"))
-    assert other[name]["gpu_hours"] / search["gpu_hours"] == pytest.approx(2 * (16 + 6 * 4) * 3 / 14_080)
+    assert other[name]["gpu_hours"] / search["gpu_hours"] == pytest.approx(2 * (16 + 6 * 4) * 3 / GRADIENT_SEARCH)
     assert other[train]["operations"] < 0.1 * base["training: 30% short"]["operations"]
     assert other[train]["gpu_hours"] == pytest.approx(8 * other[train]["hours"])
     at = "evaluation: ruler at 128k"

@@ -26,10 +26,9 @@ ROOT = Path(__file__).parents[3]
 ASSET = ROOT / "tests" / "assets" / "tiny-retrieval"
 TARGET = 512
 SMALL = (
-    *("--set", "search.iterations=1", "--set", "search.initial=9", "--set", "search.population=6"),
-    *("--set", "search.parents=4", "--set", "search.mutations=2", "--set", "search.crossovers=2"),
-    *("--set", "search.race=false", "--set", "search.samples=2", "--set", "search.held_out=2"),
-    *("--set", "search.workers=1", "--set", "evaluation.lengths=128,512"),
+    *("--set", "search.batch=1", "--set", "search.starts=1", "--set", "search.screen=1"),
+    *("--set", "search.samples=2", "--set", "search.held_out=2", "--set", "search.workers=1"),
+    *("--set", "evaluation.lengths=128,512"),
 )
 
 
@@ -54,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_extend: Any) -> Path:
     """Documents and a configuration for the tests of this module."""
     folder = tmp_path_factory.mktemp("extend")
     tiny_extend.write_documents(folder / "documents.jsonl", 0, 8, TARGET)
-    tiny_extend.write_config(folder / "extend.toml", ASSET, TARGET, folder / "documents.jsonl", iterations=1, workers=1)
+    tiny_extend.write_config(folder / "extend.toml", ASSET, TARGET, folder / "documents.jsonl", steps=1, workers=1)
     text = (folder / "extend.toml").read_text()
     small = text.replace("depths = 6", "depths = 2").replace("samples_per_cell = 8", "samples_per_cell = 3")
     (folder / "extend.toml").write_text(small)
@@ -163,7 +162,7 @@ def test_another_configuration_is_refused_with_the_keys(finished: Path, home: Pa
 def test_dry_run_says_the_steps_and_writes_nothing(home: Path, lr2eval: Run, tmp_path: Path) -> None:
     done = extend(lr2eval, home, "--dry-run", out=tmp_path / "out")
     assert done.code == 0, done.err
-    assert "factors: search at pairs 14" in done.err
+    assert "factors: gradient search" in done.err
     assert "training: 128 to 512, on tiny" in done.err
     assert not (tmp_path / "out").exists()
 
@@ -174,6 +173,8 @@ def test_dry_run_says_the_steps_and_writes_nothing(home: Path, lr2eval: Run, tmp
         (("--set", "data.sources=[]"), "--data is missing; give text, JSONL or Parquet files"),
         (("--set", "iterations=3"), "write table.key=value"),
         (("--set", "search.iteration=3"), "iteration: unknown option; did you mean iterations?"),
+        (("--set", "search.strategy=evolution"), "--strategy evolution does not use starts, steps, batch"),
+        (("--set", "search.splits=14"), "--strategy gradient does not use splits; omit"),
         (("--set", "data.minimum=3"), "data.minimum"),
         (("--set", "training.optimizer.rate=3"), "optimizer.rate: unknown option"),
         (("--set", "evaluation.tasks=niah:sigle"), "single"),
@@ -212,7 +213,7 @@ def test_no_long_documents_are_refused_before_the_search(
     lines = (home / "documents.jsonl").read_text().splitlines()
     short = [line for line in lines if len(json.loads(line)["input_ids"]) <= 128]
     (tmp_path / "short.jsonl").write_text("\n".join(short) + "\n")
-    tiny_extend.write_config(tmp_path / "extend.toml", ASSET, TARGET, tmp_path / "short.jsonl", iterations=1, workers=1)
+    tiny_extend.write_config(tmp_path / "extend.toml", ASSET, TARGET, tmp_path / "short.jsonl", steps=1, workers=1)
     monkeypatch.setattr(search, "search", lambda *_, **__: pytest.fail("the data is no good"))
     done = extend(lr2eval, tmp_path, out=tmp_path / "out")
     assert done.code == 2
