@@ -20,7 +20,7 @@ Call = Callable[..., Any]
 def test_the_demo_brings_its_own_text_and_words(lr2eval: Call, tmp_path: Path) -> None:
     done = lr2eval("extend", "--model", "demo", "--out", tmp_path / "x", "--dry-run")
     assert done.code == 0, done.err
-    assert "factors: gradient search" in done.err
+    assert "factors: evolution search" in done.err
     assert "training: 512 to 8k, on demo" in done.err
     assert "evaluation: ruler, niah, facts, original against extended" in done.err
     documents = tmp_path / "x" / "documents-8192.jsonl"
