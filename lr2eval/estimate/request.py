@@ -111,7 +111,7 @@ class Request(Config):
     search: Annotated[tuple[int, int, int] | None, BeforeValidator(_search_sizes), Kind("sizes")] = None
     """The size of an evolution: population x iterations x samples, such as 64x40x10. Default: a gradient search."""
     splits: int = Field(1, ge=1)
-    """The number of splits that the evolution searches."""
+    """The number of splits that an evolution searches. Without --search it has the published size, 64x40x10."""
     train_tokens: Annotated[int, BeforeValidator(parse_count), Kind("count")] = 10_000_000_000
     """The number of training tokens; 0 leaves out training. Default: 10B."""
     short_share: float = Field(0.3, ge=0, le=1)
@@ -163,8 +163,8 @@ def evaluation(shape: Shape, asked: Request) -> list[Cost]:
 def searching(shape: Shape, asked: Request) -> list[Cost]:
     """The factor search, for all splits; nothing where the window does not grow."""
     name, samples = "search: gradient", GRADIENT_SEARCH
-    if asked.search is not None:
-        population, iterations, each = asked.search
+    if asked.search is not None or "splits" in asked.model_fields_set:
+        population, iterations, each = asked.search or (64, 40, 10)
         # As published: twice the population, then half of it in each iteration.
         candidates = 2 * population + iterations * (population // 2)
         samples = each * candidates * asked.splits

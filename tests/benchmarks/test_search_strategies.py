@@ -10,6 +10,8 @@ import pytest
 import search_strategies
 from reproduction.store import Store, pack
 
+from lr2eval.estimate.request import GRADIENT_SEARCH
+
 PAGE = Path(__file__).parents[2] / "docs" / "searching.md"
 
 
@@ -41,3 +43,8 @@ def test_only_cells_of_one_model_and_seed_are_compared(tmp_path: Path) -> None:
     assert points.startswith("+10.0 [")
     assert (samples, answers) == ("2", "30")
     assert search_strategies._right(theirs) == pytest.approx(100 * (15 / 15 + 12 / 15) / 2)
+
+
+def test_estimate_counts_a_gradient_search_as_it_was_measured() -> None:
+    rows = [line for key, line in Store(search_strategies.RESULTS).lines.items() if "/gradient/" in key]
+    assert {row["forwards"] + search_strategies.GRADIENT * row["gradients"] for row in rows} == {GRADIENT_SEARCH}

@@ -49,6 +49,7 @@ def test_llama3_as_published(llama3: Path, lr2eval: Run) -> None:
     assert found["search: gradient"]["tokens"] == GRADIENT_SEARCH * 131072 < 0.1 * 14_080 * 131072
     found = costs(lr2eval, llama3, *PAPER, "--search", "64x40x10")
     search = found["search: 1 split x 1,408 candidates x 10 samples"]
+    assert "search: 3 splits x 1,408 candidates x 10 samples" in costs(lr2eval, llama3, *PAPER, "--splits", "3")
     assert search["operations"] == pytest.approx(14_080 * forward, rel=0.001)
     assert search["gpu_hours"] == pytest.approx(14_080 * forward / (312e12 * 0.4) / 3600, rel=0.001)
     assert search["tokens"] == 14_080 * 131072
