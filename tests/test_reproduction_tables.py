@@ -111,6 +111,13 @@ def test_tables_say_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     said_right = "q = 1, temperature su: searched minus s"
     assert row_of("right no 16x", said_right) == ["300 in 30", "+10.0", "+10.0", "+10.0", "+10.0", "+10.0"]
     assert row_of("right no 16x", "q = 1, temperature su: searched minus NTK's")[1:4] == ["+0.0"] * 3, "that is NTK"
+    assert row_of("right no 16x su", "q = 1: searched minus s") == row_of("right no 16x", said_right)
+    for name in ("right no 16x su", "left no 16x su"):
+        at_su = tables.table(results, name)
+        assert at_su.startswith(f"| {name.split()[0]} side, temperature su; no training, 16x |")
+        assert at_su.count("\n") < tables.table(results, name.removesuffix(" su")).count("\n")
+    assert "YaRN's minus 1" not in tables.table(results, "temperature no 16x su")
+    assert row_of("temperature no 16x su", "YaRN: su minus 1") == row_of("temperature no 16x", "YaRN: su minus 1")
     assert row_of("right no 8x", said_right)[0] == "100 in 10", "one task is asked there"
     left = row_of("left no 16x", "right side searched, temperature su: q searched minus q = 1")
     assert left == ["300 in 30", "+0.0", "+0.0", "+10.0", "+3.3", "+3.3"]
@@ -119,6 +126,8 @@ def test_tables_say_what_is_there_and_what_is_missing(tmp_path: Path) -> None:
     assert searched == ["300 in 30", "+10.0", "+0.0", "+20.0", "+10.0", "+10.0"]
     assert row_of("searches no 16x", "published search at su minus LongRoPE v1 at su") == ["missing"] * 6
     assert "| none | 1 | 50.0 [50.0, 50.0], n 3 | 50.0" in tables.table(results, "length no many")
+    few = tables.table(results, "length no few")
+    assert few.startswith("| few, no training | temperature | 1x: 128 | 4x: 512 | 16x: 2048 |"), "where it is asked"
     said = tables.table(results, "missing")
     assert said.startswith(f"25 of {len(plan(DESIGN))} cells are there; missing: rules (")
     assert "best rule (3)" in said
@@ -173,10 +182,11 @@ def test_a_page_is_filled_where_it_says_so_and_staleness_is_seen(tmp_path: Path,
     assert tables.main() == 0
 
 
-def test_the_guide_shows_what_was_found() -> None:
-    page = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["reproduction.md", "reproduction-tables.md"])
+def test_the_guide_shows_what_was_found(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert page.count("<!-- table ") == page.count("<!-- end -->") >= 2
-    assert tables.filled(page) == page, "run python benchmarks/reproduction/tables.py --write docs/reproduction.md"
+    assert tables.filled(page) == page, f"run python benchmarks/reproduction/tables.py --write docs/{name}"
 
 
 def test_committed_results_are_of_the_committed_design() -> None:

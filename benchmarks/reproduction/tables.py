@@ -7,7 +7,8 @@ are not what the results give (exit code 1); ``--write`` puts them in. Nothing e
 
 NAME is one of these, with its arguments; TIMES is ``8x`` or ``16x``, TRAINING ``no``, ``mixed`` or ``long-only``:
 ``factors TRAINING TIMES`` every vector at every temperature; ``seeds TRAINING TIMES`` the same seed by seed and pooled;
-``right``, ``left``, ``temperature`` and ``searches``, each with ``TRAINING TIMES``: differences, everything else equal;
+``right``, ``left`` and ``temperature`` with ``TRAINING TIMES [TEMPERATURE]``, ``searches`` with ``TRAINING TIMES``:
+differences, everything else equal; TEMPERATURE leaves only that one;
 ``length TRAINING TASK``; ``retention``; ``found`` what the searches found; ``missing``.
 
 Shares of one seed have Wilson's interval for documents that go together, and so have pooled ones. A mean over seeds has
@@ -235,44 +236,53 @@ def _differences(
     return _table(head, rows)
 
 
-def right(results: Results, training: str, times: str) -> str:
+def right(results: Results, training: str, times: str, only: str = "") -> str:
     """The searched right side minus every other one, at the same left side and temperature."""
     pairs = [
         (
-            f"{LEFTS[left]}, temperature {said}: searched minus {RIGHTS[other]}",
+            f"{LEFTS[left]}{at}: searched minus {RIGHTS[other]}",
             (f"{left}/right-searched", temperature),
             (f"{left}/right-{other}", temperature),
         )
-        for temperature, said in results.temperatures.items()
+        for temperature, at in _at(results, only)
         for left in LEFTS
         for other in RIGHTS
         if other != "searched"
     ]
-    return _differences(results, "right side", training, times, pairs)
+    return _differences(results, _head("right side", results, only), training, times, pairs)
 
 
-def left(results: Results, training: str, times: str) -> str:
+def left(results: Results, training: str, times: str, only: str = "") -> str:
     """Another left side minus q = 1, at the same right side and temperature."""
     pairs = [
         (
-            f"right side {RIGHTS[side]}, temperature {said}: {LEFTS[other]} minus q = 1",
+            f"right side {RIGHTS[side]}{at}: {LEFTS[other]} minus q = 1",
             (f"{other}/right-{side}", temperature),
             (f"left-1/right-{side}", temperature),
         )
-        for temperature, said in results.temperatures.items()
+        for temperature, at in _at(results, only)
         for other in ("left-q", "left-0")
         for side in RIGHTS
     ]
-    return _differences(results, "left side", training, times, pairs)
+    return _differences(results, _head("left side", results, only), training, times, pairs)
 
 
-def temperature(results: Results, training: str, times: str) -> str:
+def _at(results: Results, only: str) -> list[tuple[str, str]]:
+    """Temperatures, and how a row names them: not at all where the head of the table does."""
+    return [(only, "")] if only else [(each, f", temperature {said}") for each, said in results.temperatures.items()]
+
+
+def _head(first: str, results: Results, only: str) -> str:
+    return f"{first}, temperature {results.temperatures[only]}" if only else first
+
+
+def temperature(results: Results, training: str, times: str, only: str = "") -> str:
     """Every vector at another temperature minus itself at 1."""
     pairs = [
         (f"{results.named(name)}: {said} minus 1", (name, other), (name, "1"))
         for name in results.factors
         for other, said in results.temperatures.items()
-        if other != "1"
+        if other != "1" and only in ("", other)
     ]
     return _differences(results, "temperature", training, times, pairs)
 
@@ -285,6 +295,7 @@ def searches(results: Results, training: str, times: str) -> str:
         (("gradient", "own"), ("best-rule", "own")),
         (("evolution", "su"), ("best-rule", "own")),
         (("evolution-temperature", "own"), ("evolution", "su")),
+        (("gradient", "own"), ("gradient", "su")),
         (("gradient", "su"), ("evolution", "su")),
         (("evolution", "su"), ("ntk", "1")),
         (("evolution", "su"), ("ntk", "su")),
@@ -303,16 +314,16 @@ def searches(results: Results, training: str, times: str) -> str:
 
 
 def length(results: Results, training: str, task: str) -> str:
-    """One task by length: every vector at ``su``, and as published where that is something else."""
-    rows = []
+    """One task at the lengths it is asked: every vector at ``su``, and as published where that is something else."""
+    rows, window = [], results.design.own["window"]
+    lengths = [at for at in results.design.lengths if f"{task}@{at}" in results.names(f"{at // window}x")]
     for name in results.factors:
         for temperature in dict.fromkeys(("su", published(name))):
             which = Which(name, temperature, training)
             if which in results.planned:
-                each = [_mean(results.seeds_and_pooled(which, [f"{task}@{at}"])[0]) for at in results.design.lengths]
+                each = [_mean(results.seeds_and_pooled(which, [f"{task}@{at}"])[0]) for at in lengths]
                 rows.append([NAMES[name], results.temperatures[temperature], *each])
-    window = results.design.own["window"]
-    each_length = [f"{each // window}x: {each}" for each in results.design.lengths]
+    each_length = [f"{each // window}x: {each}" for each in lengths]
     return _table([f"{task}, {TRAININGS[training]}", "temperature", *each_length], rows)
 
 
