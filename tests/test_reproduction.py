@@ -11,7 +11,6 @@ import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,22 @@ import pytest
 import torch
 from demo_model.text import Words
 from demo_model.train import make_tokenizer
-from reproduction import rules, searches, study, tables
+from reproduction import measure, rules, searches, study, tables
 from reproduction.cells import DESIGN as DESIGN_FILE
 from reproduction.cells import RESERVE, Cell, Design, listing, part, plan, published, seconds, study_searches
 from reproduction.demo import BLOCK, Demo, depth_of
 from reproduction.measure import Test as Question
-from reproduction.measure import answered
 from reproduction.store import Store, pack
 from reproduction.study import Study
 from reproduction.tiny import Tiny
 
 from lr2eval.method.rope.rules import longrope2, ntk, yarn
 from lr2eval.method.rope.scaling import OriginalRope
+from lr2eval.method.rope.windowed import install_rope
 from lr2eval.method.search.config import SearchConfig
 from lr2eval.method.search.evolution import Evolution
 from lr2eval.tasks.facts import table
+from tests.tiny_models import ORIGINAL, PAIRS, VOCABULARY, WINDOW, tiny_model
 
 ROOT = Path(__file__).parents[1]
 ASSET = ROOT / "tests" / "assets" / "tiny-retrieval"
@@ -156,15 +156,13 @@ def test_several_processes_write_one_file_one_at_a_time(tmp_path: Path) -> None:
         late.add({"key": "60"})
 
 
-class _Saying(torch.nn.Module):
-    """Says after every token its number plus one."""
-
-    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> Any:
-        assert not use_cache
-        return SimpleNamespace(logits=torch.nn.functional.one_hot(input_ids + 1, 50).float())
+def _says_one_more(_model: Any, ids_BL: torch.Tensor, places_BP: torch.Tensor) -> torch.Tensor:
+    """After every token, its number plus one."""
+    return torch.nn.functional.one_hot(ids_BL.take_along_dim(places_BP, 1) + 1, 50).float()
 
 
-def test_an_answer_is_right_where_all_its_tokens_are() -> None:
+def test_an_answer_is_right_where_all_its_tokens_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "logits_at", _says_one_more)
     rising, broken = np.array([5, 6, 7, 8, 9]), np.array([5, 6, 7, 9, 10])
     tests = [
         Question(rising, ((1,), (2, 3))),
@@ -172,7 +170,20 @@ def test_an_answer_is_right_where_all_its_tokens_are() -> None:
         Question(np.array([1, 3]), ((1,),)),
         Question(rising, ((4,),)),
     ]
-    assert answered(_Saying(), tests).tolist() == [1, 1, 1, 0, 0, 1, 0, 1]
+    assert measure.answered(None, tests).tolist() == [1, 1, 1, 0, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("length", [ORIGINAL, WINDOW])
+def test_logits_at_places_are_those_of_the_whole_model(length: int) -> None:
+    model = tiny_model("llama")
+    install_rope(model, yarn(OriginalRope(1000.0, 2 * PAIRS, ORIGINAL), WINDOW))
+    ids_BL, places_BP = torch.randint(0, VOCABULARY, (3, length)), torch.randint(0, length, (3, 5))
+    places_BP[0, :2] = torch.tensor([0, length - 1])
+    with torch.no_grad():
+        whole_BLV = model(input_ids=ids_BL, use_cache=False).logits
+        chosen_BPV = measure.logits_at(model, ids_BL, places_BP)
+        torch.testing.assert_close(chosen_BPV, whole_BLV.take_along_dim(places_BP[..., None], 1))
+        torch.testing.assert_close(model(input_ids=ids_BL, use_cache=False).logits, whole_BLV)
 
 
 def test_questions_know_how_far_they_look_and_training_never_saw_them() -> None:
