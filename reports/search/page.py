@@ -57,7 +57,7 @@ def html(result: SearchResult, manifest: Mapping[str, Any]) -> str:
     return env.get_template("search.html.j2").render(
         result=result,
         verdict=words.verdict(result),
-        caveats=words.caveats(result),
+        caveats=list(words.caveats(result)),
         ranked=ranked,
         columns=[rule for rule in figures.drawn(result) if rule.name != FOUND],
         left_out=[rule.name for rule in figures.distinct(result)[figures.MOST :]],

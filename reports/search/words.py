@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,45 +119,48 @@ def _over_start(result: SearchResult) -> tuple[str, ...]:
     return (f"The best start, before any searching, has {shown}: {effect}.",)
 
 
-def caveats(result: SearchResult) -> list[Caveat]:
+def caveats(result: SearchResult) -> Iterator[Caveat]:
     """Everything to know beside the verdict, the grave things first."""
-    found_ = []
     if result.d_rcd is None:
         text = "No found factor reaches s, so pairs with periods beyond Lt still leave the trained range."
-        found_.append(Caveat("No factor reaches s", text, True))
+        yield Caveat("No factor reaches s", text, True)
     if 0 < result.held_out < FEW:  # none at all is a matter of the verdict
         text = f"There are {result.held_out} unseen samples. Below {FEW}, an interval is wide and only approximate."
-        found_.append(Caveat("Few unseen samples", text, False))
+        yield Caveat("Few unseen samples", text, False)
     splits = sorted(each.split for each in result.splits if each.split is not None)
     if len(splits) > 1 and result.split in (splits[0], splits[-1]):
-        beyond, which = ("smaller", "smallest") if result.split == splits[0] else ("larger", "largest")
-        text = f"The best split, {result.split}, is the {which} one searched. A {beyond} one may be better (--splits)."
-        found_.append(Caveat("Best split at the edge", text, False))
+        text = f"The best split, {result.split}, is at an end of those searched. One beyond may be better (--splits)."
+        yield Caveat("Best split at the edge", text, False)
     late = result.best
     more = {"iterations": "--iterations", "steps": "--set steps"}.get(late.stopped)
     if more and len(late.rounds) > 1 and late.rounds[-1].best_nll < late.rounds[-2].best_nll:
         text = f"The search {late.label} still improved at its end. More may find better factors ({more})."
-        found_.append(Caveat("Still improving", text, False))
+        yield Caveat("Still improving", text, False)
     if late.stopped == "not finite":
         text = "The last steps had no finite loss, so the search ended early, with the best factors so far."
-        found_.append(Caveat("Ended early", text, True))
-    found_ += _pressed(result)
+        yield Caveat("Ended early", text, True)
+    yield from _pressed(result)
+    usual = math.sqrt(1 + math.log(result.scale) / math.log(result.original_window))
+    if result.attention_factor > 1.01 * usual:
+        text = (
+            f"The temperature is {result.attention_factor:.3g}; LongRoPE's is {usual:.3g}. It acts inside the window "
+            f"too, where the search does not look. Compare short inputs, or search with --attention-factor {usual:.4g}."
+        )
+        yield Caveat("High temperature", text, False)
     needles = result.data.get("needles")
     if isinstance(needles, Mapping) and (needles.get("needles"), needles.get("distractors")) == (1, 0):
         text = (
             "Each sample has one needle, as in the paper. Several needles at all depths are closer to use: "
             "--depths grid --set needles=4 --set distractors=4."
         )
-        found_.append(Caveat("One needle a sample", text, False))
+        yield Caveat("One needle a sample", text, False)
     if result.data.get("repeated") is True:
         text = "The haystack is shorter than a sample. It was repeated to fill each sample, so samples are similar."
-        found_.append(Caveat("Repeated haystack", text, False))
-    return found_
+        yield Caveat("Repeated haystack", text, False)
 
 
-def _pressed(result: SearchResult) -> list[Caveat]:
+def _pressed(result: SearchResult) -> Iterator[Caveat]:
     """Signs that the search wanted something that it could not have, or that it fits its own samples."""
-    found_ = []
     if result.split is not None:
         low, high = result.scale, result.reach * result.scale
         ends = [(name, sum(math.isclose(factor, end, rel_tol=2e-3) for factor in result.factors[result.split :]))
@@ -167,9 +170,8 @@ def _pressed(result: SearchResult) -> list[Caveat]:
                 text = (
                     f"{count} factors are at the bound {name}. Better ones may lie beyond it (--set reach, --splits)."
                 )
-                found_.append(Caveat("Factors at a bound", text, False))
-    rules = [each for each in rank(result) if each.name not in (FOUND, SEED)]
-    rule = next((each for each in rules if each.search_difference), None)
+                yield Caveat("Factors at a bound", text, False)
+    rule = next((each for each in rank(result) if each.name not in (FOUND, SEED) and each.search_difference), None)
     if result.objective == "needle" and rule and rule.search_difference and rule.held_out_difference:
         own, unseen = rule.search_difference, rule.held_out_difference
         if own.low is not None and own.low > 0 and unseen.mean < own.low:
@@ -177,5 +179,4 @@ def _pressed(result: SearchResult) -> list[Caveat]:
                 f"On the search's own samples, the found factors lead {formats.clip(rule.name, 60)} by {interval(own)} "
                 f"nats, on unseen ones by {interval(unseen)}. Use more samples (--samples)."
             )
-            found_.append(Caveat("Own and unseen loss differ", text, False))
-    return found_
+            yield Caveat("Own and unseen loss differ", text, False)

@@ -13,6 +13,7 @@ import pytest
 
 from lr2eval.base.visible import visible
 from lr2eval.errors import StoreError, UsageError
+from lr2eval.method.rope.scaling import default_attention_factor
 from lr2eval.record.folder import write_manifest
 from lr2eval.record.search import FILE, FOUND, SearchResult
 from lr2eval.reports import is_search, render_search
@@ -210,6 +211,12 @@ def test_caveats() -> None:
         "Own and unseen loss differ"
     }
     assert titles(**calm, nlls=own, unscored=["none", "pi", "ntk", "yarn", "longrope2"]) == set()
+    result = make_result(**calm)
+    usual = default_attention_factor(result.scale, result.original_window)
+    for temperature, said in ((usual, []), (1.02 * usual, ["High temperature"])):
+        told = list(words_module.caveats(result.model_copy(update={"attention_factor": temperature})))
+        assert [each.title for each in told] == said
+    assert f"--attention-factor {usual:.4g}." in told[0].text
 
 
 def words(svg: Any) -> list[str]:
