@@ -159,6 +159,9 @@ def test_what_a_search_found_is_shown(tmp_path: Path) -> None:
     eighth = longrope2(ROPE, 2048, right=RIGHT).long_factor[8]
     assert f"| q = 1, right side searched = published search | 1 | 1.254 | 14 | {eighth:.2f} | 1.53 s |" in said
     assert "| gradient search | 0 | missing |" in said
+    small = tables.table(tables.Results(BOTH[1], Store(tmp_path / "none.jsonl", BOTH[1].to_json())), "found")
+    assert "= small search with q |" in small
+    assert "published" not in small, "the evolutions of the demo models are not of the published size"
 
 
 def test_a_page_is_filled_where_it_says_so_and_staleness_is_seen(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:

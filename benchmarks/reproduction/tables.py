@@ -52,6 +52,8 @@ NAMES = {
     "evolution-temperature": "published search with temperature",
     "gradient": "gradient search",
 }
+SMALL = {"evolution": "small search with q", "evolution-temperature": "small search with q and temperature"}
+"""The evolutions of the demo models: at most 720 evaluations, and a searched q."""
 TEMPERATURES = {"su": "su", "yarn": "YaRN's", "own": "its own"}
 TRAININGS = {"no": "no training", "mixed": "mixed windows", "long-only": "long rows only"}
 
@@ -110,10 +112,13 @@ class Results:
     def which(self, factors: str, temperature: str, training: str) -> Which:
         return Which(self.design.same(factors), temperature, training)
 
+    def name(self, factors: str) -> str:
+        return (NAMES | SMALL if self.design.subject == "demo" else NAMES)[factors]
+
     def named(self, factors: str) -> str:
         """With the other names of the same vector."""
-        own = self.design.own["same"]
-        return " = ".join([NAMES[factors], *(NAMES[other] for other, same in own.items() if same == factors)])
+        same = [other for other, each in self.design.own["same"].items() if each == factors]
+        return " = ".join(map(self.name, [factors, *same]))
 
     def names(self, times: str) -> list[str]:
         """Retrieval tasks at this multiple of the window."""
@@ -202,7 +207,9 @@ def seeds(results: Results, training: str, times: str) -> str:
             found, every = results.seeds_and_pooled(which, results.names(times))
             told = [_percent(share(*found[s])) if s in found else ABSENT for s in results.design.seeds]
             n = next(iter(found.values())).n if found else ABSENT
-            rows.append([NAMES[name], said, n, *told, f"{_percent(share(*every))}, n {every.n}" if every else ABSENT])
+            rows.append(
+                [results.name(name), said, n, *told, f"{_percent(share(*every))}, n {every.n}" if every else ABSENT]
+            )
     each = [f"seed {seed}" for seed in results.design.seeds]
     head = [f"{TRAININGS[training]}, {times}", "temperature", "answers in documents", *each, "pooled"]
     return _table(head, rows)
@@ -307,7 +314,7 @@ def searches(results: Results, training: str, times: str) -> str:
     ]
 
     def said(which: tuple[str, str]) -> str:
-        return f"{NAMES[which[0]]} at {results.temperatures[which[1]]}"
+        return f"{results.name(which[0])} at {results.temperatures[which[1]]}"
 
     pairs = [(f"{said(new)} minus {said(old)}", new, old) for new, old in wanted]
     return _differences(results, "searches", training, times, pairs)
@@ -322,7 +329,7 @@ def length(results: Results, training: str, task: str) -> str:
             which = Which(name, temperature, training)
             if which in results.planned:
                 each = [_mean(results.seeds_and_pooled(which, [f"{task}@{at}"])[0]) for at in lengths]
-                rows.append([NAMES[name], results.temperatures[temperature], *each])
+                rows.append([results.name(name), results.temperatures[temperature], *each])
     each_length = [f"{each // window}x: {each}" for each in lengths]
     return _table([f"{task}, {TRAININGS[training]}", "temperature", *each_length], rows)
 
@@ -339,7 +346,7 @@ def retention(results: Results) -> str:
     rows = []
     for which, left_on in states:
         said = TRAININGS[which.training] + (", rescaled RoPE left on" if left_on else "")
-        name = "any: the original RoPE" if which.training == "no" else NAMES[which.factors]
+        name = "any: the original RoPE" if which.training == "no" else results.name(which.factors)
         kept = [_kept(results, which, left_on, task) for task in names]
         rows.append([said, name, results.temperatures[which.temperature], *kept])
     head = ["", "factors", "temperature", *(f"{name}: points, and seeds within the margin" for name in names)]
