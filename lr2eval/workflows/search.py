@@ -54,7 +54,7 @@ def search(config: SearchConfig, *, listener: Listener | None = None, command: S
     Raises :class:`lr2eval.UsageError` for a model or text that does not fit, :class:`lr2eval.StoreError` for a folder
     that cannot be written.
     """
-    from lr2eval.method.rope.rules import window_ratio
+    from lr2eval.method.rope.rules import attention_factor, window_ratio
     from lr2eval.method.rope.source import ModelRope
     from lr2eval.model.names import locate
     from lr2eval.workflows.export import scale_warnings
@@ -65,6 +65,7 @@ def search(config: SearchConfig, *, listener: Listener | None = None, command: S
     rope = ModelRope.read(folder).original(from_original=config.from_original)
     try:
         scale = window_ratio(rope, config.target_length)
+        attention_factor(config.attention_factor, rope, config.target_length)  # checked before text is read
         spaces = [] if config.strategy == "gradient" else config.spaces(rope)
     except ValueError as error:
         raise UsageError(f"{error}") from error
@@ -185,18 +186,13 @@ def search_samples(config: SearchConfig, tokenizer: Any) -> tuple[list[Sample], 
         raise UsageError(str(error).replace("--set search.haystack=", "--haystack ")) from error
     texts = [_sentences(text) for text in haystack.texts]
     text = needles.TokenText(haystack.name, texts, tokenizer)
-    if config.objective == "needle":
-        samples = needles.make_samples(text, tokenizer, config, wording, config.samples)
-    else:
-        samples = needles.plain_samples(text, tokenizer, config, config.samples)
+    needle = partial(needles.make_samples, text, tokenizer, config, wording)
+    make = needle if config.objective == "needle" else partial(needles.plain_samples, text, tokenizer, config)
+    samples = make(config.samples)
     # Held-out samples always have needles, whatever the objective of the search.
-    samples += needles.make_samples(text, tokenizer, config, wording, config.held_out, first=config.samples)
+    samples += needle(config.held_out, first=config.samples)
     depths = [list(sample.depths) for sample in samples]
-    behind = config.samples + config.held_out
-    if config.objective == "needle":
-        samples += needles.make_samples(text, tokenizer, config, wording, config.fresh, first=behind)
-    else:
-        samples += needles.plain_samples(text, tokenizer, config, config.fresh, first=behind)
+    samples += make(config.fresh, first=config.samples + config.held_out)
     data = {
         "haystack": haystack.name,
         "haystack_sha256": haystack.sha256,

@@ -87,8 +87,8 @@ class SearchConfig(Config):
     """The number of GPUs to reserve for each Ray worker. Default: 1 with --device cuda, else 0."""
     ray: Rare[dict[str, Any]] = Field(default_factory=dict)
     """The options of Ray: ray.address names the cluster."""
-    attention_factor: float | None = Field(None, gt=0)
-    """The attention temperature beyond the original window. Default: sqrt(1 + ln s / ln Lt)."""
+    attention_factor: Annotated[float | str | None, Kind("number|su|yarn")] = None
+    """The attention temperature. Default: su, which is LongRoPE's; the gradient search learns its own."""
     from_original: bool = False
     """Start from the window that the model had before its own rescaling."""
     strategy: Literal["evolution", "gradient", "random"] = "evolution"
@@ -201,12 +201,14 @@ class SearchConfig(Config):
 
     def spaces(self, rope: OriginalRope) -> list[Space]:
         """One per split. Raises :class:`ValueError` for a target or split that does not fit the model."""
+        from lr2eval.method.rope.rules import attention_factor
         from lr2eval.method.search.space import Space
 
         splits = self.splits or default_splits(rope)
         if len(set(splits)) != len(splits):
             raise ValueError(f"--splits {','.join(map(str, splits))}: a pair is given twice")
-        given = self.grid, self.powers, self.attention_factor, self.reach, self.temperatures
+        heat = attention_factor(self.attention_factor, rope, self.target_length)
+        given = self.grid, self.powers, heat, self.reach, self.temperatures
         return [Space(rope, self.target_length, split, *given) for split in splits]
 
     def settings(self) -> dict[str, Any]:

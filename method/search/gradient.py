@@ -68,7 +68,7 @@ class Descent:
     and clipped, and averaged over neighbouring pairs. Pairs that turn more than ``config.turns`` times in the original
     window stay where the start has them, as at long positions their gradient is noise; the slowest quarter moves
     always. Factors never fall below 1 or below the factor of a faster pair. The attention factor moves unless
-    ``config.attention_factor`` fixes it.
+    ``config.attention_factor`` is given; the start then has it.
     """
 
     def __init__(self, start: RopeScaling, config: SearchConfig) -> None:
@@ -77,7 +77,7 @@ class Descent:
         self._first = slow_pairs(rope, config.turns)
         self._moves_D = np.arange(rope.pairs + 1) >= self._first
         self._moves_D[-1] = config.attention_factor is None
-        logs_D = np.log([*start.long_factor, config.attention_factor or start.long_attention_factor])
+        logs_D = np.log([*start.long_factor, start.long_attention_factor])
         self._logs_D = self._allowed(logs_D)
         self._momentum_D, self._square_D = np.zeros_like(logs_D), np.zeros_like(logs_D)
         self._before: tuple[Any, ...] | None = None

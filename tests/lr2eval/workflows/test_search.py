@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -337,6 +338,13 @@ def test_workers_change_no_step(descent: Path, lr2eval: Run, tmp_path: Path) -> 
     assert (tmp_path / "two" / "factors.json").read_bytes() == (descent / "factors.json").read_bytes()
 
 
+def test_a_named_temperature_stays(lr2eval: Run, tmp_path: Path) -> None:
+    done = lr2eval("search", *DESCENT, "--attention-factor", "su", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    result = SearchResult.read(tmp_path / "run")
+    assert result.attention_factor == pytest.approx((1 + math.log(4) / math.log(128)) ** 0.5), "from 128 to 512 tokens"
+
+
 def test_what_a_gradient_search_cannot_do_is_refused(lr2eval: Run, tmp_path: Path) -> None:
     model = tmp_path / "quantised"
     shutil.copytree(ASSET, model)
@@ -345,7 +353,8 @@ def test_what_a_gradient_search_cannot_do_is_refused(lr2eval: Run, tmp_path: Pat
     for change, said in (
         (["--model", model], "no gradient passes through the quantised weights of quantised; use evolution or random"),
         (["--target-length", 128], "the target of 128 tokens is not longer than the window of 128"),
-        (["--attention-factor", 0], "--attention-factor"),
+        (["--attention-factor", 0], "--attention-factor 0: not a positive number, su or yarn"),
+        (["--attention-factor", "hot"], "--attention-factor hot: not a positive number, su or yarn"),
         (["--set", "batch=0"], "batch"),
     ):
         done = lr2eval("search", *DESCENT, *change, "--out", tmp_path / "run")

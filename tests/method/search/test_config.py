@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,15 @@ def test_defaults_are_the_published_search() -> None:
     assert [space.split for space in spaces] == [29, 31, 33, 35]
     assert (spaces[0].low, spaces[0].high, spaces[0].powers) == (1600, 3200, None)
     assert (config.depths, config.needles, config.distractors) == ("start", 1, 0)
+
+
+def test_a_temperature_may_be_named() -> None:
+    """The target is 16 windows of 8,192 tokens."""
+    usual = math.sqrt(1 + math.log(16) / math.log(8192))
+    for asked, expected in (("su", usual), (None, usual), ("yarn", 1 + 0.1 * math.log(16)), ("1.1", 1.1), (1.1, 1.1)):
+        config = SearchConfig(model="m", target_length=131_072, attention_factor=asked)
+        for space in config.spaces(LLAMA3):
+            assert space.scaling(space.seeds()[0]).long_attention_factor == pytest.approx(expected), asked
 
 
 def test_default_splits_stay_in_the_papers_range() -> None:

@@ -130,7 +130,7 @@ def test_at_least_the_slowest_quarter_moves(turns: float) -> None:
 
 
 def test_a_temperature_that_is_asked_for_stays() -> None:
-    descent = Descent(rules.yarn(ROPE, TARGET), config(attention_factor=1.1))
+    descent = Descent(rules.with_attention(rules.yarn(ROPE, TARGET), 1.1), config(attention_factor=1.1))
     before = descent.scaling
     descent.take([1.0], [[-1.0] * 33])
     assert descent.scaling.long_attention_factor == pytest.approx(1.1)
