@@ -192,6 +192,18 @@ def test_the_guide_shows_what_was_found(name: str) -> None:
     assert tables.filled(page) == page, f"run python benchmarks/reproduction/tables.py --write docs/{name}"
 
 
+def test_every_interval_of_the_summary_stands_in_a_table() -> None:
+    """They are copied by hand."""
+    pages = [
+        (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("reproduction.md", "reproduction-tables.md")
+    ]
+    made = "".join(re.findall(r"<!-- table .*?<!-- end -->", "".join(pages), re.DOTALL))
+    summary = pages[0].partition("## What came out")[2].partition("\n## ")[0]
+    told = [each.replace(" points", "") for each in re.findall(r"[+-]?\d+\.\d(?: points)? \[[^\]]+\]", summary)]
+    assert len(told) > 20
+    assert [each for each in told if each not in made] == []
+
+
 def test_committed_results_are_of_the_committed_design() -> None:
     for design in BOTH:
         store = tables.Results.read(design.subject).store  # refuses another design
