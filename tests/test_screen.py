@@ -159,6 +159,18 @@ def test_a_candidate_is_trained_and_measured(tmp_path: Path) -> None:
     assert again["vectors"] == line["vectors"]
     assert (tmp_path / "small" / "model.safetensors").read_bytes() == weights, "a trained one is not trained again"
 
+    settings = {"population": 4, "initial": 4, "iterations": 1, "parents": 2, "mutations": 2, "crossovers": 2}
+    made = screen.claim(candidate, tmp_path, {**settings, "samples": 5}, count=2, target=512)
+    assert made["key"] == "small/claim"
+    assert made["differences"].keys() == {
+        f"searched minus {name} at {temperature}" for name in ("NTK's", "s", "2s") for temperature in ("1", "su")
+    }
+    assert {each["n"] for each in made["differences"].values()} == {2 * screen.ASKED}
+    assert min(made["search"]["factors"][rope.d_tcd :]) >= 4, "the right side is searched from s on"
+    for each in made["differences"]:
+        ours, other = (made["vectors"][name] for name in (f"searched at {each.split()[-1]}", each[15:]))
+        assert made["differences"][each]["mean"] == pytest.approx((ours["right"] - other["right"]) / 24)
+
 
 def test_every_candidate_fits_its_documents() -> None:
     names = [candidate.name for candidate in screen.CANDIDATES]
@@ -167,4 +179,4 @@ def test_every_candidate_fits_its_documents() -> None:
         rope = OriginalRope(candidate.theta, 64, 128)
         assert 0.28 <= 1 - rope.d_tcd / rope.pairs <= 0.5
         assert train_tiny_retrieval.pairs_in_window(candidate.form) >= 8
-        assert [len(test.asked) for test in screen.tests(candidate.form, 2, screen.TARGET)] == [12, 12]
+        assert [len(test.asked) for test in screen.tests(candidate.form, 2, screen.TARGET, screen.SEED)] == [12, 12]

@@ -10,8 +10,12 @@ best of three temperatures (1, ``su``, ``yarn``), chosen on the same questions. 
 * ``cannot show``: neither is;
 * ``fails``: no vector reaches 30 % of the answers; ``not learned``: less than 80 % in the window. Both say nothing.
 
-One line for each candidate in ``results/screen.jsonl``. The same command goes on after a kill. No candidate begins that
-may not end within ``--minutes`` of processor time in all, counted over every finished one.
+``--claim NAME`` then tests the claim on that candidate: a small search with the paper's left side (q = 1) against NTK
+and against ``s`` and ``2s`` on the right, at equal temperatures, on questions that neither the search nor the verdict
+has seen. Differences are searched minus the other, paired by document, with 95 % intervals.
+
+One line for each candidate in ``results/screen.jsonl``, and one for each claim. The same command goes on after a kill.
+No candidate begins that may not end within ``--minutes`` of processor time in all, counted over every finished line.
 """
 
 from __future__ import annotations
@@ -32,19 +36,23 @@ import tiny_language as language
 import tiny_search
 import torch
 import train_tiny_retrieval
+from reproduction import searches
+from reproduction.cells import Design
 from reproduction.intervals import documents, paired
 from reproduction.measure import Test, answered
 from reproduction.store import Store, pack
 from reproduction.tiny import question
 
-from lr2eval.method.rope.rules import longrope, ntk, with_attention
+from lr2eval.method.rope.rules import longrope, longrope2, ntk, with_attention
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.rope.windowed import install_rope
+from lr2eval.method.search.needles import Sample
 from lr2eval.model.rope_facts import CLIPPED
 
 RESULTS = Path(__file__).parents[1] / "results" / "screen.jsonl"
 WINDOW = train_tiny_retrieval.WINDOW
 TARGET, DOCUMENTS, PAIRS, ASKED, SEED = 16 * WINDOW, 24, 110, 12, 31_000
+CLAIM_DOCUMENTS, SEARCH_SEED, CLAIM_SEED = 60, 32_000, 33_000
 LEARNED, WORKS = 0.8, 0.3
 MINUTES = 12.0
 """What a candidate takes, until one has taken longer."""
@@ -94,9 +102,9 @@ def vectors(rope: OriginalRope, target: int) -> dict[str, list[float]]:
     }
 
 
-def tests(form: language.Form, count: int, target: int) -> list[Test]:
+def tests(form: language.Form, count: int, target: int, seed: int) -> list[Test]:
     """Questions at the end of texts of the target length; no training draws from this generator."""
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(seed)
     made = (language.recall(rng, target, PAIRS, ASKED, at_end=True, form=form) for _ in range(count))
     return [question(each) for each in made]
 
@@ -145,7 +153,7 @@ def screened(candidate: Candidate, work: Path, count: int = DOCUMENTS, target: i
             train_tiny_retrieval.train(0, candidate.steps, log, *given).save_pretrained(folder)
     model, rope = tiny_search.load(folder)
     inside = train_tiny_retrieval.in_window(model, form=candidate.form)
-    asked = tests(candidate.form, count, target)
+    asked = tests(candidate.form, count, target, SEED)
     found = measured(model, rope, asked, target)
     return {
         "key": candidate.name,
@@ -159,14 +167,62 @@ def screened(candidate: Candidate, work: Path, count: int = DOCUMENTS, target: i
     }
 
 
+def claim(
+    candidate: Candidate, work: Path, settings: Mapping[str, Any], count: int = CLAIM_DOCUMENTS, target: int = TARGET
+) -> dict[str, Any]:
+    """The line of a claim. Raises :class:`OSError` for a candidate that is not trained yet."""
+    began = time.process_time()
+    model, rope = tiny_search.load(work / candidate.name)
+    samples = [
+        Sample(tuple(test.ids.tolist()), tuple(place for places in test.asked for place in places))
+        for test in tests(candidate.form, settings["samples"], target, SEARCH_SEED)
+    ]
+    found = searches.run("paper-q", model, rope, target, 0, samples, settings, work / f"{candidate.name}-search")
+    s = target / rope.window
+    vectors = {
+        "searched": longrope(rope, target, factors=found["factors"]),
+        "NTK's": ntk(rope, target),
+        "s": longrope2(rope, target),
+        "2s": longrope2(rope, target, right=2 * s),
+    }
+    asked = tests(candidate.form, count, target, CLAIM_SEED)
+    questions = documents([len(test.asked) for test in asked])
+    shares, differences = {}, {}
+    for temperature in ("1", "su"):
+        right = {}
+        for name, scaling in vectors.items():
+            install_rope(model, with_attention(scaling, temperature))
+            right[name] = answered(model, asked)
+            shares[f"{name} at {temperature}"] = pack(right[name])
+        for name in ("NTK's", "s", "2s"):
+            made = paired(right["searched"], right[name], questions, 0.95)
+            differences[f"searched minus {name} at {temperature}"] = asdict(made)
+    return {
+        "key": f"{candidate.name}/claim",
+        "machine": machine.facts(),
+        "search": found,
+        "documents": count,
+        "vectors": shares,
+        "differences": differences,
+        "processor_seconds": round(time.process_time() - began),
+    }
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the trained models")
-    parser.add_argument("--minutes", type=float, required=True, help="of processor time, for all candidates together")
+    parser.add_argument("--minutes", type=float, default=75.0, help="of processor time, for all candidates together")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these candidates")
+    parser.add_argument("--claim", choices=[each.name for each in CANDIDATES], help="test the claim on this one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.claim:
+        candidate = next(each for each in CANDIDATES if each.name == arguments.claim)
+        line = claim(candidate, arguments.work, Design.read("tiny").own["search"])
+        Store(arguments.results).add(line)
+        print(json.dumps(line["differences"], indent=1))
+        return 0
     for candidate in CANDIDATES:
         store = Store(arguments.results)
         if candidate.name in store or (arguments.only and candidate.name not in arguments.only):
