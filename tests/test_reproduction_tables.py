@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reproduction import tables
+from reproduction import screen, tables
 from reproduction.cells import plan
 from reproduction.intervals import over_seeds, paired, pooled, share
 from reproduction.store import Store, pack, unpack
@@ -198,6 +198,7 @@ def test_every_interval_of_the_summary_stands_in_a_table() -> None:
         (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("reproduction.md", "reproduction-tables.md")
     ]
     made = "".join(re.findall(r"<!-- table .*?<!-- end -->", "".join(pages), re.DOTALL))
+    made += "".join(screen.tables(Store(screen.RESULTS).lines))
     summary = pages[0].partition("## What came out")[2].partition("\n## ")[0]
     told = [each.replace(" points", "") for each in re.findall(r"[+-]?\d+\.\d(?: points)? \[[^\]]+\]", summary)]
     assert len(told) > 20

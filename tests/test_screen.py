@@ -180,3 +180,10 @@ def test_every_candidate_fits_its_documents() -> None:
         assert 0.28 <= 1 - rope.d_tcd / rope.pairs <= 0.5
         assert train_tiny_retrieval.pairs_in_window(candidate.form) >= 8
         assert [len(test.asked) for test in screen.tests(candidate.form, 2, screen.TARGET, screen.SEED)] == [12, 12]
+
+
+def test_the_page_shows_what_the_screening_found() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    for table in screen.tables(screen.Store(screen.RESULTS).lines):
+        assert table.count("\n") >= 3
+        assert table in page, "run python benchmarks/reproduction/screen.py --tables"
