@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,8 @@ def test_a_candidate_is_trained_and_measured(tmp_path: Path) -> None:
     again = screen.screened(candidate, tmp_path, count=1, target=512)
     assert again["vectors"] == line["vectors"]
     assert (tmp_path / "small" / "model.safetensors").read_bytes() == weights, "a trained one is not trained again"
+    screen.screened(replace(candidate, name="other", seed=1), tmp_path, count=1, target=512)
+    assert (tmp_path / "other" / "model.safetensors").read_bytes() != weights
 
     settings = {"population": 4, "initial": 4, "iterations": 1, "parents": 2, "mutations": 2, "crossovers": 2}
     made = screen.claim(candidate, tmp_path, {**settings, "samples": 5}, count=2, target=512)
