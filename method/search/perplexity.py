@@ -120,9 +120,12 @@ def _recomputing(model: Any) -> Iterator[None]:
     layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     for layer in layers:
         layer.training = True
+    # The way back through a sharp softmax is full of denormal numbers, with which some processors are very slow.
+    torch.set_flush_denormal(True)
     try:
         yield
     finally:
+        torch.set_flush_denormal(False)
         for layer in layers:
             layer.training = False
         disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable

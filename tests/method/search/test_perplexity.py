@@ -155,6 +155,20 @@ def test_checkpointing_changes_no_gradient(architecture: str, monkeypatch: pytes
     assert len(calls) == 3
 
 
+@pytest.mark.skipif(not torch.set_flush_denormal(False), reason="this processor cannot leave out denormal numbers")
+def test_denormal_numbers_count_as_zero_in_a_gradient_and_nowhere_else() -> None:
+    def halved() -> float:
+        return float(torch.tensor([torch.finfo(torch.float32).tiny]) / 2)
+
+    model, found = frozen("llama"), []
+    model.model.layers[0].self_attn.register_forward_hook(lambda *_: found.append(halved()))
+    nll_gradient(model, Sample(IDS, (59,)))
+    assert found == [0, 0], "on the way there, and once more on the way back"
+    assert halved() > 0
+    mean_nll(model, Sample(IDS, (59,)))
+    assert found[2] > 0
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_weights_in_bfloat16_give_the_direction_of_float32(architecture: str) -> None:
     sample = Sample(IDS, (10, 11, 40, 59))
