@@ -54,11 +54,13 @@ class Footprint:
             mask=1 + item,
         )
 
-    def generating(self, rows: int, prompt: int, new: int, *, padded: bool, chunk: int | None) -> int:
-        """Bytes for ``rows`` prompts padded to ``prompt`` tokens that grow by ``new``."""
-        read = min(prompt, chunk or prompt)
-        mask = rows * read * prompt * self.mask if padded or read < prompt else 0
-        return rows * ((prompt + new) * self.kv + read * self.activations + self.logits) + mask
+    def generating(
+        self, rows: int, prompt: int, new: int, *, padded: bool, chunk: int | None, by_row: bool = False
+    ) -> int:
+        """Bytes for ``rows`` prompts padded to ``prompt`` tokens that grow by ``new``; ``by_row``: read one by one."""
+        read, together = min(prompt, chunk or prompt), 1 if by_row else rows
+        mask = read * prompt * self.mask if (padded and not by_row) or read < prompt else 0
+        return rows * ((prompt + new) * self.kv + self.logits) + together * (read * self.activations + mask)
 
     def scoring(self, rows: int, width: int, positions: int, *, chunk: int | None) -> int:
         """Bytes for ``rows`` sequences padded to ``width`` tokens with logits at ``positions`` places in all.
@@ -238,20 +240,23 @@ def plan_generation(
     limits: BatchLimits,
     *,
     shares: bool = True,
+    by_row: bool = False,
 ) -> list[list[int]]:
     """Batches of prompt numbers; ``prompts``: (tokens, new tokens, beams) of each. Only one group shares a batch.
 
     New tokens and beams are the same within a group. ``shares``: rows that begin alike are read on from one row, which
-    takes memory too.
+    takes memory too. ``by_row``: prompts are read one by one, and only the answers are decoded together. Such a batch
+    may have twice the tokens, because each step of decoding reads all weights, for few rows as for many.
     """
 
     def fits(batch: list[int]) -> bool:
         tokens, new, beams = prompts[batch[0]]  # longest first
         rows = len(batch) * beams
-        memory = footprint.generating(rows, tokens, new, padded=prompts[batch[-1]][0] < tokens, chunk=limits.chunk)
+        padded = prompts[batch[-1]][0] < tokens
+        memory = footprint.generating(rows, tokens, new, padded=padded, chunk=limits.chunk, by_row=by_row)
         if rows > 1 and shares:
             memory += tokens * footprint.kv
-        return limits.allow(len(batch), len(batch) * (tokens + new), memory)
+        return limits.allow(len(batch), len(batch) * (tokens + new) // (1 + by_row), memory)
 
     return pack([tokens for tokens, _, _ in prompts], groups, fits)
 

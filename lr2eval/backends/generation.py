@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from torch.nn.utils.rnn import pad_sequence
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import Cache, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from lr2eval.backends.abilities import forget_lengths
 from lr2eval.backends.loading import quiet
+from lr2eval.backends.prefix.cache import roomy
 from lr2eval.backends.prefix.walk import prefill, worthwhile
 from lr2eval.base.ids import digest
 from lr2eval.errors import BackendError, first_line
@@ -158,8 +159,15 @@ class Decoder:
     eos_ids: tuple[int, ...]
     shares: bool
     """Whether rows that begin alike may be prefilled from each other (:class:`Abilities`)."""
+    slides: bool = False
+    """Whether some layers see only a window. transformers' own cache then forgets what is out of sight."""
     seed: int = 0
     """For tasks that sample: a batch draws the same tokens whenever it has the same rows."""
+
+    @property
+    def by_row(self) -> bool:
+        """Whether every prompt is read by itself: without padding, a CPU needs no mask and half the attention."""
+        return self.shares and not self.slides and self.model.device.type == "cpu"
 
     def extend(
         self, rows: Sequence[DecodingRow], ends: Sequence[int], *, window: int, chunk: int | None
@@ -168,37 +176,82 @@ class Decoder:
 
         All rows have the same decoding settings. ``rows`` do not change, so a call that runs out of memory can be
         repeated. Stop strings are searched in all new tokens of a row, including those of earlier calls.
+
+        When half of the rows have ended, the others go on without them.
         """
         decoding = rows[0].decoding
         decoding.stated("lr2eval", _SUPPORTED, "remove it from the task")
-        texts = [row.prompt + row.tokens for row in rows]
         forget_lengths(self.model)
-        begun: dict[str, Any] = {"prefill_chunk_size": chunk if chunk and chunk < max(map(len, texts)) else None}
-        if self.shares and decoding.extra.keys() <= _PLAIN and worthwhile(texts, self.model.device):
-            begun = {"past_key_values": prefill(self.model, self.rotary, texts, window, chunk)}
+        texts = [row.prompt + row.tokens for row in rows]
+        if decoding.sampled:
+            torch.manual_seed(int(digest([self.seed, texts])[:15], 16))
+        found: list[Extension] = [([], False) for _ in rows]
+        rotation = self.rotary.window(window) if self.rotary else nullcontext()
+        with torch.no_grad(), quiet(), decoding.blamed(), rotation:
+            cache = self._cache(texts, ends, decoding, window, chunk)
+            live = list(range(len(rows)))
+            while live:
+                width = max(len(texts[i]) for i in live)
+                more = self._generate([rows[i] for i in live], [texts[i] for i in live], [ends[i] for i in live],
+                                      cache, chunk)  # fmt: skip
+                left = []
+                for place, (i, (tokens, finished)) in enumerate(zip(live, more, strict=True)):
+                    texts[i], found[i] = texts[i] + tokens, (found[i][0] + tokens, finished)
+                    if not finished and len(texts[i]) < ends[i]:
+                        left.append(place)
+                if left:
+                    assert cache is not None
+                    first = width + len(more[left[0]][0]) - max(len(texts[live[place]]) for place in left)
+                    for layer in cache.layers:
+                        layer.keep(left, first)
+                live = [live[place] for place in left]
+        return found
+
+    def _cache(
+        self, texts: Sequence[list[int]], ends: Sequence[int], decoding: Decoding, window: int, chunk: int | None
+    ) -> Cache | None:
+        """A cache with room for the answers, filled if prompts are read one by one; ``None``: transformers' own."""
+        if not self.shares or not decoding.extra.keys() <= _PLAIN:
+            return None
+        width = max(map(len, texts))
+        columns = max(width - len(text) + end for text, end in zip(texts, ends, strict=True))
+        if len(texts) > 1 and (self.by_row or worthwhile(texts, self.model.device)):
+            return prefill(self.model, self.rotary, texts, window, chunk, columns)
+        return None if self.slides else roomy(columns)
+
+    def _generate(
+        self,
+        rows: Sequence[DecodingRow],
+        texts: Sequence[list[int]],
+        ends: Sequence[int],
+        cache: Cache | None,
+        chunk: int | None,
+    ) -> list[Extension]:
+        """The tokens after ``texts``, of which ``cache`` may hold all columns but the last."""
+        decoding = rows[0].decoding
         width = max(map(len, texts))
         pads = [width - len(text) for text in texts]
         ids_BL = pad_sequence([torch.tensor(text) for text in texts], True, self.tokenizer.pad_token_id, "left")
         mask_BL = (torch.arange(width) >= torch.tensor(pads)[:, None]).long()
         columns = [pad + end for pad, end in zip(pads, ends, strict=True)]
-        stop = _RowEnds(self.tokenizer, decoding.stops, [width - len(row.tokens) for row in rows], columns)
-        if decoding.sampled:
-            torch.manual_seed(int(digest([self.seed, texts])[:15], 16))
-        rotation = self.rotary.window(window) if self.rotary else nullcontext()
-        with torch.no_grad(), quiet(), decoding.blamed(), rotation:
-            out_BL = self.model.generate(
-                ids_BL.to(self.model.device),
-                attention_mask=mask_BL.to(self.model.device),
-                max_new_tokens=max(columns) - width,
-                pad_token_id=self.tokenizer.pad_token_id,
-                eos_token_id=list(self.eos_ids) or None,
-                use_cache=True,
-                disable_compile=True,  # a static cache would have every width compiled
-                stopping_criteria=StoppingCriteriaList([stop]),
-                logits_processor=LogitsProcessorList([_FiniteLogits([row.number for row in rows], pads)]),
-                **begun,
-                **decoding.extra,
-            ).cpu()
+        starts = [pad + len(row.prompt) for pad, row in zip(pads, rows, strict=True)]
+        halve = cache is not None and not decoding.sampled
+        stop = _RowEnds(self.tokenizer, decoding.stops, starts, columns, self.eos_ids if halve else None)
+        read = cache is not None and cache.get_seq_length() > 0
+        out_BL = self.model.generate(
+            ids_BL.to(self.model.device),
+            attention_mask=mask_BL.to(self.model.device),
+            max_new_tokens=max(columns) - width,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=list(self.eos_ids) or None,
+            use_cache=True,
+            past_key_values=cache,
+            prefill_chunk_size=chunk if chunk and chunk < width and not read else None,
+            disable_compile=True,  # a static cache would have every width compiled
+            stopping_criteria=StoppingCriteriaList([stop]),
+            logits_processor=LogitsProcessorList([_FiniteLogits([row.number for row in rows], pads)]),
+            **decoding.extra,
+        ).cpu()
         results = []
         for i, column in enumerate(columns):
             end = stop.stopped.get(i, column)
@@ -215,13 +268,17 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]  # transformers is untyp
     A stop string is searched in the last tokens of a row, one token for each byte of the string: every tokenisation of
     it is found. ``stopped`` tells at which width a row's stop string was complete (not for beams: their rows trade
     places).
+
+    With ``eos_ids``, all rows end as soon as half of them have.
     """
 
     tokenizer: Any
     stops: Sequence[str]
     starts: Sequence[int]
     columns: Sequence[int]
+    eos_ids: Sequence[int] | None = None
     stopped: dict[int, int] = field(default_factory=dict)
+    _said_eos: set[int] = field(default_factory=set)
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         width = input_ids.shape[1]
@@ -231,12 +288,18 @@ class _RowEnds(StoppingCriteria):  # type: ignore[misc]  # transformers is untyp
         for i, recent in enumerate(input_ids[:, -back:].tolist()):
             row = i // beams
             hit = False
-            if self.stops and i not in self.stopped and width <= self.columns[row]:
+            if self.stops and i not in self.stopped and i not in self._said_eos and width <= self.columns[row]:
                 text = self.tokenizer.decode(recent[-(width - self.starts[row]) :])
                 hit = any(stop in text for stop in self.stops)
             if hit and beams == 1:
                 self.stopped[i] = width
             done.append(hit or i in self.stopped or width >= self.columns[row])
+            if self.eos_ids is not None and recent[-1] in self.eos_ids:
+                self._said_eos.add(i)
+        if self.eos_ids is not None:
+            going = sum(not ended and i not in self._said_eos for i, ended in enumerate(done))
+            if going <= len(done) // 2:
+                done = [True] * len(done)
         return torch.tensor(done, device=input_ids.device)
 
 

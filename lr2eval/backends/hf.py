@@ -107,7 +107,8 @@ class WindowedHFLM(PromptLM):
         self._pieces: set[int] = set()
         vocabulary = getattr(model.config.get_text_config(), "vocab_size", len(self.tokenizer))
         ends = answer_ends(checkpoint, self.tokenizer.eos_token_id, vocabulary)
-        self._decoder = Decoder(model, self.tokenizer, rotary, ends, self._kept is not None, seed)
+        shares, slides = self._kept is not None, not self._abilities.gap
+        self._decoder = Decoder(model, self.tokenizer, rotary, ends, shares, slides, seed)
         self._free: int | None = None
         if self.device.type == "cuda":
             # cuDNN makes a plan for every length, so each new token would wait for one; the other kernels do not.
@@ -200,7 +201,8 @@ class WindowedHFLM(PromptLM):
             (repr(row.decoding), self._starts_long(row), able.company(len(row), row.end), able.alone and number)
             for number, row in enumerate(rows)
         ]
-        return plan_generation(prompts, groups, self._footprint, self._limits, shares=self._kept is not None)
+        shares, by_row = self._decoder.shares, self._decoder.by_row
+        return plan_generation(prompts, groups, self._footprint, self._limits, shares=shares, by_row=by_row)
 
     # Log-likelihood
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,6 +46,46 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped her
     def _fork(self, beginning: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         rows = beginning.expand(len(own), -1, -1, -1) if len(beginning) == 1 else beginning[self._owners_B]
         return torch.cat([rows, own], dim=-2)
+
+
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped here
+    """A layer with room for ``columns`` tokens: transformers' own copies all keys and values for each new token."""
+
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.columns = columns
+        self._buffers: dict[str, torch.Tensor] = {}
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        begin = int(self.get_seq_length())
+        self.keys, self.values = self._put("keys", key_states, begin), self._put("values", value_states, begin)
+        return self.keys, self.values
+
+    def keep(self, rows: Sequence[int], first: int) -> None:
+        """Drop the other rows, and the columns before ``first``."""
+        self.columns -= first
+        self._buffers.clear()
+        self.keys, self.values = self.keys[rows, :, first:], self.values[rows, :, first:]
+
+    def _put(self, name: str, fresh: torch.Tensor, begin: int) -> torch.Tensor:
+        held, buffer = getattr(self, name), self._buffers.get(name)
+        end = begin + fresh.shape[2]
+        if buffer is None or end > buffer.shape[2] or (begin and held.data_ptr() != buffer.data_ptr()):  # rows changed
+            rows, heads, _, width = fresh.shape
+            buffer = self._buffers[name] = fresh.new_empty(rows, heads, max(end, self.columns), width)
+            if begin:
+                buffer[:, :, :begin] = held
+        buffer[:, :, begin:end] = fresh
+        return buffer[:, :, :end]
+
+
+def roomy(columns: int) -> Cache:
+    """An empty cache of such layers."""
+    return Cache(layer_class_to_replicate=partial(RoomyLayer, columns))
 
 
 @dataclass(frozen=True)

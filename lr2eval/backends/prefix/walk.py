@@ -17,6 +17,7 @@ import torch
 from transformers import Cache, DynamicCache
 
 from lr2eval.backends.forward import extend
+from lr2eval.backends.prefix.cache import roomy
 from lr2eval.backends.prefix.families import LEAST_SAVED, common
 from lr2eval.method.rope.guards import remember_sides, sides_of
 from lr2eval.method.rope.windowed import WindowedRotaryEmbedding
@@ -50,13 +51,14 @@ def prefill(
     prompts: Sequence[Sequence[int]],
     window: int,
     chunk: int | None,
+    columns: int,
 ) -> Cache:
-    """A cache of all prompts but their last tokens, left-padded to one width, for ``model.generate``.
+    """A cache of all prompts but their last tokens, left-padded to one width, with room for ``columns`` tokens.
 
     All of it is under the factors for ``window`` tokens. With ``chunk``, prompts are read in pieces of that many.
     """
     width = max(map(len, prompts)) - 1
-    path, filled = DynamicCache(), DynamicCache()
+    path, filled = DynamicCache(), roomy(columns)
     for row, kept in zip(*walk(prompts), strict=True):
         for layer in path.layers:
             layer.keys, layer.values = layer.keys[:, :, :kept], layer.values[:, :, :kept]
@@ -66,8 +68,8 @@ def prefill(
         for number, layer in enumerate(path.layers):
             if number == len(filled.layers):
                 # Values may be narrower or wider than keys.
-                shapes = ((len(prompts), at.shape[1], width, at.shape[3]) for at in (layer.keys, layer.values))
-                filled.update(*map(layer.keys.new_zeros, shapes), number)
+                zeros = (at.new_zeros(1, at.shape[1], 1, at.shape[3]) for at in (layer.keys, layer.values))
+                filled.update(*(zero.expand(len(prompts), -1, width, -1) for zero in zeros), number)
             place = filled.layers[number]
             pad = width - layer.keys.shape[2]
             place.keys[row, :, pad:], place.values[row, :, pad:] = layer.keys[0], layer.values[0]

@@ -12,6 +12,7 @@ from tests.lr2eval.backends.helpers import (
     Load,
     decoded,
     generation,
+    limit_forward,
     one_line,
     prompts,
 )
@@ -44,14 +45,10 @@ def test_nothing_is_decoded_for_rows_that_have_ended(load: Load, monkeypatch: py
     other = decoded(lm, stock, texts[1], 20)
     stop = lm.tok_decode([first])
     assert stop not in other
-    widths = []
-    forward = lm.model.forward
-    monkeypatch.setattr(
-        lm.model, "forward", lambda **inputs: widths.append(len(inputs["input_ids"])) or forward(**inputs)
-    )
+    passed = limit_forward(lm, monkeypatch, 10**9)
     assert lm.generate_until([generation(text, 20, until=[stop]) for text in texts]) == ["", other]
-    # The longer row reads 25 ... 32 tokens beside the other, is prefilled again with 33, and reads 34 ... 44 alone.
-    assert widths == [2] * 8 + [1] * 12
+    # Both are read. Beside the other, the longer row has 25 tokens; it goes on alone, and again from 33 on.
+    assert [rows for rows, _ in passed] == [1, 1, 2] + [1] * 7 + [1] * 12
 
 
 @pytest.mark.parametrize("at", [3, 12, 13, 18])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -84,8 +86,25 @@ def test_beams_are_prefilled_as_a_batch(load: Load, monkeypatch: pytest.MonkeyPa
     assert min(rows for rows, _ in passed) == 8
 
 
-def test_prompts_without_anything_in_common_are_a_batch(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_reads_prompts_one_by_one_and_decodes_them_together(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = load()
+    passed = limit_forward(lm, monkeypatch, 10**9)
+    lm.generate_until([generation(text, 3) for text in prompts(lm, [40, 41, 42])])
+    assert sorted(passed) == [(1, 39), (1, 40), (1, 41), (3, 1), (3, 1), (3, 1)]
+
+
+def test_elsewhere_prompts_without_anything_in_common_are_a_batch(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    lm = load()
+    monkeypatch.setattr("lr2eval.backends.generation.Decoder.by_row", False)
+    passed = limit_forward(lm, monkeypatch, 10**9)
+    lm.generate_until([generation(text, 3) for text in prompts(lm, [40, 41, 42])])
+    assert {rows for rows, _ in passed} == {3}
+
+
+def test_a_sliding_window_keeps_its_own_cache(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts that share nothing are read as a batch: full caches of all of them would waste what sliding saves."""
+    lm = load()
+    lm._decoder = replace(lm._decoder, slides=True)
     passed = limit_forward(lm, monkeypatch, 10**9)
     lm.generate_until([generation(text, 3) for text in prompts(lm, [40, 41, 42])])
     assert {rows for rows, _ in passed} == {3}
