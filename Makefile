@@ -40,7 +40,7 @@ demo: $(READY)
 demo-smollm2: $(READY)
 	$(BIN)/lr2eval models fetch smollm2-135m
 	$(BIN)/lr2eval run --model smollm2-135m --tasks ruler:niah_single_1,ruler:niah_multikey_2,ruler:vt,mmlu:anatomy,mmlu:high_school_geography,mmlu:sociology \
-	  --lengths 1k,2k --samples-per-task 5 --limit 12 --dtype bfloat16 --set missing_data=skip $(DEMO_DATA) --out runs/demo-smollm2
+	  --lengths 1k,2k --samples-per-task 5 --limit 12 --set missing_data=skip $(DEMO_DATA) --out runs/demo-smollm2
 
 # Two workers on two cores, one thread each (tests/conftest.py). Groups begin in the order of tests/conftest.py.
 test: $(READY)

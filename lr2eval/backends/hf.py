@@ -34,7 +34,7 @@ class WindowedHFLM(PromptLM):
     Args:
         checkpoint: the checked folder (:meth:`Checkpoint.open`).
         prompts: its tokenizer; by default without chat template.
-        dtype: torch dtype name; ``auto`` is the checkpoint's own.
+        dtype: torch dtype name; ``auto`` is :meth:`Checkpoint.fitting_dtype`.
         device: the default is ``cuda`` if there is a GPU, else ``cpu``.
         batch_size: rows of a batch at most, or ``auto`` (at most 64 rows and a budget of tokens). Memory bounds both.
         window, window_policy, truncation: see :class:`PromptLM`; the default window is the checkpoint's.
@@ -67,7 +67,8 @@ class WindowedHFLM(PromptLM):
         with quiet():
             prompts = prompts or PromptTokenizer.load(checkpoint.folder)
             device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-            model = load_model(checkpoint, checkpoint.dtype if dtype == "auto" else dtype, device, trust_remote_code)
+            dtype = checkpoint.fitting_dtype(device) if dtype == "auto" else dtype
+            model = load_model(checkpoint, dtype, device, trust_remote_code)
             configure_pad_token(prompts.tokenizer, model_config=model.config)
         try:
             rotary = install_rope(model)

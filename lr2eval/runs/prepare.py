@@ -20,6 +20,7 @@ from lr2eval.model.generation_file import stated_ends
 from lr2eval.model.names import locate
 from lr2eval.model.tokenizer import CHAT_DATE, PromptTokenizer
 from lr2eval.record import bundle
+from lr2eval.record.folder import read_manifest
 from lr2eval.record.results import NotRun
 from lr2eval.registry import LM_EVAL, resolve
 from lr2eval.runs.backend import SERVERS, check_backend, check_options
@@ -45,6 +46,28 @@ class Prepared:
     headline: Mapping[str, Any]
     card: str = ""
     """What the checkpoint's ``lr2eval.json`` chose, on one line."""
+    kept_dtype: str = ""
+    """The number type of the folder that this run resumes."""
+
+    @cached_property
+    def device(self) -> str:
+        """The device of the run, as torch names it."""
+        import torch
+
+        return self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def dtype(self) -> str:
+        """The number type of the run; ``auto`` keeps that of a run begun before, on whichever processor."""
+        if self.config.dtype != "auto":
+            return self.config.dtype
+        own = self.config.backend != "hf"
+        return self.kept_dtype or (self.checkpoint.dtype if own else self.checkpoint.fitting_dtype(self.device))
+
+    def at(self, folder: Path) -> Prepared:
+        """This run in ``folder``, which may hold a part of it."""
+        config = (read_manifest(folder) or {}).get("settings", {}).get("config", {})
+        return replace(self, kept_dtype=config.get("dtype", ""))
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -52,17 +75,15 @@ class Prepared:
 
         ``auto`` is replaced by its value, so that a run does not resume on another device without notice.
         """
-        import torch
-
         config = self.config.settings()
         config["lengths"] = list(self.lengths)
         if self.tokenizer.dated:
             config["chat_date"] = self.config.chat_date.isoformat()
-        config["device"] = self.config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        config["device"] = self.device
         if self.checkpoint.override:
             config = {key: value for key, value in config.items() if key not in OF_ROPE}
             config["rope"] = {**self.checkpoint.override, "window": self.checkpoint.window, **self.checkpoint.rope}
-        config["dtype"] = self.config.dtype if self.config.dtype != "auto" else self.checkpoint.dtype
+        config["dtype"] = self.dtype
         return {
             "config": config,
             "model": self.checkpoint.fingerprint,

@@ -29,6 +29,7 @@ from lr2eval.runs.prepare import Prepared
 from lr2eval.runs.scoring import scored_samples
 
 if TYPE_CHECKING:
+    from lr2eval.runs.config import RunConfig
     from lr2eval.runs.recording import RecordingLM
 
 
@@ -98,6 +99,12 @@ class _Session:
             self._close("finished")
         return Finished(folder, results, self._entry["wall_seconds"], self._entry["model_seconds"])
 
+    @property
+    def _loaded(self) -> RunConfig:
+        """The configuration with the number type that ``auto`` stands for."""
+        config = self._run.config
+        return config.model_copy(update={"dtype": self._run.dtype}) if config.backend == "hf" else config
+
     def _close(self, outcome: str) -> None:
         seconds = round(time.perf_counter() - self._began, 3)
         self._entry.update(outcome=outcome, ended=now(), wall_seconds=seconds)
@@ -110,7 +117,7 @@ class _Session:
 
         run, listener = self._run, self._listener
         listener.message(f"loading {run.checkpoint.name}")
-        backend = load_backend(run.checkpoint, run.config)
+        backend = load_backend(run.checkpoint, self._loaded)
         decoding = run.config.generation.given()
         lm = RecordingLM(backend, self._store, _identity(run), truncation=run.config.truncation, decoding=decoding)
         lm.on_batch = listener.batch_done
@@ -146,7 +153,7 @@ class _Session:
                 raise
 
         device = run.settings["config"]["device"]
-        load = partial(Answerer.load, run.checkpoint, run.config)
+        load = partial(Answerer.load, run.checkpoint, self._loaded)
         listener.message(f"loading {run.checkpoint.name} in {where.count} workers")
         with where.pool(load, run.checkpoint, device) as pool:
             self._show(together=True)

@@ -30,6 +30,11 @@ class Ready:
     folder: Path
     models: Mapping[str, Prepared]
 
+    @classmethod
+    def at(cls, folder: Path, models: Mapping[str, Prepared]) -> Ready:
+        """These models in ``folder``, which may hold finished parts of the run."""
+        return cls(folder, {part: run.at(folder / part) for part, run in models.items()})
+
 
 @dataclass(frozen=True)
 class RunOutcome:
@@ -62,7 +67,7 @@ def prepare_run(config: RunConfig, *, listener: Listener | None = None) -> Ready
         models = {"original": original, "extended": extended}
     last = list(models.values())[-1]
     config = config.model_copy(update={"chat_date": last.config.chat_date})
-    return Ready(config.out or Path("runs") / config.run_name(Path(last.checkpoint.name).name), models)
+    return Ready.at(config.out or Path("runs") / config.run_name(Path(last.checkpoint.name).name), models)
 
 
 def run_models(ready: Ready, listener: Listener, command: Sequence[str]) -> dict[str, Finished]:

@@ -18,7 +18,7 @@ from lr2eval.listener import Listener, with_listener
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.model.rope_facts import real_index
 from lr2eval.record.base import sealed, write_record
-from lr2eval.record.folder import claim, locked
+from lr2eval.record.folder import claim, locked, read_manifest
 from lr2eval.record.search import FACTORS_FILE, FILE, FOUND, SEED, SearchResult
 
 if TYPE_CHECKING:
@@ -103,7 +103,9 @@ def _search(
         )
     samples, data = search_samples(config, PromptTokenizer.load(folder))
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = checkpoint.dtype if config.dtype == "auto" else config.dtype
+    home = config.out or Path("runs") / _run_name(checkpoint.name, config)
+    kept = (read_manifest(home) or {}).get("settings", {}).get("dtype")
+    dtype = (kept or checkpoint.fitting_dtype(device)) if config.dtype == "auto" else config.dtype
     settings = config.settings() | {
         "haystack": data["haystack"],  # a text is identified by its content (the samples' hash), not by its path
         "splits": [space.split for space in spaces],
@@ -113,7 +115,6 @@ def _search(
         "fingerprint": checkpoint.fingerprint,
         "samples_sha256": data["samples_sha256"],
     }
-    home = config.out or Path("runs") / _run_name(checkpoint.name, config)
     rules = _rules(rope, config)
     more = composed(rope, config.target_length, config.turns) if config.strategy == "gradient" else {}
     screened = _tempered(rules | more, config)

@@ -73,7 +73,7 @@ def prepare_sweep(config: SweepConfig, *, listener: Listener | None = None) -> R
         part += f"-{len(models)}" * (part in models)
         models[part] = replace(first, config=settings, checkpoint=seen[text])
     name = f"sweep-{Path(checkpoint.name).name}-{format_length(config.target_length)}"
-    return Ready(config.out or Path("runs") / config.run_name(name), models)
+    return Ready.at(config.out or Path("runs") / config.run_name(name), models)
 
 
 def _asked(text: str, config: SweepConfig) -> dict[str, Any]:
