@@ -59,6 +59,12 @@ def load_model(checkpoint: Checkpoint, dtype: str, device: str, trust_remote_cod
         ) from error
 
 
+def outline(checkpoint: Checkpoint) -> Any:
+    """The same model in float32 without weights, on the ``meta`` device."""
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(checkpoint.model_config().text, dtype=torch.float32)
+
+
 def keep_cache(model: Any) -> None:
     """Undo the override by which Phi-3 and similar models drop the cache once a row, padding included, is wider than
     the original window. This package handles the window itself, row by row. After the drop, transformers 5.19 would

@@ -98,7 +98,7 @@ def train(config: TrainConfig, *, listener: Listener | None = None, command: Seq
     """
     import torch
 
-    from lr2eval.backends.loading import load_model, quiet
+    from lr2eval.backends.loading import load_model, outline, quiet
     from lr2eval.method.data.rows import SegmentData
     from lr2eval.method.rope.export import check_plain
     from lr2eval.method.rope.files import read_factors
@@ -124,9 +124,10 @@ def train(config: TrainConfig, *, listener: Listener | None = None, command: Seq
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     samples = _needles(recipe, folder, config.data_dir, config.offline)
     with quiet():
-        # With several processes, each loads the model on the host and moves only its part to its GPU.
+        # Of several processes, the first loads the model on the host and sends the others their parts.
         where = device if int(os.environ.get("WORLD_SIZE", "1")) == 1 else "cpu"
-        loaded = load_model(checkpoint, "float32", where, False)
+        first = os.environ.get("RANK", "0") == "0"
+        loaded = load_model(checkpoint, "float32", where, False) if first else outline(checkpoint)
         result = train_model(recipe, loaded, folder, segments, file.scaling, out, held_out=measured, needles=samples,
                              factors=file, device=device, command=command, say=listener.message)  # fmt: skip
     return TrainOutcome(out, out / MODEL, result)

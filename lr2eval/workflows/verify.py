@@ -174,8 +174,8 @@ def _training(path: Path) -> str:
         return "unfinished: the same `lr2eval train` command goes on"
     text, value = _sealed(path), read_object(path, error=StoreError)
     if markers := sorted(path.parent.glob(f"{CHECKPOINTS}/step-*/{checkpoints.MARKER}")):
-        last = checkpoints.checked(checkpoints.read(markers[-1].parent))
-        if last and result_digest(value, last["weights.safetensors"]) != value.get("digest"):
+        last = checkpoints.read(markers[-1].parent)
+        if result_digest(value, checkpoints.weights_hash(last)) != value.get("digest"):
             raise StoreError(f"{path}: its digest does not fit {markers[-1].parent}; {RESTORE}")
     return text
 

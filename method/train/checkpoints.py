@@ -1,15 +1,19 @@
 """Checkpoints of a training: everything that the next step depends on, in a folder that is complete or ignored.
 
 ``checkpoints/step-000020/`` holds ``weights.safetensors``, ``optimizer.safetensors``, ``random.safetensors`` (generator
-states of every process) and ``state.json``. It is valid only with the marker ``COMPLETE``, which is written last, after
-all other files are synced to disk, and lists their sizes and checksums. No pickle is written or read.
+states of every process) and ``state.json``. Several processes write one ``shard-*.safetensors`` each in place of the
+first two, through ``torch.distributed.checkpoint``; any number of processes can read either. A checkpoint is valid only
+with the marker ``COMPLETE``, which is written last, after all other files are synced to disk, and lists their sizes and
+checksums. No pickle is written or read.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
+from torch.distributed import checkpoint as distributed
+from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from lr2eval.base.files import sha256, write_json
 from lr2eval.base.reading import read_object
@@ -105,49 +111,55 @@ def tidy(home: Path, keep: int) -> None:
 def save(
     home: Path, step: int, facts: Mapping[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks
 ) -> None:
-    """Write the checkpoint after ``step`` steps. Every process must call it; the first one writes.
+    """Write the checkpoint after ``step`` steps. Every process must call it, and writes its part of the weights.
 
     Raises :class:`StoreError` in every process if writing fails. Earlier checkpoints are kept.
     """
-    weights = gather(model.named_parameters(), ranks)
-    states = gather(
-        (
-            (f"{name}|{key}", optimizer.state[parameter][key])
-            for name, parameter in model.named_parameters()
-            for key in _STATES
-            if key in optimizer.state[parameter]
-        ),
-        ranks,
-    )
+    weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    states = {
+        f"{name}|{key}": optimizer.state[parameter][key].detach()
+        for name, parameter in model.named_parameters()
+        for key in _STATES
+        if key in optimizer.state[parameter]
+    }
     random: dict[str, torch.Tensor] = {}
     for rank, generators in enumerate(ranks.gathered(_generators(ranks.device))):
         random |= {f"{kind}|{rank}": state for kind, state in generators.items()}
     folder = home / FOLDER / name_of(step)
 
-    def write() -> None:
-        try:
-            (folder / MARKER).unlink(missing_ok=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            for name, tensors in (("weights", weights), ("optimizer", states), ("random", random)):
-                save_file(tensors, folder / f"{name}.safetensors")
-            write_json(folder / STATE, {**facts, "step": step})
-            files = {}
-            for path in sorted(folder.iterdir()):
-                sync(path)
-                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            sync(folder)
-            write_json(folder / MARKER, sealed(files))
-            for each in (folder, folder.parent, folder.parent.parent):
-                sync(each)
-        except (OSError, SafetensorError, StoreError) as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise StoreError(
-                f"{folder}: {_one_line(error)}; {_last(home)}; free some space or fix the folder, then run the same "
-                "command again"
-            ) from error
+    def begin() -> None:
+        (folder / MARKER).unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        whole = {"weights": weights, "optimizer": states} if ranks.size == 1 else {}
+        for name, tensors in (*whole.items(), ("random", random)):
+            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
 
-    ranks.in_first(write)
+    def end() -> None:
+        write_json(folder / STATE, {**facts, "step": step})
+        files = {}
+        for path in sorted(folder.iterdir()):
+            sync(path)
+            files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        sync(folder)
+        write_json(folder / MARKER, sealed(files))
+        for each in (folder, folder.parent, folder.parent.parent):
+            sync(each)
+
+    try:
+        ranks.in_first(begin)
+        if ranks.size > 1:
+            distributed.save(
+                weights | states, storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True)
+            )
+        ranks.in_first(end)
+    except (OSError, SafetensorError, StoreError, distributed.CheckpointException) as error:
+        if ranks.rank == 0:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise StoreError(
+            f"{folder}: {_one_line(error)}; {_last(home)}; free some space or fix the folder, then run the same "
+            "command again"
+        ) from error
 
 
 def _last(home: Path) -> str:
@@ -175,25 +187,55 @@ def load(saved: Saved, model: nn.Module, optimizer: torch.optim.Optimizer, ranks
     """
     ranks.in_first(lambda: checked(saved))
     try:
-        with (
-            safe_open(saved.folder / "weights.safetensors", "pt") as weights,
-            safe_open(saved.folder / "optimizer.safetensors", "pt") as states,
-            safe_open(saved.folder / "random.safetensors", "pt") as random,
-        ):
-            known = set(states.keys())
-            for name, parameter in model.named_parameters():
-                with torch.no_grad():
-                    parameter.copy_(_part(weights.get_tensor(name), parameter))
-                if f"{name}|{_STATES[0]}" in known:
-                    optimizer.state[parameter] = {
-                        "step": torch.tensor(float(saved.step)),
-                        **{key: _part(states.get_tensor(f"{name}|{key}"), parameter) for key in _STATES},
-                    }
-            torch.set_rng_state(random.get_tensor(f"cpu|{ranks.rank}"))
-            if ranks.device.startswith("cuda"):
-                torch.cuda.set_rng_state(random.get_tensor(f"cuda|{ranks.rank}"), ranks.device)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        reader = HuggingFaceStorageReader(str(saved.folder))
+        known = reader.read_metadata().state_dict_metadata
+        wanted: dict[str, torch.Tensor] = {}
+        for name, parameter in model.named_parameters():
+            wanted[name] = parameter.detach()
+            if f"{name}|{_STATES[0]}" in known:
+                made = {key: torch.empty_like(parameter) for key in _STATES}
+                optimizer.state[parameter] = {"step": torch.tensor(float(saved.step)), **made}
+                wanted |= {f"{name}|{key}": value for key, value in made.items()}
+        for name, value in wanted.items():
+            if known[name].size != value.shape:
+                raise KeyError(f"{name} has the shape {tuple(known[name].size)}, not {tuple(value.shape)}")
+        _read(wanted, reader, alone=ranks.size == 1)
+        with safe_open(saved.folder / "random.safetensors", "pt") as random:
+            states = set(random.keys())  # a process that was not there when this was saved keeps its own seed
+            if (name := f"cpu|{ranks.rank}") in states:
+                torch.set_rng_state(random.get_tensor(name))
+            if (name := f"cuda|{ranks.rank}") in states and ranks.device.startswith("cuda"):
+                torch.cuda.set_rng_state(random.get_tensor(name), ranks.device)
+    except (OSError, SafetensorError, KeyError, RuntimeError, distributed.CheckpointException) as error:
         raise StoreError(f"{saved.folder}: cannot be loaded ({_one_line(error)}); {_remove(saved.folder)}") from error
+
+
+def weights(saved: Saved) -> dict[str, torch.Tensor]:
+    """The whole weights of a checkpoint, in this process alone."""
+    reader = HuggingFaceStorageReader(str(saved.folder))
+    known = {name: about for name, about in reader.read_metadata().state_dict_metadata.items() if "|" not in name}
+    found = {name: torch.empty(about.size, dtype=about.properties.dtype) for name, about in known.items()}
+    _read(found, reader, alone=True)
+    return found
+
+
+def _read(wanted: dict[str, torch.Tensor], reader: HuggingFaceStorageReader, *, alone: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")
+        distributed.load(wanted, storage_reader=reader, no_dist=alone)
+
+
+def weights_hash(saved: Saved) -> str:
+    """sha256 of the file of weights. For shards, whose headers differ from time to time, that of names and numbers.
+
+    Raises :class:`StoreError` if a file is not the one in the marker.
+    """
+    if whole := checked(saved).get("weights.safetensors"):
+        return whole
+    found = hashlib.sha256()
+    for name, value in sorted(weights(saved).items()):
+        found.update(name.encode() + value.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def _generators(device: str) -> dict[str, torch.Tensor]:
@@ -201,22 +243,3 @@ def _generators(device: str) -> dict[str, torch.Tensor]:
     if device.startswith("cuda"):
         found["cuda"] = torch.cuda.get_rng_state(device)
     return found
-
-
-def gather(named: Iterable[tuple[str, torch.Tensor]], ranks: Ranks) -> dict[str, torch.Tensor]:
-    """Unsharded tensors in host memory, in the first process only. Every process must call it."""
-    found = {}
-    for name, value in named:
-        whole = value.detach().full_tensor() if hasattr(value, "full_tensor") else value.detach()
-        if ranks.rank == 0:
-            found[name] = whole.cpu().contiguous()
-    return found
-
-
-def _part(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """This process's part of a full tensor, sharded like a parameter."""
-    if not hasattr(like, "device_mesh"):
-        return value.to(like.device)
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -106,13 +106,32 @@ def _context_mesh(device: str, size: int, context: int) -> Any:
 
 def shard(model: nn.Module, decoder: Any, ranks: Ranks, dtype: torch.dtype) -> None:
     """FSDP2 over all processes, layer by layer: weights, gradients and optimizer state are split, arithmetic is
-    ``dtype`` and gradients are summed in float32. ``decoder`` is the part of ``model`` with ``layers``."""
+    ``dtype`` and gradients are summed in float32. ``decoder`` is the part of ``model`` with ``layers``.
+
+    Only the first process needs weights. If others have the model on the ``meta`` device, it sends them its weights,
+    layer by layer, so that no other process ever holds the whole model.
+    """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     mesh = distributed.init_device_mesh(ranks.device.partition(":")[0], (ranks.size,))
     policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+    hollow = any(each.is_meta for each in model.parameters())
+    sending = any(ranks.gathered(hollow))
+    if hollow:
+        model.to_empty(device="cpu")  # memory that is not written to is not taken
+        model.model.tie_weights()
+
+    def send(module: nn.Module) -> None:
+        for tensor in (*module.parameters(), *module.buffers()) if sending else ():
+            if not hasattr(tensor, "device_mesh"):  # a sharded one was sent before
+                moved = tensor.detach().to(ranks.device)
+                distributed.broadcast(moved, 0)
+                tensor.detach().copy_(moved)
+
     for layer in decoder.layers:
+        send(layer)
         fully_shard(layer, mesh=mesh, mp_policy=policy)
+    send(model)
     # The outermost module must also be resharded after a forward: an evaluation has no backward to do it.
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
 

@@ -39,7 +39,7 @@ from lr2eval.method.train.parallel import Ranks, ranks
 from lr2eval.method.train.recipe import Recipe
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.record.base import SEAL, sealed
-from lr2eval.record.folder import MANIFEST, claim, locked
+from lr2eval.record.folder import MANIFEST, claim, locked, read_manifest
 
 RESULT = "training.json"
 MODEL = "model"
@@ -110,8 +110,10 @@ def train(
             "needles": digest([sample.sha256 for sample in needles]),
             "device": all_ranks.device.partition(":")[0],
             "dtype": str(dtype_of(recipe, all_ranks.device)).removeprefix("torch."),
-            "processes": all_ranks.size,
         }
+        # Older versions did not resume on another number of processes.
+        if "processes" in (old := (read_manifest(out) or {}).get("settings", {})):
+            settings["processes"] = old["processes"]
 
         def claim_out() -> None:
             held.enter_context(locked(out))
@@ -132,7 +134,7 @@ def train(
 
 
 def result_digest(result: Mapping[str, Any], weights: str) -> str:
-    """What :attr:`TrainingResult.digest` must be. ``weights``: sha256 of the file of weights of the last checkpoint."""
+    """What :attr:`TrainingResult.digest` must be. ``weights``: :func:`checkpoints.weights_hash` of the last one."""
     return digest([{key: value for key, value in result.items() if key not in ("seconds", "digest", SEAL)}, weights])
 
 
@@ -253,11 +255,8 @@ class _TrainingLoop:
         command: Sequence[str],
     ) -> TrainingResult:
         """Write the result and ``out/model``: the weights in the precision of the source, with the new RoPE."""
-        from safetensors.torch import load_file
-
         last = checkpoints.complete(self.out)[-1]
-        file = last.folder / "weights.safetensors"
-        weights = checkpoints.checked(last)[file.name]
+        weights = checkpoints.weights_hash(last)
         result = TrainingResult(
             recipe=self.recipe.model_dump(mode="json"),
             steps=self.schedule.steps,
@@ -276,7 +275,9 @@ class _TrainingLoop:
                 for left in (self.out / MODEL, *self.out.glob(".weights-*")):
                     shutil.rmtree(left, ignore_errors=True)  # of an attempt that was killed
                 dtype = getattr(torch, Checkpoint.open(source, cache=cache_dir()).dtype)
-                named = {name.removeprefix("model."): value.to(dtype) for name, value in load_file(file).items()}
+                named = {
+                    name.removeprefix("model."): value.to(dtype) for name, value in checkpoints.weights(last).items()
+                }
                 about = {key: getattr(result, key) for key in ("steps", "tokens", "digest")}
                 with tempfile.TemporaryDirectory(prefix=".weights-", dir=self.out) as work:
                     model.save_pretrained(work, state_dict=named)

@@ -15,21 +15,29 @@ from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
+from lr2eval.backends.loading import outline
 from lr2eval.method.rope.rules import RULES
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.search.needles import Sample
 from lr2eval.method.train.engine import Engine
 from lr2eval.method.train.recipe import Recipe
 from lr2eval.method.train.train import train
+from lr2eval.model.checkpoint import Checkpoint
 from tests import tiny_models, tiny_segments
 
 TARGET = 96
 
 
-def run(source: Path, out: Path, stop: int = 0) -> None:
-    """Twenty steps; with ``stop`` the process is interrupted in front of that step of its own."""
+def run(source: Path, out: Path, stop: int = 0, *, hollow: bool = False) -> None:
+    """Twenty steps; with ``stop`` the process is interrupted in front of that step of its own.
+
+    ``hollow``: only the first process has the weights.
+    """
     torch.set_num_threads(1)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    if hollow and os.environ["RANK"] != "0":
+        model = outline(Checkpoint.open(source))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     recipe = Recipe(
         name="ranks", original_window=tiny_models.ORIGINAL, target_window=TARGET, short_tokens=0, long_tokens=0,
         global_batch=5, micro_batch=2, epochs=10, steps=20, gradient_checkpointing=True, saving={"every": 5},
@@ -67,7 +75,9 @@ if __name__ == "__main__":
     torch.distributed.init_process_group("gloo")
     source, out = Path(sys.argv[1]), Path(sys.argv[2])
     run(source, out / "calm")
+    run(source, out / "hollow", hollow=True)
     run(source, out / "rough", stop=8)
     assert not (out / "rough" / "training.json").exists()
     run(source, out / "rough")
+    run(source, out / "fewer", stop=8)
     torch.distributed.destroy_process_group()
