@@ -43,7 +43,7 @@ def _print_plan(recipe: Recipe, plan: TrainPlan, origin: str, budget: str) -> No
         ("activations", memory.activations, marks[not recipe.gradient_checkpointing]),
         ("activations with checkpointing", memory.activations_checkpointed, marks[recipe.gradient_checkpointing]),
         (f"logits of {recipe.loss_chunk:,} positions", memory.logits_chunk, ""),
-        ("mask of a packed row", memory.mask, f"attention {recipe.attention or 'sdpa'}"),
+        ("mask of a packed row", memory.mask, f"attention {plan.attention}{'' if recipe.attention else ', assumed'}"),
         ("total", memory.total(recipe.gradient_checkpointing), _fits(recipe, plan)),
     ]
     for name, size, mark in lines:
@@ -89,7 +89,8 @@ def train(given: dict[str, Any], set_: Sets = None, dry_run: DryRun = False) -> 
     if "recipe" in given:
         given["recipe"] = read_recipe(given["recipe"], dict(read_sets(set_ or ())))
         if dry_run:
-            made = plan_training(given["recipe"], given.get("model"), given.get("data"), "offline" in given)
+            told = given.get("model"), given.get("data"), "offline" in given, given.get("device", "cuda")
+            made = plan_training(given["recipe"], *told)
             _print_plan(given["recipe"], *made)
             return
     done = run_training(TrainConfig(**given), listener=_FirstRank(), command=typed_command())

@@ -60,7 +60,7 @@ class TrainOutcome:
 
 
 def plan_training(
-    recipe: Recipe, model: str | None = None, data: Path | None = None, offline: bool = False
+    recipe: Recipe, model: str | None = None, data: Path | None = None, offline: bool = False, device: str = "cuda"
 ) -> tuple[TrainPlan, str, str]:
     """Tokens, steps, memory and time of a training, from the sizes of ``model`` or those of the recipe.
 
@@ -85,7 +85,7 @@ def plan_training(
         segments = SegmentData.open(data)
         long = int(segments.long.sum())
         rows, budget = (0 if recipe.long_only else len(segments) - long, long), "rows of --data"
-    return plan(recipe, shape, rows), origin, budget
+    return plan(recipe, shape, rows, device), origin, budget
 
 
 @with_listener

@@ -15,16 +15,18 @@ from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.rope.windowed import install_rope
 from lr2eval.method.search.needles import Sample
 from lr2eval.method.search.perplexity import perplexity
+from lr2eval.method.train.attention import refusal
 from lr2eval.method.train.batches import MicroBatch, deal, empty, micro_batch, piece, weights_of
 from lr2eval.method.train.loss import LossModel, liger
 from lr2eval.method.train.parallel import Ranks, shard, shared_row
-from lr2eval.method.train.recipe import Recipe
+from lr2eval.method.train.recipe import DOCUMENTS, FLASH, FLEX, Recipe
 
 
 class Engine:
     """The model made ready to train: windowed rotary module, precision, checkpointing, sharding, optimizer.
 
-    ``model`` is a Hugging Face decoder in float32 and is changed in place. Raises :class:`UsageError` for a model that
+    ``model`` is a Hugging Face decoder in float32 and is changed in place. It keeps its own attention if the recipe
+    names none. Raises :class:`UsageError` for a model that
     cannot be trained this way.
     """
 
@@ -33,11 +35,13 @@ class Engine:
         self.dtype = dtype_of(recipe, ranks.device)
         torch.manual_seed(recipe.seed + ranks.rank)  # for models with dropout
         try:
+            if recipe.attention == DOCUMENTS and (why := refusal(model)):
+                raise ValueError(f"attention {DOCUMENTS} does not work, as {why}; use --set attention=sdpa or eager")
             if recipe.attention:
                 model.set_attn_implementation(recipe.attention)
-            if recipe.attention == "flex_attention":
+            if recipe.attention == FLEX:
                 if ranks.device == "cpu":
-                    raise ValueError("flex_attention cannot train on a CPU; use --set attention=sdpa")
+                    raise ValueError(f"{FLEX} cannot train on a CPU; use --set attention={DOCUMENTS}")
                 # After the default limit (8), masks are no longer compiled and take 9 bytes for each pair of tokens.
                 torch._dynamo.config.recompile_limit = 64
             rotary = install_rope(model, scaling)
@@ -68,6 +72,10 @@ class Engine:
         often.
         """
         batch = empty() if rows is None else micro_batch(rows)
+        if rows is not None and self.recipe.attention in (DOCUMENTS, FLASH):
+            # Nothing is learnt from padding. Flex attention compiles for lengths; others stay as they were, to the bit.
+            length = batch.input_ids.shape[1] - min(row.padding for row in rows)
+            batch = batch.each(lambda whole_BL: whole_BL[:, :length])
         if self.ranks.context > 1 and rows is not None and not batch.long:
             batch = piece(batch, self.ranks.context_rank, self.ranks.context)
         return self._run(batch, scale)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lr2eval.errors import UsageError
-from lr2eval.method.train.recipe import Recipe
+from lr2eval.method.train.recipe import DOCUMENTS, FLEX, SQUARE, Recipe, automatic_attention
 from lr2eval.model.shape import Shape, layer_parameters, parameters
 
 
@@ -46,6 +46,8 @@ class TrainPlan:
     """Padding included."""
     tokens_per_step: int
     steps: int
+    attention: str
+    """What the memory is for: that of the recipe, or what training chooses for a model that can do it."""
     memory: Memory
     operations: float
     """Of the model itself, without recomputation."""
@@ -54,8 +56,9 @@ class TrainPlan:
     hours: float | None
 
 
-def plan(recipe: Recipe, shape: Shape, rows: tuple[int, int] | None = None) -> TrainPlan:
-    """Estimates for ``rows`` (short, long); the default is the recipe's budgets.
+def plan(recipe: Recipe, shape: Shape, rows: tuple[int, int] | None = None, device: str = "cuda") -> TrainPlan:
+    """Estimates for ``rows`` (short, long); the default is the recipe's budgets. Training on ``device`` chooses the
+    attention of a recipe that names none.
 
     Raises :class:`UsageError` if there is nothing to train on.
     """
@@ -74,6 +77,8 @@ def plan(recipe: Recipe, shape: Shape, rows: tuple[int, int] | None = None) -> T
     if speed is not None:
         reached = recipe.hardware.gpus * speed * 1e12 * recipe.hardware.utilisation
         hours = (matrix + attention) / reached / 3600
+    chosen = recipe.attention or automatic_attention(device, (FLEX, DOCUMENTS), recipe.micro_batch, True)
+    assert chosen is not None  # documents are in the list
     return TrainPlan(
         parameters=parameters(shape),
         rows_short=short,
@@ -81,7 +86,8 @@ def plan(recipe: Recipe, shape: Shape, rows: tuple[int, int] | None = None) -> T
         tokens=trained * recipe.target_window,
         tokens_per_step=recipe.tokens_per_step,
         steps=steps,
-        memory=_memory(recipe, shape, packed=bool(short)),
+        attention=chosen,
+        memory=_memory(recipe, shape, square=bool(short) and chosen in SQUARE),
         operations=matrix + attention,
         operations_attention=attention,
         hours=hours,
@@ -98,7 +104,7 @@ def _operations(recipe: Recipe, shape: Shape, short: float, long: float) -> tupl
     return 6.0 * weights * tokens, 6.0 * pairs * width
 
 
-def _memory(recipe: Recipe, shape: Shape, *, packed: bool) -> Memory:
+def _memory(recipe: Recipe, shape: Shape, *, square: bool) -> Memory:
     total, gpus = parameters(shape), recipe.hardware.gpus
     number = 4 if recipe.dtype == "float32" else 2
     held = recipe.micro_batch * recipe.target_window // recipe.context_parallel
@@ -107,7 +113,6 @@ def _memory(recipe: Recipe, shape: Shape, *, packed: bool) -> Memory:
     layer = held * number * _kept_per_token(shape)
     # A single process uses autocast, which keeps the hidden states between layers in float32.
     border = held * (4 if gpus == 1 else number) * shape.hidden
-    square = packed and recipe.attention in (None, "sdpa", "eager")
     return Memory(
         weights=4 * total // gpus,
         gradients=4 * total // gpus,

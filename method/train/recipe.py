@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,6 +15,12 @@ from lr2eval.base.reading import parse_toml, read_bytes
 from lr2eval.base.settings import put
 from lr2eval.errors import UsageError
 from lr2eval.model.shape import Shape
+
+DOCUMENTS = "documents"
+"""Our attention over packed rows, document by document (:mod:`lr2eval.method.train.attention`)."""
+FLASH, FLEX = "flash_attention_2", "flex_attention"
+SQUARE = ("sdpa", "eager")
+"""These take a mask of all pairs of tokens for a packed row."""
 
 
 class Optimizer(Table):
@@ -101,7 +107,8 @@ class Recipe(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """The number type of the arithmetic; weights stay in float32. auto: bfloat16 on a GPU, float32 on a CPU."""
     attention: str | None = None
-    """The attention implementation of transformers. Default: the model's own."""
+    """documents (packed rows document by document), or an attention of transformers. Default: flash or flex attention
+    on a GPU, documents on a CPU."""
     gradient_checkpointing: bool = False
     """Recompute activations instead of keeping them. It saves memory and takes longer."""
     loss: Literal["chunked", "liger"] = "chunked"
@@ -132,8 +139,9 @@ class Recipe(Config):
             raise ValueError("long_only with long_tokens = 0 trains on nothing; raise long_tokens")
         if self.context_parallel > 1 and self.micro_batch > 1:
             raise ValueError("context_parallel splits single rows; set micro_batch to 1")
-        if "flash" in (self.attention or "") and self.micro_batch > 1 and not self.long_only:
-            raise ValueError("flash attention separates documents only within one row; set micro_batch to 1")
+        if self.micro_batch > 1 and not self.long_only and self.attention not in (None, DOCUMENTS, FLEX, *SQUARE):
+            raise ValueError(f"attention {self.attention} may separate documents only within one row; set micro_batch "
+                             "to 1")  # fmt: skip
         return self
 
     @property
@@ -172,6 +180,16 @@ class Recipe(Config):
             return self.optimizer.learning_rate * (step + 1) / (warm + 1)
         done = (step - warm) / max(1, steps - warm)
         return self.optimizer.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def automatic_attention(device: str, able: Collection[str], micro_batch: int, half: bool) -> str | None:
+    """The attention for a recipe that names none: the first of flash, flex, documents that is in ``able`` and suits.
+
+    ``half``: the arithmetic is bfloat16. ``None``: there is none, and the model's own must do.
+    """
+    on_gpu = device.startswith("cuda")
+    suits = {FLASH: on_gpu and half and micro_batch == 1, FLEX: on_gpu, DOCUMENTS: True}
+    return next((name for name, does in suits.items() if does and name in able), None)
 
 
 def names() -> list[str]:

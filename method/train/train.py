@@ -33,13 +33,14 @@ from lr2eval.method.rope.scaling import RopeScaling
 from lr2eval.method.rope.source import ModelRope
 from lr2eval.method.search.needles import Sample
 from lr2eval.method.train import checkpoints
+from lr2eval.method.train.attention import able, refusal
 from lr2eval.method.train.batches import BatchSchedule, TrainingRows, deal, segments_digest, weights_of
 from lr2eval.method.train.engine import Engine, dtype_of
 from lr2eval.method.train.parallel import Ranks, ranks
-from lr2eval.method.train.recipe import Recipe
+from lr2eval.method.train.recipe import SQUARE, Recipe, automatic_attention
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.record.base import SEAL, sealed
-from lr2eval.record.folder import MANIFEST, claim, locked, read_manifest
+from lr2eval.record.folder import MANIFEST, claim, flat, locked, read_manifest
 
 RESULT = "training.json"
 MODEL = "model"
@@ -101,6 +102,7 @@ def train(
         rows.kinds, recipe.global_batch, recipe.micro_batch, recipe.epochs, recipe.seed, recipe.planned_steps(len(rows))
     )
     with ranks(device, recipe.context_parallel) as all_ranks, contextlib.ExitStack() as held:
+        recipe = recipe.model_copy(update={"attention": _attention(recipe, model, out, all_ranks.device, say)})
         settings = {
             "recipe": recipe.deciding(),
             "model": Checkpoint.open(source, cache=cache_dir()).fingerprint,
@@ -131,6 +133,23 @@ def train(
         model.eval()
         made = factors or FactorsFile(Path("factors"), digest(scaling.to_json()), scaling.long_factor, scaling)
         return loop.finish(facts, model, source, scaling, made, command)
+
+
+def _attention(recipe: Recipe, model: Any, out: Path, device: str, say: Callable[[str], None]) -> str | None:
+    """As the recipe says; else what the folder was begun with, which older versions wrote as ``None`` for the model's
+    own; else chosen for the device and the model."""
+    name, own = recipe.attention, str(model.config._attn_implementation)
+    if name is None and (known := read_manifest(out)) is not None:
+        name = flat(known["settings"]).get("recipe.attention")
+    elif name is None:
+        half = dtype_of(recipe, device) == torch.bfloat16
+        name = automatic_attention(device, able(model), recipe.micro_batch, half) or own
+    told = f"attention: {name or own}"
+    if (name or own) in SQUARE:
+        told += ", which takes a mask of all pairs of tokens for a packed row"
+        told += "" if (why := refusal(model)) is None else f" ({type(model).__name__}: {why})"
+    say(told)
+    return name
 
 
 def result_digest(result: Mapping[str, Any], weights: str) -> str:
@@ -191,9 +210,11 @@ class _TrainingLoop:
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-            raise BackendError(f"step {step}: out of memory; try --set gradient_checkpointing=true, "
-                               "--set attention=flex_attention on a GPU, a smaller micro_batch or loss_chunk, or more "
-                               "GPUs (--dry-run estimates the memory)") from error  # fmt: skip
+            square = engine.model.config._attn_implementation in SQUARE and not all(row.long for row in chosen)
+            mask = "another --set attention (this one takes a mask of all pairs of tokens for a packed row), "
+            raise BackendError(f"step {step}: out of memory; try {mask if square else ''}"
+                               "--set gradient_checkpointing=true, a smaller micro_batch or loss_chunk, or more GPUs "
+                               "(--dry-run estimates the memory), and a new --out") from error  # fmt: skip
         loss = sum(losses) / (short + long)
         if not (math.isfinite(loss) and math.isfinite(norm)):
             what = "loss" if not math.isfinite(loss) else "gradient"

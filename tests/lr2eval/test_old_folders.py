@@ -181,6 +181,9 @@ def test_a_training_goes_on_to_the_same_weights(old: Path, lr2eval: Run) -> None
     done = lr2eval(*command(train))
     assert done.code == 0, done.err
     assert "resuming after step 2 of 4" in done.err
+    # It was begun before attention was chosen, and goes on with what it had.
+    assert "attention: sdpa" in done.err
+    assert json.loads((train / "training.json").read_text())["recipe"]["attention"] is None
     after = load_file(model)
     assert after.keys() == before.keys()
     # Bit for bit on one machine (benchmarks/evidence.py); another processor may round otherwise.

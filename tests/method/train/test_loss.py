@@ -19,8 +19,10 @@ from lr2eval.errors import UsageError
 from lr2eval.method.rope.rules import RULES
 from lr2eval.method.rope.scaling import OriginalRope
 from lr2eval.method.rope.windowed import install_rope
+from lr2eval.method.train import attention as _registers  # noqa: F401
 from lr2eval.method.train.batches import MicroBatch, micro_batch
 from lr2eval.method.train.loss import IGNORED, LossModel, chunked_loss, liger
+from lr2eval.method.train.recipe import DOCUMENTS
 from tests import tiny_models, tiny_segments
 
 TARGET = 96
@@ -134,7 +136,7 @@ def _compare(model: Any, loss_model: LossModel, batch: Any, rows: Sequence[Any])
         torch.testing.assert_close(mine, theirs, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager", DOCUMENTS])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_packed_documents_equal_the_same_documents_alone(attention: str, weighted: bool) -> None:
     model, loss_model = _model()

@@ -107,12 +107,15 @@ def test_the_square_mask_of_a_packed_row_counts() -> None:
         recipe = read_recipe(name)
         assert recipe.shape is not None
         flex, sdpa = plan(recipe, recipe.shape), plan(read_recipe(name, {"attention": "sdpa"}), recipe.shape)
+        assert (flex.attention, sdpa.attention) == ("flex_attention", "sdpa")
         assert flex.memory.mask == 0
         assert sdpa.memory.mask == 3 * recipe.target_window**2
         assert sdpa.memory.total(True) == flex.memory.total(True) + sdpa.memory.mask
         alone = read_recipe(name, {"attention": "sdpa", "long_only": True})
         assert plan(alone, recipe.shape).memory.mask == 0  # long rows are causal and need none
-    assert plan(read_recipe("tiny-retrieval-2k"), recipe.shape).memory.mask == 3 * 2048**2  # sdpa is what nobody names
+    assert plan(read_recipe("tiny-retrieval-2k", {"attention": "eager"}), recipe.shape).memory.mask == 3 * 2048**2
+    on_cpu = plan(read_recipe("tiny-retrieval-2k"), recipe.shape, device="cpu")
+    assert (on_cpu.attention, on_cpu.memory.mask) == ("documents", 0)
 
 
 def test_one_process_keeps_the_residual_stream_in_float32() -> None:

@@ -60,7 +60,8 @@ def test_changes_go_over_a_file(tmp_path: Path) -> None:
         ({"target_window": 128}, "target_window 128 is not longer than original_window 128"),
         ({"seed.x": 1}, "--set seed.x"),
         ({"context_parallel": 2, "micro_batch": 2}, "set micro_batch to 1"),
-        ({"attention": "flash_attention_2", "micro_batch": 2}, "flash attention .* set micro_batch to 1"),
+        ({"attention": "flash_attention_2", "micro_batch": 2}, "attention flash_attention_2 .* set micro_batch to 1"),
+        ({"attention": "kernels-community/any", "micro_batch": 2}, "only within one row; set micro_batch to 1"),
         ({"long_only": True, "long_tokens": 0}, "trains on nothing"),
         ({"dtype": "float16"}, "dtype 'float16': must be"),
     ],
@@ -69,6 +70,12 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said) as error:
         read_recipe("tiny-retrieval-2k", {"seed": 0, **changes})
     assert "\n" not in str(error.value)
+
+
+def test_attentions_that_take_many_packed_rows() -> None:
+    for attention in (None, "sdpa", "eager", "flex_attention", "documents"):
+        assert Recipe(**MINIMAL, attention=attention, micro_batch=2).micro_batch == 2
+    assert Recipe(**MINIMAL, attention="flash_attention_2", micro_batch=2, long_only=True).micro_batch == 2
 
 
 @pytest.mark.parametrize(

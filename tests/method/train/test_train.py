@@ -64,7 +64,7 @@ def run(source: Path, out: Path, *, rows: Any = None, scaling: RopeScaling = SCA
     model = AutoModelForCausalLM.from_pretrained(
         source, dtype=torch.float32, attention_dropout=changes.pop("dropout", 0.0)
     )
-    extra = {name: changes.pop(name) for name in ("held_out", "needles") if name in changes}
+    extra = {name: changes.pop(name) for name in ("held_out", "needles", "say") if name in changes}
     rows = tiny_segments.mixture(12) if rows is None else rows
     return train(recipe(**changes), model, source, rows, scaling, out, **extra)
 
@@ -279,6 +279,27 @@ def test_a_folder_of_another_training_is_refused(
     assert "\n" not in str(error.value)
 
 
+def test_the_attention_is_chosen_told_and_recorded(source: Path, tmp_path: Path) -> None:
+    """A folder that is begun goes on with what it has; the losses are those of a mask of all pairs."""
+    said: list[str] = []
+    result = run(source, tmp_path / "out", steps=6, say=said.append)
+    assert said[0] == "attention: documents"
+    assert result.recipe["attention"] == "documents"
+    assert (
+        json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["recipe"]["attention"] == "documents"
+    )
+    assert run(source, tmp_path / "out", steps=6, attention="documents") == result
+    with pytest.raises(UsageError, match=r'recipe\.attention: was "documents", now "sdpa"'):
+        run(source, tmp_path / "out", steps=6, attention="sdpa")
+    run(source, tmp_path / "square", steps=6, attention="sdpa")
+    run(source, tmp_path / "square", steps=6, say=said.append)
+    assert said[-2:] == [
+        "attention: sdpa, which takes a mask of all pairs of tokens for a packed row", "resuming after step 6 of 6"
+    ]  # fmt: skip
+    losses = [[line["loss"] for line in _logged(tmp_path / name)] for name in ("out", "square")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
 @pytest.mark.parametrize("broken", ["loss", "gradient"])
 def test_a_loss_that_is_no_number_ends_the_training(
     source: Path, tmp_path: Path, monkeypatch: Any, broken: str
@@ -316,8 +337,14 @@ def test_a_step_that_does_not_fit_into_memory_says_what_helps(source: Path, tmp_
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
 
     monkeypatch.setattr(Engine, "step", full)
-    with pytest.raises(BackendError, match=r"step 1: out of memory.*gradient_checkpointing"):
+    with pytest.raises(BackendError, match=r"step 1: out of memory.*gradient_checkpointing") as error:
         run(source, tmp_path / "out")
+    assert "attention" not in str(error.value)  # it takes no mask
+    with pytest.raises(BackendError, match=r"try another --set attention \(this one takes a mask of all pairs"):
+        run(source, tmp_path / "square", attention="sdpa")
+    with pytest.raises(BackendError) as error:
+        run(source, tmp_path / "long", attention="sdpa", long_only=True)
+    assert "attention" not in str(error.value)
 
 
 def test_no_room_for_the_model_keeps_the_training(source: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -378,7 +405,7 @@ def test_no_room_for_a_checkpoint_leaves_the_one_before(
             "row 0 is marked short, but its longest document has 56 tokens",
         ),
         ({"attention": "nothing"}, "LlamaForCausalLM: .*nothing"),
-        ({"attention": "flex_attention"}, "flex_attention cannot train on a CPU; use --set attention=sdpa"),
+        ({"attention": "flex_attention"}, "flex_attention cannot train on a CPU; use --set attention=documents"),
         ({"loss": "liger"}, "GPUs only"),
         ({"context_parallel": 2}, "does not divide the 1 processes"),
         ({"held_out": tiny_segments.mixture(3)[2:]}, "--held-out: row 0 equals row 2 of --data"),
