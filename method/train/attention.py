@@ -23,7 +23,7 @@ from lr2eval.method.train.recipe import DOCUMENTS, FLASH, FLEX
 
 
 @dataclass(frozen=True)
-class _Documents:
+class _Cuts:
     """Stands where layers expect a mask. ``window``: the tokens that each one sees; ``None``: all before it."""
 
     lengths: tuple[tuple[int, ...], ...]
@@ -31,10 +31,10 @@ class _Documents:
     window: int | None
 
 
-def _mask(**given: Any) -> _Documents | torch.Tensor | None:
+def _mask(**given: Any) -> _Cuts | torch.Tensor | None:
     """What transformers calls for the mask of a forward; whatever is no plain packed row gets the mask of sdpa."""
     rows, length, visible = given["batch_size"], given["q_length"], given["mask_function"]
-    whole = length == given["kv_length"] > 1 and not given.get("q_offset")
+    whole = length == given["kv_length"] > 1  # nothing comes from a cache
     if not whole or given.get("attention_mask") is not None or given.get("use_vmap"):
         return sdpa_mask(**given)
     row_B1 = torch.arange(rows, device=given["device"])[:, None]
@@ -47,14 +47,14 @@ def _mask(**given: Any) -> _Documents | torch.Tensor | None:
     window = None if window is None or window >= longest else window
     if window is None and longest == min(map(max, lengths)) == length:
         return sdpa_mask(**given)  # none at all: rows of one document are causal
-    return _Documents(lengths, window)
+    return _Cuts(lengths, window)
 
 
 def _attention(
     module: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: Any, **rest: Any
 ) -> tuple[torch.Tensor, None]:
     """(B, L, heads, width), as transformers wants it. Raises :class:`ValueError` for a bias of positions."""
-    if not isinstance(attention_mask, _Documents):
+    if not isinstance(attention_mask, _Cuts):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)  # type: ignore[no-any-return]
     if rest.get("position_bias") is not None:
         raise ValueError(f"{type(module).__name__} adds a bias to positions; use --set attention=sdpa")

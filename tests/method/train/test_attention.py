@@ -91,9 +91,10 @@ def test_nothing_of_the_size_of_a_square_is_made(window: int | None) -> None:
     assert sizes["long", DOCUMENTS] < length**2 / 4
 
 
-def test_what_is_no_packed_row_goes_as_under_sdpa() -> None:
+@pytest.mark.parametrize("window", [None, 4])
+def test_what_is_no_packed_row_goes_as_under_sdpa(window: int | None) -> None:
     """Padded batches with a mask, and a cache: a trained model is ready to use."""
-    model, _ = _model()
+    model, _ = _model("mistral", sliding_window=window)
     model.eval()
     ids_BL = torch.arange(2, 26).view(2, 12)
     mask_BL = torch.ones_like(ids_BL)
