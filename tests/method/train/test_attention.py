@@ -11,7 +11,7 @@ from transformers import GptOssConfig, GptOssForCausalLM
 
 from lr2eval.errors import UsageError
 from lr2eval.method.train import attention
-from lr2eval.method.train.batches import MicroBatch, micro_batch
+from lr2eval.method.train.batches import MicroBatch, micro_batch, piece
 from lr2eval.method.train.engine import Engine
 from lr2eval.method.train.loss import LossModel
 from lr2eval.method.train.parallel import Ranks
@@ -127,6 +127,15 @@ def test_padding_is_not_computed(rows: list[Any]) -> None:
         losses[name] = float(made.loss(rows)) / TARGET
         assert seen[0] == (TARGET if name == "sdpa" else TARGET - min(row.padding for row in rows))
     assert losses["sdpa"] == pytest.approx(losses[DOCUMENTS], abs=1e-5)
+
+
+def test_pieces_of_a_shared_row_add_up() -> None:
+    """What the processes of a context group compute of a packed row."""
+    made = _engine(tiny_models.tiny_model("llama", rope=dict(PLAIN)), attention=DOCUMENTS)
+    batch = micro_batch(ROWS[:1])
+    parts = [float(made._run(piece(batch, part, 3))) for part in range(3)]
+    assert min(parts) > 0
+    assert sum(parts) / TARGET == pytest.approx(float(made.loss(ROWS[:1])) / TARGET, abs=1e-5)
 
 
 def test_attention_that_is_not_plain_is_refused() -> None:
