@@ -7,9 +7,10 @@ taken: the first metric whose aggregation is a mean.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from lr2eval.base.settings import refuse_unknown
 from lr2eval.benchmark import SampleInfo, Shard, TaskContext, TaskInfo
 from lr2eval.errors import Lr2EvalError, MissingDataError, TaskError, first_line
 from lr2eval.registry import LM_EVAL
-from lr2eval.tasks.shared import hub, lm_eval
+from lr2eval.tasks.shared import hub, index, lm_eval
 from lr2eval.tasks.shared.select import limited
 
 NAME = LM_EVAL.name
@@ -38,7 +39,7 @@ def lm_eval_benchmark(include_path: Path | None) -> LmEval:
 
 
 class LmEval:
-    """lm-eval's task index. It takes about 10 s to build, so it is built only for the first name that is not ours."""
+    """All tasks of lm-eval, and those of the user. Names come from our own index, so that lm-eval is imported late."""
 
     name = NAME
     headline: Literal["tasks", "samples"] = "samples"
@@ -52,12 +53,20 @@ class LmEval:
         return [TaskInfo(name, NAME, "lm-eval task", "its hub data set") for name in self.names()]
 
     def names(self) -> Sequence[str]:
-        """All names of tasks and groups."""
-        return list(self._manager_for(None).all_tasks)
+        """All names of tasks, groups and tags."""
+        return sorted(self._index)
 
     def knows(self, name: str) -> bool:
-        """Whether lm-eval has a task or group of this name."""
-        return name in self._manager_for(name).all_tasks
+        """Whether lm-eval or the user's folder has a task, group or tag of this name."""
+        return name in self._own or name in self._index
+
+    @cached_property
+    def _own(self) -> index.Index:
+        return {} if self._include_path is None else index.names_in(self._include_path)
+
+    @cached_property
+    def _index(self) -> index.Index:
+        return {**index.lm_eval_names(), **self._own}
 
     def select(self, selector: str | None) -> Sequence[str]:
         """The task or group itself; a group becomes its tasks when it is prepared."""
@@ -82,14 +91,15 @@ class LmEval:
         with _readable(name), hub.hub_access(offline), lm_eval.quiet_lm_eval():
             return dict(self._manager_for(name).load([name])["tasks"])
 
-    def _manager_for(self, name: str | None) -> Any:
-        """The user's own folder first, it is indexed at once; everything when the name is not there."""
-        with _readable(str(self._include_path or NAME)):
-            if self._include_path is not None and name is not None:
-                own = lm_eval.task_manager(self._include_path)
-                if name in own.all_tasks:
-                    return own
-            return _everything(self._include_path)
+    def _manager_for(self, name: str) -> Any:
+        """lm-eval's own index over no more than the user's folder and the one folder that has all of a task or group.
+
+        Several folders of lm-eval would not do: of a tag in two of them it keeps the tasks of the last.
+        """
+        own = {file for file, *_ in self._own.values()}
+        theirs = [os.path.dirname(file) for file in index.files_of(name, self._index) if file not in own]
+        folder = Path(os.path.commonpath(theirs)) if theirs else None
+        return lm_eval.task_manager(*(each for each in (folder, self._include_path) if each is not None))
 
 
 @contextmanager
@@ -106,14 +116,6 @@ def _readable(name: str) -> Iterator[None]:
                 f"{name}: its data set cannot be read ({first_line(error)}); connect once so that it is cached"
             ) from error
         raise TaskError(f"{name}: lm-eval cannot build this task ({first_line(error)}); correct its file") from error
-
-
-@cache
-def _everything(include_path: Path | None) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    with lm_eval.quiet_lm_eval():
-        return TaskManager(include_path=None if include_path is None else [include_path])
 
 
 def _shard(name: str, task: Any, version: str, context: TaskContext) -> Shard:

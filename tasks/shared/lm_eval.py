@@ -43,16 +43,16 @@ def build_task(config: Mapping[str, Any], folder: Path | None = None) -> Any:
     """
     with quiet_lm_eval():
         spec = dict(config) if folder is None else {"group": "lr2eval", "task": [dict(config)]}
-        (task,) = task_manager(folder).load([spec])["tasks"].values()
+        (task,) = task_manager(*filter(None, [folder])).load([spec])["tasks"].values()
     return task
 
 
 @cache
-def task_manager(folder: Path | None) -> Any:
-    """lm-eval's task index over one folder only; indexing the built-in tasks would take seconds."""
+def task_manager(*folders: Path) -> Any:
+    """lm-eval's index of the tasks in these folders, the last first. That of all its own takes 10 s or more."""
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_defaults=False, include_path=None if folder is None else [folder])
+    return TaskManager(include_defaults=False, include_path=list(folders))
 
 
 def dataset(splits: Callable[[], Mapping[str, Iterable[Mapping[str, Any]]]]) -> Callable[..., Any]:

@@ -258,6 +258,7 @@ READ_ELSEWHERE = {
     "lr2eval.workflows.extend_config": ({"lzma.decompress"}, "a file of the package"),
     "lr2eval.tasks.exact.counting": ({"json.loads"}, "text from the tokenizers library"),
     "lr2eval.tasks.longbench.prompts": ({"read_text", "yaml.load"}, "a file of the installed lm-eval"),
+    "lr2eval.tasks.shared.index": ({"read_bytes", "yaml.load"}, "files that lm-eval reads; damaged ones are left out"),
     "lr2eval.tasks.shared.upstream": ({"read_text", "yaml.safe_load"}, "files of the installed lm-eval"),
     "lr2eval.method.data.documents": ({"CompressedInputStream", "ParquetFile"}, "streams; errors are turned into ours"),
     "lr2eval.method.data.rows": ({"np.memmap"}, "sizes are checked first"),

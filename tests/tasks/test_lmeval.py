@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -119,17 +118,22 @@ def test_a_name_is_needed(folder: Path) -> None:
         LmEval(folder).select(None)
 
 
-def test_unknown_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lr2eval.tasks.lmeval._everything", everything)
+@pytest.fixture
+def no_lm_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's folder alone, so that a test does not wait for the index of lm-eval."""
+    monkeypatch.setattr("lr2eval.tasks.shared.index.lm_eval_names", dict)
+
+
+def test_unknown_name(folder: Path, no_lm_eval: None) -> None:
     with pytest.raises(TaskError, match="'my_choice'"):
         LmEval(folder).select("my_chioce")
 
 
-def everything(include_path: Path) -> Any:
-    """The user's folder alone: indexing lm-eval's own tasks takes ten seconds."""
-    from lr2eval.tasks.shared import lm_eval
-
-    return lm_eval.task_manager(include_path)
+def test_a_group_of_the_user_may_have_tasks_of_lm_eval(folder: Path) -> None:
+    (folder / "mixed.yaml").write_text("group: mixed\ntask: [my_choice, arc_easy, ai2_arc]\n")
+    manager = LmEval(folder)._manager_for("mixed")
+    assert {"mixed", "my_choice", "arc_easy", "ai2_arc"} <= set(manager.all_tasks)
+    assert len(manager.all_tasks) < 100  # no more of lm-eval than the folder of arc
 
 
 def test_names_of_lm_eval_itself() -> None:
@@ -150,9 +154,8 @@ DAMAGE = (
 
 @pytest.mark.parametrize("number", range(len(DAMAGE)))
 def test_a_damaged_task_file_of_the_user_is_one_line(
-    number: int, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    number: int, context: Context, tmp_path: Path, no_lm_eval: None
 ) -> None:
-    monkeypatch.setattr("lr2eval.tasks.lmeval._everything", everything)
     (tmp_path / "my_own.yaml").write_bytes(DAMAGE[number])
     foreign = LmEval(tmp_path)
     with pytest.raises(Lr2EvalError) as caught:
