@@ -11,6 +11,7 @@ from typing import Any
 from lr2eval.base.visible import labels
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Side
+from lr2eval.record.opened import RunFolder
 from lr2eval.record.results import RESULTS_FILE, Results
 from lr2eval.record.verified import verified_run
 
@@ -36,17 +37,21 @@ class LoadedRun(Key):
     manifest: Mapping[str, Any]
 
 
-def load(folders: Sequence[Path], comparison: Comparison | None = None) -> list[LoadedRun]:
-    """Read and verify every folder; runs of models with the same name are told apart by their folders' names.
+def load(given: Sequence[Path | RunFolder], comparison: Comparison | None = None) -> list[LoadedRun]:
+    """Read and verify every folder that is not yet; runs of models with the same name are told apart by their folders.
 
     With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
     that is none of them.
     """
+    folders = [each.path if isinstance(each, RunFolder) else each for each in given]
     for folder in folders:
         if not (folder / RESULTS_FILE).is_file():
             what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
             raise UsageError(f"{folder}: {what}; give the folder of a run")
-    verified = [verified_run(folder, unfinished=True) for folder in folders]
+    verified = [
+        (each.results, each.manifest) if isinstance(each, RunFolder) else verified_run(each, unfinished=True)
+        for each in given
+    ]
     results = [result for result, _ in verified]
     if comparison is None:
         names = labels([result.model.name for result in results], [folder.name for folder in folders])

@@ -16,6 +16,7 @@ from lr2eval.base.files import write_atomic
 from lr2eval.base.visible import short
 from lr2eval.errors import UsageError
 from lr2eval.record.comparison import Comparison, Gate
+from lr2eval.record.opened import RunFolder
 from lr2eval.reports import formats, load
 from lr2eval.reports.caveats import caveats
 from lr2eval.reports.comparison import tables as compared
@@ -45,8 +46,10 @@ def render(runs: Sequence[Path], out: Path, *, comparison: Comparison | None = N
     return out
 
 
-def report_html(runs: Sequence[Path], comparison: Comparison | None = None, gate: Gate | None = None) -> str:
-    """The page that :func:`render` writes, with the same errors."""
+def report_html(
+    runs: Sequence[Path | RunFolder], comparison: Comparison | None = None, gate: Gate | None = None
+) -> str:
+    """The page that :func:`render` writes, with the same errors. A folder that was opened is not verified again."""
     if not runs:
         raise UsageError("a report needs at least one run folder")
     return html(load.load(runs, comparison), comparison, gate)

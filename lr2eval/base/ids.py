@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no white space: equal values give equal text. NaN is refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _CANONICAL.encode(value)
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any) -> str:
@@ -33,10 +36,6 @@ def sample_seed(version: str, task: str, length: int | None, index: int, seed: i
     return int(digest(["rng", version, task, length, index, seed])[:16], 16)
 
 
-def run_digest(rows: Iterable[tuple[str, str, str, float | None]]) -> str:
-    """Digest of a run over (sample id, prompt hash, answer, score), independent of the order of ``rows``."""
-    running = hashlib.sha256()
-    for row in sorted(rows):
-        running.update(canonical_json(list(row)).encode())
-        running.update(b"\n")
-    return running.hexdigest()
+def digest_line(row: Sequence[object]) -> bytes:
+    """What a sample (its id, prompt hash, answer, score) adds to the digest of a run, in the order of the ids."""
+    return canonical_json(row).encode() + b"\n"

@@ -13,7 +13,7 @@ from lr2eval.base.settings import read_sets, refuse_unknown
 from lr2eval.base.units import format_length
 from lr2eval.commands.options import AsJson, FromOriginal, read_length
 from lr2eval.errors import UsageError
-from lr2eval.method.rope.rules import RULES, make_scaling, rope_rules, rule_failures, with_attention
+from lr2eval.method.rope.rules import RULES, make_scaling, rope_rule, rope_rules, rule_failures, with_attention
 from lr2eval.model.rope_facts import CLIPPED, below_bound, is_increasing, real_index, split_index
 
 if TYPE_CHECKING:
@@ -176,8 +176,10 @@ def rope(
 
     if rule is not None and factors is not None:
         raise UsageError("--rule and --factors cannot be combined; give one of them")
-    source = ModelRope.read(locate(model))
     target = read_length("--target-length", target_length)
+    if rule not in (None, "all"):
+        rope_rule(rule)  # a wrong name is told before the model is read
+    source = ModelRope.read(locate(model))
     if rule is None and factors is None:
         if target is not None or set_ or attention_factor is not None:
             raise UsageError(

@@ -70,11 +70,12 @@ def run(given: dict[str, Any], config: ConfigFile = None, set_: Sets = None, dry
 
 def planned(asked: Any, prepare: Callable[..., Ready], run_ready: Callable[..., T], dry_run: bool) -> T | None:
     """What ``run_ready`` returns after ``prepare`` and the plan; ``None`` for a ``dry_run``."""
-    from lr2eval.commands.plan import print_plan
     from lr2eval.commands.progress import ProgressDisplay
 
     with ProgressDisplay() as progress:
         ready = prepare(asked, listener=progress)
+        from lr2eval.commands.plan import print_plan  # it imports torch: a refusal need not wait for that
+
         print_plan(ready, progress.message)
         if asked.workers > 1:
             progress.message(f"the times are those of one worker on this machine; {asked.workers} share the work")

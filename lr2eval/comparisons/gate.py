@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from lr2eval._version import __version__
 from lr2eval.base.console import suggestion
@@ -292,7 +292,7 @@ def _check(name: str, paired: Paired, kind: Literal["margin", "retention"], limi
         kind=kind,
         limit=limit,
         **found,
-        p_noninferior=float(stats.norm.sf(z)),
+        p_noninferior=float(scipy.stats.norm.sf(z)),
         needed_n=needed,
         needed_n_if_equal=needed_if_equal,
         message="",

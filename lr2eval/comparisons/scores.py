@@ -15,8 +15,9 @@ import numpy as np
 
 from lr2eval.errors import DiskError, NotComparableError, StoreError, UsageError
 from lr2eval.record.comparison import Level, Side
+from lr2eval.record.opened import RunFolder
 from lr2eval.record.results import NAMES, RESULTS_FILE, ShardResult
-from lr2eval.record.store import RunStore
+from lr2eval.record.store import FILE, Scored
 from lr2eval.record.verified import verified_run
 from lr2eval.stats.paired import Array
 
@@ -64,6 +65,8 @@ class RunScores:
     """Benchmark -> what counts the same in its headline number."""
     not_run: Mapping[str, str] = field(default_factory=dict)
     """Shard or task that was requested but not run -> reason."""
+    run: RunFolder | None = None
+    """The folder as it was verified; ``None`` for a baseline file."""
 
     def weighting(self, level: Level, benchmark: str) -> Headline:
         """What counts the same in a mean at ``level``."""
@@ -79,9 +82,10 @@ def read_run(folder: Path) -> RunScores:
         what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
         raise UsageError(f"{folder}: {what}; give the folder of a run or a file from `lr2eval baseline save`")
     try:
-        results, _ = verified_run(folder)
-        with RunStore.read(folder) as store:
-            shards = {shard.id: _shard(shard, store) for shard in results.shards}
+        shards: dict[str, ShardScores] = {}
+        results, manifest = verified_run(
+            folder, use=lambda shard, rows: shards.update({shard.id: _shard(shard, rows, folder)})
+        )
     except DiskError:
         raise  # which says nothing about the run
     except StoreError as error:
@@ -94,18 +98,19 @@ def read_run(folder: Path) -> RunScores:
     )
     headline = {summary.benchmark: summary.over for summary in results.summaries if summary.headline}
     not_run = {item.task + ("" if item.length is None else f"@{item.length}"): item.reason for item in results.not_run}
-    return RunScores(side, shards, headline, not_run)
+    return RunScores(side, shards, headline, not_run, RunFolder(folder, manifest, results))
 
 
-def _shard(shard: ShardResult, store: RunStore) -> ShardScores:
-    rows = list(store.scores(shard.id))
-    columns = [row[4] for row in rows]
+def _shard(shard: ShardResult, rows: Sequence[Scored], folder: Path) -> ShardScores:
+    if lost := next((row for row in rows if row.score is None and not row.skipped), None):
+        raise StoreError(f"{folder / FILE}: sample {lost.id[:12]} of {shard.id} has no score (NaN?); run again")
+    columns = [row.columns for row in rows]
     return ShardScores(
         **{name: getattr(shard, name) for name in NAMES},
-        ids=[row[0][:ID_DIGITS] for row in rows],
-        prompts=[row[1][:ID_DIGITS] for row in rows],
-        scores=np.array([math.nan if row[2] is None else row[2] for row in rows], float),
-        truncated=[row[3] for row in rows],
+        ids=[row.id[:ID_DIGITS] for row in rows],
+        prompts=[row.prompt_hash[:ID_DIGITS] for row in rows],
+        scores=np.array([math.nan if row.score is None else row.score for row in rows], float),
+        truncated=[row.truncated_tokens for row in rows],
         depths=[_number(each.get("depth")) for each in columns] if shard.cells else [],
         documents=_texts(columns, "document"),
         items=_texts(columns, "item"),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from lr2eval.base.config import Config, Kind, Length, Lengths, ModelName, Names
 from lr2eval.base.files import expanded
@@ -213,12 +213,6 @@ def _sizes(asked: Request) -> Iterator[tuple[str, int, int, int]]:
     from lr2eval.tasks.niah.options import NiahOptions
     from lr2eval.tasks.shared.upstream import texts_of
 
-    for name in asked.tasks:
-        if name.partition(":")[0] not in KNOWN:
-            raise UsageError(
-                f"--tasks {name}: the size of this benchmark is known only with its data; choose among "
-                f"{', '.join(KNOWN)}, or use `lr2eval run --dry-run`, which plans any task"
-            )
     for benchmark, task in ((found.name, task) for found, tasks in resolve(asked.tasks) for task in tasks):
         if benchmark == "mmlu":
             yield benchmark, round(MMLU_QUESTIONS / 57), MMLU_PROMPT, 0
@@ -241,6 +235,12 @@ def read_request(given: Mapping[str, Any]) -> tuple[Shape, Request]:
     """(sizes of the model, the request), both checked. Raises :class:`UsageError` naming the flag."""
     if "model" not in given:
         raise UsageError("--model is missing")
+    for name in TypeAdapter(Names).validate_python(given.get("tasks", ())):  # before the model is read
+        if name.partition(":")[0] not in KNOWN:
+            raise UsageError(
+                f"--tasks {name}: the size of this benchmark is known only with its data; choose among "
+                f"{', '.join(KNOWN)}, or use `lr2eval run --dry-run`, which plans any task"
+            )
     name, config = read_config(given["model"])
     shape = config_shape(config.text)
     window, original = config.window, config.original_window or config.window

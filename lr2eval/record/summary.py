@@ -10,7 +10,7 @@ from typing import Literal
 
 from lr2eval.benchmark import Shard
 from lr2eval.record.results import NAMES, CellResult, Interval, OverLengths, ShardResult, Summary
-from lr2eval.record.store import StoredSample
+from lr2eval.record.store import Scored, StoredSample
 from lr2eval.stats.scores import RULER_THRESHOLD, effective_length, mover_mean, weighted_averages, wilson
 
 CONFIDENCE = 0.95
@@ -32,10 +32,10 @@ _REFUSAL = re.compile(
 """How chat models begin when they decline, in English. Only the beginning counts: a quoted "I cannot" is an answer."""
 
 
-def shard_result(shard: Shard | ShardResult, samples: Iterable[StoredSample]) -> ShardResult:
+def shard_result(shard: Shard | ShardResult, samples: Iterable[StoredSample | Scored]) -> ShardResult:
     """Score, interval and shares of one finished shard. From a :class:`ShardResult` only its names and facts are taken,
     and the result has the cells of the column that gives those of ``shard``."""
-    rows = list(samples)
+    rows = [sample.scored if isinstance(sample, StoredSample) else sample for sample in samples]
     column = shard.cells if isinstance(shard, Shard) else _column_of(shard.cells, rows)
     scored = [row for row in rows if not row.skipped and row.score is not None]
     scores = [row.score / 100 for row in scored if row.score is not None]
@@ -47,11 +47,11 @@ def shard_result(shard: Shard | ShardResult, samples: Iterable[StoredSample]) ->
         interval=None if mean is None or not _bounded(scores) else _interval(wilson(mean, len(scores)), "wilson"),
         empty=sum(not row.answer.strip() for row in scored),
         refused=sum(row.choices is None and refuses(row.answer) for row in scored),
-        truncated=sum(row.detail.truncated_tokens > 0 for row in scored),
+        truncated=sum(row.truncated_tokens > 0 for row in scored),
         skipped=sum(row.skipped for row in rows),
-        windows=dict(sorted(Counter(row.detail.window for row in scored).items())),
-        prompt_tokens=sum(row.detail.prompt_tokens for row in scored),
-        new_tokens=sum(row.detail.new_tokens for row in scored),
+        windows=dict(sorted(Counter(row.window for row in scored).items())),
+        prompt_tokens=sum(row.prompt_tokens for row in scored),
+        new_tokens=sum(row.new_tokens for row in scored),
         data=dict(shard.data),
         cells=_cells(scored, column) if column and _bounded(scores) else [],
     )
@@ -63,7 +63,7 @@ def refuses(answer: str) -> bool:
     return _REFUSAL.match(" ".join(plain.split())) is not None
 
 
-def _column_of(cells: Sequence[CellResult], rows: Sequence[StoredSample]) -> str | None:
+def _column_of(cells: Sequence[CellResult], rows: Sequence[Scored]) -> str | None:
     """The column whose values ``cells`` are for: results name no column, and a plug-in may have any."""
     depths = {cell.depth for cell in cells}
     names = dict.fromkeys(name for row in rows for name in row.columns) if cells else ()
@@ -74,7 +74,7 @@ def _column_of(cells: Sequence[CellResult], rows: Sequence[StoredSample]) -> str
     return "depth" if cells else None
 
 
-def _cells(scored: Sequence[StoredSample], column: str) -> list[CellResult]:
+def _cells(scored: Sequence[Scored], column: str) -> list[CellResult]:
     """Score by value of a sample column, ascending; samples without a value belong to no cell."""
     groups: dict[float, list[float]] = defaultdict(list)
     for row in scored:

@@ -4,24 +4,27 @@ here, so that nothing that was changed or lost gets through."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lr2eval.errors import StoreError
 from lr2eval.record.folder import MANIFEST, MANIFEST_REPAIR, needed_manifest
-from lr2eval.record.results import RESULTS_FILE, Results, read_results
-from lr2eval.record.store import RunStore
+from lr2eval.record.results import RESULTS_FILE, Results, ShardResult, read_results
+from lr2eval.record.store import RunStore, Scored
 from lr2eval.record.summary import over_lengths, shard_result, summaries
 
 RESTORE = "restore the folder from a copy or run again"
 
 
-def verified_run(folder: Path, *, unfinished: bool = False) -> tuple[Results, dict[str, Any]]:
+def verified_run(
+    folder: Path, *, unfinished: bool = False, use: Callable[[ShardResult, Sequence[Scored]], None] | None = None
+) -> tuple[Results, dict[str, Any]]:
     """``results.json`` and ``manifest.json`` of a run folder, after everything that can be compared was compared.
 
     ``unfinished``: the store of an unfinished run may hold shards that its results do not have yet, for example while
-    the run goes on. Raises :class:`StoreError` that says what differs and where.
+    the run goes on. ``use`` gets the samples of each shard, which saves reading them again. Raises :class:`StoreError`
+    that says what differs and where.
     """
     results = read_results(folder)
     manifest = needed_manifest(folder)
@@ -29,7 +32,7 @@ def verified_run(folder: Path, *, unfinished: bool = False) -> tuple[Results, di
         raise StoreError(f"{folder / MANIFEST}: was changed after it was written (has no checksum); {MANIFEST_REPAIR}")
     _check_manifest(folder, results, manifest)
     with RunStore.read(folder) as store:
-        _check_store(folder, results, store, unfinished and not results.complete)
+        _check_store(folder, results, store, unfinished and not results.complete, use)
     return results, manifest
 
 
@@ -55,9 +58,15 @@ def _check_manifest(folder: Path, results: Results, manifest: Mapping[str, Any])
             raise StoreError(f"{folder / RESULTS_FILE}: differs from {MANIFEST} in {where}; {RESTORE}")
 
 
-def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bool) -> None:
+def _check_store(
+    folder: Path,
+    results: Results,
+    store: RunStore,
+    unfinished: bool,
+    use: Callable[[ShardResult, Sequence[Scored]], None] | None,
+) -> None:
     named = [shard.id for shard in results.shards]
-    finished, hashes = store.finished(), store.samples_sha256()
+    finished, (hashes, digest) = store.finished(), store.seals(digested=set(named))
     there = sorted(finished.keys() | hashes.keys())
     if there != sorted(named) and not (unfinished and set(named) < set(there)):
         only = sorted(set(named) ^ set(there)) or named
@@ -67,7 +76,7 @@ def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bo
         raise StoreError(f"{folder}: {lacks} lacks {only[0]}{more}, which the other file has; {again}{RESTORE}")
     made = []
     for shard in results.shards:
-        rows = list(store.samples(shard.id))
+        rows = store.scored(shard.id)
         made.append(shard_result(shard, rows))
         if where := difference(shard.model_dump(), made[-1].model_dump(), "") or (
             len(rows) != finished.get(shard.id) and f"their number ({finished.get(shard.id)} and {len(rows)})"
@@ -78,7 +87,12 @@ def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bo
                 f"{store.path}: samples of {shard.id} were changed (their checksum is {hashes[shard.id][:12]}, but "
                 f"{RESULTS_FILE} says {results.samples_sha256.get(shard.id, 'nothing')[:12]}); {RESTORE}"
             )
+        if use is not None:
+            use(shard, rows)
     store.check_samples(hashes)
+    if results.samples_sha256 is None:  # an old file without checksums: is every cell readable?
+        for _ in store.samples():
+            pass
     headline = {summary.benchmark: summary.over for summary in results.summaries if summary.headline}
     for name, ours, theirs in (
         ("summaries", results.summaries, summaries(made, headline)),
@@ -86,9 +100,9 @@ def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bo
     ):
         if where := difference([each.model_dump() for each in ours], [each.model_dump() for each in theirs], name):
             raise StoreError(f"{folder / RESULTS_FILE}: differs from the samples in {where}; {RESTORE}")
-    if (found := store.digest(named)) != results.digest:
+    if digest != results.digest:
         raise StoreError(
-            f"{store.path}: the digest of its samples is {found[:12]}, but {RESULTS_FILE} says {results.digest[:12]}, "
+            f"{store.path}: the digest of its samples is {digest[:12]}, but {RESULTS_FILE} says {results.digest[:12]}, "
             f"so one of the two was changed; {RESTORE}"
         )
 

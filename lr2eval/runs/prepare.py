@@ -97,20 +97,10 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
 
     ``original``: the baseline. Prompts that have a length of their own also run at its window.
     """
-    check_backend(config)
-    check_rope(config)
-    config.where.check()
-    if not config.where.here and config.backend in ("vllm", *SERVERS):
-        raise UsageError(
-            f"--workers: --backend {config.backend} spreads its own work; use --set "
-            f"vllm.tensor_parallel_size=N for vllm, --set {config.backend}.num_concurrent=N for a server"
-        )
+    check_asked(config)
     checkpoint = open_checkpoint(config.model, config)
     if config.rope is not None:
         checkpoint = under_rope(checkpoint, config)
-    tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)
-    if not tokenizer.dated:  # another date is the same run
-        config = config.model_copy(update={"chat_date": CHAT_DATE})
     card = Card.read(checkpoint.folder)
     chose = card.choices(config, checkpoint.window)
     config = _decoding(card.applied(config, checkpoint.window), checkpoint)
@@ -118,6 +108,9 @@ def prepare(config: RunConfig, say: Callable[[str], None], original: Checkpoint 
     ends = (checkpoint.original_window or checkpoint.window, checkpoint.window) if config.rope is not None else ()
     lengths = config.lengths or default_lengths(checkpoint.window, *ends)
     _check_lengths(lengths, checkpoint, config)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)
+    if not tokenizer.dated:  # another date is the same run
+        config = config.model_copy(update={"chat_date": CHAT_DATE})
     both = {checkpoint.window, min(checkpoint.window, original.window)} if original else {checkpoint.window}
     windows = config.lengths or tuple(sorted(both))
     shards, not_run, headline = make_shards(config, tokenizer, lengths, say, windows, card)
@@ -134,9 +127,10 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     ``beyond_window`` is set. Raises :class:`NotComparableError` when the tokenizers differ.
     """
     assert config.baseline is not None
+    check_asked(config)
     checkpoint = open_checkpoint(config.baseline, config)
-    tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)
     extended = prepare(config, say, checkpoint)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)
     if tokenizer.fingerprint() != extended.tokenizer.fingerprint():
         raise NotComparableError(
             f"{config.baseline} and {config.model} have different tokenizers, so their prompts differ; "
@@ -190,6 +184,33 @@ def _check_lengths(lengths: Sequence[int], checkpoint: Checkpoint, config: RunCo
         )
 
 
+def check_asked(config: RunConfig) -> None:
+    """Check what needs no model, before a library that loads one is imported. Raises :class:`UsageError`."""
+    check_backend(config)
+    check_rope(config)
+    config.where.check()
+    if not config.where.here and config.backend in ("vllm", *SERVERS):
+        raise UsageError(
+            f"--workers: --backend {config.backend} spreads its own work; use --set "
+            f"vllm.tensor_parallel_size=N for vllm, --set {config.backend}.num_concurrent=N for a server"
+        )
+    choose(config)
+
+
+def choose(config: RunConfig) -> list[tuple[Benchmark, list[str]]]:
+    """The benchmarks and tasks of ``config``. Raises :class:`UsageError` for a wrong name, option or folder."""
+    if config.data_dir is not None and not config.data_dir.is_dir():
+        raise UsageError(f"--data-dir {config.data_dir}: no such folder")
+    # lm-eval logs advice for task authors each time a task is built: once for the plan, once for the run.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    include = config.options.get("lm_eval", {}).get("include_path")
+    if include is not None and not isinstance(include, str | Path):
+        raise UsageError("lm_eval.include_path: must be a path; give the folder of your task's YAML file")
+    chosen = resolve(config.tasks, include_path=Path(include) if include else None)
+    _check_options(config, [benchmark for benchmark, _ in chosen])
+    return chosen
+
+
 def make_shards(
     config: RunConfig,
     tokenizer: PromptTokenizer,
@@ -211,15 +232,7 @@ def make_shards(
         progress=say,
         **config.model_dump(include={"samples_per_task", "seed", "limit", "data_dir", "offline", "truncation"}),
     )
-    if config.data_dir is not None and not config.data_dir.is_dir():
-        raise UsageError(f"--data-dir {config.data_dir}: no such folder")
-    # lm-eval logs advice for task authors each time a task is built: once for the plan, once for the run.
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    include = config.options.get("lm_eval", {}).get("include_path")
-    if include is not None and not isinstance(include, str | Path):
-        raise UsageError("lm_eval.include_path: must be a path; give the folder of your task's YAML file")
-    chosen = resolve(config.tasks, include_path=Path(include) if include else None)
-    _check_options(config, [benchmark for benchmark, _ in chosen])
+    chosen = choose(config)
     if config.data_dir is not None:
         bundle.check(config.data_dir, [benchmark.name for benchmark, _ in chosen])
     shards: list[Shard] = []

@@ -21,7 +21,7 @@ from lr2eval.listener import Listener
 from lr2eval.model.rope_facts import rope_facts
 from lr2eval.record.base import write_record
 from lr2eval.record.folder import LOCK, MANIFEST, locked, read_manifest, refuse_other, write_manifest
-from lr2eval.record.results import RESULTS_FILE, ModelFacts, Results, RopeOverride, ShardResult
+from lr2eval.record.results import RESULTS_FILE, ModelFacts, Results, RopeOverride
 from lr2eval.record.store import RunStore, StoredSample
 from lr2eval.record.summary import over_lengths, shard_result, summaries
 from lr2eval.runs.backend import load_backend
@@ -255,14 +255,12 @@ def _check_length(shard: Shard, samples: Sequence[StoredSample]) -> None:
 
 def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
     """Summarise what is scored so far into ``results.json``."""
-    shards: list[ShardResult] = [
-        shard_result(shard, store.samples(shard.id)) for shard in run.shards if store.shard_done(shard.id)
-    ]
-    checkpoint, hashes = run.checkpoint, store.samples_sha256()
+    shards = [shard_result(shard, store.scored(shard.id)) for shard in run.shards if store.shard_done(shard.id)]
+    checkpoint, (hashes, digest) = run.checkpoint, store.seals()
     store.check_samples(hashes)  # what was changed since must not get a new checksum
     results = Results(
         lr2eval_version=__version__,
-        digest=store.digest(),
+        digest=digest,
         samples_sha256=hashes,
         complete=len(shards) == len(run.shards),
         model=ModelFacts(

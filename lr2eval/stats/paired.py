@@ -18,12 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Literal
 
 import numpy as np
+import scipy  # it imports its parts when they are first used, so a refusal does not wait for them
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
 
@@ -231,8 +231,8 @@ def contrast_z(
     if freedom is None:
         return z
     # The spread between clusters is itself estimated, from few: Student's t, carried over to the normal scale.
-    tail = stats.t.sf(np.abs(z), np.asarray(freedom, float))
-    return np.asarray(np.copysign(stats.norm.isf(tail), z), float)
+    tail = scipy.stats.t.sf(np.abs(z), np.asarray(freedom, float))
+    return np.asarray(np.copysign(scipy.stats.norm.isf(tail), z), float)
 
 
 def _z(paired: Paired, ratio: float, difference: float) -> float:
@@ -303,12 +303,13 @@ def decide(low: float, high: float | None, estimate: float, limit: float, equal:
 
 
 def _quantile(confidence: float) -> float:
-    return float(stats.norm.ppf(0.5 + confidence / 2))
+    return float(scipy.stats.norm.ppf(0.5 + confidence / 2))
 
 
 def _crossing(statistic: Callable[[float], float], far: float, near: float, level: float) -> float:
     """Where the statistic takes ``level`` between the estimate ``near`` (0 there) and ``far``; ``far`` if never."""
 
+    @cache  # the root finder asks for its ends again
     def above(place: float) -> float:
         # Infinite at the bounds of the range, which the root finder cannot take.
         return min(abs(statistic(place)), 1e3) - abs(level)
@@ -323,7 +324,7 @@ def _crossing(statistic: Callable[[float], float], far: float, near: float, leve
         if excess > 0 or share >= 1:
             break
         inner, share = outer, min(1.0, share * max(1.25, 1.05 * abs(level) / max(excess + abs(level), abs(level) / 50)))
-    return float(optimize.brentq(above, inner, outer if excess > 0 else far, xtol=1e-13, rtol=1e-12))
+    return float(scipy.optimize.brentq(above, inner, outer if excess > 0 else far, xtol=1e-13, rtol=1e-12))
 
 
 def mcnemar(lost: int, gained: int) -> float:
@@ -334,7 +335,7 @@ def mcnemar(lost: int, gained: int) -> float:
     pairs, fewer = lost + gained, min(lost, gained)
     if lost == gained:
         return 1.0
-    return float(min(1.0, 2 * stats.binom.cdf(fewer, pairs, 0.5) - stats.binom.pmf(fewer, pairs, 0.5)))
+    return float(min(1.0, 2 * scipy.stats.binom.cdf(fewer, pairs, 0.5) - scipy.stats.binom.pmf(fewer, pairs, 0.5)))
 
 
 def paired_t(differences: ArrayLike) -> float:
@@ -342,7 +343,7 @@ def paired_t(differences: ArrayLike) -> float:
     d = np.asarray(differences, float)
     if np.ptp(d) == 0:
         return 1.0 if len(d) < 2 or d[0] == 0 else 0.0
-    return float(stats.ttest_1samp(d, 0.0).pvalue)
+    return float(scipy.stats.ttest_1samp(d, 0.0).pvalue)
 
 
 def changed(paired: Paired) -> tuple[float, str]:
@@ -350,7 +351,7 @@ def changed(paired: Paired) -> tuple[float, str]:
     if paired.binary and paired.weights is None and paired.clusters is None:
         return mcnemar(paired.lost, paired.gained), "mcnemar mid-p"
     if paired.clusters is not None or paired.weights is not None:
-        return float(2 * stats.norm.sf(abs(difference_z(paired, 0.0)))), "score"
+        return float(2 * scipy.stats.norm.sf(abs(difference_z(paired, 0.0)))), "score"
     return paired_t(paired.extended - paired.original), "paired t"
 
 
@@ -374,8 +375,8 @@ def required_n(spread: float, distance: float, confidence: float, power: float =
     """
     if distance == 0:
         return None
-    quantile, gap = float(stats.norm.ppf(confidence)), min(1.0, abs(distance))
-    normal = ((quantile + float(stats.norm.ppf(power))) * spread / gap) ** 2
+    quantile, gap = float(scipy.stats.norm.ppf(confidence)), min(1.0, abs(distance))
+    normal = ((quantile + float(scipy.stats.norm.ppf(power))) * spread / gap) ** 2
     # The greater root of (n gap - CONTINUITY)^2 = quantile^2 n gap (1 - gap).
     half = CONTINUITY + quantile**2 * (1 - gap) / 2
     least = (half + math.sqrt(half**2 - CONTINUITY**2)) / gap
@@ -391,8 +392,8 @@ def mean_tails(mean: ArrayLike, n: ArrayLike, target: float) -> tuple[Array, Arr
     size = np.asarray(n, float)
     right = np.clip(np.asarray(mean, float) * size, 0.0, size)
     # The beta distribution has no parameter 0; the tail is 1 there.
-    low = special.betainc(np.maximum(size - right, 1e-12), right + 1, 1 - target)
-    return low, special.betainc(np.maximum(right, 1e-12), size - right + 1, target)
+    low = scipy.special.betainc(np.maximum(size - right, 1e-12), right + 1, 1 - target)
+    return low, scipy.special.betainc(np.maximum(right, 1e-12), size - right + 1, target)
 
 
 def effective_range(scores: Mapping[int, Paired], threshold: float, confidence: float) -> tuple[int | None, int | None]:
@@ -410,7 +411,7 @@ def effective_range(scores: Mapping[int, Paired], threshold: float, confidence: 
         n = paired.n / paired.w.max() / effect
         low, high = (float(tail) for tail in mean_tails(paired.means()[1], n, threshold))
         if freedom is not None:
-            low, high = (float(stats.t.sf(stats.norm.isf(tail), freedom)) for tail in (low, high))
+            low, high = (float(scipy.stats.t.sf(scipy.stats.norm.isf(tail), freedom)) for tail in (low, high))
         above += [length] if high <= each / len(scores) else []
         possible += [length] if low > each else []
     return max(above, default=None), max(possible, default=None)

@@ -18,7 +18,6 @@ from lr2eval.comparisons.summary import judge_inside_window, three_sentences
 from lr2eval.errors import NotComparableError, UsageError
 from lr2eval.record.base import as_file
 from lr2eval.record.comparison import Comparison, Gate, Side
-from lr2eval.reports import report_html
 
 REPORT = "report.html"
 GATE = "gate.json"
@@ -93,7 +92,7 @@ def compare(
     repeats = read_all([Path(path) for path in noise])
     comparison, _ = compare_runs(original, extended, confidence=confidence, common=common, noise=repeats)
     folder = _folder(out, "-vs-".join(run.side.label for run in (original, *extended)))
-    _write(folder, _files(paths, comparison))
+    _write(folder, _files([original, *extended], comparison))
     return ComparisonOutcome(comparison, folder, folder / REPORT)
 
 
@@ -102,6 +101,8 @@ def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
 
     The report has the gate's verdict on the original's window. Runs that cannot be paired are shown side by side.
     """
+    from lr2eval.reports import report_html
+
     paths = [original, extended]
     try:
         before, after = read_all(paths)
@@ -110,7 +111,7 @@ def compare_pair(original: Path, extended: Path, folder: Path) -> PairOutcome:
     except NotComparableError as error:
         _write(folder, {REPORT: report_html(paths)})
         return PairOutcome(None, None, (), str(error))
-    _write(folder, _files(paths, comparison, verdict))
+    _write(folder, _files([before, after], comparison, verdict))
     return PairOutcome(comparison, verdict, three_sentences(pair, verdict))
 
 
@@ -119,7 +120,7 @@ def compare_sweep(paths: Sequence[Path], folder: Path) -> ComparisonOutcome:
     original, *extended = read_all(paths)
     comparison, pairs = compare_runs(original, extended)
     comparison = comparison.model_copy(update={"ranking": ranking(pairs)})
-    _write(folder, _files(paths, comparison))
+    _write(folder, _files([original, *extended], comparison))
     return ComparisonOutcome(comparison, folder, folder / REPORT)
 
 
@@ -143,7 +144,7 @@ def gate(
         check_models(original.side, extended.side, config)
         found, (pair,) = compare_runs(original, [extended], confidence=config.confidence, common=common)
         verdict = judge(pair, config, common=common)
-        comparison, files = found, _files(paths, found, verdict)
+        comparison, files = found, _files([original, extended], found, verdict)
     except NotComparableError as error:
         verdict = not_comparable(error, config.confidence, *sides)
         files = {GATE: json_text(as_file(verdict))}
@@ -188,15 +189,17 @@ def _folder(out: Path | str | None, name: str) -> Path:
     return folder
 
 
-def _files(paths: Sequence[Path], comparison: Comparison, gate: Gate | None = None) -> dict[str, str]:
+def _files(runs: Sequence[RunScores], comparison: Comparison, gate: Gate | None = None) -> dict[str, str]:
     """The text of each file: the comparison in all formats, the verdict as JSON, and the report."""
+    from lr2eval.reports import report_html  # matplotlib: a refusal does not wait for it
+
     verdict = {} if gate is None else {GATE: json_text(as_file(gate))}
     return {
         "comparison.json": json_text(as_file(comparison)),
         "comparison.csv": to_csv(comparison),
         "comparison.md": to_markdown(comparison),
         **verdict,
-        REPORT: report_html([path for path in paths if path.is_dir()], comparison, gate),
+        REPORT: report_html([run.run for run in runs if run.run is not None], comparison, gate),
     }
 
 

@@ -29,14 +29,14 @@ def make_data(config: RunConfig, out: Path, *, listener: Listener | None = None)
     from lr2eval.model.checkpoint import Checkpoint
     from lr2eval.model.names import locate
     from lr2eval.model.tokenizer import PromptTokenizer
-    from lr2eval.registry import resolve
-    from lr2eval.runs.prepare import make_shards
+    from lr2eval.runs.prepare import choose, make_shards
 
+    chosen = choose(config)
     folder = locate(config.model, offline=config.offline)
     tokenizer = PromptTokenizer.load(folder, **config.prompts)
     lengths = config.lengths or default_lengths(Checkpoint.open(folder, cache=cache_dir()).window)
     # Before hours of work: can the files be written there?
-    _check_folder(out, {f"{task}-{n}.jsonl" for _, tasks in resolve(config.tasks) for task in tasks for n in lengths})
+    _check_folder(out, {f"{task}-{n}.jsonl" for _, tasks in chosen for task in tasks for n in lengths})
     shards, not_run, _ = make_shards(config, tokenizer, lengths, (listener or Listener()).message)
     sources = {f"{shard.task}-{shard.length}.jsonl": (_source(shard), shard) for shard in shards}
     if len(sources) < len(shards):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator
 
@@ -20,6 +21,8 @@ from lr2eval.workflows.run import Ready, run_models
 
 if TYPE_CHECKING:
     from lr2eval.workflows.compare import ComparisonOutcome
+
+T = TypeVar("T")
 
 
 def _once(value: Any) -> Any:
@@ -45,7 +48,7 @@ class SweepConfig(RunConfig):
 @with_listener
 def prepare_sweep(config: SweepConfig, *, listener: Listener | None = None) -> Ready:
     """Check the model and every rule, and make or find the data. Raises what can be known before a forward pass."""
-    from lr2eval.runs.prepare import open_checkpoint, prepare_pair
+    from lr2eval.runs.prepare import check_asked, open_checkpoint, prepare_pair
     from lr2eval.runs.rope import under_rope
 
     listener = listener or Listener()
@@ -54,14 +57,21 @@ def prepare_sweep(config: SweepConfig, *, listener: Listener | None = None) -> R
         raise UsageError(f"{given}: a sweep compares --rules with the model as it is; omit {given}")
     plain = {key: getattr(config, key) for key in RunConfig.model_fields} | {"baseline": config.model}
     asked = {text: RunConfig(**plain | _asked(text, config)) for text in config.rules}
+
+    def each(check: Callable[[RunConfig], T]) -> dict[str, T]:
+        """What a check makes of every rule. Its errors are told in the words of this command."""
+        found = {}
+        for text, one in asked.items():
+            try:
+                found[text] = check(one)
+            except UsageError as error:
+                said = str(error).replace("--rope ", "--rules ").replace("--set rule.", f"{one.rope}:")
+                raise type(error)(said) from error
+        return found
+
+    each(check_asked)
     checkpoint = open_checkpoint(config.model, config)
-    seen = {}
-    for text, one in asked.items():  # before the data are made
-        try:
-            seen[text] = under_rope(checkpoint, one)
-        except UsageError as error:
-            said = str(error).replace("--rope ", "--rules ").replace("--set rule.", f"{one.rope}:")
-            raise UsageError(said) from error
+    seen = each(partial(under_rope, checkpoint))  # before the data are made
     original, first = prepare_pair(next(iter(asked.values())), listener.message)
     window, lengths = checkpoint.window, [shard.length or 0 for shard in first.shards]
     if not min(lengths) <= window < max(lengths):

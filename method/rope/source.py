@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from lr2eval.errors import CheckpointError, UsageError
 from lr2eval.method.rope.scaling import OriginalRope, RopeScaling
 from lr2eval.model.config import ModelConfig
-from lr2eval.model.rotary import StockRope, stock_ropes
+
+if TYPE_CHECKING:
+    from lr2eval.model.rotary import StockRope
 
 _T = TypeVar("_T")
 _EXACT = 1e-5
@@ -56,6 +58,8 @@ class ModelRope:
     @classmethod
     def of(cls, folder: Path, config: ModelConfig) -> ModelRope:
         """The same for a configuration that need not lie in ``folder``."""
+        from lr2eval.model.rotary import stock_ropes
+
         stock = stock_ropes(config).only(str(config.path))
         theta = config.rope.get("rope_theta")
         if theta is None:

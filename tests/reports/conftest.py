@@ -44,10 +44,15 @@ CATEGORIES = ("humanities", "social sciences", "STEM", "other")
 Maker = Callable[..., Path]
 
 
-def unverified(folder: Path, **_: Any) -> tuple[Results, dict[str, Any]]:
+def unverified(folder: Path, use: Callable[..., None] | None = None, **_: Any) -> tuple[Results, dict[str, Any]]:
     """A run as its two files tell it."""
-    results, manifest = (json.loads((folder / name).read_text("utf-8")) for name in ("results.json", "manifest.json"))
-    return Results.model_validate({**results, "sha256": None}), manifest
+    stored, manifest = (json.loads((folder / name).read_text("utf-8")) for name in ("results.json", "manifest.json"))
+    results = Results.model_validate({**stored, "sha256": None})
+    if use is not None:
+        with RunStore.read(folder) as store:
+            for shard in results.shards:
+                use(shard, store.scored(shard.id))
+    return results, manifest
 
 
 @contextmanager

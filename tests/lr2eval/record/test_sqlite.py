@@ -96,7 +96,7 @@ def test_real_errors(tmp_path: Path) -> None:
 def test_a_failed_disk_says_nothing_about_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no verdict: exit 5, not 4."""
 
-    def failing(*_: object) -> None:
+    def failing(*_: object, **__: object) -> None:
         raise DiskError("the disk is full")
 
     fake_run(tmp_path / "run", {"mmlu/a": ones(3)})
