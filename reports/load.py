@@ -43,26 +43,26 @@ def load(given: Sequence[Path | RunFolder], comparison: Comparison | None = None
     With a comparison, runs take labels and order from its sides, matched by digest; :class:`UsageError` for a run
     that is none of them.
     """
-    folders = [each.path if isinstance(each, RunFolder) else each for each in given]
-    for folder in folders:
-        if not (folder / RESULTS_FILE).is_file():
-            what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
-            raise UsageError(f"{folder}: {what}; give the folder of a run")
-    verified = [
-        (each.results, each.manifest) if isinstance(each, RunFolder) else verified_run(each, unfinished=True)
-        for each in given
-    ]
-    results = [result for result, _ in verified]
+    opened = [each if isinstance(each, RunFolder) else _opened(each) for each in given]
+    results, folders = [each.results for each in opened], [each.path for each in opened]
     if comparison is None:
         names = labels([result.model.name for result in results], [folder.name for folder in folders])
         keys = [Key(label, number) for number, label in enumerate(names)]
     else:
         keys = _matched(results, folders, comparison)
     runs = [
-        LoadedRun(key.label, key.number, folder, result, manifest)
-        for key, folder, (result, manifest) in zip(keys, folders, verified, strict=True)
+        LoadedRun(key.label, key.number, each.path, each.results, each.manifest)
+        for key, each in zip(keys, opened, strict=True)
     ]
     return sorted(runs, key=lambda run: run.number)
+
+
+def _opened(folder: Path) -> RunFolder:
+    if not (folder / RESULTS_FILE).is_file():
+        what = f"has no {RESULTS_FILE}" if folder.exists() else "no such folder"
+        raise UsageError(f"{folder}: {what}; give the folder of a run")
+    results, manifest = verified_run(folder, unfinished=True)
+    return RunFolder(folder, manifest, results)
 
 
 def sides(comparison: Comparison) -> list[Side]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,12 @@ def fake_run(
     planned: int | None = None,
     not_run: Sequence[NotRun] = (),
     window: int = 131_072,
+    texts: Mapping[str, Any] | None = None,
 ) -> Path:
     """A run whose samples of shard ``ruler/vt@4096`` score ``shards["ruler/vt@4096"]`` (0..100, ``None``: skipped).
 
-    ``planned``: number of shards the run should have had; more than there are make it unfinished.
+    ``texts``: cells of every sample, such as its ``answer``. ``planned``: number of shards the run should have had;
+    more than there are make it unfinished.
     """
     folder.mkdir(parents=True)
     described = {name: _shard(name, len(scores), (metrics or {}).get(name, "acc")) for name, scores in shards.items()}
@@ -47,9 +50,12 @@ def fake_run(
             store.save_scores(
                 name,
                 [
-                    _sample(
-                        shard, i, score, seed, prompts,
-                        lost[i] if lost else 0, given[i] if given else {},
+                    replace(
+                        _sample(
+                            shard, i, score, seed, prompts,
+                            lost[i] if lost else 0, given[i] if given else {},
+                        ),
+                        **(texts or {}),
                     )
                     for i, score in enumerate(scores)
                 ],
@@ -57,8 +63,8 @@ def fake_run(
         found = [shard_result(described[name], list(store.samples(name))) for name in shards]
         results = Results(
             lr2eval_version="0.1.0",
-            digest=store.digest(),
-            samples_sha256=store.samples_sha256(),
+            digest=store.seals()[1],
+            samples_sha256=store.seals()[0],
             complete=planned is None or planned == len(shards),
             model=ModelFacts(
                 name=model,

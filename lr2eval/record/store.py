@@ -205,7 +205,7 @@ class RunStore(AbstractContextManager["RunStore"]):
         with self._transaction() as db:
             db.executemany(f"INSERT INTO samples VALUES ({','.join('?' * len(_KINDS))})", map(_row, samples))
             db.execute("INSERT INTO shards VALUES (?,?)", (shard, len(samples)))
-            found = self.samples_sha256(shard).get(shard, "")
+            found = self.seals(shard, ())[0].get(shard, "")
             db.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (f"{_SAMPLES}{shard}", found))
 
     def samples(self, shard: str | None = None) -> Iterator[StoredSample]:
@@ -249,16 +249,9 @@ class RunStore(AbstractContextManager["RunStore"]):
                 found.append(Scored(id_, prompt_hash, answer, score, bool(skipped), columns, *rest))
         return found
 
-    def digest(self) -> str:
-        """The run digest: over ids, prompt hashes, answers and scores of the scored samples."""
-        return self.seals()[1]
-
-    def samples_sha256(self, only: str | None = None) -> dict[str, str]:
-        """For each shard (or for one), sha256 over every column of its samples, in the order of their ids."""
-        return self.seals(only, ())[0]
-
     def seals(self, only: str | None = None, digested: Collection[str] | None = None) -> tuple[dict[str, str], str]:
-        """:meth:`samples_sha256`, and the :meth:`digest` of all samples (or of those of the shards ``digested``).
+        """For each shard (or for one) sha256 over every column of its samples, in the order of their ids; and the run
+        digest, over ids, prompt hashes, answers and scores of all samples (or of those of the shards ``digested``).
 
         A row is hashed as its numbers and the lengths of its texts, then the texts. 40,000 samples (190 MB) take 0.8 s.
         """
@@ -284,7 +277,7 @@ class RunStore(AbstractContextManager["RunStore"]):
         return {shard: hashed.hexdigest() for shard, hashed in sorted(running.items())}, answers.hexdigest()
 
     def check_samples(self, hashes: Mapping[str, str]) -> None:
-        """Raises :class:`StoreError` if :meth:`samples_sha256` is not what it was when a shard was written."""
+        """Raises :class:`StoreError` if :meth:`seals` are not what they were when a shard was written."""
         for key, value in self._rows("SELECT key, value FROM meta WHERE key LIKE ?", f"{_SAMPLES}%"):
             if hashes.get(shard := key.removeprefix(_SAMPLES), "") != value:
                 raise StoreError(f"{self.path}: samples of {shard} were changed after they were written; {FRESH}")
@@ -304,7 +297,7 @@ class RunStore(AbstractContextManager["RunStore"]):
         with one_line(self.path):
             check_whole(self._db)
         kinds = self._rows("SELECT shard, request_type FROM responses UNION SELECT shard, request_type FROM batches")
-        self.check_samples(self.samples_sha256())
+        self.check_samples(self.seals(digested=())[0])
         for _ in self.samples():
             pass
         answers = 0

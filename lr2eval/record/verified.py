@@ -14,12 +14,11 @@ from lr2eval.record.results import RESULTS_FILE, Results, ShardResult, read_resu
 from lr2eval.record.store import RunStore, Scored
 from lr2eval.record.summary import over_lengths, shard_result, summaries
 
+Use = Callable[[ShardResult, Sequence[Scored]], None]
 RESTORE = "restore the folder from a copy or run again"
 
 
-def verified_run(
-    folder: Path, *, unfinished: bool = False, use: Callable[[ShardResult, Sequence[Scored]], None] | None = None
-) -> tuple[Results, dict[str, Any]]:
+def verified_run(folder: Path, *, unfinished: bool = False, use: Use | None = None) -> tuple[Results, dict[str, Any]]:
     """``results.json`` and ``manifest.json`` of a run folder, after everything that can be compared was compared.
 
     ``unfinished``: the store of an unfinished run may hold shards that its results do not have yet, for example while
@@ -58,13 +57,7 @@ def _check_manifest(folder: Path, results: Results, manifest: Mapping[str, Any])
             raise StoreError(f"{folder / RESULTS_FILE}: differs from {MANIFEST} in {where}; {RESTORE}")
 
 
-def _check_store(
-    folder: Path,
-    results: Results,
-    store: RunStore,
-    unfinished: bool,
-    use: Callable[[ShardResult, Sequence[Scored]], None] | None,
-) -> None:
+def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bool, use: Use | None) -> None:
     named = [shard.id for shard in results.shards]
     finished, (hashes, digest) = store.finished(), store.seals(digested=set(named))
     there = sorted(finished.keys() | hashes.keys())

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from lr2eval.base.files import expanded
 from lr2eval.base.settings import refuse_unknown
 from lr2eval.base.units import format_length
 from lr2eval.errors import UsageError
+from lr2eval.method.rope.rules import rope_rule, rope_rules
 from lr2eval.model.checkpoint import Checkpoint
 from lr2eval.runs.config import OF_ROPE, RunConfig
 
@@ -28,32 +26,20 @@ def check_rope(config: RunConfig) -> None:
     if config.rope is not None and (config.backend not in ("hf", "vllm") or config.trust_remote_code):
         other = "trust_remote_code" if config.trust_remote_code else f"--backend {config.backend}"
         raise UsageError(f"--rope: works with --backend hf and vllm, without code of the model's own; omit {other}")
-    if config.rope is not None:
-        _factors_file(config.rope, config.target_length)
+    if config.rope is not None and not _is_file(config.rope):
+        if config.target_length is None:
+            raise UsageError(
+                f"--rope {config.rope}: --target-length is missing; give the window to reach, for example 32k"
+            )
+        try:
+            rope_rule(config.rope)
+        except UsageError as error:
+            raise UsageError(str(error).replace("--rule ", "--rope ")) from error
 
 
-def _factors_file(name: str, target: int | None) -> Path | None:
-    """The file that ``--rope`` names; ``None`` for a rule. Raises :class:`UsageError` if it names neither."""
-    from lr2eval.method.rope.rules import rope_rule, rope_rules
-
+def _is_file(name: str) -> bool:
     file = expanded(name)
-    if name not in rope_rules() and (file.is_file() or file.suffix in (".csv", ".json", ".txt")):
-        return file
-    if target is None:
-        raise UsageError(f"--rope {name}: --target-length is missing; give the window to reach, for example 32k")
-    with _as_rope():
-        rope_rule(name)
-    return None
-
-
-@contextmanager
-def _as_rope(name: str = "") -> Iterator[None]:
-    """Errors of ``lr2eval rope`` in the words of this option; ``name``: of the rule whose options were given."""
-    try:
-        yield
-    except UsageError as error:
-        said = str(error).replace("--rule ", "--rope ").replace("--set ", "--set rule.")
-        raise UsageError(said.replace(f"{name}.", "rule.") if name else said) from error
+    return name not in rope_rules() and (file.is_file() or file.suffix in (".csv", ".json", ".txt"))
 
 
 def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
@@ -68,12 +54,12 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
     from lr2eval.method.rope.source import ModelRope
 
     name, target = config.rope or "", config.target_length
-    file = _factors_file(name, target)
+    file = expanded(name)
     source = ModelRope.read(checkpoint.folder)
     original = source.original(from_original=config.from_original)
     override: dict[str, Any] = {"checkpoint": checkpoint.fingerprint}
-    with _as_rope(name if config.rule else ""):
-        if file is not None:
+    try:
+        if _is_file(name):
             refuse_unknown(config.rule, (), group="rule")
             found = read_factors(file)
             scaling = with_attention(scaling_of_file(found, original, target), config.attention_factor)
@@ -81,6 +67,9 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
         else:
             scaling = make_scaling(name, original, target or 0, config.rule, config.attention_factor)
             override |= {"rule": scaling.provenance}
+    except UsageError as error:  # in the words of `lr2eval rope`
+        said = str(error).replace("--rule ", "--rope ").replace("--set ", "--set rule.")
+        raise UsageError(said.replace(f"{name}.", "rule.") if config.rule else said) from error
     asked = config.short_attention_factor
     if (short := attention_factor(asked, original, scaling.target_window, flag="short_attention_factor")) is not None:
         scaling = replace(scaling, short_attention_factor=short)
@@ -88,5 +77,5 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
     override["temperature"] = scaling.long_attention_factor
     given = config.rule | {key: value for key in _TEMPERATURES if (value := getattr(config, key)) is not None}
     words = [f"{key}={value}".removesuffix(".0") for key, value in given.items()]
-    label = ", ".join([expanded(name).name, *words, format_length(scaling.target_window)])
+    label = ", ".join([file.name, *words, format_length(scaling.target_window)])
     return seen_under(checkpoint, source, scaling, override, f"{checkpoint.name} ({label})")

@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from lr2eval.errors import TaskError
-from lr2eval.tasks.shared.upstream import lm_eval_folder
+from lr2eval.tasks.shared.upstream import lm_eval_folder, parsed_yaml
 
 _CONTEXT, _QUESTION = "{{context}}", "{{question}}"
 FIXES = {
@@ -64,16 +64,11 @@ def prompt(dataset: str) -> Prompt:
 
 
 def read_yaml(file: str) -> Mapping[str, Any]:
-    """A YAML file of lm-eval, its functions left out. :class:`OSError` or :class:`ValueError` if it is none."""
+    """A YAML file of lm-eval. :class:`OSError` or :class:`ValueError` if it is none."""
     import yaml  # type: ignore[import-untyped]
 
-    class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """A safe loader that reads ``!function module.name`` as nothing."""
-
-    Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
-    # No Python object can come out of it: the base is the safe loader.
     try:
-        found: Mapping[str, Any] = yaml.load((lm_eval_folder() / file).read_text(encoding="utf-8"), Loader)
+        found: Mapping[str, Any] = parsed_yaml((lm_eval_folder() / file).read_bytes())
     except yaml.YAMLError as error:
         raise ValueError(f"{file}: not valid YAML") from error
     return found

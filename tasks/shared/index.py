@@ -18,7 +18,7 @@ from lr2eval.base.ids import text_hash
 from lr2eval.base.reading import read_object
 from lr2eval.errors import Lr2EvalError
 from lr2eval.record.base import check_seal, sealed
-from lr2eval.tasks.shared.upstream import lm_eval_folder
+from lr2eval.tasks.shared.upstream import lm_eval_folder, parsed_yaml
 
 Index = Mapping[str, Sequence[str]]
 """Name -> its file (empty for a tag), then the names that it leads to: members of a group or tag."""
@@ -110,19 +110,5 @@ def _settings(path: str, read: Callable[[str], dict[str, Any]], seen: set[str]) 
 
 
 def _own_settings(path: str) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
-    found = yaml.load(Path(path).read_bytes(), _loader())
+    found = parsed_yaml(Path(path).read_bytes())
     return {key: found[key] for key in _KEYS if key in found}
-
-
-@cache
-def _loader() -> Any:
-    """A safe YAML loader, so no Python object can come out of it, that reads ``!function module.name`` as text."""
-    import yaml
-
-    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-        pass
-
-    Loader.add_constructor("!function", Loader.construct_scalar)
-    return Loader

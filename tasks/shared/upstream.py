@@ -115,13 +115,30 @@ def mmlu_files() -> dict[str, Path]:
 @cache
 def mmlu_definition(subject: str) -> dict[str, str]:
     """Hub name (``dataset_path``) and ``category`` (stem, humanities, social_sciences or other) of an MMLU subject."""
-    import yaml  # type: ignore[import-untyped]
-
     path = mmlu_files()[subject]
-    own = yaml.safe_load(path.read_text(encoding="utf-8"))
-    shared = yaml.safe_load((path.parent / own["include"]).read_text(encoding="utf-8"))
+    own = parsed_yaml(path.read_bytes())
+    shared = parsed_yaml((path.parent / own["include"]).read_bytes())
     category = own["tag"].removeprefix("mmlu_").removesuffix("_tasks")
     return {"dataset_path": shared["dataset_path"], "category": category}
+
+
+def parsed_yaml(data: bytes) -> Any:
+    """YAML of lm-eval, ``!function module.name`` as text. Raises what PyYAML raises."""
+    import yaml  # type: ignore[import-untyped]
+
+    return yaml.load(data, _loader())
+
+
+@cache
+def _loader() -> Any:
+    """A safe loader: no Python object can come out of it."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+        pass
+
+    Loader.add_constructor("!function", Loader.construct_scalar)
+    return Loader
 
 
 def _layout_changed(file: str, constant: str) -> TaskError:

@@ -195,7 +195,7 @@ def make_run(
             subject = f"mmlu_subject_number_{place:02d}" if place or not hostile else f"mmlu_{HOSTILE[1]}"
             columns = {"subject": subject[5:], "category": CATEGORIES[place % 4]}
             add("mmlu", subject, None, max(3, samples // 8), 0.3 + 0.4 * rng.random() + lift, columns)
-        run_digest = store.digest()
+        run_digest = store.seals()[1]
     results = Results(
         lr2eval_version="0.1.0", digest=run_digest, complete=complete,
         model=ModelFacts(

@@ -113,8 +113,8 @@ def reseal(folder: Path) -> None:
     path, manifest = folder / "results.json", folder / "manifest.json"
     value, noted = json.loads(path.read_text()), json.loads(manifest.read_text())
     with RunStore.read(folder) as store:
-        value["digest"] = store.digest()
-        value["samples_sha256"] = store.samples_sha256()
+        value["digest"] = store.seals()[1]
+        value["samples_sha256"] = store.seals()[0]
     shards = {ShardResult.model_validate(shard).id for shard in value["shards"]}
     value["complete"] = shards == noted["settings"]["data"].keys()
     path.write_text(json.dumps(sealed(value)))
