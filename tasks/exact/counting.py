@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
 from lr2eval.model.tokenizer import PromptTokenizer
 from lr2eval.tasks.exact.cuts import cuts_before_spaces
 
 MEMO_LIMIT = 200_000
-"""Distinct words whose token counts are remembered (some 20 megabytes)."""
+"""Distinct words whose token counts are remembered (some 20 megabytes), and as many sentences."""
+LONGEST = 500
+"""Letters of a sentence that is remembered."""
+WORDS = 3
+"""Words of a sentence from where on it is quicker to look up than they are."""
 
 
 # A space starts a new word unless white space stands before it; U+180E counted as white space in older Unicode.
@@ -33,6 +36,7 @@ class CountingTokenizer(PromptTokenizer):
         super().__init__(tokenizer.tokenizer, chat=tokenizer.chat, **tokenizer.given)
         self._plain = tokenizer
         self._memo: dict[str, int] = {}
+        self._sentences: dict[str, int] = {}
         self._special = 0
         self.additive = False
         if getattr(self.tokenizer, "is_fast", False):
@@ -57,34 +61,44 @@ class CountingTokenizer(PromptTokenizer):
         return self.additive
 
     def _count(self, text: str) -> int:
-        """Tokens of a text, by its words."""
-        if len(self._memo) > MEMO_LIMIT:
-            self._memo.clear()
-        total = 0
-        first, *words = text.split(" ")
-        counted = Counter(words)
-        # Words met before are sound, so only new ones are looked at.
-        if any(map(_unsound, (first, *(word for word in counted if word not in self._memo)))):
-            first, *words = _CUT.split(text)
-            last = words.pop() if words and _unsound(words[-1]) else None  # the end of the text
-            total = 0 if last is None else sum(self._encoded([f" {last}"]))
-            counted = Counter(words)
-        return total + self._sum(counted) + sum(self._encoded([first] if first else []))
+        """Tokens of a text, by its sentences: there is always a cut behind a full stop with a space."""
+        first, *sentences = text.split(". ")
+        if text.count(" ") < WORDS * len(sentences) or not sentences:
+            return self._by_words(text)
+        last, memo = sentences.pop(), self._sentences
+        if new := {each for each in sentences if each not in memo}:
+            if len(memo) > MEMO_LIMIT:
+                memo.clear()
+            memo.update(zip(new, [self._by_words(f" {each}.") for each in new], strict=True))
+        total = sum(map(memo.__getitem__, sentences)) + self._by_words(f"{first}.") + self._by_words(f" {last}")
+        for long in (each for each in new if len(each) > LONGEST):
+            del memo[long]
+        return total
 
-    def _sum(self, words: Mapping[str, int]) -> int:
-        """The number of tokens of words after a space. ``words`` maps each word to how often it occurs."""
+    def _by_words(self, text: str) -> int:
+        """Tokens of a text, by its words."""
+        first, *words = text.split(" ")
         memo = self._memo
-        new = [word for word in words if word not in memo]
+        if len(memo) > MEMO_LIMIT:
+            memo.clear()
+        new = set(words).difference(memo)
+        # Words met before are sound, so only new ones are looked at. Nothing stands before the first space of a text.
+        if any(map(_unsound, {first[-1:] or ".", *(word[-1:] for word in new)})):
+            first, *words = _CUT.split(text)
+            ends = [first, f" {words.pop()}"] if words and _unsound(words[-1][-1:]) else [first]
+            new = set(words).difference(memo)
+        else:
+            ends = [first]
         memo.update(zip(new, self._encoded([f" {word}" for word in new]), strict=True))
-        return sum([memo[word] * times for word, times in words.items()])
+        return sum(map(memo.__getitem__, words)) + sum(self._encoded([each for each in ends if each]))
 
     def _encoded(self, texts: list[str]) -> Iterable[int]:
         return map(len, self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
 
 
-def _unsound(word: str) -> bool:
-    """Whether what a plain split calls a word is none, since white space stands before the space behind it."""
-    return not word or word[-1].isspace() or word[-1] == "\u180e"
+def _unsound(letter: str) -> bool:
+    """Whether a space behind this last letter of a word starts no new word; the letter is empty if the word is."""
+    return not letter or letter.isspace() or letter == "\u180e"
 
 
 _COUNTING: WeakKeyDictionary[PromptTokenizer, CountingTokenizer] = WeakKeyDictionary()
