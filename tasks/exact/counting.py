@@ -12,21 +12,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from itertools import chain, repeat
 from weakref import WeakKeyDictionary
 
 from lr2eval.model.tokenizer import PromptTokenizer
-from lr2eval.tasks.exact.cuts import cuts_before_spaces
+from lr2eval.tasks.exact.cuts import PLAIN, cuts_before_spaces, pieces
 
 MEMO_LIMIT = 200_000
 """Distinct words whose token counts are remembered (some 20 megabytes), and as many sentences."""
-LONGEST = 500
-"""Letters of a sentence that is remembered."""
+LONGEST = 1000
+"""Letters of a sentence that is remembered, and of all those of one text that span lines."""
 WORDS = 3
 """Words of a sentence from where on it is quicker to look up than they are."""
 
 
 # A space starts a new word unless white space stands before it; U+180E counted as white space in older Unicode.
-_CUT = re.compile("(?<=[^\\s\u180e]) ")
+_CUT = re.compile(" (?<=[^\\s\u180e] )")
 
 
 class CountingTokenizer(PromptTokenizer):
@@ -37,11 +38,14 @@ class CountingTokenizer(PromptTokenizer):
         self._plain = tokenizer
         self._memo: dict[str, int] = {}
         self._sentences: dict[str, int] = {}
+        self._pieces: dict[str, int] = {}
         self._special = 0
         self.additive = False
         if getattr(self.tokenizer, "is_fast", False):
-            self.additive = cuts_before_spaces(json.loads(self.tokenizer.backend_tokenizer.to_str()))
+            state = json.loads(self.tokenizer.backend_tokenizer.to_str())
+            self.additive = cuts_before_spaces(state)
         if self.additive:
+            self._pattern = pieces(state)
             self._special = len(self.encode_rendered("a")) - len(self.encode("a"))
 
     def count_prompt(self, prompt: str, answer_prefix: str = "") -> int:
@@ -62,18 +66,24 @@ class CountingTokenizer(PromptTokenizer):
 
     def _count(self, text: str) -> int:
         """Tokens of a text, by its sentences: there is always a cut behind a full stop with a space."""
-        first, *sentences = text.split(". ")
-        if text.count(" ") < WORDS * len(sentences) or not sentences:
+        stops = text.count(". ")
+        if not stops or text.count(" ") < WORDS * stops:
             return self._by_words(text)
-        last, memo = sentences.pop(), self._sentences
-        if new := {each for each in sentences if each not in memo}:
+        first, *sentences, last = text.split(". ")
+        memo = self._sentences
+        rest: list[str] = []
+        if new := set(sentences).difference(memo):
             if len(memo) > MEMO_LIMIT:
                 memo.clear()
+                new = set(sentences)
+            # What spans lines is hardly met again, unless the lines are all alike.
+            passing = {each for each in new if "\n" in each or len(each) > LONGEST}
+            if sum(map(len, passing)) > LONGEST:
+                new -= passing
+                rest = [each for each in sentences if each in passing]
+            self._by_words(f" {'. '.join(new)}.")  # all their new words in one call
             memo.update(zip(new, [self._by_words(f" {each}.") for each in new], strict=True))
-        total = sum(map(memo.__getitem__, sentences)) + self._by_words(f"{first}.") + self._by_words(f" {last}")
-        for long in (each for each in new if len(each) > LONGEST):
-            del memo[long]
-        return total
+        return sum(map(memo.get, sentences, repeat(0))) + self._by_words(". ".join([first, *rest, last]))
 
     def _by_words(self, text: str) -> int:
         """Tokens of a text, by its words."""
@@ -89,11 +99,23 @@ class CountingTokenizer(PromptTokenizer):
             new = set(words).difference(memo)
         else:
             ends = [first]
-        memo.update(zip(new, self._encoded([f" {word}" for word in new]), strict=True))
+        memo.update(zip(new, self._new([f" {word}" for word in new]), strict=True))
         return sum(map(memo.__getitem__, words)) + sum(self._encoded([each for each in ends if each]))
 
+    def _new(self, words: list[str]) -> Iterable[int]:
+        """Tokens of each of these words, which begin with a space, by their pieces."""
+        if not self._pattern:
+            return self._encoded(words)
+        find, memo = self._pattern.findall, self._pieces
+        found = [find(word) if PLAIN.match(word) else (word,) for word in words]
+        if len(memo) > MEMO_LIMIT:
+            memo.clear()
+        new = [*set(chain.from_iterable(found)).difference(memo)]
+        memo.update(zip(new, self._encoded(new), strict=True))
+        return [sum(map(memo.__getitem__, each)) for each in found]
+
     def _encoded(self, texts: list[str]) -> Iterable[int]:
-        return map(len, self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        return texts and map(len, self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
 
 
 def _unsound(letter: str) -> bool:

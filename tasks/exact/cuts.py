@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ KNOWN_PATTERNS = frozenset(
     }
 )
 """Regular expressions no match of which holds a space after something else, looking ahead at white space only."""
+PLAIN = re.compile(r"[a-zA-Z0-9 \n.,:;?!()\"'-]*\Z")
+"""Words in which :func:`pieces` may look for cuts."""
 _LOCAL_NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase"}
 _DELETING_NORMALIZERS = {"BertNormalizer", "StripAccents"}
 _DROPPING_PRE_TOKENIZERS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
@@ -59,6 +62,26 @@ def cuts_before_spaces(state: Mapping[str, Any]) -> bool:
     if spaces_replaced:
         return not stages and _whole_text_bpe_cuts(model)
     return _stages_cut(stages, model)
+
+
+def pieces(state: Mapping[str, Any]) -> re.Pattern[str] | None:
+    """Finds the pieces of a :data:`PLAIN` word, for a tokenizer that :func:`cuts_before_spaces`; ``None``: not known.
+
+    A match of the known expressions that holds letters ends with them, and one that holds digits has nothing else but
+    a space in front. So there is a cut behind every run of letters and of digits: hazy|-apple, 12|ab|-3|.
+    """
+    stages = _parts(state, "pre_tokenizer", "pretokenizers")
+    first = next((stage for stage in stages if stage["type"] != "Digits"), {"type": None})
+    # A token that is cut out before anything else must not lie across a cut.
+    across = any(PLAIN.match(token["content"]) for token in state.get("added_tokens") or ())
+    if first["type"] not in ("Split", "ByteLevel") or not first.get("use_regex", True) or across:
+        return None
+    pattern = first["pattern"]["Regex"] if first["type"] == "Split" else _GPT2
+    vocabulary = "\n".join(state["model"]["vocab"]) if state["model"].get("type") == "BPE" else "00"
+    # Digits that no token joins to anything are tokens of their own.
+    single = r"|\p{N}|" in pattern or not re.search("[0-9].|.[0-9]", vocabulary)
+    digits = "[0-9]" if single else "[0-9]{1,3}" if r"\p{N}{1,3}" in pattern else "[0-9]+"
+    return re.compile(rf"[^a-zA-Z0-9]*(?:[a-zA-Z]+|{digits})|[^a-zA-Z0-9]+")
 
 
 def _stages_cut(stages: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> bool:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from random import Random
 from typing import TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 
@@ -28,8 +30,10 @@ class ShuffledStream:
     """Entries in a random order that is a function of the seed and of how many entries are used."""
 
     def __init__(self, seed: int) -> None:
-        self._rng = Random(seed)
-        self._keys: list[float] = []
+        # The numbers of ``random.Random(seed)``, many at a time: both seed a Mersenne Twister by these 32-bit words.
+        self._rng = np.random.RandomState([seed & 0xFFFF_FFFF, seed >> 32] if seed >> 32 else [seed])
+        self._keys = np.empty(0)
+        self._order = np.empty(0, int)
         self._texts: list[str] = []
 
     def __len__(self) -> int:
@@ -38,10 +42,10 @@ class ShuffledStream:
     def add(self, texts: Iterable[str]) -> None:
         """Append an entry for each text."""
         self._texts += texts
-        draw = self._rng.random
-        self._keys += [draw() for _ in range(len(self._texts) - len(self._keys))]
+        drawn = self._rng.random_sample(len(self._texts) - len(self._keys))
+        self._keys = np.concatenate([self._keys, drawn])
+        self._order = self._keys.argsort(kind="stable")  # entries with equal keys stay in the order of adding
 
     def first(self, count: int) -> list[str]:
         """The first ``count`` entries ever added, shuffled."""
-        # Entries with equal keys stay in the order of adding.
-        return [self._texts[entry] for entry in sorted(range(count), key=self._keys.__getitem__)]
+        return [self._texts[entry] for entry in self._order[self._order < count].tolist()]

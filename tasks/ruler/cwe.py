@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate, chain, repeat
+from operator import add
 from random import Random
 
 from lr2eval.tasks.exact.draft import Draft
@@ -117,4 +119,10 @@ def _question(context: str) -> str:
 
 
 def _numbered(entries: Sequence[str]) -> str:
-    return " ".join(f"{number}. {entry}" for number, entry in enumerate(entries, 1))
+    return " ".join(map(add, _numbers(len(entries).bit_length()), entries))
+
+
+@cache
+def _numbers(bits: int) -> tuple[str, ...]:
+    """ "1. ", "2. " and so on."""
+    return tuple(f"{number}. " for number in range(1, 1 << bits))

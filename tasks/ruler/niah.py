@@ -74,9 +74,11 @@ class NiahDraw:
     def _haystack(self, size: int) -> list[str]:
         if self._recipe.haystack == "noise":
             return [upstream.niah_texts().noise] * size
+        new_key, new_value, rng = RANDOM[self._recipe.keys], RANDOM[self._recipe.values], self._rng
+        before, between, after = self._recipe.needle("\0", "\0").split("\0")
         while len(self._lines) < size:
-            key, value = RANDOM[self._recipe.keys](self._rng), RANDOM[self._recipe.values](self._rng)
-            line = self._recipe.needle(key, value)
+            key, value = new_key(rng), new_value(rng)
+            line = f"{before}{key}{between}{value}{after}"
             # Upstream lets a haystack line repeat the asked key or value by chance; then two answers would be right.
             if key not in self._keys and self._value not in line:
                 self._keys.add(key)

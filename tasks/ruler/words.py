@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from functools import cache
 from random import Random
+
+_VERSION_4 = 0x4 << 76 | 0x8 << 60
+_RANDOM_BITS = ~(0xF << 76 | 0xC << 60)
 
 
 @cache
@@ -33,4 +35,5 @@ def number(rng: Random) -> str:
 
 def uuid4(rng: Random) -> str:
     """A version-4 UUID."""
-    return str(uuid.UUID(int=rng.getrandbits(128), version=4))
+    digits = f"{rng.getrandbits(128) & _RANDOM_BITS | _VERSION_4:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
