@@ -6,9 +6,10 @@ separately; totals for 500 samples are extrapolated from the two. Ours starts ev
 words met before, and writes its data file as well.
 
 Ours is the median of the repetitions. lm-eval's samples are timed one by one, and the median of all is taken; its
-search, which takes a minute at 128k, is made once there. lm-eval reads our local essays, SQuAD and HotpotQA instead of
-a download (the essays as often as its list is long). Where the questions' documents run out below 128k, its samples stay shorter
-(``tokens``). ``share_in_tokenizer`` is the part of our CPU time inside the tokenizer's encoding, from one more run.
+search, which takes a minute at 128k, is made once there. Instead of a download, lm-eval reads our local SQuAD,
+HotpotQA and essays (repeated to the length of its own list). Where the questions' documents run out below 128k, its
+samples stay shorter (``tokens``). ``share_in_tokenizer`` is the part of our CPU time inside the tokenizer's encoding,
+from one more run.
 Writes ``benchmarks/results/ruler_data.json``.
 """
 
@@ -52,6 +53,7 @@ from lr2eval.tasks.ruler.suite import TASKS, RulerTask
 HERE = Path(__file__).parent
 FULL = 500
 REPETITIONS = 3
+SEEDS = itertools.count()
 HUB_WORDS = 400_000
 """The essays of lm-eval's list have about this many words; ours are repeated to as many."""
 NIAH = {
@@ -127,19 +129,6 @@ def give_texts(data_dir: Path) -> None:
     qa_utils.download_json = local
 
 
-def ours(task: RulerTask, length: int, tokenizer: PromptTokenizer, folder: Path) -> Callable[[int], object]:
-    """Our data file, written and synced, under a name of its own each time."""
-    number = itertools.count()
-    folder = Path(tempfile.mkdtemp(dir=folder))
-    return lambda count: files.ensure(
-        folder / f"{next(number)}.jsonl",
-        {},
-        lambda: generate.samples(task, length, count, next(number), tokenizer, 1),
-        lambda row: row["token_count"] / length,
-        print,
-    )
-
-
 class Loop:
     """Stands for tqdm in lm-eval's modules: notes when each sample is begun, and the end of the last."""
 
@@ -188,28 +177,32 @@ def cost_of_theirs(make: Callable[[int], Any], count: int, repetitions: int) -> 
 
 
 def cost_of_ours(task: RulerTask, length: int, tokenizer: Any, folder: Path, count: int) -> dict[str, Any]:
-    """CPU seconds of a file with one sample and of each further one."""
-    once, samples = [], []
-    for _ in range(REPETITIONS):
-        first, more = _two_files(ours(task, length, PromptTokenizer(tokenizer), folder), count)
-        samples.append((more - first) / count)
-        once.append(max(first - samples[-1], 0.0))
+    """CPU seconds of a file: of all until the first sample is made, and of each further one."""
+    runs = [_file(task, length, PromptTokenizer(tokenizer), folder, count) for _ in range(REPETITIONS)]
     backend = tokenizer._tokenizer
     tokenizer._tokenizer = watched = Watched(backend)
     try:
-        first, more = _two_files(ours(task, length, PromptTokenizer(tokenizer), folder), count)
+        first, more = _file(task, length, PromptTokenizer(tokenizer), folder, count)
     finally:
         tokenizer._tokenizer = backend
-    share = round(watched.seconds / (first + more), 2)
-    return {**_numbers(median(once), median(samples), count * REPETITIONS), "share_in_tokenizer": share}
+    share = round(watched.seconds / (first + more * count), 2)
+    once, sample = (median(each) for each in zip(*runs, strict=True))
+    return {**_numbers(once, sample, count * REPETITIONS), "share_in_tokenizer": share}
 
 
-def _two_files(make: Callable[[int], object], count: int) -> tuple[float, float]:
+def _file(task: RulerTask, length: int, tokenizer: PromptTokenizer, folder: Path, count: int) -> tuple[float, float]:
+    """A data file, written and synced: CPU seconds until its first sample is made, and of each of ``count`` others."""
     times = [time.process_time()]
-    for number in (1, count + 1):
-        make(number)
-        times.append(time.process_time())
-    return times[1] - times[0], times[2] - times[1]
+
+    def rows() -> Iterator[Any]:
+        for row in generate.samples(task, length, count + 1, next(SEEDS), tokenizer, 1):
+            times.append(time.process_time())
+            yield row
+
+    files.ensure(
+        Path(tempfile.mkdtemp(dir=folder)) / "data.jsonl", {}, rows, lambda row: row["token_count"] / length, print
+    )
+    return times[1] - times[0], (time.process_time() - times[1]) / count
 
 
 def _numbers(once: float, sample: float, count: int) -> dict[str, float]:
@@ -241,7 +234,7 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for length in map(int, arguments.lengths.split(",")):
-            many, few, repetitions = (50, 4, 3) if length < 100_000 else (20, 3, 1)
+            many, few, repetitions = (30, 2, 3) if length < 100_000 else (12, 3, 1)
             for task in names:
                 row: dict[str, Any] = {"task": task, "length": length}
                 row["ours"] = cost_of_ours(tasks[task], length, tokenizer, Path(folder), many)

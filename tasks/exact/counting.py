@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from itertools import chain, repeat
+from itertools import chain
 from weakref import WeakKeyDictionary
 
 from lr2eval.model.tokenizer import PromptTokenizer
@@ -22,12 +22,14 @@ MEMO_LIMIT = 200_000
 """Distinct words whose token counts are remembered (some 20 megabytes), and as many sentences."""
 LONGEST = 1000
 """Letters of a sentence that is remembered, and of all those of one text that span lines."""
-WORDS = 3
-"""Words of a sentence from where on it is quicker to look up than they are."""
+SHORTEST = 20
+"""Letters of the sentences of a text, on average, from where on they are quicker to look up than their words."""
 
 
 # A space starts a new word unless white space stands before it; U+180E counted as white space in older Unicode.
 _CUT = re.compile(" (?<=[^\\s\u180e] )")
+_LINES = re.compile("( .*[^\\s\u180e])( [^ \n]*\n(?:.*\n)*\\S*[^\\s\u180e])( .*)")
+"""A line's end but for its last word; that, further lines and the first word of the last; and the rest of that."""
 
 
 class CountingTokenizer(PromptTokenizer):
@@ -67,23 +69,35 @@ class CountingTokenizer(PromptTokenizer):
     def _count(self, text: str) -> int:
         """Tokens of a text, by its sentences: there is always a cut behind a full stop with a space."""
         stops = text.count(". ")
-        if not stops or text.count(" ") < WORDS * stops:
+        if not stops or len(text) < SHORTEST * stops:
             return self._by_words(text)
         first, *sentences, last = text.split(". ")
+        sentences = [f" {each}." for each in sentences]
+        new = set(sentences).difference(self._sentences)
+        rest = []
+        # What spans lines is hardly met again, unless the lines are all alike; but its begin and end may be.
+        passing = {each for each in new if "\n" in each or len(each) > LONGEST}
+        if sum(map(len, passing)) > LONGEST:
+            every, sentences = sentences, []
+            for each in every:
+                if each not in passing:
+                    sentences.append(each)
+                elif found := _LINES.fullmatch(each):
+                    sentences += found.group(1, 3)
+                    rest.append(found[2])
+                else:
+                    rest.append(each)
+        return self._remembered(sentences) + self._by_words(f"{first}.{''.join(rest)} {last}")
+
+    def _remembered(self, texts: list[str]) -> int:
+        """Tokens of texts that begin with a space and end without one."""
         memo = self._sentences
-        rest: list[str] = []
-        if new := set(sentences).difference(memo):
-            if len(memo) > MEMO_LIMIT:
-                memo.clear()
-                new = set(sentences)
-            # What spans lines is hardly met again, unless the lines are all alike.
-            passing = {each for each in new if "\n" in each or len(each) > LONGEST}
-            if sum(map(len, passing)) > LONGEST:
-                new -= passing
-                rest = [each for each in sentences if each in passing]
-            self._by_words(f" {'. '.join(new)}.")  # all their new words in one call
-            memo.update(zip(new, [self._by_words(f" {each}.") for each in new], strict=True))
-        return sum(map(memo.get, sentences, repeat(0))) + self._by_words(". ".join([first, *rest, last]))
+        if len(memo) > MEMO_LIMIT:
+            memo.clear()
+        if new := set(texts).difference(memo):
+            self._by_words("".join(new))  # all their new words in one call
+            memo.update(zip(new, map(self._by_words, new), strict=True))
+        return sum(map(memo.__getitem__, texts))
 
     def _by_words(self, text: str) -> int:
         """Tokens of a text, by its words."""
@@ -115,7 +129,8 @@ class CountingTokenizer(PromptTokenizer):
         return [sum(map(memo.__getitem__, each)) for each in found]
 
     def _encoded(self, texts: list[str]) -> Iterable[int]:
-        return texts and map(len, self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        encode = self.tokenizer.backend_tokenizer.encode_batch_fast
+        return map(len, encode(texts, add_special_tokens=False)) if texts else ()
 
 
 def _unsound(letter: str) -> bool:

@@ -71,10 +71,10 @@ def pieces(state: Mapping[str, Any]) -> re.Pattern[str] | None:
     a space in front. So there is a cut behind every run of letters and of digits: hazy|-apple, 12|ab|-3|.
     """
     stages = _parts(state, "pre_tokenizer", "pretokenizers")
-    first = next((stage for stage in stages if stage["type"] != "Digits"), {"type": None})
+    first = next((stage for stage in stages if stage["type"] != "Digits"), dict[str, Any]())
     # A token that is cut out before anything else must not lie across a cut.
     across = any(PLAIN.match(token["content"]) for token in state.get("added_tokens") or ())
-    if first["type"] not in ("Split", "ByteLevel") or not first.get("use_regex", True) or across:
+    if first.get("type") not in ("Split", "ByteLevel") or not first.get("use_regex", True) or across:
         return None
     pattern = first["pattern"]["Regex"] if first["type"] == "Split" else _GPT2
     vocabulary = "\n".join(state["model"]["vocab"]) if state["model"].get("type") == "BPE" else "00"

@@ -30,7 +30,7 @@ def word(rng: Random) -> str:
 
 def number(rng: Random) -> str:
     """Seven digits, the first not 0."""
-    return str(rng.randint(1_000_000, 9_999_999))
+    return str(rng.choice(range(1_000_000, 10_000_000)))  # quicker than randint, and the same
 
 
 def uuid4(rng: Random) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -117,6 +117,77 @@ def test_a_changed_stretch(name: str, before: str, after: str, first: str, secon
     for middle in (first, second, "", f" {first}", f"{second} "):
         text = f"{before * times} x{middle}x {after * times}"
         assert counter.count_prompt(text) == tokenizer.count_prompt(text)
+
+
+sentences = st.lists(st.sampled_from([*TEXTS.split(". "), "a b c d", "e f g\nh i", "a  b c ", " a b\n", "", "\n"]))
+
+
+@pytest.mark.parametrize("name", ADDITIVE)
+@pytest.mark.parametrize("longest", [3, 1000])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(first=sentences, second=sentences)
+def test_sentences(
+    name: str, longest: int, first: list[str], second: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sentences that were met before, that repeat, that span lines, and those too long to be remembered."""
+    monkeypatch.setattr(counting, "LONGEST", longest)
+    tokenizer = additive(name)
+    counter = counting.CountingTokenizer(tokenizer)
+    for each in (first, [*first, *second, *first], second):
+        text = ". ".join(each)
+        assert counter.count_prompt(text) == tokenizer.count_prompt(text)
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_forgetting(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "MEMO_LIMIT", limit)
+    tokenizer = additive("gpt2")
+    counter = counting.CountingTokenizer(tokenizer)
+    for text in (TEXTS, "One two three. Four five six. One two three. It is.", f"{TEXTS}. {TEXTS}. Four five six."):
+        assert counter.count_prompt(text) == tokenizer.count_prompt(text)
+
+
+PIECES = ("gpt2", "gpt2-nfkc", "smollm", "digit-runs", "llama3", "qwen2", "gpt2-split")
+
+
+@pytest.mark.parametrize("name", PIECES)
+@settings(max_examples=80, deadline=None)
+@given(word=st.from_regex(cuts.PLAIN))
+def test_a_word_is_the_sum_of_its_pieces(name: str, word: str) -> None:
+    tokenizer = additive(name)
+    pattern = cuts.pieces(json.loads(tokenizer.tokenizer.backend_tokenizer.to_str()))
+    assert pattern is not None
+    found = pattern.findall(f" {word}")
+    assert "".join(found) == f" {word}"
+    assert sum(map(len, map(tokenizer.encode, found))) == len(tokenizer.encode(f" {word}"))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama3"])
+def test_fresh_numbers_and_pairs_have_parts_met_before(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = counting.CountingTokenizer(additive(name))
+    counter.count_prompt("x hazy-apple 123456 blue-tree.\nOne")
+    asked: list[str] = []
+    monkeypatch.setattr(counter, "_encoded", lambda texts: asked.extend(texts) or [1] * len(texts))
+    counter.count_prompt("x hazy-tree.\nOne blue-apple")
+    assert asked == ["x"]
+
+
+@pytest.mark.parametrize("name", ["bert", "llama2", "gemma", "unigram-by-words", "punctuation"])
+def test_other_words_are_not_cut(name: str) -> None:
+    assert cuts.pieces(json.loads(additive(name).tokenizer.backend_tokenizer.to_str())) is None
+
+
+def test_cuts_within_words_are_claimed_with_care() -> None:
+    state = json.loads(additive("gpt2-split").tokenizer.backend_tokenizer.to_str())
+    alone = {**state, "model": {"type": "BPE", "vocab": {"1": 0, "\u0120a": 1}}}
+    for vocabulary, digits in (({}, "[0-9])"), ({"12": 2}, "[0-9]+)"), ({"\u01201": 2}, "[0-9]+)")):
+        alone["model"]["vocab"] = {"1": 0, "a": 1, **vocabulary}
+        found = cuts.pieces(alone)
+        assert found is not None
+        assert digits in found.pattern
+    assert cuts.pieces({**state, "added_tokens": [{"content": "<x>"}]}) is not None
+    assert cuts.pieces({**state, "added_tokens": [{"content": "a-b"}]}) is None
+    assert cuts.pieces({**state, "pre_tokenizer": {"type": "ByteLevel", "use_regex": False}}) is None
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama3", "qwen2", "gpt2-split", "smollm", "digit-runs"])
