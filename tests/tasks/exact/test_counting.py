@@ -119,7 +119,10 @@ def test_a_changed_stretch(name: str, before: str, after: str, first: str, secon
         assert counter.count_prompt(text) == tokenizer.count_prompt(text)
 
 
-sentences = st.lists(st.sampled_from([*TEXTS.split(". "), "a b c d", "e f g\nh i", "a  b c ", " a b\n", "", "\n"]))
+LINES = ("e\t f\ng h", "e f\n g h", "e\u180e f\ng\u180e h", "e f g\n\nh\ni j")
+sentences = st.lists(
+    st.sampled_from([*TEXTS.split(". "), "a b c d", "e f g\nh i", "a  b c ", " a b\n", "", "\n", *LINES])
+)
 
 
 @pytest.mark.parametrize("name", ADDITIVE)
