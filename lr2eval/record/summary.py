@@ -46,7 +46,7 @@ def shard_result(shard: Shard | ShardResult, samples: Iterable[StoredSample | Sc
         score=None if mean is None else _percent(mean),
         interval=None if mean is None or not _bounded(scores) else _interval(wilson(mean, len(scores)), "wilson"),
         empty=sum(not row.answer.strip() for row in scored),
-        refused=sum(row.choices is None and refuses(row.answer) for row in scored),
+        refused=sum(not row.chosen and refuses(row.answer) for row in scored),
         truncated=sum(row.truncated_tokens > 0 for row in scored),
         skipped=sum(row.skipped for row in rows),
         windows=dict(sorted(Counter(row.window for row in scored).items())),

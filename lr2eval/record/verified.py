@@ -59,7 +59,7 @@ def _check_manifest(folder: Path, results: Results, manifest: Mapping[str, Any])
 
 def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bool, use: Use | None) -> None:
     named = [shard.id for shard in results.shards]
-    finished, (hashes, digest) = store.finished(), store.seals(digested=set(named))
+    finished, (hashes, digest, samples) = store.finished(), store.seals(wanted=set(named))
     there = sorted(finished.keys() | hashes.keys())
     if there != sorted(named) and not (unfinished and set(named) < set(there)):
         only = sorted(set(named) ^ set(there)) or named
@@ -69,7 +69,7 @@ def _check_store(folder: Path, results: Results, store: RunStore, unfinished: bo
         raise StoreError(f"{folder}: {lacks} lacks {only[0]}{more}, which the other file has; {again}{RESTORE}")
     made = []
     for shard in results.shards:
-        rows = store.scored(shard.id)
+        rows = samples.get(shard.id, [])
         made.append(shard_result(shard, rows))
         if where := difference(shard.model_dump(), made[-1].model_dump(), "") or (
             len(rows) != finished.get(shard.id) and f"their number ({finished.get(shard.id)} and {len(rows)})"

@@ -53,6 +53,7 @@ def under_rope(checkpoint: Checkpoint, config: RunConfig) -> Checkpoint:
     from lr2eval.method.rope.rules import attention_factor, make_scaling, with_attention
     from lr2eval.method.rope.source import ModelRope
 
+    check_rope(config)
     name, target = config.rope or "", config.target_length
     file = expanded(name)
     source = ModelRope.read(checkpoint.folder)

@@ -255,8 +255,8 @@ def _check_length(shard: Shard, samples: Sequence[StoredSample]) -> None:
 
 def write_results(run: Prepared, store: RunStore, folder: Path) -> Results:
     """Summarise what is scored so far into ``results.json``."""
-    shards = [shard_result(shard, store.scored(shard.id)) for shard in run.shards if store.shard_done(shard.id)]
-    checkpoint, (hashes, digest) = run.checkpoint, store.seals()
+    checkpoint, (hashes, digest, samples) = run.checkpoint, store.seals()
+    shards = [shard_result(s, samples.get(s.id, [])) for s in run.shards if store.shard_done(s.id)]
     store.check_samples(hashes)  # what was changed since must not get a new checksum
     results = Results(
         lr2eval_version=__version__,
