@@ -6,6 +6,8 @@ import gc
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -64,6 +66,18 @@ def slowdown(dtype: str) -> float:
         return min(repeat(lambda: torch.nn.functional.linear(rows, weights), number=1, repeat=3))
 
     return best(dtype) / best("float32")
+
+
+@contextmanager
+def denormals_as_zero() -> Iterator[None]:
+    """The way back through a sharp softmax is full of denormal numbers, with which some processors are very slow."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from lr2eval.base.machine import give_memory_back, out_of_memory
+from lr2eval.base.machine import denormals_as_zero, give_memory_back, out_of_memory
 from lr2eval.errors import BackendError
 from lr2eval.method.rope.windowed import install_rope
 from lr2eval.method.search.journal import Trial, TrialResult, factors_key
@@ -120,12 +120,10 @@ def _recomputing(model: Any) -> Iterator[None]:
     layers = [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
     for layer in layers:
         layer.training = True
-    # The way back through a sharp softmax is full of denormal numbers, with which some processors are very slow.
-    torch.set_flush_denormal(True)
     try:
-        yield
+        with denormals_as_zero():
+            yield
     finally:
-        torch.set_flush_denormal(False)
         for layer in layers:
             layer.training = False
         disable = getattr(model, "activation_checkpointing_disable", None) or model.gradient_checkpointing_disable

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lr2eval.base.machine import denormals_as_zero
 from lr2eval.errors import UsageError
 from lr2eval.method.data.rows import IGNORED, Segment
 from lr2eval.method.rope.scaling import RopeScaling
@@ -116,10 +117,11 @@ class Engine:
         """
         sums = [torch.zeros((), device=self.ranks.device) for _ in range(2)]
         self.optimizer.zero_grad(set_to_none=True)
-        for rows in groups:
-            kind = bool(rows and rows[0].long)
-            # FSDP averages gradients over the processes; scaling by their number gives the sum.
-            sums[kind] = sums[kind] + self.loss(rows, self.ranks.size / weight)
+        with denormals_as_zero():
+            for rows in groups:
+                kind = bool(rows and rows[0].long)
+                # FSDP averages gradients over the processes; scaling by their number gives the sum.
+                sums[kind] = sums[kind] + self.loss(rows, self.ranks.size / weight)
         norm = torch.nn.utils.clip_grad_norm_(self.loss_model.parameters(), self.recipe.optimizer.clip)
         gradient = float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
         losses = self.ranks.sums([float(each) for each in sums])

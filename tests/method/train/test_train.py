@@ -433,3 +433,13 @@ def test_the_card_says_what_was_trained(source: Path, tmp_path: Path) -> None:
     told = json.loads((tmp_path / "out" / "training.json").read_text())
     assert told["digest"] == result.digest
     assert told["recipe"]["optimizer"]["betas"] == [0.9, 0.95]
+
+
+def test_a_step_takes_denormal_numbers_for_zero() -> None:
+    """Some processors are very slow with them, and a sharp softmax makes many on the way back."""
+    made = Engine(tiny_models.tiny_model("llama", rope=dict(PLAIN)), SCALING, recipe(dtype="float32"), Ranks())
+    small, seen = torch.tensor([1e-30]), []
+    next(made.model.parameters()).register_hook(lambda gradient: seen.append(float(small * 1e-10)))
+    made.step([[tiny_segments.long_row(3, TARGET)]], 1.0, 1e-3)
+    assert seen == [0.0]
+    assert float(small * 1e-10) > 0
