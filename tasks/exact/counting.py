@@ -28,8 +28,28 @@ SHORTEST = 20
 
 # A space starts a new word unless white space stands before it; U+180E counted as white space in older Unicode.
 _CUT = re.compile(" (?<=[^\\s\u180e] )")
-_LINES = re.compile("( .*[^\\s\u180e])( [^ \n]*\n(?:.*\n)*\\S*[^\\s\u180e])( .*)")
+_LINES = re.compile("(.*[^\\s\u180e])( [^ \n]*\n(?:.*\n)*\\S*[^\\s\u180e]) (.*)")
 """A line's end but for its last word; that, further lines and the first word of the last; and the rest of that."""
+
+
+class _Memo(dict[str, int]):
+    """Numbers of tokens by text; one pass over many texts adds them up and notes those that are not known."""
+
+    def look_up(self, texts: Iterable[str]) -> tuple[int, list[str]]:
+        """The sum over the known ones, and the others, as often as they occur."""
+        if len(self) > MEMO_LIMIT:
+            self.clear()
+        self._missed: list[str] = []
+        return sum(map(self.__getitem__, texts)), self._missed
+
+    def __missing__(self, text: str) -> int:
+        self._missed.append(text)
+        return 0
+
+    def learn(self, missed: Iterable[str], new: Iterable[str], tokens: Iterable[int]) -> int:
+        """Remember what ``new`` take; the sum over ``missed``."""
+        self.update(zip(new, tokens, strict=True))
+        return sum(map(self.__getitem__, missed))
 
 
 class CountingTokenizer(PromptTokenizer):
@@ -38,9 +58,7 @@ class CountingTokenizer(PromptTokenizer):
     def __init__(self, tokenizer: PromptTokenizer) -> None:
         super().__init__(tokenizer.tokenizer, chat=tokenizer.chat, **tokenizer.given)
         self._plain = tokenizer
-        self._memo: dict[str, int] = {}
-        self._sentences: dict[str, int] = {}
-        self._pieces: dict[str, int] = {}
+        self._words, self._sentences, self._pieces = _Memo(), _Memo(), _Memo()
         self._special = 0
         self.additive = False
         if getattr(self.tokenizer, "is_fast", False):
@@ -68,65 +86,51 @@ class CountingTokenizer(PromptTokenizer):
 
     def _count(self, text: str) -> int:
         """Tokens of a text, by its sentences: there is always a cut behind a full stop with a space."""
-        stops = text.count(". ")
-        if not stops or len(text) < SHORTEST * stops:
+        first, *sentences = text.split(". ")
+        if not sentences or len(text) < SHORTEST * len(sentences):
             return self._by_words(text)
-        first, *sentences, last = text.split(". ")
-        sentences = [f" {each}." for each in sentences]
-        new = set(sentences).difference(self._sentences)
-        rest = []
+        last = sentences.pop()
+        total, missed = self._sentences.look_up(sentences)
+        rest: list[str] = []
         # What spans lines is hardly met again, unless the lines are all alike; but its begin and end may be.
-        passing = {each for each in new if "\n" in each or len(each) > LONGEST}
+        passing = {each for each in missed if "\n" in each or len(each) > LONGEST}
         if sum(map(len, passing)) > LONGEST:
-            every, sentences = sentences, []
-            for each in every:
-                if each not in passing:
-                    sentences.append(each)
-                elif found := _LINES.fullmatch(each):
-                    sentences += found.group(1, 3)
-                    rest.append(found[2])
-                else:
-                    rest.append(each)
-        return self._remembered(sentences) + self._by_words(f"{first}.{''.join(rest)} {last}")
-
-    def _remembered(self, texts: list[str]) -> int:
-        """Tokens of texts that begin with a space and end without one."""
-        memo = self._sentences
-        if len(memo) > MEMO_LIMIT:
-            memo.clear()
-        if new := set(texts).difference(memo):
-            self._by_words("".join(new))  # all their new words in one call
-            memo.update(zip(new, map(self._by_words, new), strict=True))
-        return sum(map(memo.__getitem__, texts))
+            found = [_LINES.fullmatch(each) or each for each in missed if each in passing]
+            rest = [f" {each}." if isinstance(each, str) else each[2] for each in found]
+            ends = [end for each in found if not isinstance(each, str) for end in (f"{each[1]}. ", each[3])]
+            known, more = self._sentences.look_up(ends)
+            total, missed = total + known, [each for each in missed if each not in passing] + more
+        if new := [*set(missed)]:
+            texts = [f" {each[:-2]}" if each.endswith(". ") else f" {each}." for each in new]
+            self._by_words("".join(texts))  # all their new words in one call
+            total += self._sentences.learn(missed, new, map(self._by_words, texts))
+        return total + self._by_words(f"{first}.{''.join(rest)} {last}")
 
     def _by_words(self, text: str) -> int:
         """Tokens of a text, by its words."""
         first, *words = text.split(" ")
-        memo = self._memo
-        if len(memo) > MEMO_LIMIT:
-            memo.clear()
-        new = set(words).difference(memo)
+        total, missed = self._words.look_up(words)
         # Words met before are sound, so only new ones are looked at. Nothing stands before the first space of a text.
-        if any(map(_unsound, {first[-1:] or ".", *(word[-1:] for word in new)})):
+        if any(map(_unsound, {first[-1:] or ".", *(word[-1:] for word in missed)})):
             first, *words = _CUT.split(text)
             ends = [first, f" {words.pop()}"] if words and _unsound(words[-1][-1:]) else [first]
-            new = set(words).difference(memo)
+            total, missed = self._words.look_up(words)
         else:
             ends = [first]
-        memo.update(zip(new, self._new([f" {word}" for word in new]), strict=True))
-        return sum(map(memo.__getitem__, words)) + sum(self._encoded([each for each in ends if each]))
+        if new := [*set(missed)]:
+            total += self._words.learn(missed, new, self._by_pieces([f" {word}" for word in new]))
+        return total + sum(self._encoded([each for each in ends if each]))
 
-    def _new(self, words: list[str]) -> Iterable[int]:
+    def _by_pieces(self, words: list[str]) -> Iterable[int]:
         """Tokens of each of these words, which begin with a space, by their pieces."""
         if not self._pattern:
             return self._encoded(words)
-        find, memo = self._pattern.findall, self._pieces
+        find = self._pattern.findall
         found = [find(word) if PLAIN.match(word) else (word,) for word in words]
-        if len(memo) > MEMO_LIMIT:
-            memo.clear()
-        new = [*set(chain.from_iterable(found)).difference(memo)]
-        memo.update(zip(new, self._encoded(new), strict=True))
-        return [sum(map(memo.__getitem__, each)) for each in found]
+        _, missed = self._pieces.look_up(chain.from_iterable(found))
+        new = [*set(missed)]
+        self._pieces.learn((), new, self._encoded(new))
+        return [sum(map(self._pieces.__getitem__, pieces)) for pieces in found]
 
     def _encoded(self, texts: list[str]) -> Iterable[int]:
         encode = self.tokenizer.backend_tokenizer.encode_batch_fast
