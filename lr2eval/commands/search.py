@@ -19,11 +19,7 @@ def print_search(done: SearchOutcome) -> None:
     for rule in sorted(result.rules, key=lambda each: each.held_out_perplexity or each.search_perplexity or 1e300):
         shown.add_row(rule.name, _shown(rule.search_perplexity), _shown(rule.held_out_perplexity), rule.made_by)
     say(f"{result.model}: {format_length(result.original_window)} to {format_length(result.target_length)}")
-    say(
-        "needle perplexity on the samples of the search and on held-out samples"
-        if result.objective == "needle"
-        else "plain perplexity on the samples of the search, needle perplexity on held-out samples"
-    )
+    say("needle perplexity on the samples of the search and on held-out samples")
     printed_table(shown)
     reached = "none" if result.d_rcd is None else result.d_rcd
     where = "best start: " + str(result.best.start) if result.split is None else f"best split: pair {result.split}"

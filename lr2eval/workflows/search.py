@@ -187,11 +187,8 @@ def search_samples(config: SearchConfig, tokenizer: Any) -> tuple[list[Sample], 
         raise UsageError(str(error).replace("--set search.haystack=", "--haystack ")) from error
     texts = [_sentences(text) for text in haystack.texts]
     text = needles.TokenText(haystack.name, texts, tokenizer)
-    needle = partial(needles.make_samples, text, tokenizer, config, wording)
-    make = needle if config.objective == "needle" else partial(needles.plain_samples, text, tokenizer, config)
-    samples = make(config.samples)
-    # Held-out samples always have needles, whatever the objective of the search.
-    samples += needle(config.held_out, first=config.samples)
+    make = partial(needles.make_samples, text, tokenizer, config, wording)
+    samples = make(config.samples) + make(config.held_out, first=config.samples)
     depths = [list(sample.depths) for sample in samples]
     samples += make(config.fresh, first=config.samples + config.held_out)
     data = {
@@ -308,7 +305,8 @@ def _result(
         scale=best.scaling.scale,
         periods=list(rope.periods),
         **{name: getattr(rope, name) for name in ("theta", "rotary_dim", "d_tcd", "d10_tcd")},
-        **{name: getattr(config, name) for name in ("strategy", "target_length", "objective", "samples", "held_out")},
+        **{name: getattr(config, name) for name in ("strategy", "target_length", "samples", "held_out")},
+        objective="needle",
         reach=config.reach,
         d_rcd=real_index(best.scaling.long_factor, best.scaling.scale),
         split=best.split,

@@ -69,8 +69,6 @@ class SearchConfig(Config):
     """The number of needles that each sample asks for."""
     distractors: Rare[int] = Field(0, ge=0)
     """The number of further needles in a sample that it does not ask for."""
-    objective: Literal["needle", "plain"] = "needle"
-    """What the search minimises: the perplexity of needles, or of plain text as an ablation."""
     splits: Annotated[tuple[int, ...] | None, BeforeValidator(_splits), Kind("pairs")] = None
     """The RoPE pairs to split the factors at: 27,29,31. Default: d_tcd and 2, 4 and 6 below it."""
     seed: int = 0
@@ -217,7 +215,8 @@ class SearchConfig(Config):
         later = [key for key in _LATER if getattr(self, key) == type(self).model_fields[key].default]
         for key in [*later, *(_ALONG if self.strategy != "gradient" else ())]:
             kept.pop(key, None)
-        return kept | {"random": self.strategy == "random", "shifts": 0.0}  # as in folders of earlier versions
+        earlier = {"random": self.strategy == "random", "shifts": 0.0, "objective": "needle"}
+        return kept | earlier  # as in folders of earlier versions
 
 
 def default_splits(rope: OriginalRope) -> tuple[int, ...]:

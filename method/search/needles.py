@@ -104,19 +104,6 @@ def make_samples(
     return [_sample(text, tokenizer, config, wording, first + row, row, count) for row in range(count)]
 
 
-def plain_samples(
-    text: TokenText, tokenizer: PromptTokenizer, config: SearchConfig, count: int, *, first: int = 0
-) -> list[Sample]:
-    """As :func:`make_samples`, but plain text in which every token except the first is scored: an ablation."""
-    found = []
-    for number in range(first, first + count):
-        rng = Random(sample_seed(VERSION, "plain", config.target_length, number, config.seed))
-        head = _specials(tokenizer)
-        ids, _ = text.stretch(config.target_length - len(head), number, config, rng)
-        found.append(Sample((*head, *ids), tuple(range(1, config.target_length))))
-    return found
-
-
 def needle_facts(config: SearchConfig, wording: Wording) -> dict[str, Any]:
     """What decides the samples beside haystack and tokenizer, as JSON has it: for the manifest and ``search.json``."""
     kept = ("depths", "needles", "distractors", "repeat", "seed")

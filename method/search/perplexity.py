@@ -26,9 +26,6 @@ from lr2eval.method.search.journal import Trial, TrialResult, factors_key
 from lr2eval.method.search.needles import Sample
 from lr2eval.model.shape import changed_logits
 
-CHUNK = 1024
-"""If more places than this are scored, their logits are computed in pieces of this size."""
-
 
 class ModelExecutor:
     """Keeps a model and swaps its factors through the windowed rotary module; weights are never loaded again.
@@ -140,23 +137,13 @@ def _scored_nll(model: Any, sample: Sample) -> torch.Tensor:
     ids_BL = torch.tensor([sample.ids], device=device)
     before_N = torch.tensor(sample.scored, device=device) - 1
     wanted_N = ids_BL[0, before_N + 1]
-    if len(before_N) <= CHUNK and "logits_to_keep" in inspect.signature(model.forward).parameters:
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
         logits_NV = model(input_ids=ids_BL, use_cache=False, logits_to_keep=before_N).logits[0]
         return cross_entropy(logits_NV.float(), wanted_N)
-    # A model that changes its logits after the head must compute them itself, so they cannot be computed in pieces.
     if changed := changed_logits(model):
-        raise BackendError(
-            f"{type(model).__name__} changes its logits ({changed}), so not every token can be scored; use "
-            "--objective needle"
-        )
+        raise BackendError(f"{type(model).__name__} changes its logits ({changed}) and computes all of them or none")
     hidden_LH = model.base_model(input_ids=ids_BL, use_cache=False).last_hidden_state[0]
-    head = model.get_output_embeddings()
-    total = torch.zeros((), device=device)
-    for begin in range(0, len(before_N), CHUNK):
-        part = slice(begin, begin + CHUNK)
-        logits_NV = head(hidden_LH[before_N[part]]).float()
-        total = total + cross_entropy(logits_NV, wanted_N[part], reduction="sum")
-    return total / len(before_N)
+    return cross_entropy(model.get_output_embeddings()(hidden_LH[before_N]).float(), wanted_N)
 
 
 def perplexity(nlls: Sequence[float]) -> float:

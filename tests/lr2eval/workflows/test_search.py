@@ -284,15 +284,6 @@ def test_a_failing_model_leaves_the_journal_whole(
         assert "resuming: 5 evaluations are already done" in done.err
 
 
-def test_plain_perplexity_as_the_objective(lr2eval: Run, tmp_path: Path) -> None:
-    few = ("--iterations", 0, "--splits", 14, "--objective", "plain")
-    done = lr2eval("search", *SMALL, *few, "--out", tmp_path / "run")
-    assert done.code == 0, done.err
-    found = SearchResult.read(tmp_path / "run")
-    assert found.objective == "plain"
-    assert "plain perplexity on the samples of the search, needle perplexity on held-out samples" in done.out
-
-
 DESCENT = (
     *("--strategy", "gradient", "--model", ASSET, "--target-length", "512", *TEXT, "--samples", 4, "--held-out", 2),
     *("--dtype", "float32", "--device", "cpu", "--set", "needles=4", "--set", "steps=4", "--set", "check_every=2"),

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lr2eval.errors import UsageError
 from lr2eval.method.search.config import SearchConfig
-from lr2eval.method.search.needles import TokenText, Wording, make_samples, plain_samples
+from lr2eval.method.search.needles import TokenText, Wording, make_samples
 from lr2eval.model.tokenizer import PromptTokenizer
 
 SENTENCES = [f"Line {number} tells of the {word} river." for number in range(40) for word in ("slow", "cold", "wide")]
@@ -133,13 +133,6 @@ def test_without_a_bos_there_is_none() -> None:
     (sample,) = make_samples(text, bare, asked(1500), Wording(), 1)
     assert len(sample.ids) == 1500
     assert sample.ids[0] != 0
-
-
-def test_plain_samples_score_everything_and_hide_nothing() -> None:
-    (sample,) = plain_samples(TEXT, TOKENIZER, asked(1500), 1)
-    assert len(sample.ids) == 1500
-    assert sample.scored == tuple(range(1, 1500))
-    assert "locker" not in decoded(sample.ids)
 
 
 def test_wording_of_ones_own(tmp_path: Path) -> None:

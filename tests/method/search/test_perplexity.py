@@ -33,33 +33,37 @@ def by_all_logits(model: Any, sample: Sample) -> float:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("scored", [(59,), (10, 11, 40, 59), tuple(range(1, 60))])
-def test_equals_all_logits(architecture: str, scored: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_all_logits(architecture: str, scored: tuple[int, ...]) -> None:
     model = tiny_model(architecture)
     sample = Sample(IDS, scored)
     assert mean_nll(model, sample) == pytest.approx(by_all_logits(model, sample), abs=1e-5)
-    monkeypatch.setattr(module, "CHUNK", 7)  # every token scored: the head works in pieces
-    assert mean_nll(model, sample) == pytest.approx(by_all_logits(model, sample), abs=1e-5)
 
 
-def test_logits_exist_only_where_they_are_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("keeps", [True, False])
+def test_logits_exist_only_where_they_are_scored(keeps: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of a model that cannot be asked for some of its logits."""
     model = tiny_model("llama")
+    if not keeps:
+        monkeypatch.setattr(model, "forward", without_keeping(model.forward))
     rows: list[int] = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, out: rows.append(out.shape[-2]))
     mean_nll(model, Sample(IDS, (50, 51, 59)))
     assert rows == [3]
-    monkeypatch.setattr(module, "CHUNK", 16)
-    rows.clear()
-    mean_nll(model, Sample(IDS, tuple(range(1, 60))))
-    assert max(rows) == 16
-    assert sum(rows) == 59
+    assert mean_nll(model, Sample(IDS, (50, 51, 59))) == pytest.approx(
+        by_all_logits(tiny_model("llama"), Sample(IDS, (50, 51, 59))), abs=1e-5
+    )
+
+
+def without_keeping(forward: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda input_ids, use_cache: forward(input_ids=input_ids, use_cache=use_cache)
 
 
 def test_a_model_that_changes_its_logits_is_refused_where_that_would_be_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 16)
     model = tiny_model("llama")
+    monkeypatch.setattr(model, "forward", without_keeping(model.forward))
     model.config.final_logit_softcapping = 30.0
-    with pytest.raises(BackendError, match=r"final_logit_softcapping.*use --objective needle"):
-        mean_nll(model, Sample(IDS, tuple(range(1, 60))))
+    with pytest.raises(BackendError, match="final_logit_softcapping"):
+        mean_nll(model, Sample(IDS, (50, 51, 59)))
 
 
 def test_nan_comes_back_as_it_is() -> None:
