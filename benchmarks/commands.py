@@ -7,7 +7,8 @@ escape. It starts each command four times as a user would and writes the medians
 above its limit.
 
 CPU seconds rise when neighbours share the cores. ``loop_seconds`` tells how fast the machine was: it is the CPU time of
-a plain loop, before and after. ``python benchmarks/commands.py compare gate`` measures only these.
+a plain loop, before and after. The peak of a small process reads as that of this script, which starts it.
+``python benchmarks/commands.py compare gate`` measures only these.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Sequenc
         return folder
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(workflow, "report_html", lambda *_: "")
+        patch.setattr("lr2eval.reports.report_html", lambda *_: "")
         yield make
 
 
