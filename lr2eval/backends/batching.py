@@ -252,8 +252,8 @@ def plan_generation(
     def fits(batch: list[int]) -> bool:
         tokens, new, beams = prompts[batch[0]]  # longest first
         rows = len(batch) * beams
-        padded = prompts[batch[-1]][0] < tokens
-        memory = footprint.generating(rows, tokens, new, padded=padded, chunk=limits.chunk, by_row=by_row)
+        how = {"padded": prompts[batch[-1]][0] < tokens, "by_row": by_row}
+        memory = footprint.generating(rows, tokens, new, chunk=limits.chunk, **how)
         if rows > 1 and shares:
             memory += tokens * footprint.kv
         return limits.allow(len(batch), len(batch) * (tokens + new) // (1 + by_row), memory)

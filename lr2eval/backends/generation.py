@@ -194,11 +194,9 @@ class Decoder:
                 width = max(len(texts[i]) for i in live)
                 more = self._generate([rows[i] for i in live], [texts[i] for i in live], [ends[i] for i in live],
                                       cache, chunk)  # fmt: skip
-                left = []
-                for place, (i, (tokens, finished)) in enumerate(zip(live, more, strict=True)):
+                for i, (tokens, finished) in zip(live, more, strict=True):
                     texts[i], found[i] = texts[i] + tokens, (found[i][0] + tokens, finished)
-                    if not finished and len(texts[i]) < ends[i]:
-                        left.append(place)
+                left = [place for place, i in enumerate(live) if not found[i][1] and len(texts[i]) < ends[i]]
                 if left:
                     assert cache is not None
                     first = width + len(more[left[0]][0]) - max(len(texts[live[place]]) for place in left)

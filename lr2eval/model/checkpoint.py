@@ -70,11 +70,9 @@ class Checkpoint:
         """The dtype for ``--dtype auto``: the stated one, or float32 where a CPU is faster with it and has the room."""
         import psutil
 
-        if device != "cpu" or self.dtype not in ("bfloat16", "float16"):
-            return self.dtype
-        if 4 * self.parameters > psutil.virtual_memory().available:
-            return self.dtype
-        return self.dtype if slowdown(self.dtype) <= 1 else "float32"
+        half = device == "cpu" and self.dtype in ("bfloat16", "float16")
+        room = half and 4 * self.parameters <= psutil.virtual_memory().available
+        return "float32" if room and slowdown(self.dtype) > 1 else self.dtype
 
     @classmethod
     def open(

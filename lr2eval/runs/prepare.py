@@ -59,10 +59,10 @@ class Prepared:
     @cached_property
     def dtype(self) -> str:
         """The number type of the run; ``auto`` keeps that of a run begun before, on whichever processor."""
-        if self.config.dtype != "auto":
-            return self.config.dtype
-        own = self.config.backend != "hf"
-        return self.kept_dtype or (self.checkpoint.dtype if own else self.checkpoint.fitting_dtype(self.device))
+        asked = self.config.dtype
+        if asked != "auto" or self.config.backend != "hf":
+            return self.checkpoint.dtype if asked == "auto" else asked
+        return self.kept_dtype or self.checkpoint.fitting_dtype(self.device)
 
     def at(self, folder: Path) -> Prepared:
         """This run in ``folder``, which may hold a part of it."""

@@ -156,7 +156,7 @@ def test_no_module_bears_a_public_name() -> None:
 def test_sizes() -> None:
     lines = {module: len(path.read_text(encoding="utf-8").splitlines()) for module, path in MODULES.items()}
     assert max(lines.values()) <= 500, max(lines, key=lambda module: lines[module])
-    assert sum(map(_code_lines, MODULES.values())) <= 22_000  # ADR 012
+    assert sum(map(_code_lines, MODULES.values())) <= 22_500  # ADR 012
 
 
 def _code_lines(path: Path) -> int:
