@@ -84,6 +84,11 @@ class Abilities:
     def continues(self) -> bool:
         return not self.whole
 
+    def by_row(self, device: str) -> bool:
+        """Whether prompts are read one by one on this type of device: without padding, a CPU needs no mask and computes
+        half the attention. The caches of layers with a sliding window would have to keep all tokens for that."""
+        return self.continues and self.gap and device == "cpu"
+
     def company(self, length: int, end: int) -> Hashable:
         """Prompts of ``length`` tokens that grow to ``end`` share a batch only if this key is the same."""
         return length if end > self.left else 0

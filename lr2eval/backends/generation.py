@@ -161,13 +161,10 @@ class Decoder:
     """Whether rows that begin alike may be prefilled from each other (:class:`Abilities`)."""
     slides: bool = False
     """Whether some layers see only a window. transformers' own cache then forgets what is out of sight."""
+    by_row: bool = False
+    """Whether prompts are read one by one (:meth:`Abilities.by_row`)."""
     seed: int = 0
     """For tasks that sample: a batch draws the same tokens whenever it has the same rows."""
-
-    @property
-    def by_row(self) -> bool:
-        """Whether every prompt is read by itself: without padding, a CPU needs no mask and half the attention."""
-        return self.shares and not self.slides and self.model.device.type == "cpu"
 
     def extend(
         self, rows: Sequence[DecodingRow], ends: Sequence[int], *, window: int, chunk: int | None

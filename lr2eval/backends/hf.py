@@ -109,7 +109,8 @@ class WindowedHFLM(PromptLM):
         vocabulary = getattr(model.config.get_text_config(), "vocab_size", len(self.tokenizer))
         ends = answer_ends(checkpoint, self.tokenizer.eos_token_id, vocabulary)
         shares, slides = self._kept is not None, not self._abilities.gap
-        self._decoder = Decoder(model, self.tokenizer, rotary, ends, shares, slides, seed)
+        by_row = self._abilities.by_row(model.device.type)
+        self._decoder = Decoder(model, self.tokenizer, rotary, ends, shares, slides, by_row, seed)
         self._free: int | None = None
         if self.device.type == "cuda":
             # cuDNN makes a plan for every length, so each new token would wait for one; the other kernels do not.

@@ -101,14 +101,11 @@ def _notes(run: Prepared, lines: Sequence[PlannedShard]) -> Iterator[str]:
 def _dtype_notes(run: Prepared) -> Iterator[str]:
     """Which number type ``auto`` stands for, or that the one asked for is slow here."""
     asked, stated, used = run.config.dtype, run.checkpoint.dtype, run.dtype
-    if run.config.backend != "hf" or run.device != "cpu":
-        return
-    if asked == "auto" and run.kept_dtype:
-        yield f"--dtype auto: {used}, as this run began"
-    elif asked == "auto" and used != stated:
-        times = slowdown(stated)
-        yield f"--dtype auto: {used}. This processor takes {times:.1f} times as long with the model's own {stated}."
-    elif asked not in ("auto", "float32") and (times := slowdown(asked)) > 1:
+    if asked == "auto" and used != stated:
+        slow = f"This processor takes {slowdown(stated):.1f} times as long with the model's own {stated}."
+        yield f"--dtype auto: {used}, as this run began" if run.kept_dtype else f"--dtype auto: {used}. {slow}"
+    here = (run.config.backend, run.device) == ("hf", "cpu")
+    if here and asked not in ("auto", "float32") and (times := slowdown(asked)) > 1:
         yield f"warning: --dtype {asked} is slow here: this processor takes {times:.1f} times as long as with float32"
 
 

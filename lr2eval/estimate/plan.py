@@ -94,7 +94,7 @@ class _ModelLimits:
         device, stated = torch.device(settings["device"]), run.config.memory_limit
         memory = parse_bytes(stated) if stated else free_memory(device, checkpoint.parameters * self.item)
         self.limits = BatchLimits.of(run.config.batch_size, device.type, memory, run.config.prefill_chunk)
-        self.abilities = Abilities.of(config)
+        self.abilities, self.device = Abilities.of(config), device.type
 
     def side(self, tokens: int) -> str:
         return "long" if self.original is not None and tokens > self.original else "short"
@@ -103,7 +103,8 @@ class _ModelLimits:
         """Batches, memory and time of prompts of these lengths."""
         company = self.abilities.company
         groups = [(self.side(length + new * self.budget), company(length, length + new)) for length in lengths]
-        plan = plan_generation([(length, new, self.beams) for length in lengths], groups, self.footprint, self.limits)
+        prompts, by_row = [(length, new, self.beams) for length in lengths], self.abilities.by_row(self.device)
+        plan = plan_generation(prompts, groups, self.footprint, self.limits, by_row=by_row)
         batches = [(len(batch), lengths[batch[0]]) for batch in plan if batch]
         most = max((rows * (width + new) for rows, width in batches), default=0)
         shape, item, window = self.shape, self.item, None if self.budget else self.original

@@ -95,7 +95,7 @@ def test_a_cpu_reads_prompts_one_by_one_and_decodes_them_together(load: Load, mo
 
 def test_elsewhere_prompts_without_anything_in_common_are_a_batch(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     lm = load()
-    monkeypatch.setattr("lr2eval.backends.generation.Decoder.by_row", False)
+    lm._decoder = replace(lm._decoder, by_row=False)
     passed = limit_forward(lm, monkeypatch, 10**9)
     lm.generate_until([generation(text, 3) for text in prompts(lm, [40, 41, 42])])
     assert {rows for rows, _ in passed} == {3}
@@ -104,7 +104,7 @@ def test_elsewhere_prompts_without_anything_in_common_are_a_batch(load: Load, mo
 def test_a_sliding_window_keeps_its_own_cache(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts that share nothing are read as a batch: full caches of all of them would waste what sliding saves."""
     lm = load()
-    lm._decoder = replace(lm._decoder, slides=True)
+    lm._decoder = replace(lm._decoder, slides=True, by_row=False)
     passed = limit_forward(lm, monkeypatch, 10**9)
     lm.generate_until([generation(text, 3) for text in prompts(lm, [40, 41, 42])])
     assert {rows for rows, _ in passed} == {3}
