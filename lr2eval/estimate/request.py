@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter
+from pydantic import BeforeValidator, Field
 
 from lr2eval.base.config import Config, Kind, Length, Lengths, ModelName, Names
 from lr2eval.base.files import expanded
@@ -235,8 +235,9 @@ def read_request(given: Mapping[str, Any]) -> tuple[Shape, Request]:
     """(sizes of the model, the request), both checked. Raises :class:`UsageError` naming the flag."""
     if "model" not in given:
         raise UsageError("--model is missing")
-    for name in TypeAdapter(Names).validate_python(given.get("tasks", ())):  # before the model is read
-        if name.partition(":")[0] not in KNOWN:
+    asked = given.get("tasks") or ()
+    for name in map(str.strip, asked.split(",") if isinstance(asked, str) else map(str, asked)):
+        if name and name.partition(":")[0] not in KNOWN:  # before the model is read
             raise UsageError(
                 f"--tasks {name}: the size of this benchmark is known only with its data; choose among "
                 f"{', '.join(KNOWN)}, or use `lr2eval run --dry-run`, which plans any task"

@@ -129,8 +129,8 @@ def prepare_pair(config: RunConfig, say: Callable[[str], None]) -> tuple[Prepare
     assert config.baseline is not None
     check_asked(config)
     checkpoint = open_checkpoint(config.baseline, config)
+    tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)  # checked before data is made
     extended = prepare(config, say, checkpoint)
-    tokenizer = PromptTokenizer.load(checkpoint.folder, **config.prompts)
     if tokenizer.fingerprint() != extended.tokenizer.fingerprint():
         raise NotComparableError(
             f"{config.baseline} and {config.model} have different tokenizers, so their prompts differ; "
