@@ -33,7 +33,7 @@ _LINES = re.compile("(.*[^\\s\u180e])( [^ \n]*\n(?:.*\n)*\\S*[^\\s\u180e]) (.*)"
 
 
 class _Memo(dict[str, int]):
-    """Numbers of tokens by text; one pass over many texts adds them up and notes those that are not known."""
+    """The token counts of texts. One pass over many texts adds up the known counts and collects the unknown texts."""
 
     def look_up(self, texts: Iterable[str]) -> tuple[int, list[str]]:
         """The sum over the known ones, and the others, as often as they occur."""
